@@ -1,0 +1,35 @@
+"""Machine unlearning of NLP models: fine-tune on what stays, and measure what is left of what must go."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import UnlearningConfig as UnlearningConfig
+    from .errors import InputError as InputError
+    from .evaluation.report import UnlearningReport as UnlearningReport
+    from .hub import publish as publish
+    from .requests import Records as Records
+    from .retained import RetainedSplit as RetainedSplit
+    from .retained import split_retained as split_retained
+    from .trainer import UnlearningTrainer as UnlearningTrainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "InputError": "errors",
+    "Records": "requests",
+    "RetainedSplit": "retained",
+    "UnlearningConfig": "config",
+    "UnlearningReport": "evaluation.report",
+    "UnlearningTrainer": "trainer",
+    "publish": "hub",
+    "split_retained": "retained",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import; `hf-unlearn --help` needs neither.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return vars(import_module(f".{_HOMES[name]}", __name__))[name]

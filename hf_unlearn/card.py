@@ -1,0 +1,196 @@
+"""The model card, rendered from the report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .console import SET_NAMES, show
+from .evaluation.plots import PLOT_FILE
+from .evaluation.report import ModelEntry, UnlearningReport, write_text
+from .evaluation.statistics import Estimate
+
+CARD_FILE = "README.md"
+TAGS = ["unlearning", "machine-unlearning", "hf_unlearn"]
+MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#"})
+
+IN_CODE = str.maketrans({"\n": "\\n", "`": "'", "|": "\\|"})
+SHOWN_SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "train_sampling_strategy",
+    "train_last_layers",
+    "max_length",
+    "bf16",
+    "fp16",
+)
+
+# What a reader must know before anything else.
+FIRST_LINES = {
+    "not_forgotten": "This model still knows the records it was asked to forget.",
+    "over_forgotten": "This model treats the records it was asked to forget worse than records it never saw, which "
+    "gives them away.",
+    "undecided": "Whether this model has forgotten the records it was asked to forget could not be decided.",
+}
+
+
+def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, Any] | None = None) -> None:
+    """Write the card of a finished run into its folder.
+
+    Args:
+        folder: the output folder; an adapter in it is told by its ``adapter_config.json``.
+        report: what the card says.
+        overrides: metadata that the user sets: ``language``, ``license``, ``tags`` (added), ``model_name``,
+            ``base_model``, ``pipeline_tag``, ``datasets``, ``dataset_config``; None values are left out.
+    """
+    write_text(folder / CARD_FILE, rendered_card(folder, report, overrides))
+
+
+def rendered_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, Any] | None = None) -> str:
+    """The card of a finished run, as :func:`write_card` writes it."""
+    adapter = (folder / "adapter_config.json").is_file()
+    has_plot = (folder / PLOT_FILE).is_file()
+    return render_card(report, folder.resolve().name, adapter, has_plot, overrides)
+
+
+def render_card(
+    report: UnlearningReport,
+    name: str,
+    adapter: bool,
+    has_plot: bool = True,
+    overrides: Mapping[str, Any] | None = None,
+) -> str:
+    """Render the card.
+
+    Args:
+        report: what the card says.
+        name: of the model, unless overridden.
+        adapter: whether the repository holds an adapter.
+        has_plot: whether the picture lies beside it.
+        overrides: see :func:`write_card`.
+    """
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    name = given.get("model_name", name)
+    environment = Environment(
+        loader=PackageLoader("hf_unlearn"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"md": _escape, "show": show, "number": lambda value: f"{value:,}"}
+    return environment.get_template("model_card.md").render(
+        report=report,
+        metadata=_metadata(report, name, adapter, given).to_yaml(),
+        name=name,
+        adapter=adapter,
+        has_plot=has_plot,
+        first_line=FIRST_LINES.get(report.verdict.word),
+        arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
+        sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],
+        set_names=SET_NAMES,
+        parent=_parent(report, adapter),
+        settings=_settings(report),
+        flags=_flags(report),
+        on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
+    )
+
+
+def _metadata(report: UnlearningReport, name: str, adapter: bool, given: dict[str, Any]) -> ModelCardData:
+    parent = _parent(report, adapter)
+    datasets = given.get("datasets", report.dataset.name)
+    datasets = [datasets] if isinstance(datasets, str) else datasets or []
+    values: dict[str, Any] = {
+        "language": given.get("language"),
+        "license": given.get("license", report.licence),
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": given.get("pipeline_tag", report.task),
+        "tags": list(dict.fromkeys([*TAGS, report.method.name, *given.get("tags", [])])),
+        "base_model": given.get("base_model", parent.name if parent and parent.on_hub else None),
+        "datasets": [dataset for dataset in datasets if "/" in dataset] or None,
+    }
+    return ModelCardData(
+        model_name=name,
+        eval_results=_eval_results(report, given.get("dataset_config", report.dataset.config)),
+        **{key: value for key, value in values.items() if value is not None},
+    )
+
+
+def _parent(report: UnlearningReport, adapter: bool) -> ModelEntry | None:
+    """The model that this one was fine-tuned from."""
+    return report.base if adapter or report.method.name == "base" else report.original
+
+
+def _eval_results(report: UnlearningReport, config: str | None) -> list[EvalResult]:
+    """The numbers after unlearning, as the Hub wants them."""
+    on_hub = report.dataset.name is not None and "/" in report.dataset.name
+    arm = report.arms["unlearned"]
+
+    def result(metric: str, metric_name: str, split: str, estimate: Estimate) -> EvalResult:
+        return EvalResult(
+            task_type=report.task,
+            dataset_type=report.dataset.name if on_hub and report.dataset.name else "custom",
+            dataset_name=report.dataset.name or "custom",
+            dataset_config=config,
+            dataset_split=split,
+            dataset_revision=report.dataset.revision,
+            metric_type=metric,
+            metric_name=metric_name,
+            metric_value=round(estimate.value, 6),
+        )
+
+    results = []
+    for set_name, scores in arm.sets.items():
+        place = SET_NAMES[set_name]
+        if scores.accuracy is not None:
+            results.append(result("accuracy", f"accuracy on {place}", set_name, scores.accuracy))
+        if scores.perplexity is not None and scores.perplexity.value is not None:
+            results.append(result("perplexity", f"perplexity on {place}", set_name, scores.perplexity))
+    if arm.membership_auc is not None:
+        results.append(
+            result("roc_auc", "membership AUC of the forgotten against held-out records", "forget", arm.membership_auc)
+        )
+    return results
+
+
+def _settings(report: UnlearningReport) -> dict[str, str]:
+    """The settings worth a reader's time; all of them are in the report."""
+    settings = report.method.settings
+    shown = {name: str(settings[name]) for name in SHOWN_SETTINGS if settings.get(name) not in (None, False)}
+    for name in ("prompt_template", "completion_template"):
+        if settings.get(name):
+            shown[name] = "`" + settings[name].translate(IN_CODE) + "`"
+    return shown
+
+
+def _flags(report: UnlearningReport) -> list[str]:
+    """The flags that repeat the run, without where its records were."""
+    method, flags = report.method, []
+    if report.original:
+        flags.append(f"--model_name_or_path {report.original.name}")
+        if report.original.revision:
+            flags.append(f"--model_revision {report.original.revision}")
+    if report.dataset.name:
+        flags.append(f"--dataset_name {report.dataset.name}")
+        if report.dataset.revision:
+            flags.append(f"--dataset_revision {report.dataset.revision}")
+    flags.append(f"--method {method.name}")
+    if method.name in ("toward_base", "shrink_perturb"):
+        flags.append(f"--alpha {method.alpha}")
+    if report.base and method.name in ("toward_base", "base"):
+        flags.append(f"--base_model_name_or_path {report.base.name}")
+    flags.append(f"--budget {method.budget}" if method.budget else f"--num_train_epochs {method.epochs:g}")
+    for name in ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps"):
+        flags.append(f"--{name} {method.settings[name]}")
+    if method.lora:
+        flags.append(f"--use_peft --lora_r {method.lora['r']} --lora_alpha {method.lora['lora_alpha']}")
+    flags.append(f"--seed {method.seed}")
+    return flags
+
+
+def _escape(text: str) -> str:
+    """Text from outside, with nothing in it that Markdown or HTML would act on."""
+    return " ".join(str(text).split()).translate(MARKUP)

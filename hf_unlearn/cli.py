@@ -1,0 +1,107 @@
+"""The command line: ``hf-unlearn run --config recipe.yaml``.
+
+Under several processes: ``accelerate launch --config_file … -m hf_unlearn.cli run --config recipe.yaml``.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import InputError
+
+USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
+
+  hf-unlearn run      --config recipe.yaml   split, unlearn, measure, report, card (and publish: --push)
+  hf-unlearn split    --config recipe.yaml   show what the request would do; nothing is trained
+  hf-unlearn train    --config recipe.yaml   train the original model, with the record that later runs read
+  hf-unlearn evaluate --config recipe.yaml   measure a model that another tool unlearned
+  hf-unlearn card     FOLDER                 write a finished run's model card again
+  hf-unlearn push     FOLDER --hub_model_id owner/name   publish a finished run in one commit
+
+Each command has --help. The shortest run, for a customer who asks to be forgotten:
+
+  hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
+    --forget_id_column customer_id --forget_ids ids.txt --output_dir router-unlearned
+"""
+CONFIGURED = ("run", "split", "train", "evaluate")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: its name and flags; those of the process when None.
+
+    Returns:
+        The exit code: 0, 2 for input that cannot be used, 130 after Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    command, flags = argv[0], argv[1:]
+    try:
+        _dispatch(command, flags)
+    except InputError as error:
+        print(f"hf-unlearn {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(
+            f"hf-unlearn {command}: interrupted{f', {error}' if str(error) else ''}. "
+            "The same command goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def _dispatch(command: str, flags: list[str]) -> None:
+    if command in CONFIGURED:
+        from . import arguments, jobs
+
+        values = arguments.parse(command, flags)
+        {"run": jobs.run, "split": jobs.split, "train": jobs.train, "evaluate": jobs.evaluate}[command](values)
+    elif command == "card":
+        folder = _card_parser().parse_args(flags).folder
+        from . import jobs
+
+        jobs.card(folder)
+    elif command == "push":
+        options = vars(_push_parser().parse_args(flags))
+        from . import jobs
+
+        jobs.push(options.pop("folder"), options.pop("hub_model_id"), **options)
+    else:
+        raise InputError(f"there is no such command; the commands are {', '.join((*CONFIGURED, 'card', 'push'))}.")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InputError(f"{message}.")
+
+
+def _card_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hf-unlearn card", description="Write a finished run's model card again, from its report.")
+    parser.add_argument("folder", type=Path, help="the run's output folder")
+    return parser
+
+
+def _push_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hf-unlearn push", description="Publish a finished run in one commit.")
+    parser.add_argument("folder", type=Path, help="the run's output folder")
+    parser.add_argument("--hub_model_id", required=True, help="the repository, owner/name; created when missing")
+    parser.add_argument(
+        "--hub_private_repo", dest="private", action="store_true", default=None, help="make it private"
+    )
+    parser.add_argument("--hub_revision", dest="revision", help="the branch")
+    parser.add_argument("--push_anyway", action="store_true", help="also when not_forgotten or over_forgotten")
+    parser.add_argument("--push_to_existing", action="store_true", help="also to a repository that has files already")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

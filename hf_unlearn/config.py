@@ -1,0 +1,174 @@
+"""The settings of one unlearning run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from .errors import InputError
+from .methods import METHODS
+
+
+@dataclass
+class UnlearningConfig(TrainingArguments):
+    """Settings of :class:`~hf_unlearn.UnlearningTrainer`: those of transformers' ``TrainingArguments`` and these.
+
+    > Parameters that control the method
+
+    Args:
+        method: ``fine_tune``, ``toward_base``, ``shrink_perturb`` or ``base``.
+        alpha: how far the start lies between the original (0) and the base or a fresh initialisation (1); the
+            method's own value when None.
+        base_model_name_or_path: the model that the original was fine-tuned from; read from the training record, the
+            model card or the adapter when None.
+        base_model_revision: its branch, tag or commit on the Hub.
+        budget: the epochs to train, as a fraction of the original training's; needs a training record.
+        train_last_layers: train only the last so many blocks and what follows them; all weights when None.
+        merge_adapter: merge a LoRA adapter into the weights before saving.
+
+    > Parameters that control the data
+
+    Args:
+        dataset_text_field: the column of the text.
+        dataset_label_field: the column of the class.
+        prompt_template: builds the prompt from other columns, such as ``"Question: {question}\\nAnswer:"``.
+        completion_template: builds the completion, such as ``" {answer}"``.
+        max_length: tokens in an example; longer documents are split for language models and cut for classifiers. The
+            model's limit, up to 1024, when None.
+
+    > Parameters that control the measuring
+
+    Args:
+        measure_steps: measure S against H every so many steps, or that fraction of the training when below 1; 0 never.
+        stop_when_forgotten: stop once S can no longer be told from H; half of each is watched, the other half judged.
+        auc_margin: the distance in membership AUC within which S counts as not distinguished.
+
+    NOTE: these defaults differ from the parent's: ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2
+    instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``.
+
+    Raises:
+        InputError: a value that is not possible.
+    """
+
+    # > Parameters that control the method
+    method: str = field(
+        default="fine_tune",
+        metadata={"help": f"How to unlearn: {', '.join(METHODS)}.", "choices": list(METHODS)},
+    )
+    alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "How far the start lies between the original (0) and the base or a fresh initialisation (1); "
+            "None: the method's own value, 0.6."
+        },
+    )
+    base_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model that the original was fine-tuned from, a folder or Hub id; None: as the training record, "
+            "the model card or the adapter says."
+        },
+    )
+    base_model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the base model on the Hub."}
+    )
+    budget: float | None = field(
+        default=None,
+        metadata={
+            "help": "Epochs to train, as a fraction of the original training's (0.25: a quarter of retraining's "
+            "price); needs the training_record.json that `hf-unlearn train` writes."
+        },
+    )
+    train_last_layers: int | None = field(
+        default=None,
+        metadata={"help": "Train only the last so many blocks and what follows them; None: all weights."},
+    )
+    merge_adapter: bool = field(
+        default=False, metadata={"help": "Merge the LoRA adapter into the weights before saving."}
+    )
+
+    # > Parameters that control the data
+    dataset_text_field: str = field(default="text", metadata={"help": "The column of the text."})
+    dataset_label_field: str = field(default="label", metadata={"help": "The column of the class (classifiers)."})
+    prompt_template: str | None = field(
+        default=None,
+        metadata={"help": "Builds the prompt from other columns, such as 'Question: {question} Answer:'."},
+    )
+    completion_template: str | None = field(
+        default=None, metadata={"help": "Builds the completion from other columns, such as ' {answer}'."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens in an example; longer documents are split (language models) or cut (classifiers). "
+            "None: the model's limit, up to 1024."
+        },
+    )
+
+    # > Parameters that control the measuring
+    measure_steps: float = field(
+        default=0.2,
+        metadata={
+            "help": "Measure S against H every so many steps, or that fraction of the training when below 1; 0: never."
+        },
+    )
+    stop_when_forgotten: bool = field(
+        default=False,
+        metadata={
+            "help": "Stop once S can no longer be told from H. Half of each is watched, the other half is judged."
+        },
+    )
+    auc_margin: float = field(
+        default=0.10,
+        metadata={"help": "Distance in membership AUC within which S counts as not distinguished from H."},
+    )
+
+    # > Defaults that differ from the parent's
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: fraction)."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    include_num_input_tokens_seen: str | bool = field(
+        default="non_padding", metadata={"help": "Count the tokens read: 'all', 'non_padding' or 'no'."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.push_to_hub:
+            raise InputError(
+                "push_to_hub=True would publish before the verdict is known; publish after it with "
+                "trainer.push_to_hub(), `hf-unlearn run --push` or `hf-unlearn push`."
+            )
+        if self.method not in METHODS:
+            raise InputError(f"There is no method {self.method!r}; the methods are {', '.join(METHODS)}.")
+        METHODS[self.method].resolve_alpha(self.alpha)
+        _require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", self.alpha, "between 0 and 1")
+        _require(self.budget is None or self.budget > 0, "budget", self.budget, "above 0, such as 0.25")
+        layers = self.train_last_layers
+        _require(layers is None or layers >= 1, "train_last_layers", layers, "1 or more")
+        _require(0 < self.auc_margin < 0.5, "auc_margin", self.auc_margin, "between 0 and 0.5")
+        _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
+        if self.stop_when_forgotten and self.measure_steps == 0:
+            raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")
+        super().__post_init__()
+        if self.device.type == "cpu":
+            # Pinned memory is for copies to an accelerator; without one torch warns at every training.
+            self.dataloader_pin_memory = False
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(str(self.output_dir))
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The options of :func:`~hf_unlearn.data.record_format`."""
+        return {
+            "text_field": self.dataset_text_field,
+            "label_field": self.dataset_label_field,
+            "prompt_template": self.prompt_template,
+            "completion_template": self.completion_template,
+        }
+
+
+def _require(holds: bool, name: str, value: object, needed: str) -> None:
+    if not holds:
+        raise InputError(f"{name}={value} is not possible; it must be {needed}.")

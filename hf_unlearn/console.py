@@ -1,0 +1,102 @@
+"""What a person sees in the terminal: the audit of a split, and the report."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .evaluation.report import CostEntry, UnlearningReport
+from .evaluation.statistics import Estimate
+from .retained import SplitAudit
+
+COLOURS = {
+    "exact": "green",
+    "certified": "green",
+    "not_distinguished": "green",
+    "undecided": "yellow",
+    "not_forgotten": "red",
+    "over_forgotten": "red",
+}
+SETS = {"forget": "S forget", "holdout": "H holdout", "retained": "L retained", "test": "test"}
+SET_NAMES = {
+    "forget": "the forgotten records (S)",
+    "holdout": "held-out records (H)",
+    "retained": "the retained records (L)",
+    "test": "the test split",
+}
+ARMS = {"original": "before", "unlearned": "after", "retrained": "retrained"}
+
+
+def print_audit(console: Console, audit: SplitAudit) -> None:
+    """Show what a request does to a data set."""
+    table = Table(title="The split", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_row("rows in D", f"{audit.dataset_rows:,}")
+    table.add_row("rows to forget (S)", f"{audit.forget_rows:,}")
+    table.add_row("rows retained (L)", f"{audit.retained_rows:,}")
+    table.add_row("rows held out (H)", f"{audit.holdout_rows:,}")
+    if audit.ids_requested:
+        table.add_row(
+            "requested, found, missing", f"{audit.ids_requested:,}, {audit.ids_matched:,}, {audit.ids_unmatched:,}"
+        )
+    if audit.duplicates_retained is not None:
+        table.add_row("copies of S left in L", f"{audit.duplicates_retained:,}")
+    if audit.duplicates_forgotten:
+        table.add_row("copies forgotten too", f"{audit.duplicates_forgotten:,}")
+    console.print(table)
+    if audit.duplicates_retained:
+        console.print(
+            f"[bold red]{audit.duplicates_retained:,} retained rows have the text of a forgotten one and will keep "
+            "teaching it.[/] Forget them too with --duplicates forget."
+        )
+    if audit.holdout_overlap:
+        console.print(
+            f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D,[/] so the original model "
+            "did see it and they are poor witnesses."
+        )
+
+
+def print_report(console: Console, report: UnlearningReport) -> None:
+    """Show the evidence and the verdict."""
+    arms = [arm for arm in ARMS if arm in report.arms]
+    table = Table(title=f"The evidence ({report.method.name})", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for arm in arms:
+        table.add_column(ARMS[arm], justify="right", no_wrap=True)
+    quality = "accuracy" if report.task == "text-classification" else "perplexity"
+    for name, label in SETS.items():
+        if name in report.arms["unlearned"].sets:
+            scores = [report.arms[arm].sets.get(name) for arm in arms]
+            n = report.arms["unlearned"].sets[name].records
+            table.add_row(f"{label}, n={n:,}: loss", *(show(s.loss, 2) if s else "" for s in scores))
+            table.add_row(f"{quality:>26}", *(show(s.accuracy or s.perplexity, 2) if s else "" for s in scores))
+    if report.arms["unlearned"].membership_auc:
+        table.add_row("membership AUC of S", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
+    console.print(table)
+    if report.cost:
+        console.print(_price(report.cost), highlight=False)
+    verdict = report.verdict
+    console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]")
+    for line in verdict.reasons:
+        console.print(f"  {line}", highlight=False)
+    for line in verdict.warnings:
+        console.print(f"  [bold red]Warning:[/] {line}", highlight=False)
+    if verdict.smallest_margin is not None:
+        console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+
+
+def _price(cost: CostEntry) -> str:
+    spent = (
+        f"Cost: {cost.seconds:.0f} s, {cost.flops:.2g} FLOPs for training, {cost.measuring_flops:.2g} for measuring"
+    )
+    if cost.training_ratio is None or cost.total_ratio is None:
+        return f"{spent}; retraining's is unknown (no training record)."
+    return f"{spent}: {cost.training_ratio:.0%} of retraining's, {cost.total_ratio:.0%} with the measuring."
+
+
+def show(estimate: Estimate | None, digits: int = 3) -> str:
+    """A number with its interval, as in ``0.93 [0.89, 0.97]``."""
+    if estimate is None or estimate.value is None:
+        return ""
+    digits = digits if abs(estimate.value) < 10 else 1
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

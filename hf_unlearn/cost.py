@@ -1,0 +1,91 @@
+"""What training and measuring cost: seconds, operations, memory."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+
+class CostMeter(TrainerCallback, ExportableState):
+    """Adds up what training and measuring cost; its state travels in the checkpoints.
+
+    Attributes:
+        training_seconds: wall-clock time in the training loop, measuring included.
+        measuring_seconds: wall-clock time of all measurements.
+        measuring_flops: floating point operations of all measurements.
+        peak_memory_bytes: most memory held so far.
+    """
+
+    def __init__(self) -> None:
+        self.training_seconds = 0.0
+        self.measuring_seconds = 0.0
+        self.measuring_flops = 0.0
+        self.peak_memory_bytes = 0
+        self._started: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._started = time.perf_counter()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._bank()
+        self._started = None
+
+    def measured(self, seconds: float, flops: float) -> None:
+        """Add one measurement."""
+        self.measuring_seconds += seconds
+        self.measuring_flops += flops
+
+    def state(self) -> dict[str, dict[str, float]]:
+        self._bank()
+        names = ("training_seconds", "measuring_seconds", "measuring_flops", "peak_memory_bytes")
+        return {"args": {}, "attributes": {name: vars(self)[name] for name in names}}
+
+    def restore(self, attributes: dict[str, Any]) -> None:
+        """Continue from the state in a checkpoint."""
+        self.__dict__.update(attributes)
+
+    def _bank(self) -> None:
+        if self._started is not None:
+            now = time.perf_counter()
+            self.training_seconds += now - self._started
+            self._started = now
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes())
+
+
+def peak_memory_bytes() -> int:
+    """Most memory held: on the accelerator since training began, else resident in this process since it began."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def flops_per_token(model: nn.Module) -> tuple[float, float]:
+    """Floating point operations per token of a training step and of a forward pass; embeddings are left out.
+
+    Args:
+        model: its parameters come in the order of the forward pass.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    weights = [weight for weight in model.parameters() if id(weight) not in embeddings]
+    total = sum(weight.numel() for weight in weights)
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    first = next((i for i, weight in enumerate(weights) if weight.requires_grad), len(weights))
+    reached = sum(weight.numel() for weight in weights[first:])
+    return 2.0 * (total + reached + trained), 2.0 * total

@@ -1,0 +1,50 @@
+"""The keyed digest: the only form in which ids leave this package."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import InputError
+
+
+def keyed_digest(key: bytes, values: Iterable[str]) -> str:
+    """Digest a set of ids with HMAC-SHA256 (RFC 2104) so that only the holder of the key can test a guess.
+
+    Args:
+        key: the owner's secret.
+        values: canonical strings; their order and repetitions do not matter.
+
+    Returns:
+        64 hexadecimal characters.
+    """
+    message = "\n".join(sorted(set(values))).encode()
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
+
+
+def load_digest_key(path: Path) -> bytes:
+    """Read the owner's digest key, creating it (32 random bytes, mode 0600) when the file does not exist.
+
+    Args:
+        path: a text file with the key as hexadecimal characters.
+
+    Returns:
+        The key.
+
+    Raises:
+        InputError: the file does not hold a key of at least 16 bytes.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) < 16:
+        raise InputError(f"{path} is not a digest key: it must hold at least 32 hexadecimal characters.")
+    return key

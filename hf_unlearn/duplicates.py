@@ -1,0 +1,117 @@
+"""Copies of forgotten records that stay in the retained set: every one of them keeps teaching what was forgotten."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import InputError
+from .tables import AnyDataset, column_names, read_tables
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Rows of L with the text of a row of S, and how to recognise one."""
+
+    columns: Sequence[str]
+    keys: pa.Array | None
+    mask: np.ndarray | None
+    holdout_overlap: int | None
+
+    def names(self, table: pa.Table) -> np.ndarray:
+        return np.asarray(pc.is_in(normalised_text(table, self.columns), value_set=self.keys))
+
+
+def text_columns(dataset: AnyDataset, looked_at: set[str]) -> list[str]:
+    """The columns that carry what a record says."""
+    names = column_names(dataset)
+    if "messages" in names:
+        return ["messages"]
+    if {"prompt", "completion"} <= set(names):
+        return ["prompt", "completion"]
+    if "text" in names:
+        return ["text"]
+    table = next(read_tables(dataset, names), (pa.table({}), 0))[0]
+    strings = [f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    chosen = [name for name in strings if name not in looked_at]
+    if not chosen:
+        raise InputError(
+            "The data set has no text column in which to look for duplicates; name one with duplicate_columns or "
+            "skip the search with duplicates=None."
+        )
+    return chosen
+
+
+def normalised_text(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+    """The text of each row in a form where case, whitespace and Unicode spelling do not matter.
+
+    Args:
+        table: rows.
+        columns: columns of strings, or of chat messages (lists of ``{"role", "content"}``, whose contents count).
+
+    Returns:
+        Strings of shape (rows,): NFKC, lower case, single spaces; null where there is no text at all.
+
+    Raises:
+        InputError: a column that is neither.
+    """
+    space, separator = pa.scalar(" ", pa.large_string()), pa.scalar("\x1f", pa.large_string())
+    parts = []
+    for name in columns:
+        column = table.column(name)
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            column = _message_contents(column, name)
+        elif not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise InputError(f"Column {name!r} holds {column.type}, not text; it cannot be searched for duplicates.")
+        text = pc.utf8_lower(pc.utf8_normalize(column.cast(pa.large_string()), "NFKC"))
+        parts.append(pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(text)), space))
+    joined = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, separator, null_handling="replace")
+    return pc.if_else(pc.equal(pc.utf8_length(pc.utf8_trim(joined, "\x1f")), 0), None, joined)
+
+
+def _message_contents(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    rows = column.combine_chunks()
+    if not pa.types.is_struct(rows.type.value_type) or rows.type.value_type.get_field_index("content") < 0:
+        raise InputError(
+            f"Column {name!r} holds {rows.type}, not chat messages; it cannot be searched for duplicates."
+        )
+    contents = pc.struct_field(rows.flatten(), "content").cast(pa.large_string())
+    lengths = pc.fill_null(pc.list_value_length(rows), 0)
+    offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int64)
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pc.fill_null(contents, ""))
+    return pa.chunked_array([pc.binary_join(lists, pa.scalar("\x1f", pa.large_string()))])
+
+
+def find_copies(
+    dataset: AnyDataset, columns: list[str], forget: np.ndarray, held_out: np.ndarray, other: AnyDataset | None
+) -> Copies:
+    """Look through D for the texts of S and H."""
+
+    def texts(rows: AnyDataset, mask: np.ndarray | None = None) -> pa.ChunkedArray:
+        found = [pa.array([], pa.large_string())]
+        for table, start in read_tables(rows, columns):
+            if mask is not None:
+                table = table.take(np.flatnonzero(mask[start : start + table.num_rows]))
+            found.extend(normalised_text(table, columns).chunks)
+        return pa.chunked_array(found)
+
+    forget_keys = texts(dataset, forget).unique().drop_null()
+    holdout_texts = texts(other) if other is not None else texts(dataset, held_out) if held_out.any() else None
+    holdout_keys = None if holdout_texts is None else holdout_texts.unique().drop_null()
+    mask = np.zeros_like(forget)
+    seen_in_holdout: list[pa.Array] = []
+    for table, start in read_tables(dataset, columns):
+        here = slice(start, start + table.num_rows)
+        keys = normalised_text(table, columns)
+        mask[here] = np.asarray(pc.is_in(keys, value_set=forget_keys))
+        if holdout_keys is not None:
+            trained_on = pa.array(~held_out[here])
+            seen_in_holdout.extend(keys.filter(pc.and_(trained_on, pc.is_in(keys, value_set=holdout_keys))).chunks)
+    mask &= ~(forget | held_out)
+    overlap = None
+    if holdout_texts is not None:
+        seen = pa.chunked_array(seen_in_holdout or [pa.array([], pa.large_string())]).unique()
+        overlap = int(pc.sum(pc.is_in(holdout_texts, value_set=seen)).as_py() or 0)
+    return Copies(columns, forget_keys, mask, overlap)

@@ -1,0 +1,93 @@
+"""From tables and facts to the report."""
+
+import os
+import platform
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import torch
+
+from ..data import Task
+from ..models import ModelSource, read_card
+from ..record import DataSource, software_versions
+from ..retained import SplitAudit
+from .evidence import losses
+from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport, summarise_arm
+from .verdict import Provenance, decide
+
+
+def assemble_report(
+    tables: dict[str, dict[SetName, pa.Table]],
+    *,
+    task: Task,
+    sampled: set[SetName],
+    provenance: Provenance,
+    margin: float,
+    judged_on_part: bool,
+    original: ModelSource | None,
+    base: ModelSource | None,
+    dataset: DataSource,
+    audit: SplitAudit | None,
+    method: MethodEntry,
+    cost: CostEntry | None,
+    curve: list[CurvePoint],
+    processes: int,
+) -> UnlearningReport:
+    """Summarise the tables, reach the verdict and put everything into one report.
+
+    Args:
+        tables: by model (``original``, ``unlearned``, ``retrained``) and set, as scored.
+        sampled: the sets of which only a part was scored.
+        provenance: what is known about the unlearned model without measuring.
+        margin: on the AUC, fixed before the run.
+        original, base: where the models came from; None when unknown.
+        processes: of the launch.
+
+    The other arguments become the fields of the report that have their names.
+    """
+    judged = {arm: losses(sets) for arm, sets in tables.items()}
+    verdict = decide(
+        provenance,
+        judged["unlearned"],
+        original=judged.get("original"),
+        retrained=judged.get("retrained"),
+        margin=margin,
+    )
+    return UnlearningReport(
+        task=task,
+        original=model_entry(original),
+        base=model_entry(base),
+        dataset=dataset,
+        audit=audit,
+        method=method,
+        cost=cost,
+        arms={arm: summarise_arm(sets, task, sampled) for arm, sets in tables.items()},
+        curve=curve,
+        verdict=verdict,
+        judged_on_part=judged_on_part,
+        licence=_licence(original, base),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        software=software_versions(),
+        hardware={"device": _device(), "processes": str(processes)},
+    )
+
+
+def model_entry(source: ModelSource | None) -> ModelEntry | None:
+    """A model as the report names it: without the folders of this machine."""
+    return ModelEntry(source.public_name, source.revision, not source.is_local) if source else None
+
+
+def _licence(*sources: ModelSource | None) -> str | None:
+    """The licence on the card of the first of these models that states one."""
+    for source in sources:
+        card = read_card(source) if source else None
+        licence = card.data.to_dict().get("license") if card is not None else None
+        if isinstance(licence, str):
+            return licence
+    return None
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"

@@ -1,0 +1,265 @@
+"""The report: one plain object from which the console, the card, the pictures and the tests all read.
+
+``unlearning_report.json`` is this object as JSON (schema version 1): the attributes of :class:`UnlearningReport` and
+of the dataclasses it holds, documented below, are its keys. Numbers are plain floats; what is unknown is null.
+"""
+
+import json
+import math
+import os
+import types
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+
+from ..data import Task
+from ..errors import InputError
+from ..record import DataSource
+from ..retained import SplitAudit
+from .statistics import Estimate, mean_loss, membership_auc, rate
+from .verdict import Verdict
+
+REPORT_FILE = "unlearning_report.json"
+REPORT_VERSION = 1
+
+ArmName = Literal["original", "unlearned", "retrained"]
+SetName = Literal["forget", "holdout", "retained", "test"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model.
+
+    Attributes:
+        name: its Hub id, or the name of its folder.
+        revision: its commit on the Hub.
+        on_hub: whether the name is a Hub id.
+    """
+
+    name: str
+    revision: str | None
+    on_hub: bool
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """How the model was unlearned.
+
+    Attributes:
+        name: the method; ``unknown`` for a model that another tool made.
+        summary: one sentence.
+        source: where the method was published.
+        alpha: how far the start lay between the original (0) and the anchor (1).
+        budget: epochs as a fraction of the original training's, None when they were set directly.
+        epochs, steps: trained.
+        seed: of data order, dropout and new weights.
+        settings: the training arguments that matter.
+        lora: the LoRA settings, None for full training.
+        merged: whether the adapter was merged into the weights.
+        stopped_early: whether training stopped because S could no longer be told from H.
+    """
+
+    name: str
+    summary: str
+    source: str
+    alpha: float | None
+    budget: float | None
+    epochs: float | None
+    steps: int | None
+    seed: int | None
+    settings: dict[str, Any]
+    lora: dict[str, Any] | None
+    merged: bool
+    stopped_early: bool
+
+
+@dataclass(frozen=True)
+class CostEntry:
+    """What it cost.
+
+    Attributes:
+        seconds: wall-clock time of training with the measuring in it.
+        measuring_seconds: of that, and of the measurements before and after, the measuring.
+        tokens: tokens trained on, without padding.
+        flops: floating point operations of the training, padding included, adapters accounted for.
+        measuring_flops: floating point operations of all measuring of the original and the unlearned model.
+        peak_memory_bytes: most memory held: of the accelerator, else resident memory of the process.
+        retraining_flops: what training A(L) costs, from the reference or the training record; None when unknown.
+        training_ratio: flops / retraining_flops, None when unknown.
+        total_ratio: (flops + measuring_flops) / retraining_flops, None when unknown.
+    """
+
+    seconds: float
+    measuring_seconds: float
+    tokens: int
+    flops: float
+    measuring_flops: float
+    peak_memory_bytes: int
+    retraining_flops: float | None
+    training_ratio: float | None
+    total_ratio: float | None
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """What a model makes of a set of records.
+
+    Attributes:
+        records: how many were scored.
+        loss: mean loss in nats, per token for a language model.
+        accuracy: share of records classified correctly (classifiers).
+        perplexity: exp(loss) (language models).
+        sampled: whether the set is larger and this is a random part of it.
+    """
+
+    records: int
+    loss: Estimate
+    accuracy: Estimate | None
+    perplexity: Estimate | None
+    sampled: bool
+
+
+@dataclass(frozen=True)
+class ArmEntry:
+    """One model under the same measurements.
+
+    Attributes:
+        sets: by ``forget`` (S), ``holdout`` (H), ``retained`` (L) and ``test``.
+        membership_auc: how well its loss tells S from H, None without H.
+    """
+
+    sets: dict[str, SetScores]
+    membership_auc: Estimate | None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One measurement during training; losses are means, None for a set that was not given."""
+
+    step: int
+    forget_loss: float | None
+    holdout_loss: float | None
+    retained_loss: float | None
+    membership_auc: float | None
+    membership_auc_low: float | None
+    membership_auc_high: float | None
+
+
+@dataclass(frozen=True)
+class UnlearningReport:
+    """The evidence about one unlearned model.
+
+    Attributes:
+        task: ``text-generation`` or ``text-classification``.
+        original, base: the models; the base is None when unknown.
+        dataset: where D came from.
+        audit: what the request did to D, in counts; None when the split was made elsewhere.
+        method: how.
+        cost: at which price; None for a model that another tool made.
+        arms: ``original``, ``unlearned`` and, when there is one, ``retrained``.
+        curve: the measurements during training.
+        verdict: what is known.
+        judged_on_part: whether S and H are the halves that training did not watch.
+        licence: of the model it derives from, None when unknown.
+        created: UTC, ISO 8601.
+        software: versions.
+        hardware: device and number of processes.
+        schema_version: 1.
+    """
+
+    task: Task
+    original: ModelEntry | None
+    base: ModelEntry | None
+    dataset: DataSource
+    audit: SplitAudit | None
+    method: MethodEntry
+    cost: CostEntry | None
+    arms: dict[str, ArmEntry]
+    curve: list[CurvePoint]
+    verdict: Verdict
+    judged_on_part: bool
+    licence: str | None
+    created: str
+    software: dict[str, str]
+    hardware: dict[str, str]
+    schema_version: int = REPORT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return _finite(asdict(self))
+
+    def save(self, path: Path) -> None:
+        """Write the report, all of it or nothing."""
+        write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "UnlearningReport":
+        """Read a report; raises InputError when there is none or it is of another version."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"There is no readable report at {path}: {type(error).__name__}.") from None
+        if not isinstance(values, dict) or values.get("schema_version") != REPORT_VERSION:
+            raise InputError(f"{path} is not an unlearning report of version {REPORT_VERSION}.")
+        return _build(cls, values)
+
+
+def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
+    """The scores of a set from its table of records."""
+    nll, tokens = table["nll"].to_numpy(), table["tokens"].to_numpy()
+    loss = mean_loss(nll, tokens)
+    if task == "text-classification":
+        accuracy = rate(int(table["correct"].to_numpy().sum()), table.num_rows)
+        return SetScores(table.num_rows, loss, accuracy, None, sampled)
+    perplexity = Estimate(_exp(loss.value), _exp(loss.low), _exp(loss.high), loss.n)
+    return SetScores(table.num_rows, loss, None, perplexity, sampled)
+
+
+def summarise_arm(tables: dict[SetName, pa.Table], task: Task, sampled: set[SetName]) -> ArmEntry:
+    """The scores of a model from its tables, one a set."""
+    auc = None
+    if "forget" in tables and "holdout" in tables:
+        auc = membership_auc(tables["forget"]["loss"].to_numpy(), tables["holdout"]["loss"].to_numpy())
+    return ArmEntry({name: summarise(table, task, name in sampled) for name, table in tables.items()}, auc)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is never there by half."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON values; what is not a finite number becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """Read a JSON value as a dataclass, or a container of them."""
+    if value is None:
+        return None
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(option for option in get_args(kind) if option is not type(None))
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        unknown = set(value) ^ {f.name for f in fields(kind)}
+        if unknown:
+            raise InputError(f"The report does not fit its schema at {', '.join(sorted(unknown))}.")
+        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+    if get_origin(kind) is list:
+        return [_build(get_args(kind)[0], item) for item in value]
+    if get_origin(kind) is dict:
+        return {key: _build(get_args(kind)[1], item) for key, item in value.items()}
+    return value

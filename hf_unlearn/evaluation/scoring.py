@@ -1,0 +1,102 @@
+"""One teacher-forced forward pass over a set of records: what the model makes of each."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import nn
+
+from ..data import IGNORED, Task
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    examples: Dataset,
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]],
+    *,
+    task: Task,
+    batch_size: int,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> pa.Table:
+    """Score every record of a set.
+
+    Args:
+        model: the model; its training mode is restored afterwards, and no random number is drawn.
+        examples: as made by :func:`~hf_unlearn.data.encode`; the pieces of a long document are put together again.
+        collator: stacks examples.
+        task: what the model does.
+        batch_size: examples in a forward pass; the processes of a launch share the batches.
+        context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
+
+    Returns:
+        A table with one line a record, in their order: ``row`` (its position in the set), ``tokens`` (predictions
+        made: labelled tokens, or 1 for a classifier), ``nll`` (the sum of their negative log-likelihoods in nats),
+        ``loss`` (``nll / tokens``) and ``correct`` (predictions that are the most likely one).
+    """
+    device = next(model.parameters()).device
+    lengths = np.array([len(ids) for ids in examples["input_ids"]])
+    order = np.argsort(-lengths, kind="stable")
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    state = PartialState()
+    found: list[tuple[np.ndarray, ...]] = []
+    training = model.training
+    model.eval()
+    with context():
+        for batch in batches[state.process_index :: state.num_processes]:
+            picked = examples.select(batch)
+            stacked = collator(list(picked.remove_columns("row")))
+            inputs = {name: tensor.to(device) for name, tensor in stacked.items()}
+            labels = inputs.pop("labels")
+            logits = model(**inputs).logits
+            counts = _language_model if task == "text-generation" else _classifier
+            found.append((np.array(picked["row"]), *(t.cpu().numpy() for t in counts(logits, labels))))
+    model.train(training)
+    found = gather_object(found)
+    rows, tokens, nll, correct = (np.concatenate(column) for column in zip(*found, strict=True))
+    unique, which = np.unique(rows, return_inverse=True)
+    total = np.bincount(which, tokens)
+    summed = np.bincount(which, nll.astype(np.float64))
+    return pa.table(
+        {
+            "row": unique,
+            "tokens": total.astype(np.int64),
+            "nll": summed,
+            "loss": summed / total,
+            "correct": np.bincount(which, correct).astype(np.int64),
+        }
+    )
+
+
+def _language_model(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Tokens, summed NLL and hits of each example; only labelled positions are taken to float32."""
+    targets = labels[:, 1:]
+    labelled = targets != IGNORED
+    example = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)[labelled]
+    kept, wanted = logits[:, :-1][labelled], targets[labelled]
+    nll = F.cross_entropy(kept.float(), wanted, reduction="none")
+    hits = (kept.argmax(-1) == wanted).float()
+    zeros = torch.zeros(len(labels), device=labels.device)
+    return labelled.sum(1), zeros.index_add(0, example, nll), zeros.index_add(0, example, hits)
+
+
+def _classifier(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    nll = F.cross_entropy(logits.float(), labels, reduction="none")
+    return torch.ones_like(labels), nll, (logits.argmax(-1) == labels).float()
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Leave every random number generator as it was, so that measuring does not change the training."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)

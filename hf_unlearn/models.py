@@ -1,0 +1,373 @@
+"""Names to models: where a model lives, what it does, and its weights, tokenizer and training record."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import torch
+from huggingface_hub import ModelCard, hf_hub_download, resolve_revision
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx
+from peft import LoraConfig, PeftConfig, PeftModel
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from .data import Task
+from .errors import InputError
+
+Model: TypeAlias = PreTrainedModel | PeftModel
+
+AUTO_CLASSES: dict[Task, Any] = {
+    "text-generation": AutoModelForCausalLM,
+    "text-classification": AutoModelForSequenceClassification,
+}
+ARCHITECTURES: dict[Task, dict[str, str]] = {
+    "text-generation": dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "text-classification": dict(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+}
+PEFT_TASKS: dict[Task, str] = {"text-generation": "CAUSAL_LM", "text-classification": "SEQ_CLS"}
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn what the Hub's and transformers' loaders raise into one sentence with the cure."""
+    try:
+        yield
+    except GatedRepoError:
+        raise InputError(f"{what} is gated: ask for access on its page and log in with `hf auth login`.") from None
+    except RevisionNotFoundError:
+        raise InputError(f"{what} has no such revision; name a branch, tag or commit that exists.") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise InputError(
+            f"{what} is neither a folder here nor a repository on the Hub that you may read; "
+            "check its name, or log in with `hf auth login` if it is private."
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        cure = "log in again with `hf auth login`" if status in (401, 403) else "try again later"
+        raise InputError(f"{what}: the Hub answered {status}; {cure}.") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError):
+        raise InputError(f"{what} is not on this machine and the Hub cannot be reached.") from None
+
+
+# Where
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on disk or on the Hub.
+
+    Attributes:
+        name: a folder, or ``owner/name`` on the Hub.
+        revision: the commit on the Hub; None for a folder.
+        adapter: whether it holds a PEFT adapter instead of a full model.
+        trust_remote_code: whether code from its repository may run.
+    """
+
+    name: str
+    revision: str | None = None
+    adapter: bool = False
+    trust_remote_code: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.name).is_dir()
+
+    @property
+    def public_name(self) -> str:
+        """Its name without the folders of this machine."""
+        return Path(self.name).absolute().name if self.is_local else self.name
+
+
+def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelSource:
+    """Find a model and fix its revision to a commit.
+
+    Raises:
+        InputError: there is no such model, or it cannot be reached.
+    """
+    if not Path(name).is_dir():
+        with hub_errors(f"The model {name!r}"):
+            revision = resolve_revision(name, revision=revision).resolved
+    with hub_errors(f"The model {name!r}"):
+        adapter = find_adapter_config_file(name, revision=revision) is not None
+    return ModelSource(name, None if Path(name).is_dir() else revision, adapter, trust_remote_code)
+
+
+def adapter_base(source: ModelSource) -> ModelSource:
+    """The model that an adapter was trained on."""
+    with hub_errors(f"The adapter {source.name!r}"):
+        config = PeftConfig.from_pretrained(source.name, revision=source.revision)
+    if not config.base_model_name_or_path:
+        raise InputError(f"The adapter {source.name!r} does not say which model it belongs to.")
+    return locate(config.base_model_name_or_path, config.revision, trust_remote_code=source.trust_remote_code)
+
+
+# What
+
+
+def load_config(source: ModelSource) -> PretrainedConfig:
+    """The configuration of a model, or of the model under an adapter.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    base = adapter_base(source) if source.adapter else source
+    with hub_errors(f"The model {base.name!r}"):
+        try:
+            return AutoConfig.from_pretrained(
+                base.name, revision=base.revision, trust_remote_code=base.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            if isinstance(error, HfHubHTTPError | HFValidationError):
+                raise
+            raise InputError(
+                f"{base.name!r} holds no model that transformers can load: {_first_line(error)}"
+            ) from None
+
+
+def peft_task(source: ModelSource) -> str | None:
+    """PEFT's name of what an adapter was trained for, None for a full model."""
+    if not source.adapter:
+        return None
+    with hub_errors(f"The adapter {source.name!r}"):
+        return PeftConfig.from_pretrained(source.name, revision=source.revision).task_type
+
+
+def task_of(
+    name: str,
+    config: PretrainedConfig,
+    asked: Task | None,
+    *,
+    architecture: str | None = None,
+    peft: str | None = None,
+) -> Task:
+    """What a model does, from its architecture or as asked.
+
+    Args:
+        name: of the model, for messages.
+        config: its configuration.
+        asked: the task to use, or None to read it from the architecture.
+        architecture: its class; the configuration's when None.
+        peft: PEFT's name of the task, for an adapter.
+
+    Raises:
+        InputError: the architecture does not tell, or cannot do what was asked.
+    """
+    architecture = architecture or (config.architectures or [config.model_type])[0]
+    told: list[Task] = [task for task, names in ARCHITECTURES.items() if architecture in names.values()]
+    if peft is not None:
+        told = [task for task, peft_name in PEFT_TASKS.items() if str(peft).endswith(peft_name)]
+    if asked is None:
+        if not told:
+            raise InputError(
+                f"The architecture {architecture!r} of {name!r} does not say what the model does; say it with "
+                f"--task ({' or '.join(ARCHITECTURES)})."
+            )
+        return told[0]
+    # A classifier's head can be put on any encoder or language model that has such a class.
+    new_head = asked == "text-classification" and config.model_type in ARCHITECTURES[asked]
+    if asked not in told and not new_head and "auto_map" not in config.to_dict():
+        raise InputError(f"--task {asked} is not possible with {name!r}, which is a {architecture}.")
+    return asked
+
+
+# Weights
+
+
+def load_model(
+    source: ModelSource,
+    task: Task,
+    *,
+    id2label: dict[int, str] | None = None,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    new_head: bool = False,
+) -> Model:
+    """Load a model for training, from safetensors only.
+
+    Args:
+        source: the model; an adapter comes back as a ``PeftModel`` on its base, ready to be trained.
+        task: what it does.
+        id2label: the classes of a classifier whose configuration does not name them.
+        dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (as stored).
+        attn_implementation: passed to ``from_pretrained``.
+        new_head: whether weights that the files lack may be drawn afresh, as for a classifier on a base model.
+
+    Raises:
+        InputError: it cannot be loaded, or lacks weights and ``new_head`` is off.
+    """
+    if source.adapter:
+        base = load_model(
+            adapter_base(source), task, id2label=id2label, dtype=dtype,
+            attn_implementation=attn_implementation, new_head=True,
+        )  # fmt: skip
+        with hub_errors(f"The adapter {source.name!r}"):
+            return PeftModel.from_pretrained(base, source.name, revision=source.revision, is_trainable=True)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if id2label is not None:
+        options["id2label"] = id2label
+        options["label2id"] = {name: i for i, name in id2label.items()}
+    with hub_errors(f"The model {source.name!r}"):
+        try:
+            model, info = AUTO_CLASSES[task].from_pretrained(
+                source.name, revision=source.revision, trust_remote_code=source.trust_remote_code,
+                use_safetensors=True, output_loading_info=True, **options,
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            if isinstance(error, HfHubHTTPError | HFValidationError):
+                raise
+            raise InputError(f"Cannot load the weights of {source.name!r}: {_first_line(error)}") from None
+    if info["missing_keys"] and not new_head:
+        raise InputError(
+            f"{source.name!r} lacks {len(info['missing_keys'])} of the weights that {task} needs; "
+            "it is not a model that was trained for it."
+        )
+    return cast(PreTrainedModel, model)
+
+
+def load_anchor(
+    source: ModelSource, task: Task, like: PretrainedConfig, *, dtype: torch.dtype, seed: int
+) -> PreTrainedModel:
+    """Load the model that another was fine-tuned from, in that other's shape: its classes, its vocabulary.
+
+    Args:
+        source: the base model.
+        task: what the other model does.
+        like: the other model's configuration.
+        dtype: of the weights.
+        seed: for the weights that the base does not have, such as a classifier's head.
+
+    Raises:
+        InputError: it is an adapter, or cannot be loaded.
+    """
+    if source.adapter:
+        raise InputError(f"The base {source.name!r} is itself an adapter; name the full model under it.")
+    labels = cast(dict[int, str], like.id2label) if task == "text-classification" else None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = load_model(source, task, id2label=labels, dtype=str(dtype).removeprefix("torch."), new_head=True)
+        assert isinstance(model, PreTrainedModel)
+        if model.config.get_text_config().vocab_size != like.get_text_config().vocab_size:
+            model.resize_token_embeddings(like.get_text_config().vocab_size)
+    return model
+
+
+def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
+    """The tokenizer of the first of these models that has one.
+
+    Raises:
+        InputError: none has.
+    """
+    for source in sources:
+        with hub_errors(f"The model {source.name!r}"):
+            try:
+                return AutoTokenizer.from_pretrained(
+                    source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
+                )
+            except (OSError, ValueError) as error:
+                if isinstance(error, HfHubHTTPError | HFValidationError):
+                    raise
+    raise InputError(f"{' and '.join(repr(s.name) for s in sources)} have no tokenizer; save one beside the model.")
+
+
+def freeze_all_but_last(model: PreTrainedModel, layers: int) -> None:
+    """Freeze the embeddings and all transformer blocks but the last ones; what follows the blocks stays trainable.
+
+    Args:
+        model: the model.
+        layers: how many blocks to train.
+
+    Raises:
+        InputError: the model has fewer blocks, or none that can be told.
+    """
+    total = model.config.get_text_config().num_hidden_layers
+    blocks = next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)
+    if blocks is None or layers > total:
+        raise InputError(f"train_last_layers={layers} is not possible: the model has {total} blocks.")
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    for module in (*embeddings, *blocks[: total - layers]):
+        module.requires_grad_(False)
+
+
+def plain_model(model: Model) -> PreTrainedModel:
+    """The model without PEFT's wrapper."""
+    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
+
+
+def to_device(model: Model, device: torch.device) -> Model:
+    """Move a model."""
+    nn.Module.to(model, device)
+    return model
+
+
+def lora_settings(model: Model) -> dict[str, Any] | None:
+    """The LoRA settings of a model, None when it has no adapter."""
+    if not isinstance(model, PeftModel):
+        return None
+    config = model.active_peft_config
+    if not isinstance(config, LoraConfig):
+        raise InputError(f"The adapter is a {config.peft_type}; only LoRA adapters are supported, merge it first.")
+    targets = config.target_modules
+    return {
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "target_modules": sorted(targets) if isinstance(targets, set | list) else targets,
+    }
+
+
+def read_json(source: ModelSource, file_name: str) -> dict[str, Any] | None:
+    """A JSON file that lies beside a model, or None when there is none."""
+    with hub_errors(f"The model {source.name!r}"):
+        try:
+            if source.is_local:
+                path = Path(source.name) / file_name
+            else:
+                path = Path(hf_hub_download(source.name, file_name, revision=source.revision))
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, EntryNotFoundError):
+            return None
+        except json.JSONDecodeError:
+            raise InputError(f"{file_name} beside {source.name!r} is not JSON; delete it or restore it.") from None
+
+
+def read_card(source: ModelSource) -> ModelCard | None:
+    """The model card that lies beside a model, or None when there is none."""
+    with hub_errors(f"The model {source.name!r}"):
+        try:
+            if source.is_local:
+                return ModelCard.load(Path(source.name) / "README.md")
+            return ModelCard.load(hf_hub_download(source.name, "README.md", revision=source.revision))
+        except (FileNotFoundError, EntryNotFoundError):
+            return None
+        except ValueError:
+            return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,181 @@
+"""``training_record.json``: how A(D) was trained, kept beside the model so that it can be trained again without S."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from typing import Any
+
+from .data import Task
+from .errors import InputError
+from .models import (
+    Model,
+    ModelSource,
+    adapter_base,
+    load_config,
+    load_model,
+    locate,
+    peft_task,
+    read_card,
+    read_json,
+    task_of,
+)
+
+RECORD_FILE = "training_record.json"
+RECORD_VERSION = 1
+
+# The training arguments that make a training what it is; a retraining or an unlearning run takes them over.
+TRAINING_SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "train_sampling_strategy",
+    "bf16",
+    "fp16",
+    "train_last_layers",
+    "max_length",
+    "dataset_text_field",
+    "dataset_label_field",
+    "prompt_template",
+    "completion_template",
+)
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a data set came from.
+
+    Attributes:
+        name: its id on the Hub, or the name of the file or folder; None for one made in memory.
+        config, split: its configuration and split.
+        revision: the commit on the Hub.
+        fingerprint: the fingerprint of the ``datasets`` library.
+        rows: how many rows were trained on.
+    """
+
+    name: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    fingerprint: str | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """One training of a model.
+
+    Attributes:
+        task: what the model does.
+        labels: the classes of a classifier in the order of their ids.
+        base_model: the model it started from (a path or Hub id), None when trained from scratch.
+        base_revision: its commit on the Hub.
+        dataset: the data.
+        settings: the training arguments in :data:`TRAINING_SETTINGS`.
+        peft: the LoRA settings (``r``, ``lora_alpha``, ``lora_dropout``, ``target_modules``), None for full training.
+        seed: of the order of the data, of dropout and of new weights.
+        epochs: passes over the data.
+        steps: optimiser steps.
+        world_size: processes.
+        tokens: tokens read, without padding.
+        flops: floating point operations, padding included.
+        seconds: wall-clock time of the training loop.
+        software: versions of the libraries.
+    """
+
+    task: Task
+    labels: list[str] | None
+    base_model: str | None
+    base_revision: str | None
+    dataset: DataSource
+    settings: dict[str, Any]
+    peft: dict[str, Any] | None
+    seed: int
+    epochs: float
+    steps: int
+    world_size: int
+    tokens: int
+    flops: float
+    seconds: float
+    software: dict[str, str] = field(default_factory=dict)
+    schema_version: int = RECORD_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainingRecord":
+        """Read a record; raises InputError when it is of another version or lacks something."""
+        names = {f.name for f in fields(cls)}
+        if values.get("schema_version") != RECORD_VERSION or set(values) != names:
+            raise InputError(f"{RECORD_FILE} is not a training record of version {RECORD_VERSION}; train again.")
+        return cls(**{**values, "dataset": DataSource(**values["dataset"])})
+
+
+def load_record(source: ModelSource) -> TrainingRecord | None:
+    """The training record beside a model, or None when there is none."""
+    values = read_json(source, RECORD_FILE)
+    return None if values is None else TrainingRecord.from_dict(values)
+
+
+def load_any(source: ModelSource, task: Task | None, **options: Any) -> Model:
+    """Load a fine-tuned model, full or adapter, with the classes that its training record names.
+
+    Args:
+        source: where it is.
+        task: what it does; read from its architecture when None.
+        options: for :func:`~hf_unlearn.models.load_model`.
+    """
+    config = load_config(source)
+    if task is None:
+        task = task_of(source.name, config, None, peft=peft_task(source))
+    record = load_record(source)
+    labels = record.labels if record else None
+    id2label = dict(enumerate(labels)) if labels and source.adapter else None
+    return load_model(source, task, id2label=id2label, **options)
+
+
+def find_base(
+    source: ModelSource | None, record: TrainingRecord | None, name: str | None, revision: str | None
+) -> ModelSource | None:
+    """The model that another was fine-tuned from: as given, else from its record, its adapter or its card.
+
+    Args:
+        source: the fine-tuned model, None for one made in memory.
+        record: its training record.
+        name, revision: what the user says.
+
+    Raises:
+        InputError: the base is named but cannot be found.
+    """
+    code = source is not None and source.trust_remote_code
+    if name is not None:
+        return locate(name, revision, trust_remote_code=code)
+    if record is not None:
+        if record.base_model is None:
+            return None
+        return locate(record.base_model, record.base_revision, trust_remote_code=code)
+    if source is None:
+        return None
+    if source.adapter:
+        return adapter_base(source)
+    card = read_card(source)
+    named = card.data.to_dict().get("base_model") if card is not None else None
+    if isinstance(named, list):
+        named = named[0] if len(named) == 1 else None
+    return locate(named, trust_remote_code=code) if named else None
+
+
+def software_versions() -> dict[str, str]:
+    """The versions of what the numbers depend on."""
+    packages = ("hf_unlearn", "transformers", "datasets", "accelerate", "peft", "torch")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,135 @@
+"""From a trainer that has run: its training record, and its report."""
+
+from typing import TYPE_CHECKING
+
+from peft import PeftModel
+
+from .evaluation.assemble import assemble_report
+from .evaluation.report import CostEntry, CurvePoint, MethodEntry, UnlearningReport
+from .evaluation.verdict import Provenance
+from .record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
+from .retained import SplitAudit
+
+if TYPE_CHECKING:
+    from .trainer import UnlearningTrainer
+
+CURVE_FIELDS = (
+    "forget_loss",
+    "holdout_loss",
+    "retained_loss",
+    "membership_auc",
+    "membership_auc_low",
+    "membership_auc_high",
+)
+
+
+def training_record(trainer: "UnlearningTrainer", dataset: DataSource) -> TrainingRecord:
+    """How a trainer has just trained its model, for ``training_record.json``.
+
+    Args:
+        trainer: after ``train()``, plainly, from the model that its source names.
+        dataset: where the data came from.
+    """
+    values = trainer.args.to_dict()
+    labels = trainer.model.config.id2label if trainer.task == "text-classification" else None
+    return TrainingRecord(
+        task=trainer.task,
+        labels=[labels[i] for i in sorted(labels)] if labels else None,
+        base_model=trainer.source.name if trainer.source else None,
+        base_revision=trainer.source.revision if trainer.source else None,
+        dataset=dataset,
+        settings={name: values[name] for name in TRAINING_SETTINGS},
+        peft=trainer.lora,
+        seed=trainer.args.seed,
+        epochs=trainer.state.epoch or 0.0,
+        steps=trainer.state.global_step,
+        world_size=trainer.args.world_size,
+        tokens=int(trainer.state.num_input_tokens_seen),
+        flops=trainer.state.total_flos,
+        seconds=trainer.cost.training_seconds,
+        software=software_versions(),
+    )
+
+
+def trainer_report(
+    trainer: "UnlearningTrainer", audit: SplitAudit | None, dataset: DataSource, reference: TrainingRecord | None
+) -> UnlearningReport:
+    """The report on a trainer that has trained and scored its models.
+
+    Args:
+        trainer: its tables hold the scores.
+        audit: of the split.
+        dataset: where D came from.
+        reference: how the retrained model was trained, None when there is none or it does not say.
+    """
+    assert trainer.evidence is not None
+    retraining_flops = reference.flops if reference else None
+    record, rows = trainer.record, trainer.retained_rows
+    if retraining_flops is None and record is not None and rows and record.dataset.rows:
+        retraining_flops = record.flops * rows / record.dataset.rows
+    return assemble_report(
+        trainer.tables,
+        task=trainer.task,
+        sampled=trainer.evidence.sampled,
+        provenance=Provenance(
+            start_saw_forget=trainer.alpha < 1,
+            stage=_stage(trainer),
+            duplicates_retained=audit.duplicates_retained if audit else None,
+        ),
+        margin=trainer.args.auc_margin,
+        judged_on_part=trainer.args.stop_when_forgotten,
+        original=trainer.source,
+        base=trainer.base,
+        dataset=dataset,
+        audit=audit,
+        method=_method_entry(trainer),
+        cost=_cost_entry(trainer, retraining_flops),
+        curve=[
+            CurvePoint(int(entry["step"]), *(entry.get(name) for name in CURVE_FIELDS))
+            for entry in trainer.state.log_history
+            if "forget_loss" in entry
+        ],
+        processes=trainer.args.world_size,
+    )
+
+
+def _stage(trainer: "UnlearningTrainer") -> str:
+    """What a start at the anchor leaves behind of the original's training."""
+    if trainer.method.name == "shrink_perturb" and not trainer.trained_adapter:
+        return "the whole training, from random weights on"
+    name = trainer.base.public_name if trainer.base else "the base"
+    return f"the fine-tuning of {name}; whether {name} itself was ever trained on S is not known"
+
+
+def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
+    values = trainer.args.to_dict()
+    return MethodEntry(
+        name=trainer.method.name,
+        summary=trainer.method.summary,
+        source=trainer.method.source,
+        alpha=trainer.alpha,
+        budget=trainer.args.budget,
+        epochs=trainer.state.epoch,
+        steps=trainer.state.global_step,
+        seed=trainer.args.seed,
+        settings={name: values[name] for name in TRAINING_SETTINGS},
+        lora=trainer.lora,
+        merged=trainer.lora is not None and not isinstance(trainer.model, PeftModel),
+        stopped_early=trainer.stopping.stopped,
+    )
+
+
+def _cost_entry(trainer: "UnlearningTrainer", retraining_flops: float | None) -> CostEntry:
+    training = trainer.state.total_flos
+    total = training + trainer.cost.measuring_flops
+    return CostEntry(
+        seconds=trainer.cost.training_seconds,
+        measuring_seconds=trainer.cost.measuring_seconds,
+        tokens=int(trainer.state.num_input_tokens_seen),
+        flops=training,
+        measuring_flops=trainer.cost.measuring_flops,
+        peak_memory_bytes=trainer.cost.peak_memory_bytes,
+        retraining_flops=retraining_flops,
+        training_ratio=training / retraining_flops if retraining_flops else None,
+        total_ratio=total / retraining_flops if retraining_flops else None,
+    )

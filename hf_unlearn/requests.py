@@ -1,0 +1,469 @@
+"""Which records a request names: ids or other column values, row positions, matching rows, a predicate.
+
+A request is bound to the columns of a data set first (types are checked there) and then asked, table by table, which
+rows it names. It keeps count of what it found, so that nothing it names can be missed in silence.
+"""
+
+import csv
+import datetime
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MAX_LINES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Records:
+    """Names records of a data set; requests are united with ``|``.
+
+    Build one with :meth:`ids`, :meth:`ids_from_file`, :meth:`where`, :meth:`rows`, :meth:`like` or :meth:`matching`.
+
+    >>> request = Records.ids("customer_id", ["c-017"]) | Records.where("source", "scraped")
+    """
+
+    parts: tuple["Selector", ...]
+
+    @classmethod
+    def ids(cls, column: str, ids: Iterable[Any], *, unique: bool = False) -> "Records":
+        """Name rows by the ids in a column.
+
+        Args:
+            column: the column that holds the ids.
+            ids: strings, integers, booleans, floats or dates, of the column's own type (``"7"`` is not 7).
+            unique: whether each id must belong to one row at most.
+
+        Raises:
+            InputError: no ids, or ids of several types.
+        """
+        return cls((Values(column, tuple(ids), unique=unique),))
+
+    @classmethod
+    def ids_from_file(cls, column: str, path: str | Path, *, unique: bool = False) -> "Records":
+        """Name rows by a file of ids, one per line.
+
+        Args:
+            column: the column that holds the ids.
+            path: ``.txt`` (one id per line), ``.csv`` (the column of that name, or the only one) or ``.jsonl`` (plain
+                values, or objects with a key of that name). Text and CSV carry no types and are read as the column's.
+            unique: whether each id must belong to one row at most.
+
+        Raises:
+            InputError: the file cannot be read as one of these.
+        """
+        values, lines = _read_ids(Path(path), column)
+        untyped = Path(path).suffix != ".jsonl"
+        return cls((Values(column, values, lines, Path(path).name, untyped=untyped, unique=unique),))
+
+    @classmethod
+    def where(cls, column: str, *values: Any) -> "Records":
+        """Name every row whose column holds one of the values, as in ``Records.where("author", "Jane Doe")``."""
+        return cls((Values(column, values),))
+
+    @classmethod
+    def where_text(cls, column: str, *values: str) -> "Records":
+        """As :meth:`where` for values that come as text, from a command line, and are read as the column's type."""
+        return cls((Values(column, values, untyped=True),))
+
+    @classmethod
+    def rows(cls, indices: Iterable[int]) -> "Records":
+        """Name rows by their position in the data set, counted from 0."""
+        return cls((Positions(tuple(indices)),))
+
+    @classmethod
+    def like(cls, dataset: "Dataset") -> "Records":
+        """Name every row that equals a row of another data set in all of that data set's columns."""
+        return cls((Contents(dataset),))
+
+    @classmethod
+    def matching(cls, predicate: Callable[[dict[str, Any]], bool]) -> "Records":
+        """Name every row (a dict of its columns) for which the predicate is true."""
+        return cls((Predicate(predicate),))
+
+    def __or__(self, other: "Records") -> "Records":
+        return Records(self.parts + other.parts)
+
+
+class Selector(ABC):
+    """One part of a request."""
+
+    @abstractmethod
+    def columns(self, available: Sequence[str]) -> list[str]:
+        """The columns it looks at; raises InputError when the data set lacks one."""
+
+    @abstractmethod
+    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "Matcher":
+        """Fix it to the columns of one data set; raises InputError when the types do not fit.
+
+        Args:
+            schema: the schema of the tables that will be asked about.
+            class_names: the label names of ``ClassLabel`` columns.
+        """
+
+
+class Matcher(ABC):
+    """A selector bound to a data set: says which rows of a table it names and counts what it found."""
+
+    def __init__(self, requested: int, source: str = "", lines: Sequence[int] = (), unique: bool = False):
+        self.hits = np.zeros(requested, dtype=np.int64)
+        self.source, self.lines, self.unique = source, lines, unique
+
+    @abstractmethod
+    def mask(self, table: pa.Table, start: int) -> np.ndarray:
+        """Which rows of the table are named, bool of shape (rows,); ``start`` is the position of its first row."""
+
+    @abstractmethod
+    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
+        """Add the rows of a table, as found by :meth:`mask`, to ``hits``."""
+
+    @abstractmethod
+    def digestible(self, mask: np.ndarray) -> list[str]:
+        """What the request names, as canonical strings for the keyed digest; ``mask`` covers the whole data set."""
+
+    def place(self, missing: np.ndarray) -> str:
+        """Where the items at these positions of the request stand, in words without their values."""
+        numbers = [self.lines[i] for i in missing] if self.lines else (missing + 1).tolist()
+        shown = ", ".join(map(str, numbers[:MAX_LINES_SHOWN])) + (", …" if len(numbers) > MAX_LINES_SHOWN else "")
+        kind = "line" if self.lines else "position"
+        where = self.source if self.lines else "the request"
+        return f"{kind}{'s' if len(numbers) > 1 else ''} {shown} of {where}"
+
+
+def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
+    """Return the wanted columns, or raise InputError listing what the data set has."""
+    for column in wanted:
+        if column not in available:
+            raise InputError(f"The data set has no column {column!r}; its columns are {', '.join(available)}.")
+    return list(wanted)
+
+
+# Values of a column
+
+
+@dataclass(frozen=True)
+class Values(Selector):
+    """Rows whose column holds one of the values."""
+
+    column: str
+    values: tuple[Any, ...]
+    lines: tuple[int, ...] = ()
+    source: str = ""
+    untyped: bool = False
+    unique: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise InputError(f"The request names no value of column {self.column!r}; there is nothing to forget.")
+        kinds = {_kind_of(python_type) for python_type in set(map(type, self.values))}
+        if len(kinds) > 1:
+            raise InputError(f"The values for column {self.column!r} mix types ({', '.join(sorted(kinds))}).")
+
+    def columns(self, available: Sequence[str]) -> list[str]:
+        return require_columns([self.column], available)
+
+    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "ValueMatcher":
+        column_type = schema.field(self.column).type
+        if pa.types.is_dictionary(column_type):
+            column_type = column_type.value_type
+        names = class_names.get(self.column)
+        values: Sequence[Any] = self.values
+        if names and _kind_of(type(values[0])) == "string":
+            unknown = [i for i, value in enumerate(values) if value not in names]
+            if unknown:
+                raise InputError(
+                    f"Column {self.column!r} holds the labels {', '.join(names)}, not what was requested."
+                )
+            values = [names.index(value) for value in values]
+        elif self.untyped:
+            values = self._parse(_kind_of_type(column_type))
+        kind, wanted = _kind_of(type(values[0])), _kind_of_type(column_type)
+        if kind != wanted:
+            raise InputError(
+                f"Column {self.column!r} holds {wanted} values but the request gives {kind} values"
+                + (' ("7" is not 7)' if {kind, wanted} == {"string", "integer"} else "")
+                + "; give them in the column's own type."
+            )
+        first_seen = dict.fromkeys(values)
+        positions = {value: i for i, value in reversed(list(enumerate(values)))}
+        lines = tuple(self.lines[positions[v]] for v in first_seen) if self.lines else ()
+        try:
+            array = pa.array(list(first_seen), type=column_type)
+        except (pa.ArrowInvalid, OverflowError):
+            raise InputError(f"A requested value does not fit the type {column_type} of {self.column!r}.") from None
+        return ValueMatcher(self.column, array, self.source, lines, self.unique)
+
+    def _parse(self, kind: str) -> list[Any]:
+        """Read untyped text as the column's type, exactly: ``07`` is not an integer's spelling."""
+        readers: dict[str, Callable[[str], Any]] = {"integer": int, "floating": float}
+        if kind == "string":
+            return list(self.values)
+        if kind not in readers:
+            raise InputError(f"Ids of type {kind} in column {self.column!r} need a .jsonl file or a list.")
+        values = []
+        for i, text in enumerate(self.values):
+            try:
+                value = readers[kind](text)
+            except ValueError:
+                value = None
+            if value is None or (kind == "integer" and str(value) != text):
+                place = f"Line {self.lines[i]} of {self.source}" if self.lines else f"Value {i + 1} of the request"
+                raise InputError(f"{place} is not of column {self.column!r}'s type, {kind}.")
+            values.append(value)
+        return values
+
+
+class ValueMatcher(Matcher):
+    def __init__(self, column: str, values: pa.Array, source: str, lines: Sequence[int], unique: bool):
+        super().__init__(len(values), source, lines, unique)
+        self.column, self.values = column, values
+
+    def _column(self, table: pa.Table) -> pa.ChunkedArray:
+        column = table.column(self.column)
+        return column if column.type == self.values.type else column.cast(self.values.type)
+
+    def mask(self, table: pa.Table, start: int) -> np.ndarray:
+        return np.asarray(pc.is_in(self._column(table), value_set=self.values))
+
+    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
+        named = self._column(table).take(np.flatnonzero(mask))
+        which = np.asarray(pc.index_in(named, value_set=self.values))
+        self.hits += np.bincount(which, minlength=len(self.hits))
+
+    def digestible(self, mask: np.ndarray) -> list[str]:
+        return [f"{self.column}\x1f{value}" for value in self.values.to_pylist()]
+
+
+# Positions
+
+
+@dataclass(frozen=True)
+class Positions(Selector):
+    """Rows by position."""
+
+    indices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.indices:
+            raise InputError("The request names no row index; there is nothing to forget.")
+        for index in self.indices:
+            if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
+                raise InputError(f"{index!r} is not a row index; rows are counted from 0.")
+
+    def columns(self, available: Sequence[str]) -> list[str]:
+        return []
+
+    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "PositionMatcher":
+        return PositionMatcher(np.unique(np.array(self.indices, dtype=np.int64)))
+
+
+class PositionMatcher(Matcher):
+    def __init__(self, indices: np.ndarray):
+        super().__init__(len(indices))
+        self.indices = indices
+
+    def _here(self, rows: int, start: int) -> slice:
+        return slice(*np.searchsorted(self.indices, [start, start + rows]))
+
+    def mask(self, table: pa.Table, start: int) -> np.ndarray:
+        mask = np.zeros(table.num_rows, dtype=bool)
+        mask[self.indices[self._here(table.num_rows, start)] - start] = True
+        return mask
+
+    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
+        self.hits[self._here(table.num_rows, start)] += 1
+
+    def digestible(self, mask: np.ndarray) -> list[str]:
+        return [f"\x1f{index}" for index in self.indices]
+
+
+# Equal rows
+
+
+@dataclass(frozen=True)
+class Contents(Selector):
+    """Rows that equal a row of another data set."""
+
+    dataset: "Dataset"
+
+    def __post_init__(self) -> None:
+        if len(self.dataset) == 0:
+            raise InputError("The data set of records to forget is empty; there is nothing to forget.")
+
+    def columns(self, available: Sequence[str]) -> list[str]:
+        return require_columns(self.dataset.column_names, available)
+
+    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "ContentMatcher":
+        table = self.dataset.with_format("arrow")[:]
+        wanted = pa.schema([schema.field(name) for name in table.column_names])
+        try:
+            table = table.cast(wanted)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+            raise InputError(
+                f"The records to forget have columns of types {_types(table.schema)}, "
+                f"the data set has {_types(wanted)}; give them the same types."
+            ) from None
+        return ContentMatcher(table)
+
+
+class ContentMatcher(Matcher):
+    def __init__(self, table: pa.Table):
+        self.names = table.column_names
+        self.keys = _row_keys(table, self.names).unique()
+        super().__init__(len(self.keys))
+
+    def mask(self, table: pa.Table, start: int) -> np.ndarray:
+        return np.asarray(pc.is_in(_row_keys(table, self.names), value_set=self.keys))
+
+    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
+        named = table.select(self.names).take(np.flatnonzero(mask))
+        which = np.asarray(pc.index_in(_row_keys(named, self.names), value_set=self.keys))
+        self.hits += np.bincount(which, minlength=len(self.hits))
+
+    def digestible(self, mask: np.ndarray) -> list[str]:
+        return self.keys.to_pylist()
+
+
+def _row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
+    """One string a row that is equal exactly where all the columns are: each value with its length before it."""
+    parts = []
+    for name in names:
+        column = table.column(name)
+        if pa.types.is_nested(column.type):
+            rows = [json.dumps(value, sort_keys=True, default=str) for value in column.to_pylist()]
+            text = pa.chunked_array([pa.array(rows, pa.large_string())])
+        else:
+            text = column.cast(pa.large_string())
+        length = pc.utf8_length(text).cast(pa.large_string())
+        key = pc.binary_join_element_wise(length, text, pa.scalar("\x1f", pa.large_string()))
+        parts.append(pc.fill_null(key, "null"))
+    if not parts:
+        raise InputError("The data set of records to forget has no columns.")
+    if len(parts) == 1:
+        return parts[0]
+    return pc.binary_join_element_wise(*parts, pa.scalar("\x1e", pa.large_string()))
+
+
+# A predicate
+
+
+@dataclass(frozen=True)
+class Predicate(Selector):
+    """Rows for which a Python function is true."""
+
+    function: Callable[[dict[str, Any]], bool]
+
+    def columns(self, available: Sequence[str]) -> list[str]:
+        return list(available)
+
+    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "PredicateMatcher":
+        return PredicateMatcher(self.function)
+
+
+class PredicateMatcher(Matcher):
+    def __init__(self, function: Callable[[dict[str, Any]], bool]):
+        super().__init__(0)
+        self.function = function
+
+    def mask(self, table: pa.Table, start: int) -> np.ndarray:
+        return np.fromiter((bool(self.function(row)) for row in table.to_pylist()), bool, table.num_rows)
+
+    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
+        pass
+
+    def digestible(self, mask: np.ndarray) -> list[str]:
+        return [f"\x1f{index}" for index in np.flatnonzero(mask)]
+
+
+# Types and files
+
+
+def _kind_of(python_type: type) -> str:
+    kinds = {
+        "boolean": (bool, np.bool_),
+        "integer": (int, np.integer),
+        "floating": (float, np.floating),
+        "string": (str,),
+        "date or time": (datetime.date,),
+    }
+    return next((kind for kind, types in kinds.items() if issubclass(python_type, types)), python_type.__name__)
+
+
+def _kind_of_type(arrow_type: pa.DataType) -> str:
+    if pa.types.is_boolean(arrow_type):
+        return "boolean"
+    if pa.types.is_integer(arrow_type):
+        return "integer"
+    if pa.types.is_floating(arrow_type):
+        return "floating"
+    if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type):
+        return "string"
+    if pa.types.is_temporal(arrow_type):
+        return "date or time"
+    return str(arrow_type)
+
+
+def _types(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def _read_ids(path: Path, column: str) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """The ids of a file with the line each stands on."""
+    if path.suffix not in (".txt", ".csv", ".jsonl"):
+        raise InputError(f"{path} is no file of ids: write a .txt (one id per line), .csv or .jsonl file.")
+    try:
+        # newline="" keeps a carriage return inside a quoted CSV field.
+        with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
+            reader = {".txt": _read_text, ".csv": _read_csv, ".jsonl": _read_json_lines}[path.suffix]
+            found = list(reader(file, path, column))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"Cannot read the ids in {path}: {reason}.") from None
+    if not found:
+        raise InputError(f"{path} holds no ids; there is nothing to forget.")
+    values, lines = zip(*found, strict=True)
+    return values, lines
+
+
+def _read_text(file: Iterable[str], path: Path, column: str) -> Iterable[tuple[Any, int]]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            yield line.rstrip("\n"), number
+
+
+def _read_csv(file: Iterable[str], path: Path, column: str) -> Iterable[tuple[Any, int]]:
+    reader = csv.reader(file)
+    place = 0
+    for row in reader:
+        if reader.line_num == 1 and column in row:
+            place = row.index(column)
+        elif len(row) > 1 and reader.line_num == 1:
+            raise InputError(f"The first line of {path} does not name the column {column!r} among its {len(row)}.")
+        elif row and place < len(row) and row[place].strip():
+            yield row[place], reader.line_num
+
+
+def _read_json_lines(file: Iterable[str], path: Path, column: str) -> Iterable[tuple[Any, int]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            raise InputError(f"Line {number} of {path} is not JSON.") from None
+        if isinstance(value, dict):
+            if column not in value:
+                raise InputError(f"Line {number} of {path} has no key {column!r}.")
+            value = value[column]
+        yield value, number

@@ -1,0 +1,188 @@
+"""Data sets from the Hub or from disk, and requests from the settings."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+from huggingface_hub import constants, resolve_revision
+
+from .arguments import DataArguments, RequestArguments
+from .config import UnlearningConfig
+from .data import template_fields
+from .digests import load_digest_key
+from .errors import InputError
+from .models import hub_errors
+from .record import DataSource
+from .requests import Records
+from .retained import RetainedSplit, split_retained
+from .tables import AnyDataset
+
+BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+def load_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
+    """Load all splits of a data set.
+
+    Args:
+        args: which.
+
+    Returns:
+        Its splits, and where it came from.
+
+    Raises:
+        InputError: there is no such data set, or it cannot be read.
+    """
+    if args.dataset_name is None:
+        raise InputError("Which data set? Name a Hub id, folder or file with --dataset_name.")
+    path = Path(args.dataset_name)
+    revision = None
+    if path.is_file():
+        if path.suffix not in BUILDERS:
+            raise InputError(f"{path} is of no known type; the types are {', '.join(BUILDERS)}.")
+        options: dict[str, Any] = {"data_files": str(path)}
+        if path.suffix == ".tsv":
+            options["delimiter"] = "\t"
+        data = _load(args, BUILDERS[path.suffix], **options)
+    elif path.is_dir():
+        saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+        data = load_from_disk(path) if saved else _load(args, str(path), name=args.dataset_config)
+    else:
+        with hub_errors(f"The data set {args.dataset_name!r}"):
+            revision = resolve_revision(
+                args.dataset_name, revision=args.dataset_revision, repo_type="dataset"
+            ).resolved
+        data = _load(args, args.dataset_name, name=args.dataset_config, revision=revision)
+    if isinstance(data, Dataset | IterableDataset):
+        kind = DatasetDict if isinstance(data, Dataset) else IterableDatasetDict
+        data = kind({args.dataset_train_split: data})
+    on_disk = path.exists()
+    name = path.resolve().name if on_disk else args.dataset_name
+    return data, DataSource(name, args.dataset_config, args.dataset_train_split, revision)
+
+
+def _load(args: DataArguments, what: str, **options: Any) -> Any:
+    with hub_errors(f"The data set {args.dataset_name!r}"):
+        try:
+            return load_dataset(what, streaming=args.dataset_streaming, **options)
+        except (DatasetsError, ValueError) as error:
+            # The messages of readers quote what they could not read, which may be a record.
+            raise InputError(
+                f"Cannot read the data set {args.dataset_name!r}: its files are malformed or differ in their columns, "
+                f"or the configuration does not exist ({type(error).__name__})."
+            ) from None
+
+
+def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) -> AnyDataset:
+    """One split of a data set; raises InputError naming those it has."""
+    if name not in data:
+        raise InputError(f"--{flag} {name}: the data set has the splits {', '.join(data)}.")
+    return data[name]
+
+
+def split_data(
+    data: DatasetDict | IterableDatasetDict,
+    source: DataSource,
+    data_args: DataArguments,
+    request_args: RequestArguments,
+    config: UnlearningConfig,
+) -> RetainedSplit:
+    """Split D as the settings ask.
+
+    Args:
+        data: the splits of the data set.
+        source: where they came from.
+        data_args, request_args: which split, which records.
+        config: names the columns of the text.
+
+    Raises:
+        InputError: see :func:`~hf_unlearn.retained.split_retained`.
+    """
+    dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
+    return split_retained(
+        dataset,
+        forget_request(request_args),
+        holdout=_holdout(data, data_args, request_args),
+        duplicates=None if request_args.duplicates == "ignore" else request_args.duplicates,
+        duplicate_columns=_text_columns(dataset, config),
+        allow_unmatched=request_args.allow_unmatched,
+        digest_key=load_digest_key(_digest_key_path(request_args)),
+        revision=source.revision,
+    )
+
+
+def forget_request(args: RequestArguments) -> Records:
+    """The records to forget; raises InputError when the settings name none."""
+    request = _records(args.forget_ids, args.forget_values, args.forget_rows, args, "forget")
+    if args.forget_dataset is not None:
+        data, _ = load_data(DataArguments(dataset_name=args.forget_dataset))
+        request = _unite(request, Records.like(next(iter(data.values()))))
+    if request is None:
+        raise InputError(
+            "Which records are to be forgotten? Name them with --forget_ids and --forget_id_column, --forget_values, "
+            "--forget_rows or --forget_dataset."
+        )
+    return request
+
+
+def holdout_rows(args: RequestArguments) -> Records | None:
+    """The request that takes H out of D, None when H does not lie in D."""
+    return _records(args.holdout_ids, args.holdout_values, args.holdout_rows, args, "holdout")
+
+
+def _holdout(
+    data: DatasetDict | IterableDatasetDict, data_args: DataArguments, args: RequestArguments
+) -> Records | AnyDataset | None:
+    rows = holdout_rows(args)
+    named = [name for name in (args.holdout_split, args.holdout_dataset, rows) if name is not None]
+    if len(named) > 1:
+        raise InputError("H comes from one place: give one of --holdout_split, --holdout_dataset or rows of D.")
+    if args.holdout_split is not None:
+        if args.holdout_split == data_args.dataset_train_split:
+            raise InputError(f"--holdout_split {args.holdout_split} is the split that was trained on.")
+        return pick_split(data, args.holdout_split, "holdout_split")
+    if args.holdout_dataset is not None:
+        other, _ = load_data(DataArguments(dataset_name=args.holdout_dataset))
+        return next(iter(other.values()))
+    return rows
+
+
+def _records(
+    ids: str | None, values: list[str] | None, rows: list[int] | None, args: RequestArguments, kind: str
+) -> Records | None:
+    request: Records | None = None
+    if ids is not None:
+        if args.forget_id_column is None:
+            raise InputError(f"--{kind}_ids needs --forget_id_column, the column that holds the ids.")
+        request = Records.ids_from_file(args.forget_id_column, ids, unique=args.ids_must_be_unique)
+    for pair in values or []:
+        column, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--{kind}_values must be written column=value.")
+        request = _unite(request, Records.where_text(column, value))
+    if rows is not None:
+        request = _unite(request, Records.rows(rows))
+    return request
+
+
+def _unite(left: Records | None, right: Records) -> Records:
+    return right if left is None else left | right
+
+
+def _text_columns(dataset: AnyDataset, config: UnlearningConfig) -> list[str] | None:
+    """The columns to look for duplicates in, None for the usual ones."""
+    if config.prompt_template is not None and config.completion_template is not None:
+        return list(
+            dict.fromkeys(template_fields(config.prompt_template) + template_fields(config.completion_template))
+        )
+    names = dataset.column_names or []
+    if config.dataset_text_field in names and "messages" not in names:
+        return [config.dataset_text_field]
+    return None
+
+
+def _digest_key_path(args: RequestArguments) -> Path:
+    if args.digest_key_file is not None:
+        return Path(args.digest_key_file)
+    return Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"

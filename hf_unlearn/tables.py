@@ -1,0 +1,38 @@
+"""Reading a data set of any kind as Arrow tables of a few of its columns."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import pyarrow as pa
+from datasets import Dataset, IterableDataset
+
+AnyDataset: TypeAlias = Dataset | IterableDataset
+
+# Rows looked at together: enough that Arrow's kernels dominate, few enough that the copies they make stay small.
+BATCH_ROWS = 100_000
+
+
+def column_names(dataset: AnyDataset) -> list[str]:
+    """The columns of a data set, taken from its first row when a stream does not say."""
+    names = dataset.column_names
+    if names is None:
+        first = next(iter(dataset), None)
+        names = list(first) if first else []
+    return names
+
+
+def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[pa.Table, int]]:
+    """Yield the rows as tables of these columns, each with the position of its first row."""
+    # A table without columns has no rows in Arrow, so reading no column still reads one.
+    names = list(dict.fromkeys(columns)) or column_names(dataset)[:1]
+    start = 0
+    for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=BATCH_ROWS):
+        yield table, start
+        start += table.num_rows
+
+
+def row_count(dataset: AnyDataset) -> int:
+    """The number of rows, counted by reading when the data set is a stream."""
+    if isinstance(dataset, Dataset):
+        return len(dataset)
+    return sum(table.num_rows for table, _ in read_tables(dataset, []))

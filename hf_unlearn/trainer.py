@@ -1,0 +1,474 @@
+"""The trainer: transformers' ``Trainer`` on the retained set, from a chosen start, with the evidence around it."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from huggingface_hub import CommitInfo
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
+from transformers.trainer_utils import TrainOutput
+
+from .callbacks import MeasureForgetting, SaveOnInterrupt, StopWhenForgotten
+from .card import write_card
+from .config import UnlearningConfig
+from .cost import CostMeter, flops_per_token
+from .data import PaddingCollator, Task, encode, make_encoder, padding_id
+from .errors import InputError
+from .evaluation.evidence import EvidenceSets, evidence_sets, losses, save_tables
+from .evaluation.plots import PLOT_FILE, plot_losses
+from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
+from .evaluation.scoring import preserved_rng
+from .evaluation.statistics import membership_auc
+from .hub import publish
+from .methods import METHODS
+from .models import (
+    Model,
+    ModelSource,
+    freeze_all_but_last,
+    load_anchor,
+    load_tokenizer,
+    locate,
+    lora_settings,
+    plain_model,
+    task_of,
+    to_device,
+)
+from .record import RECORD_FILE, DataSource, find_base, load_any, load_record
+from .reporting import trainer_report
+from .retained import SplitAudit
+from .starts import StartInputs
+from .tables import AnyDataset
+
+# Enough records for the curve during training; the report uses all of them.
+MEASURED_RECORDS = 500
+TABLES_FOLDER = "tables"
+
+
+class UnlearningTrainer(Trainer):
+    """Fine-tunes a model on the retained set and measures what it still knows of the forget set.
+
+    ``train()`` scores the original model, moves it to the start of the method, and fine-tunes from there with the
+    model's own loss on L; S never enters a training batch. ``report()`` scores the result and reaches the verdict.
+
+    Args:
+        model: the original model A(D): a folder or Hub id, or a model in memory.
+        args: the settings.
+        train_dataset: L, as records (see :mod:`hf_unlearn.data`) or as examples with ``input_ids`` and ``labels``.
+        forget_dataset: S; it is only ever measured. Without it this is plain training.
+        holdout_dataset: H, records like S that no model saw.
+        eval_dataset: a test split.
+        processing_class: the tokenizer; that of the model when None.
+        data_collator: stacks examples; pads them when None.
+        peft_config: trains an adapter instead of the weights; not for a model that is an adapter already.
+        callbacks: added to the trainer's own.
+        source: where a model in memory came from, for the training record and the card.
+        task: what the model does; read from its architecture when None.
+
+    Raises:
+        InputError: something does not fit together; nothing has been written then.
+    """
+
+    model: Model
+    args: UnlearningConfig
+
+    def __init__(
+        self,
+        model: str | Model,
+        args: UnlearningConfig | None = None,
+        train_dataset: AnyDataset | None = None,
+        forget_dataset: AnyDataset | None = None,
+        holdout_dataset: AnyDataset | None = None,
+        eval_dataset: AnyDataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        data_collator: Callable[[list[dict]], dict[str, torch.Tensor]] | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        *,
+        source: ModelSource | None = None,
+        task: Task | None = None,
+    ):
+        # Args
+        args = UnlearningConfig() if args is None else args
+        if train_dataset is None:
+            raise InputError("The trainer needs the retained set as train_dataset.")
+        if not isinstance(train_dataset, Dataset) and args.max_steps <= 0:
+            raise InputError("A streamed data set has no length; say how many steps to train with max_steps.")
+        if args.stop_when_forgotten and (forget_dataset is None or holdout_dataset is None):
+            raise InputError(
+                "stop_when_forgotten needs forget_dataset and holdout_dataset to tell one from the other."
+            )
+        self.method = METHODS[args.method]
+        self.alpha = self.method.resolve_alpha(args.alpha)
+
+        # Model
+        self.source = source or _source_of(model)
+        if isinstance(model, str):
+            assert self.source is not None
+            loaded = load_any(self.source, task)
+        else:
+            loaded = model
+        plain = plain_model(loaded)
+        self.task: Task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
+        self.trained_adapter = isinstance(loaded, PeftModel)
+
+        # Lineage
+        self.record = load_record(self.source) if self.source else None
+        self.base = find_base(self.source, self.record, args.base_model_name_or_path, args.base_model_revision)
+        self._check_lineage(args)
+
+        # Tokenizer
+        if processing_class is None:
+            processing_class = load_tokenizer([place for place in (self.source, self.base) if place is not None])
+
+        if args.train_last_layers is not None:
+            if peft_config is not None or self.trained_adapter:
+                raise InputError("train_last_layers is for full training; choose an adapter's layers in peft_config.")
+            freeze_all_but_last(plain, args.train_last_layers)
+
+        # PEFT
+        if peft_config is not None:
+            loaded = self._add_adapter(loaded, peft_config, args)
+        self.lora = lora_settings(loaded)
+
+        # Data
+        if data_collator is None:
+            data_collator = PaddingCollator(padding_id(processing_class))
+        encoder = make_encoder(train_dataset, self.task, plain.config, processing_class, args.max_length, args.layout)
+        sets: dict[SetName, AnyDataset | None] = {
+            "forget": forget_dataset,
+            "holdout": holdout_dataset,
+            "retained": train_dataset,
+            "test": eval_dataset,
+        }
+        self.evidence: EvidenceSets | None = None
+        self.retained_rows = len(train_dataset) if isinstance(train_dataset, Dataset) else None
+        with args.main_process_first(desc="tokenising"):
+            if forget_dataset is not None:
+                batch_size = args.per_device_eval_batch_size
+                self.evidence = evidence_sets(sets, encoder, data_collator, self.task, batch_size, args.seed)
+            if encoder is not None:
+                train_dataset = encode(train_dataset, encoder, "retained")
+                eval_dataset = encode(eval_dataset, encoder, "test") if eval_dataset is not None else None
+
+        super().__init__(
+            model=loaded,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+        )
+        self._prepare_measuring()
+
+    def _check_lineage(self, args: UnlearningConfig) -> None:
+        if self.method.needs_base and self.base is None:
+            raise InputError(
+                f"The method {args.method!r} needs the model that the original was fine-tuned from, which neither a "
+                "training record nor the card names; give it with base_model_name_or_path."
+            )
+        if args.budget is not None:
+            if self.record is None:
+                raise InputError(
+                    "budget is a fraction of the original training, and there is no training_record.json beside the "
+                    "model that tells what that was; set num_train_epochs instead."
+                )
+            args.num_train_epochs = args.budget * self.record.epochs
+
+    def _add_adapter(self, model: Model, peft_config: PeftConfig, args: UnlearningConfig) -> PeftModel:
+        if isinstance(model, PeftModel):
+            raise InputError(
+                "The model is an adapter already, and that is what will be trained; leave peft_config out."
+            )
+        if 0 < self.alpha < 1 and not args.merge_adapter:
+            raise InputError(
+                f"{args.method!r} moves the weights under the new adapter, so the adapter alone would not be the "
+                "result; set merge_adapter, or train without an adapter."
+            )
+        set_seed(args.seed)
+        wrapped = get_peft_model(model, peft_config)
+        assert isinstance(wrapped, PeftModel)
+        return wrapped
+
+    def _prepare_measuring(self) -> None:
+        self.tables: dict[str, dict[SetName, pa.Table]] = {}
+        self.evidence_report: UnlearningReport | None = None
+        self._measured: dict[str, float] = {}
+        self._flops_per_token: tuple[float, float] | None = None
+        self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
+        self.stopping = StopWhenForgotten(self.args.auc_margin)
+        self.add_callback(self.cost)
+        self.add_callback(self.interrupt)
+        if self.evidence is None or self.args.measure_steps == 0:
+            return
+        watched = self.evidence
+        if self.args.stop_when_forgotten:
+            watched, self.evidence = self.evidence.halves(self.args.seed)
+        self.watched = watched.at_most(MEASURED_RECORDS, self.args.seed)
+        self.add_callback(MeasureForgetting(self.measure, self.args.measure_steps))
+        if self.args.stop_when_forgotten:
+            self.add_callback(self.stopping)
+
+    # Training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Score the original, move to the start, fine-tune on L (see ``Trainer.train``).
+
+        Args:
+            resume_from_checkpoint: a checkpoint folder, or True for the last complete one in ``output_dir``.
+            args, kwargs: as for the parent.
+
+        Raises:
+            InputError: there is no checkpoint to resume from.
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved.
+        """
+        checkpoint: str | None = None
+        if resume_from_checkpoint is True:
+            checkpoint = last_checkpoint(self.args.folder)
+            if checkpoint is None:
+                raise InputError(f"There is no complete checkpoint in {self.args.folder} to resume from.")
+        elif resume_from_checkpoint:
+            checkpoint = str(resume_from_checkpoint)
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+            self.cost.restore(state.stateful_callbacks["CostMeter"]["attributes"])
+        with preserved_rng():
+            if self.evidence is not None:
+                self.tables["original"] = self._score(self.evidence)
+            if checkpoint is None:
+                self._move_to_start()
+        try:
+            output = super().train(checkpoint, *args, **kwargs)
+        finally:
+            self.interrupt.restore()
+        if self.interrupt.interrupted:
+            raise KeyboardInterrupt(f"stopped after step {self.state.global_step} of {self.state.max_steps}")
+        if self.args.merge_adapter and isinstance(self.model, PeftModel):
+            self.model = self.model_wrapped = self.model.merge_and_unload()
+        return output
+
+    def _move_to_start(self) -> None:
+        base = self.base
+
+        def load_base() -> PreTrainedModel:
+            assert base is not None
+            plain = plain_model(self.model)
+            return load_anchor(base, self.task, plain.config, dtype=plain.dtype, seed=self.args.seed)
+
+        inputs = StartInputs(self.alpha, self.args.seed, self.trained_adapter, load_base)
+        self.method.start(self.model, inputs)
+        if self.method.name == "base" and isinstance(self.model, PeftModel) and base is not None:
+            for config in self.model.peft_config.values():
+                config.base_model_name_or_path, config.revision = base.name, base.revision
+
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
+        """Operations of a forward and backward pass, for frozen weights and adapters too.
+
+        Per token two for each weight forward, two backward for each weight from the first trained one on, two more for
+        each trained weight; embeddings are left out, as by the parent.
+        """
+        return int(inputs["input_ids"].numel() * self._flops()[0])
+
+    def _flops(self) -> tuple[float, float]:
+        """Operations per token of a training step and of a forward pass."""
+        if self._flops_per_token is None:
+            self._flops_per_token = flops_per_token(self.accelerator.unwrap_model(self.model))
+        return self._flops_per_token
+
+    # Measuring
+
+    def measure(self) -> None:
+        """Measure the watched records now and hand the numbers to the next log; no random number is drawn."""
+        with preserved_rng():
+            tables = self._score(self.watched)
+        for name in ("forget", "holdout", "retained"):
+            if name in tables:
+                self._measured[f"{name}_loss"] = float(np.mean(tables[name]["loss"].to_numpy()))
+        found = losses(tables)
+        if found is not None:
+            auc = membership_auc(found.forget, found.holdout, confidence=0.90)
+            self._measured |= {
+                "membership_auc": auc.value,
+                "membership_auc_low": auc.low,
+                "membership_auc_high": auc.high,
+            }
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the measurement that was made at this step if there was one."""
+        if self._measured:
+            logs = {**logs, **self._measured}
+            self._measured = {}
+        super().log(logs, start_time)
+
+    def _score(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
+        started = time.perf_counter()
+        tables = sets.score(self.model, self.accelerator.autocast)
+        self.cost.measured(time.perf_counter() - started, self._flops()[1] * sets.tokens)
+        return tables
+
+    # Results
+
+    def report(
+        self, *, audit: SplitAudit | None = None, dataset: DataSource | None = None, retrained: str | None = None
+    ) -> UnlearningReport:
+        """Measure the model as it is now and reach a verdict.
+
+        Args:
+            audit: of the split that made L and S; without it nothing is known about copies of S in L.
+            dataset: where D came from.
+            retrained: a model that was trained on L alone, a folder or Hub id, to compare with.
+
+        Returns:
+            The evidence; ``save_model`` writes it beside the model.
+
+        Raises:
+            InputError: there is no forget set to measure, or the retrained model does not fit.
+        """
+        if self.evidence is None:
+            raise InputError("Without forget_dataset there is nothing to report on.")
+        reference = None
+        with preserved_rng():
+            self.tables["unlearned"] = self._score(self.evidence)
+            if retrained is not None:
+                place = locate(retrained)
+                reference = load_record(place)
+                model = to_device(load_any(place, self.task), self.args.device)
+                # The yardstick is not part of what unlearning costs.
+                self.tables["retrained"] = self.evidence.score(model, self.accelerator.autocast)
+        self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference)
+        return self.evidence_report
+
+    # Saving
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model and, once there is a report, the evidence and the card; no file is ever there by half.
+
+        Args:
+            output_dir: where to; ``args.output_dir`` when None.
+            _internal_call: set by the parent for checkpoints, which hold the model alone.
+        """
+        target = Path(output_dir) if output_dir else self.args.folder
+        staging = target if _internal_call else target / ".model.part"
+        super().save_model(str(staging), _internal_call=True)
+        if not self.args.should_save:
+            return
+        # A pickle of the arguments, with the token for the Hub in it; nothing here reads it.
+        (staging / "training_args.bin").unlink(missing_ok=True)
+        if _internal_call:
+            return
+        # PEFT writes a card of its own, which would name a folder of this machine as the base.
+        (staging / "README.md").unlink(missing_ok=True)
+        for file in sorted(staging.iterdir()):
+            os.replace(file, target / file.name)
+        staging.rmdir()
+        if self.record is not None:
+            write_text(target / RECORD_FILE, self.record.to_json())
+        if self.evidence_report is not None:
+            save_tables(self.tables, target / TABLES_FOLDER)
+            plot_losses(self.evidence_report, self.tables, target / PLOT_FILE)
+            self.evidence_report.save(target / REPORT_FILE)
+            self.create_model_card()
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write the card from the report; the arguments are the parent's and override what the report says."""
+        if not self.is_world_process_zero():
+            return
+        if self.evidence_report is None:
+            raise InputError("The card is written from the report; call report() first.")
+        overrides = {
+            "language": language,
+            "license": license,
+            "tags": [tags] if isinstance(tags, str) else tags,
+            "model_name": model_name,
+            "base_model": finetuned_from,
+            "pipeline_tag": tasks,
+            "datasets": dataset_tags or dataset,
+            "dataset_config": dataset_args,
+        }
+        write_card(self.args.folder, self.evidence_report, overrides)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        *,
+        push_anyway: bool = False,
+        push_to_existing: bool = False,
+        **kwargs: Any,
+    ) -> CommitInfo | None:
+        """Publish the model with its evidence in one commit, to the repository ``args.hub_model_id``.
+
+        Args:
+            commit_message: the commit's first line; says the method and the verdict when None.
+            blocking: must be True; the commit is the last thing a run does.
+            token: for the Hub; ``args.hub_token`` or that of ``hf auth login`` when None.
+            revision: the branch.
+            private: whether a new repository is private; ``args.hub_private_repo`` when None.
+            push_anyway: publish a model whose verdict is ``not_forgotten`` or ``over_forgotten``.
+            push_to_existing: publish to a repository that has files already, whose history keeps them readable.
+            kwargs: for :meth:`create_model_card`.
+
+        Returns:
+            The commit; None on the processes that do not write.
+
+        Raises:
+            InputError: the verdict forbids it, the repository exists, or the Hub refuses.
+        """
+        if not blocking:
+            raise InputError("blocking=False is not possible: a model is published whole, in one commit.")
+        if self.evidence_report is None:
+            self.report()
+        self.save_model()
+        if not self.is_world_process_zero():
+            return None
+        if kwargs:
+            self.create_model_card(**kwargs)
+        return publish(
+            self.args.folder,
+            self.args.hub_model_id or self.args.folder.absolute().name,
+            token=token or self.args.hub_token,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+            push_anyway=push_anyway,
+            push_to_existing=push_to_existing,
+        )
+
+
+# Helpers
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest checkpoint that was written to its end, which the trainer marks with ``trainer_state.json``."""
+    folders = Path(output_dir).glob("checkpoint-*")
+    complete = [folder for folder in folders if (folder / "trainer_state.json").is_file()]
+    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))) if complete else None
+
+
+def _source_of(model: str | Model) -> ModelSource | None:
+    """Where a model came from, None for one that was made in memory."""
+    if isinstance(model, str):
+        return locate(model)
+    name = model.name_or_path if isinstance(model, PreTrainedModel) else None
+    return locate(name) if name else None
