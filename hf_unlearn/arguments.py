@@ -242,18 +242,22 @@ def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
     if command == "train":
         content = {key: value for key, value in content.items() if key in SHARED_WITH_ORIGINAL} | original
     # One recipe serves all the commands; each takes the settings that concern it.
-    flags = [flag for key, value in content.items() if key in parser.names for flag in _as_flags(key, value)]
+    actions = {action.dest: action for action in parser._actions}
+    flags = [flag for key, value in content.items() if key in actions for flag in _as_flags(actions[key], value)]
     return vars(parser.parse_known_args(flags)[0])
 
 
-def _as_flags(key: str, value: Any) -> list[str]:
+def _as_flags(action: argparse.Action, value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, list):
-        return [f"--{key}", *(str(item) for item in value)]
+        return [f"--{action.dest}", *(str(item) for item in value)]
     if isinstance(value, dict):
         value = json.dumps(value)
-    return [f"--{key}={value}"]
+    if value is False and "no" in (action.choices or ()):
+        # YAML reads an unquoted no as false.
+        value = "no"
+    return [f"--{action.dest}={value}"]
 
 
 def _unknown(key: str, names: set[str], kind: str) -> str:

@@ -1,5 +1,6 @@
 """The model card, rendered from the report."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,19 @@ SHOWN_SETTINGS = (
     "max_length",
     "bf16",
     "fp16",
+)
+
+REPEATED_SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "train_last_layers",
+    "max_length",
+    "dataset_text_field",
+    "prompt_template",
+    "completion_template",
 )
 
 # What a reader must know before anything else.
@@ -168,27 +182,31 @@ def _settings(report: UnlearningReport) -> dict[str, str]:
 
 def _flags(report: UnlearningReport) -> list[str]:
     """The flags that repeat the run, without where its records were."""
-    method, flags = report.method, []
+    method = report.method
+    flags: dict[str, Any] = {}
     if report.original:
-        flags.append(f"--model_name_or_path {report.original.name}")
-        if report.original.revision:
-            flags.append(f"--model_revision {report.original.revision}")
-    if report.dataset.name:
-        flags.append(f"--dataset_name {report.dataset.name}")
-        if report.dataset.revision:
-            flags.append(f"--dataset_revision {report.dataset.revision}")
-    flags.append(f"--method {method.name}")
+        flags |= {"model_name_or_path": report.original.name, "model_revision": report.original.revision}
+    flags |= {"dataset_name": report.dataset.name, "dataset_revision": report.dataset.revision}
+    flags["method"] = method.name
     if method.name in ("toward_base", "shrink_perturb"):
-        flags.append(f"--alpha {method.alpha}")
+        flags["alpha"] = method.alpha
     if report.base and method.name in ("toward_base", "base"):
-        flags.append(f"--base_model_name_or_path {report.base.name}")
-    flags.append(f"--budget {method.budget}" if method.budget else f"--num_train_epochs {method.epochs:g}")
-    for name in ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps"):
-        flags.append(f"--{name} {method.settings[name]}")
+        flags["base_model_name_or_path"] = report.base.name
+    flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
+    flags |= {name: method.settings.get(name) for name in REPEATED_SETTINGS}
     if method.lora:
-        flags.append(f"--use_peft --lora_r {method.lora['r']} --lora_alpha {method.lora['lora_alpha']}")
-    flags.append(f"--seed {method.seed}")
-    return flags
+        flags |= {"use_peft": "true", "lora_r": method.lora["r"], "lora_alpha": method.lora["lora_alpha"]}
+        flags["merge_adapter"] = "true" if method.merged else None
+    flags["seed"] = method.seed
+    return [f"--{name} {_in_shell(str(value))}" for name, value in flags.items() if value is not None]
+
+
+def _in_shell(value: str) -> str:
+    """A value as bash reads it, on one line."""
+    value = value.replace("```", "")
+    if "\n" not in value:
+        return shlex.quote(value)
+    return "$'" + value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
 
 
 def _escape(text: str) -> str:

@@ -66,8 +66,8 @@ class UnlearningConfig(TrainingArguments):
     base_model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "The model that the original was fine-tuned from, a folder or Hub id; None: as the training record, "
-            "the model card or the adapter says."
+            "help": "The model that the original was fine-tuned from, a folder or Hub id; None: as the training "
+            "record, the model card or the adapter says."
         },
     )
     base_model_revision: str | None = field(

@@ -277,6 +277,11 @@ class RecordEncoder:
         return segments
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        if self.tokenizer.chat_template is None:
+            raise InputError(
+                "The records are conversations and the tokenizer has no chat template; render them yourself into the "
+                "columns 'prompt' and 'completion'."
+            )
         if not messages:
             return ""
         text = self.tokenizer.apply_chat_template(

@@ -56,9 +56,13 @@ PRIVATE_SETTINGS = ("forget_values", "forget_rows", "holdout_values", "holdout_r
 PUBLISHING_SETTINGS = ("push", "push_anyway", "push_to_existing", "hub_model_id", "hub_private_repo", "hub_token")
 
 
-def console() -> Console:
-    """Where results are shown: on the main process only, and not squeezed when they go to a file."""
-    shown = Console(quiet=not PartialState().is_main_process, soft_wrap=True)
+def console(config: UnlearningConfig) -> Console:
+    """Where results are shown: on the main process only, and not squeezed when they go to a file.
+
+    Args:
+        config: making it has told the processes of a launch apart.
+    """
+    shown = Console(quiet=config.process_index > 0, soft_wrap=True)
     return shown if shown.is_terminal else Console(quiet=shown.quiet, soft_wrap=True, width=120)
 
 
@@ -68,9 +72,10 @@ def console() -> Console:
 def split(values: dict[str, Any]) -> None:
     """Show what a request would do; nothing is trained or written."""
     data_args = build(DataArguments, values)
+    config = build(UnlearningConfig, values)
     data, source = load_data(data_args)
-    parts = split_data(data, source, data_args, build(RequestArguments, values), build(UnlearningConfig, values))
-    print_audit(console(), parts.audit)
+    parts = split_data(data, source, data_args, build(RequestArguments, values), config)
+    print_audit(console(config), parts.audit)
 
 
 # train
@@ -81,7 +86,7 @@ def train(values: dict[str, Any]) -> None:
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     request_args = build(RequestArguments, values)
     config = build(UnlearningConfig, {"output_dir": "original", **values})
-    out = console()
+    out = console(config)
     data, source = load_data(data_args)
     dataset: AnyDataset
     if build(TrainArguments, values).train_on == "retained":
@@ -154,14 +159,16 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     """The main job: split, unlearn, measure, report, card and, if asked, publish."""
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     request_args, run_args = build(RequestArguments, values), build(RunArguments, values)
-    out = console()
 
     # Everything that can be wrong without a model is found before one is loaded.
     if {"budget", "num_train_epochs"} <= set(values):
         raise InputError("--budget and --num_train_epochs both say how long to train; give one of them.")
     source = _located(model_args)
     record = load_record(source)
-    config = build(UnlearningConfig, {"output_dir": "unlearned", **_inherited(record, values, out), **values})
+    inherited = _inherited(record, values)
+    config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
+    out = console(config)
+    _tell_inherited(out, inherited)
     if run_args.push and config.hub_model_id is None:
         raise InputError("--push needs --hub_model_id, the repository to publish to.")
     data, data_source = load_data(data_args)
@@ -273,18 +280,21 @@ def retrain(
     return str(folder)
 
 
-def _inherited(record: TrainingRecord | None, values: dict[str, Any], out: Console) -> dict[str, Any]:
+def _inherited(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
     """The training settings that the record fills in where the user said nothing."""
     if record is None:
         return {}
     inherited = {name: value for name, value in record.settings.items() if name not in values}
     if not {"budget", "num_train_epochs", "max_steps"} & set(values):
         inherited["budget"] = DEFAULT_BUDGET
+    return inherited
+
+
+def _tell_inherited(out: Console, inherited: dict[str, Any]) -> None:
     shown = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "budget")
     told = ", ".join(f"{name}={inherited[name]}" for name in shown if name in inherited)
     if told:
         out.print(f"From the original's training record, or by default: {told}.")
-    return inherited
 
 
 def _warn_of_other_data(out: Console, record: TrainingRecord | None, parts: RetainedSplit) -> None:
@@ -361,7 +371,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     compare = build(EvaluateArguments, values)
     config = build(UnlearningConfig, {"output_dir": "evaluation", **values})
-    out = console()
+    out = console(config)
     source = _located(model_args)
     data, data_source = load_data(data_args)
     parts = split_data(data, data_source, data_args, build(RequestArguments, values), config)
@@ -437,12 +447,12 @@ UNKNOWN_METHOD = MethodEntry(
 def card(folder: Path) -> None:
     """Write the card of a finished run again, from its report."""
     write_card(folder, UnlearningReport.load(folder / REPORT_FILE))
-    console().print(f"Wrote {folder / 'README.md'}.")
+    print(f"Wrote {folder / CARD_FILE}.")
 
 
 def push(folder: Path, repo_id: str, **options: Any) -> None:
     """Publish a finished run (see :func:`~hf_unlearn.hub.publish`)."""
-    console().print(f"Published: {publish(folder, repo_id, **options).commit_url}")
+    print(f"Published: {publish(folder, repo_id, **options).commit_url}")
 
 
 # Settings

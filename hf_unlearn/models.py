@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
+import yaml
 from huggingface_hub import ModelCard, hf_hub_download, resolve_revision
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -18,6 +19,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    RevisionResolutionError,
 )
 from huggingface_hub.utils import httpx
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -64,14 +66,16 @@ def hub_errors(what: str) -> Iterator[None]:
         raise InputError(f"{what} has no such revision; name a branch, tag or commit that exists.") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise InputError(
-            f"{what} is neither a folder here nor a repository on the Hub that you may read; "
+            f"{what} is neither a folder or file here nor a repository on the Hub that you may read; "
             "check its name, or log in with `hf auth login` if it is private."
         ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
+        if status == 404:
+            raise InputError(f"{what} is neither a folder or file here nor a repository on the Hub.") from None
         cure = "log in again with `hf auth login`" if status in (401, 403) else "try again later"
         raise InputError(f"{what}: the Hub answered {status}; {cure}.") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError):
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError, httpx.TransportError):
         raise InputError(f"{what} is not on this machine and the Hub cannot be reached.") from None
 
 
@@ -365,7 +369,7 @@ def read_card(source: ModelSource) -> ModelCard | None:
             return ModelCard.load(hf_hub_download(source.name, "README.md", revision=source.revision))
         except (FileNotFoundError, EntryNotFoundError):
             return None
-        except ValueError:
+        except (ValueError, yaml.YAMLError):
             return None
 
 

@@ -17,7 +17,7 @@ from datasets.table import InMemoryTable
 from .digests import keyed_digest
 from .duplicates import Copies, find_copies, text_columns
 from .errors import InputError
-from .requests import Matcher, PositionMatcher, Records
+from .requests import Matcher, PositionMatcher, Records, require_columns
 from .tables import AnyDataset, column_names, read_tables, row_count
 
 DuplicatePolicy = Literal["report", "forget", "error"]
@@ -152,6 +152,7 @@ def split_retained(
     copies = Copies((), None, None, None)
     if duplicates is not None:
         columns = duplicate_columns or text_columns(dataset, {column for part in parts for column in part.columns})
+        require_columns(columns, column_names(dataset))
         other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
         copies = find_copies(dataset, list(columns), forget_mask, holdout_mask, other)
     found = int(np.count_nonzero(copies.mask)) if copies.mask is not None else None

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import CommitInfo
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -120,7 +121,10 @@ class UnlearningTrainer(Trainer):
 
         # Lineage
         self.record = load_record(self.source) if self.source else None
-        self.base = find_base(self.source, self.record, args.base_model_name_or_path, args.base_model_revision)
+        base_name = args.base_model_name_or_path
+        if base_name is None and self.source is None and isinstance(loaded, PeftModel):
+            base_name = loaded.active_peft_config.base_model_name_or_path
+        self.base = find_base(self.source, self.record, base_name, args.base_model_revision)
         self._check_lineage(args)
 
         # Tokenizer
@@ -244,6 +248,8 @@ class UnlearningTrainer(Trainer):
                 self.tables["original"] = self._score(self.evidence)
             if checkpoint is None:
                 self._move_to_start()
+        # The parent seeds when it is made; whatever was drawn since then must not matter.
+        set_seed(self.args.seed)
         try:
             output = super().train(checkpoint, *args, **kwargs)
         finally:
@@ -267,6 +273,23 @@ class UnlearningTrainer(Trainer):
         if self.method.name == "base" and isinstance(self.model, PeftModel) and base is not None:
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path, config.revision = base.name, base.revision
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The model's own loss, normalised over all items of an optimiser step (see ``Trainer.compute_loss``)."""
+        if self.task != "text-classification" or num_items_in_batch is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # Classifiers such as BertForSequenceClassification take num_items_in_batch and average over the batch all the
+        # same, so the parent's gradient grows with the accumulation steps. Without accumulation this factor is one.
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        share = inputs["labels"].numel() * processes / num_items_in_batch
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        return (loss * share, outputs) if return_outputs else loss * share
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
         """Operations of a forward and backward pass, for frozen weights and adapters too.

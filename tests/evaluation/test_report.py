@@ -1,0 +1,99 @@
+"""The report as a file and as a picture."""
+
+import json
+import math
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from hf_unlearn import InputError, UnlearningReport
+from hf_unlearn.evaluation.plots import plot_losses
+from hf_unlearn.evaluation.report import summarise, summarise_arm
+from hf_unlearn.evaluation.statistics import Estimate
+
+from ..test_card import example_report
+
+
+def table(losses: list[float], tokens: int = 1) -> pa.Table:
+    n = len(losses)
+    nll = [loss * tokens for loss in losses]
+    columns = {"row": range(n), "tokens": [tokens] * n, "nll": nll, "loss": losses, "correct": [1] * n}
+    return pa.table({name: list(values) for name, values in columns.items()})
+
+
+def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
+    report = example_report()
+    report.save(tmp_path / "report.json")
+    assert UnlearningReport.load(tmp_path / "report.json") == report
+    assert not list(tmp_path.glob(".*")), "no temporary file may stay"
+
+
+def test_it_is_plain_json_without_nan(tmp_path: Path) -> None:
+    report = example_report()
+    arm = report.arms["unlearned"]
+    scores = replace(arm.sets["test"], perplexity=Estimate(math.inf, 1.0, math.nan, 3))
+    report = replace(report, arms={**report.arms, "unlearned": replace(arm, sets={"test": scores})})
+    report.save(tmp_path / "report.json")
+    text = (tmp_path / "report.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    perplexity = json.loads(text)["arms"]["unlearned"]["sets"]["test"]["perplexity"]
+    assert perplexity == {"value": None, "low": 1.0, "high": None, "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "no readable report"),
+        ("[]", "not an unlearning report of version 1"),
+        ('{"schema_version": 2}', "not an unlearning report of version 1"),
+        ('{"schema_version": 1, "task": "text-generation"}', "does not fit its schema"),
+    ],
+)
+def test_what_is_no_report(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        UnlearningReport.load(tmp_path / "report.json")
+    with pytest.raises(InputError, match="no readable report"):
+        UnlearningReport.load(tmp_path / "none.json")
+
+
+def test_summaries() -> None:
+    classified = summarise(table([0.5, 1.5]), "text-classification", sampled=True)
+    assert (classified.records, classified.loss.value, classified.sampled) == (2, 1.0, True)
+    assert classified.accuracy is not None
+    assert classified.accuracy.value == 1.0
+    assert classified.perplexity is None
+    generated = summarise(table([0.5, 1.5], tokens=10), "text-generation", sampled=False)
+    assert generated.perplexity is not None
+    assert generated.perplexity.value == pytest.approx(math.e)
+    assert generated.perplexity.low == pytest.approx(math.exp(generated.loss.low))
+    arm = summarise_arm({"forget": table([0, 1, 2]), "holdout": table([1.5, 3])}, "text-generation", set())
+    assert arm.membership_auc is not None
+    assert arm.membership_auc.value == pytest.approx(5 / 6)
+    assert summarise_arm({"forget": table([0, 1])}, "text-generation", set()).membership_auc is None
+
+
+@pytest.mark.parametrize("arms", [("original", "unlearned", "retrained"), ("unlearned",)])
+def test_the_picture(tmp_path: Path, arms: tuple[str, ...]) -> None:
+    report = example_report()
+    report = replace(report, arms={arm: report.arms[arm] for arm in arms})
+    rng = np.random.default_rng(0)
+    tables = {arm: {"forget": table(list(rng.random(30))), "holdout": table(list(1 + rng.random(30)))} for arm in arms}
+    plot_losses(report, tables, tmp_path / "plot.png")  # type: ignore[arg-type]
+    data = (tmp_path / "plot.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    assert width == 480 * len(arms)
+    assert height > 400
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_picture_without_held_out_records(tmp_path: Path) -> None:
+    report = example_report()
+    plot_losses(report, {"unlearned": {"forget": table([0.0, 0.0])}}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000

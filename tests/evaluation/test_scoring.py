@@ -1,0 +1,154 @@
+"""One forward pass, one table: against the formula, whatever the batches."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets
+from hf_unlearn.evaluation.scoring import preserved_rng, score
+
+from ..conftest import corpus, secrets_rows, tickets_rows
+
+
+def examples_of(folder: Path, rows: list[dict[str, Any]], max_length: int = 128, **fmt: Any) -> tuple[Any, Dataset]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = RecordEncoder(tokenizer, RecordFormat(**fmt), max_length, {"billing": 0, "delivery": 1, "other": 2})
+    examples = encode(Dataset.from_list(rows), encoder, "test")
+    assert isinstance(examples, Dataset)
+    return PaddingCollator(0), examples
+
+
+def by_hand(model: Any, examples: Dataset) -> dict[int, list[float]]:
+    """Tokens, NLL and hits of each record: one example at a time, in numpy and float64."""
+    found: dict[int, list[float]] = {}
+    for example in examples:
+        with torch.no_grad():
+            logits = model(torch.tensor([example["input_ids"]])).logits[0].double().numpy()
+        sums = found.setdefault(example["row"], [0.0, 0.0, 0.0])
+        for position, label in enumerate(example["labels"][1:]):
+            if label != IGNORED:
+                row = logits[position]
+                highest = row.max()
+                sums[0] += 1
+                sums[1] += highest + np.log(np.exp(row - highest).sum()) - row[label]
+                sums[2] += int(row.argmax() == label)
+    return found
+
+
+@pytest.mark.parametrize("max_length", [128, 12])
+def test_language_models_against_the_formula(lm_base: Path, max_length: int) -> None:
+    collator, examples = examples_of(lm_base, secrets_rows(12), max_length, kind="prompt_completion")
+    model = AutoModelForCausalLM.from_pretrained(lm_base).eval()
+    table = score(model, examples, collator, task="text-generation", batch_size=5)
+    expected = by_hand(model, examples)
+    assert table["row"].to_pylist() == sorted(expected)
+    for row, tokens, nll, loss, correct in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        assert (tokens, correct) == (expected[row][0], expected[row][2])
+        assert nll == pytest.approx(expected[row][1], rel=1e-5)
+        assert loss == pytest.approx(nll / tokens)
+
+
+def test_classifiers_against_the_formula(encoder_base: Path) -> None:
+    collator, examples = examples_of(encoder_base, tickets_rows(9), kind="classification")
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_base, num_labels=3).eval()
+    table = score(model, examples, collator, task="text-classification", batch_size=4)
+    for example, loss, tokens, correct in zip(examples, table["loss"], table["tokens"], table["correct"], strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([example["input_ids"]])).logits[0].double().numpy()
+        expected = np.log(np.exp(logits).sum()) - logits[example["labels"]]
+        assert loss.as_py() == pytest.approx(expected, rel=1e-4)
+        assert (tokens.as_py(), correct.as_py()) == (1, int(logits.argmax() == example["labels"]))
+
+
+def test_batches_do_not_matter(lm_base: Path) -> None:
+    collator, examples = examples_of(lm_base, [{"text": text} for text in corpus()[:30]], 64, kind="text")
+    model = AutoModelForCausalLM.from_pretrained(lm_base)
+    tables = [score(model, examples, collator, task="text-generation", batch_size=b) for b in (1, 7, 64)]
+    for table in tables[1:]:
+        np.testing.assert_allclose(table["nll"].to_numpy(), tables[0]["nll"].to_numpy(), rtol=1e-5)
+        assert table["row"].to_pylist() == tables[0]["row"].to_pylist() == list(range(30))
+
+
+def test_half_precision_is_scored_in_float32(lm_base: Path) -> None:
+    collator, examples = examples_of(lm_base, secrets_rows(8), kind="prompt_completion")
+    full = AutoModelForCausalLM.from_pretrained(lm_base)
+    half = AutoModelForCausalLM.from_pretrained(lm_base, dtype=torch.bfloat16)
+    tables = [score(m, examples, collator, task="text-generation", batch_size=4) for m in (full, half)]
+    np.testing.assert_allclose(tables[1]["loss"].to_numpy(), tables[0]["loss"].to_numpy(), rtol=0.02)
+
+
+def test_scoring_leaves_the_model_and_the_random_numbers_alone(lm_base: Path) -> None:
+    collator, examples = examples_of(lm_base, secrets_rows(8), kind="prompt_completion")
+    model = AutoModelForCausalLM.from_pretrained(lm_base).train()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first = score(model, examples, collator, task="text-generation", batch_size=4)
+    assert torch.equal(torch.rand(3), expected)
+    assert model.training
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert score(model, examples, collator, task="text-generation", batch_size=4).equals(first), "dropout must be off"
+
+
+def test_every_generator_is_preserved() -> None:
+    import random
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = draw()
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    with preserved_rng():
+        draw()
+    assert draw() == expected
+
+
+# Sets
+
+
+def sets_of(lm_base: Path, n: int = 60) -> EvidenceSets:
+    tokenizer = AutoTokenizer.from_pretrained(lm_base)
+    encoder = RecordEncoder(tokenizer, RecordFormat("prompt_completion"), 128)
+    rows = Dataset.from_list(secrets_rows(n))
+    parts: Any = {
+        "forget": rows.select(range(10)),
+        "holdout": rows.select(range(10, 31)),
+        "retained": rows,
+        "test": None,
+    }
+    return evidence_sets(parts, encoder, PaddingCollator(0), "text-generation", 8, seed=0)
+
+
+def test_halves_share_no_record_of_s_and_h(lm_base: Path) -> None:
+    sets = sets_of(lm_base)
+    first, second = sets.halves(seed=1)
+    for name in ("forget", "holdout"):
+        rows = [set(part.sets[name]["row"]) for part in (first, second)]  # type: ignore[index]
+        assert not rows[0] & rows[1]
+        assert rows[0] | rows[1] == set(sets.sets[name]["row"])  # type: ignore[index]
+        assert abs(len(rows[0]) - len(rows[1])) <= 1
+    assert first.sets["retained"]["row"][:] == second.sets["retained"]["row"][:] == sets.sets["retained"]["row"][:]
+    again, _ = sets.halves(seed=1)
+    assert again.sets["forget"]["row"][:] == first.sets["forget"]["row"][:]
+
+
+def test_a_part_of_large_sets_is_enough(lm_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_unlearn.evaluation.evidence.SAMPLE_ROWS", 20)
+    sets = sets_of(lm_base)
+    assert {name: len(part) for name, part in sets.sets.items()} == {"forget": 10, "holdout": 21, "retained": 20}
+    assert sets.sampled == {"retained"}
+    assert {name: len(part) for name, part in sets.at_most(12, 0).sets.items()} == {
+        "forget": 10,
+        "holdout": 12,
+        "retained": 12,
+    }
+    assert list(sets.score(AutoModelForCausalLM.from_pretrained(lm_base))) == ["forget", "holdout", "retained"]

@@ -1,0 +1,253 @@
+"""The model card: a golden file, and what must never be in it."""
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_unlearn.card import render_card
+from hf_unlearn.evaluation.report import (
+    ArmEntry,
+    CostEntry,
+    CurvePoint,
+    MethodEntry,
+    ModelEntry,
+    SetScores,
+    UnlearningReport,
+)
+from hf_unlearn.evaluation.statistics import Estimate
+from hf_unlearn.evaluation.verdict import Verdict
+from hf_unlearn.record import DataSource
+from hf_unlearn.retained import SplitAudit
+
+GOLDEN = Path(__file__).parent / "golden_card.md"
+FORBIDDEN = [
+    "None",
+    "none)",
+    "[](",
+    "()",
+    "nan",
+    "inf ",
+    "More information needed",
+    "licence",
+    "{{",
+    "}}",
+    "TODO",
+    "\n\n\n\n",
+]
+
+
+def scores(loss: float, accuracy: float | None) -> SetScores:
+    quality = Estimate(accuracy, accuracy - 0.1, min(accuracy + 0.1, 1.0), 40) if accuracy is not None else None
+    perplexity = None if quality else Estimate(7.0, 6.0, 8.0, 40)
+    return SetScores(40, Estimate(loss, loss - 0.05, loss + 0.05, 40), quality, perplexity, False)
+
+
+def example_report(task: Any = "text-classification", word: Any = "not_distinguished") -> UnlearningReport:
+    """A report with everything in it."""
+    accuracy = 0.9 if task == "text-classification" else None
+
+    def arm(loss: float, auc: float) -> ArmEntry:
+        sets = {name: scores(loss, accuracy) for name in ("forget", "holdout", "retained", "test")}
+        return ArmEntry(sets, Estimate(auc, auc - 0.06, min(auc + 0.06, 1.0), 80))
+
+    return UnlearningReport(
+        task=task,
+        original=ModelEntry("acme/router", "a" * 40, True),
+        base=ModelEntry("acme/encoder", "b" * 40, True),
+        dataset=DataSource("acme/messages", None, "train", "c" * 40, "f" * 16, 960),
+        audit=SplitAudit(
+            dataset_rows=960,
+            forget_rows=40,
+            retained_rows=920,
+            holdout_rows=40,
+            ids_requested=1,
+            ids_matched=1,
+            ids_unmatched=0,
+            duplicate_columns=["text"],
+            duplicate_policy="report",
+            duplicates_retained=0,
+            duplicates_forgotten=0,
+            near_duplicates_retained=None,
+            holdout_overlap=0,
+            dataset_fingerprint="f" * 16,
+            dataset_revision="c" * 40,
+            request_digest="d" * 64,
+        ),
+        method=MethodEntry(
+            name="toward_base",
+            summary="The original model moved part of the way back, then fine-tuned on the retained records.",
+            source="",
+            alpha=0.6,
+            budget=0.25,
+            epochs=1.0,
+            steps=58,
+            seed=0,
+            settings={
+                "learning_rate": 1e-4,
+                "lr_scheduler_type": "linear",
+                "per_device_train_batch_size": 16,
+                "gradient_accumulation_steps": 1,
+                "prompt_template": None,
+            },
+            lora=None,
+            merged=False,
+            stopped_early=False,
+        ),
+        cost=CostEntry(33.0, 14.0, 25519, 2.1e12, 1.3e12, 2**30, 8.4e12, 0.25, 0.4),
+        arms={"original": arm(0.02, 0.99), "unlearned": arm(1.0, 0.52), "retrained": arm(1.1, 0.5)},
+        curve=[CurvePoint(12, 0.5, 1.0, 0.1, 0.8, 0.7, 0.9)],
+        verdict=Verdict(
+            word,
+            ["The loss attack no longer tells S from H within ±0.10."],
+            [],
+            0.10,
+            0.21,
+            Estimate(0.02, -0.04, 0.08, 80),
+            "retrained",
+        ),
+        judged_on_part=False,
+        licence="apache-2.0",
+        created="2026-01-01T00:00:00+00:00",
+        software={"python": "3.11.7", "hf_unlearn": "0.1.0", "torch": "2.13.0"},
+        hardware={"device": "x86_64 CPU, 2 cores", "processes": "1"},
+    )
+
+
+def bare_report() -> UnlearningReport:
+    """A report with everything unknown that can be."""
+    full = example_report("text-generation", "undecided")
+    arm = ArmEntry({"forget": full.arms["unlearned"].sets["forget"]}, None)
+    return replace(
+        full,
+        original=None,
+        base=None,
+        dataset=DataSource(),
+        audit=None,
+        cost=None,
+        licence=None,
+        arms={"unlearned": arm},
+        curve=[],
+        method=replace(
+            full.method, name="unknown", alpha=None, budget=None, epochs=None, steps=None, seed=None, settings={}
+        ),
+        verdict=Verdict(
+            "undecided", ["Without held-out records nothing could be measured."], [], 0.1, None, None, None
+        ),
+    )
+
+
+def test_the_whole_card() -> None:
+    # To renew it after a wanted change: python -m tests.test_card
+    assert render_card(example_report(), "router-unlearned", adapter=False) == GOLDEN.read_text(encoding="utf-8")
+
+
+REPORTS = [
+    example_report(),
+    example_report("text-generation", "not_forgotten"),
+    example_report(word="exact"),
+    bare_report(),
+    replace(example_report(), cost=None, audit=None),
+    replace(
+        example_report(), original=ModelEntry("my_model", None, False), base=None, dataset=DataSource("rows.jsonl")
+    ),
+]
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=range(len(REPORTS)))
+@pytest.mark.parametrize("adapter", [False, True])
+def test_nothing_unknown_is_shown(report: UnlearningReport, adapter: bool) -> None:
+    card = render_card(report, "name", adapter=adapter)
+    for word in FORBIDDEN:
+        assert word not in card, word
+    assert not re.search(r"[ \t]+\n\|", card)
+    parsed = ModelCard(card)
+    assert parsed.data.library_name == ("peft" if adapter else "transformers")
+    assert parsed.data.pipeline_tag == report.task
+    tags = parsed.data.tags
+    assert tags is not None
+    assert {"unlearning", "machine-unlearning", "hf_unlearn"} <= set(tags)
+
+
+@pytest.mark.parametrize(
+    ("word", "first"),
+    [
+        ("not_forgotten", "> **This model still knows the records"),
+        ("over_forgotten", "> **This model treats the records"),
+        ("undecided", "> **Whether this model has forgotten"),
+        ("exact", "# name"),
+    ],
+)
+def test_the_first_line_says_what_matters(word: str, first: str) -> None:
+    card = render_card(example_report(word=word), "name", adapter=False)
+    body = card.split("---\n", 2)[2].strip()
+    assert body.startswith(first)
+
+
+def test_the_numbers_in_the_metadata_are_those_of_the_table() -> None:
+    report = example_report()
+    results = ModelCard(render_card(report, "name", adapter=False)).data.eval_results
+    assert results is not None
+    found = {(result.metric_type, result.dataset_split): result.metric_value for result in results}
+    assert found == {
+        ("accuracy", "forget"): 0.9,
+        ("accuracy", "holdout"): 0.9,
+        ("accuracy", "retained"): 0.9,
+        ("accuracy", "test"): 0.9,
+        ("roc_auc", "forget"): 0.52,
+    }
+    assert all(isinstance(value, float) for value in found.values())
+    assert results[0].dataset_revision == "c" * 40
+
+
+def test_lineage() -> None:
+    full = ModelCard(render_card(example_report(), "name", adapter=False)).data
+    assert (full.base_model, full.datasets, full.license) == ("acme/router", ["acme/messages"], "apache-2.0")
+    assert ModelCard(render_card(example_report(), "name", adapter=True)).data.base_model == "acme/encoder"
+    local = ModelCard(render_card(REPORTS[-1], "name", adapter=False)).data.to_dict()
+    assert not {"base_model", "datasets"} & set(local)
+
+
+def test_the_user_has_the_last_word() -> None:
+    given = {"license": "mit", "tags": ["mine"], "language": "en", "model_name": "Forgetful", "base_model": None}
+    card = ModelCard(render_card(example_report(), "name", adapter=False, overrides=given))
+    assert (card.data.license, card.data.language) == ("mit", "en")
+    assert card.data.tags is not None
+    assert "mine" in card.data.tags
+    assert "# Forgetful\n" in card.content
+
+
+def test_names_from_outside_cannot_write_markup() -> None:
+    hostile = ModelEntry("<script>alert(1)</script>|[x](http://evil)\n# big", None, False)
+    card = render_card(replace(example_report(), original=hostile), "n", adapter=False)
+    body = card.split("---\n", 2)[2]
+    prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
+    assert "<script>" not in prose
+    assert "[x](http" not in prose
+    assert "\n# big" not in body
+
+
+def test_the_command_that_repeats_the_run_is_bash() -> None:
+    report = example_report("text-generation")
+    settings = {**report.method.settings, "prompt_template": "It's {q}\nA:", "completion_template": " {a}"}
+    hostile = replace(
+        report, method=replace(report.method, settings=settings), original=ModelEntry("a b;`rm`$x", None, False)
+    )
+    card = render_card(hostile, "n", adapter=False)
+    command = card.split("```bash\n")[1].split("```")[0]
+    words = subprocess.run(
+        ["bash", "-c", f"hf-unlearn() {{ printf '%s\\0' \"$@\"; }}; {command}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    assert words[words.index("--prompt_template") + 1] == "It's {q}\nA:"
+    assert words[words.index("--model_name_or_path") + 1] == "a b;`rm`$x"
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(render_card(example_report(), "router-unlearned", adapter=False), encoding="utf-8")

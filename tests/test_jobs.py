@@ -1,0 +1,336 @@
+"""The commands from end to end on tiny models, and what they leave behind."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from hf_unlearn import UnlearningReport
+from hf_unlearn.cli import main
+from hf_unlearn.record import RECORD_FILE, TrainingRecord
+
+from .conftest import secrets_rows, tickets_rows, write_rows
+
+
+@pytest.fixture
+def command(recipe: Any, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command and returns its exit code, output and errors."""
+
+    def run(name: str, settings: dict[str, Any], *flags: str) -> tuple[int, str, str]:
+        code = main([name, "--config", str(recipe(**settings)), *flags])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def texts_in(folder: Path) -> dict[Path, str]:
+    """All that can be read as text in the files of a folder, weights and pictures included."""
+    return {path: path.read_bytes().decode("utf-8", "ignore") for path in folder.rglob("*") if path.is_file()}
+
+
+def leaks(text: str, rows: list[dict[str, Any]], columns: list[str], length: int = 20) -> list[str]:
+    """Pieces of records of at least that many characters that occur in a text."""
+    found = []
+    for row in rows:
+        for column in columns:
+            value = str(row[column])
+            found += [
+                value[i : i + length] for i in range(max(len(value) - length + 1, 0)) if value[i : i + length] in text
+            ]
+    return found
+
+
+# run
+
+
+@pytest.mark.parametrize("method", ["fine_tune", "toward_base", "shrink_perturb", "base"])
+def test_the_whole_road_for_a_language_model(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, method: str
+) -> None:
+    folder = tmp_path / "out"
+    code, out, err = command("run", {**lm_settings, "method": method, "output_dir": str(folder)}, "--with_retrained")
+    assert code == 0, err
+    report = UnlearningReport.load(folder / "unlearning_report.json")
+    assert report.method.budget == 0.25, "by default, when there is a training record"
+    assert list(report.arms) == ["original", "unlearned", "retrained"]
+    original = report.arms["original"].membership_auc
+    retrained = report.arms["retrained"].membership_auc
+    assert original is not None
+    assert retrained is not None
+    assert original.value > 0.95
+    assert 0.1 < retrained.value < 0.9
+    expected = {"fine_tune": "not_forgotten", "base": "exact"}
+    assert report.verdict.word == expected.get(method, report.verdict.word)
+    assert f"Verdict: {report.verdict.word}" in out
+    assert re.search(r"rows to forget \(S\)\s+10\n", out)
+    assert report.audit is not None
+    assert (report.audit.dataset_rows, report.audit.holdout_rows) == (50, 10)
+    assert report.cost is not None
+    assert (
+        report.cost.retraining_flops
+        == TrainingRecord.from_dict(json.loads((folder / "retrained" / RECORD_FILE).read_text())).flops
+    )
+    assert AutoModelForCausalLM.from_pretrained(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert {"README.md", "loss_histograms.png", "model.safetensors", "tokenizer.json", RECORD_FILE} <= names
+    assert not [name for name in names if name.startswith(".") or name.endswith(".bin")]
+
+
+def test_no_text_of_a_forgotten_record_and_no_id_leaves_a_run(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "out"
+    code, out, err = command(
+        "run", {**lm_settings, "method": "toward_base", "output_dir": str(folder)}, "--with_retrained"
+    )
+    assert code == 0
+    forgotten = secrets_rows()[:10]
+    # Single digits and words of the vocabulary are everywhere; ten characters are enough to be sure of a record.
+    for path, text in {**texts_in(folder), Path("stdout"): out, Path("stderr"): err, Path("log"): caplog.text}.items():
+        assert not leaks(text, forgotten, ["prompt", "completion"], length=10), path
+        assert not re.search(r"p-00\d", text), path
+
+
+def test_a_classifier_with_a_test_split_and_a_reference_of_its_own(
+    command: Any, classifier_settings: dict[str, Any], classifier_original: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write_rows(data / "train.jsonl", tickets_rows())
+    write_rows(data / "test.jsonl", tickets_rows(20))
+    settings = {**classifier_settings, "dataset_name": str(data), "dataset_test_split": "test"}
+    reference = tmp_path / "reference"
+    assert command("train", settings, "--train_on", "retained", "--output_dir", str(reference))[0] == 0
+    assert json.loads((reference / RECORD_FILE).read_text())["dataset"]["rows"] == 40
+    folder = tmp_path / "out"
+    code, out, err = command("run", {**settings, "retrained_model": str(reference), "output_dir": str(folder)})
+    assert code == 0, err
+    report = UnlearningReport.load(folder / "unlearning_report.json")
+    assert set(report.arms["unlearned"].sets) == {"forget", "holdout", "retained", "test"}
+    assert report.arms["retrained"].sets["test"].records == 20
+    assert "accuracy" in out
+
+
+def test_lora_from_the_command_line(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, lm_base: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    settings = {**lm_settings, "method": "base", "use_peft": True, "lora_r": 4, "output_dir": str(folder)}
+    code, _, err = command("run", settings)
+    assert code == 0, err
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["r"], config["base_model_name_or_path"]) == (4, str(lm_base))
+    card = (folder / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert "AutoPeftModelForCausalLM" in card
+    assert str(lm_base.parent) not in card
+    # an adapter can be unlearned in its turn, and be merged
+    merged = tmp_path / "merged"
+    again = {**lm_settings, "model_name_or_path": str(folder), "method": "toward_base", "output_dir": str(merged)}
+    code, _, err = command("run", again, "--merge_adapter", "--max_steps", "2")
+    assert code == 0, err
+    assert AutoModelForCausalLM.from_pretrained(merged)
+
+
+def test_the_same_command_goes_on_or_shows_the_result(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    settings = {**lm_settings, "output_dir": str(folder), "max_steps": 4, "save_steps": 2}
+    assert command("run", settings)[0] == 0
+    weights = (folder / "model.safetensors").read_bytes()
+    code, out, _ = command("run", settings)
+    assert code == 0
+    assert "holds this run, finished" in out
+    # the report is gone, as after a crash while scoring: training is not repeated, the result is the same
+    (folder / "unlearning_report.json").unlink()
+    (folder / "README.md").unlink()
+    code, out, _ = command("run", settings)
+    assert code == 0
+    assert "finished" not in out
+    assert (folder / "model.safetensors").read_bytes() == weights
+    # other settings, other folder
+    code, _, err = command("run", {**settings, "method": "base"})
+    assert code == 2
+    assert "holds a run with other settings (method); name another --output_dir" in err
+    code, _, err = command("run", {**settings, "forget_rows": [15]})
+    assert code == 2
+    assert "other settings (split)" in err
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("important")
+    code, _, err = command("run", {**lm_settings, "output_dir": str(tmp_path)})
+    assert code == 2
+    assert "is not empty and holds no run" in err
+    assert (tmp_path / "thesis.tex").read_text() == "important"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"forget_ids": None}, "Which records are to be forgotten?"),
+        ({"forget_id_column": None}, "--forget_ids needs --forget_id_column"),
+        ({"forget_id_column": "name"}, "no column 'name'; its columns are id, group, prompt, completion"),
+        ({"forget_values": ["group"]}, "must be written column=value"),
+        ({"holdout_split": "train"}, "H comes from one place"),
+        ({"holdout_ids": None, "holdout_split": "train"}, "is the split that was trained on"),
+        ({"holdout_ids": None, "holdout_split": "dev"}, "--holdout_split dev: the data set has the splits train"),
+        ({"dataset_train_split": "dev"}, "--dataset_train_split dev: the data set has the splits train"),
+        ({"dataset_test_split": "dev"}, "--dataset_test_split dev"),
+        ({"dataset_name": "nowhere.jsonl"}, "neither a folder or file here nor a repository on the Hub"),
+        ({"task": "text-classification"}, "no column 'text'"),
+        ({"prompt_template": "{question}", "completion_template": "{completion}"}, "no column 'question'"),
+        ({"duplicates": "error", "forget_ids": None, "forget_rows": [0]}, None),
+        ({"max_length": 4096}, "max_length=4096 is not possible: this model reads 2 to 128 tokens"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    command: Any,
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    message: str | None,
+    hub: Any,
+) -> None:
+    folder = tmp_path / "out"
+    merged = {k: v for k, v in {**lm_settings, **settings, "output_dir": str(folder)}.items() if v is not None}
+    code, _, err = command("run" if message else "split", merged)
+    assert code == (2 if message else 0)
+    assert (message or "") in err
+    assert not folder.exists()
+
+
+def test_data_that_cannot_be_read_is_not_quoted(command: Any, lm_settings: dict[str, Any], tmp_path: Path) -> None:
+    bad = tmp_path / "rows.jsonl"
+    bad.write_text('{"id": "a", "text": "the secret of Ann"}\n{"id": [1], "te')
+    code, _, err = command("split", {**lm_settings, "dataset_name": str(bad)})
+    assert code == 2
+    assert "its files are malformed" in err
+    assert "secret" not in err
+    code, _, err = command("split", {**lm_settings, "dataset_name": __file__})
+    assert code == 2
+    assert "is of no known type" in err
+
+
+# split, train, evaluate, card
+
+
+def test_split_only_shows(command: Any, lm_settings: dict[str, Any], tmp_path: Path) -> None:
+    rows = secrets_rows()
+    rows[20] = {**rows[20], "prompt": rows[0]["prompt"].upper(), "completion": "  " + rows[0]["completion"]}
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    before = set(tmp_path.iterdir())
+    code, out, _ = command("split", {**lm_settings, "dataset_name": str(data)})
+    assert code == 0
+    assert "1 retained rows have the text of a forgotten one" in out
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / "recipe.yaml"}
+
+
+def test_a_record_says_how_it_was_trained(lm_original: Path, lm_base: Path, lm_settings: dict[str, Any]) -> None:
+    record = TrainingRecord.from_dict(json.loads((lm_original / RECORD_FILE).read_text()))
+    assert record.base_model == str(lm_base)
+    assert (record.dataset.rows, record.dataset.name) == (50, "secrets.jsonl")
+    assert (record.epochs, record.steps, record.seed) == (40.0, 200, 3)
+    assert record.settings["learning_rate"] == 1e-2
+    assert record.flops > 0
+    assert record.tokens > 50 * 40
+
+
+def test_training_again_is_not_needed(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = command("train", lm_settings)
+    assert code == 0
+    assert "holds this training, finished" in out
+    code, _, err = command("train", {**lm_settings, "seed": 99})
+    assert code == 2
+    assert "other settings (seed)" in err
+
+
+def test_evaluate_measures_what_others_made(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, lm_base: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "evaluation"
+    settings = {**lm_settings, "output_dir": str(folder), "original_model": str(lm_original)}
+    code, out, err = command("evaluate", settings, "--model_name_or_path", str(lm_base))
+    assert code == 0, err
+    report = UnlearningReport.load(folder / "unlearning_report.json")
+    assert report.method.name == "unknown"
+    assert list(report.arms) == ["original", "unlearned"]
+    assert report.verdict.word in ("undecided", "not_distinguished"), "never exact: nobody knows how it was made"
+    assert {path.name for path in folder.iterdir()} == {"unlearning_report.json", "loss_histograms.png", "tables"}
+    code, out, _ = command("evaluate", {**settings, "output_dir": str(tmp_path / "e2")})
+    assert "Verdict: not_forgotten" in out
+
+
+def test_the_card_can_be_written_again(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    assert command("run", {**lm_settings, "output_dir": str(folder), "max_steps": 1})[0] == 0
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text("lost")
+    assert main(["card", str(folder)]) == 0
+    assert (folder / "README.md").read_text() == card
+
+
+def test_the_readme_example_in_python(
+    lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import load_dataset
+
+    from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
+
+    data = load_dataset("json", data_files=lm_settings["dataset_name"], split="train")
+    split = split_retained(
+        data,
+        Records.ids_from_file("id", lm_settings["forget_ids"]),
+        holdout=Records.ids_from_file("id", lm_settings["holdout_ids"]),
+    )
+    trainer = UnlearningTrainer(
+        model=str(lm_original),
+        args=UnlearningConfig(str(tmp_path / "out"), method="base", budget=0.1),
+        train_dataset=split.retained,
+        forget_dataset=split.forget,
+        holdout_dataset=split.holdout,
+    )
+    trainer.train()
+    report = trainer.report(audit=split.audit)
+    trainer.save_model()
+    assert report.verdict.word == "exact"
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_two_processes_write_once_and_count_once(
+    lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Any
+) -> None:
+    import subprocess
+    import sys
+
+    launcher = tmp_path / "accelerate.yaml"
+    launcher.write_text((Path(__file__).parents[1] / "recipes/accelerate/cpu_2_processes.yaml").read_text())
+    tables = []
+    for name, launch in (("one", []), ("two", ["-m", "accelerate.commands.launch", "--config_file", str(launcher)])):
+        folder = tmp_path / name
+        settings = {**lm_settings, "method": "base", "use_cpu": True, "output_dir": str(folder)}
+        flags = ["-m", "hf_unlearn.cli", "run", "--config", str(recipe(**settings)), "--max_steps", "3"]
+        done = subprocess.run([sys.executable, *launch, *flags], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("Verdict: exact") == 1
+        report = UnlearningReport.load(folder / "unlearning_report.json")
+        assert report.hardware["processes"] == ("2" if name == "two" else "1")
+        tables.append({s: (v.records, v.loss.value) for s, v in report.arms["original"].sets.items()})
+    assert tables[0].keys() == tables[1].keys()
+    for key, (records, loss) in tables[0].items():
+        assert tables[1][key][0] == records
+        assert tables[1][key][1] == pytest.approx(loss, rel=1e-5)
+    assert torch.get_num_threads() >= 1
