@@ -12,7 +12,7 @@ from .report import SetName, UnlearningReport
 
 PLOT_FILE = "loss_histograms.png"
 STYLES: dict[SetName, dict[str, Any]] = {
-    "forget": {"label": "forgotten (S)", "histtype": "stepfilled", "color": "#d95f02", "alpha": 0.55},
+    "forget": {"label": "records to forget (S)", "histtype": "stepfilled", "color": "#d95f02", "alpha": 0.55},
     "holdout": {"label": "never seen (H)", "histtype": "step", "color": "black", "linewidth": 1.6},
 }
 TITLES = {"original": "before", "unlearned": "after", "retrained": "retrained without S"}

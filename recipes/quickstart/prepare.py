@@ -98,7 +98,9 @@ def main() -> None:
     (folder / "minilm").mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copyfile(source / name, folder / "minilm" / name)
-    print(f"Wrote {len(rows) - len(test)} messages to train on, {len(test)} to test on, and the base model to {folder}.")
+    print(
+        f"Wrote {len(rows) - len(test)} messages to train on, {len(test)} to test on, and the base model to {folder}."
+    )
 
 
 if __name__ == "__main__":
