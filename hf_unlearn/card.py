@@ -59,7 +59,7 @@ def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, A
     """Write the card of a finished run into its folder.
 
     Args:
-        folder: the output folder; an adapter in it is told by its ``adapter_config.json``.
+        folder: the output folder.
         report: what the card says.
         overrides: metadata that the user sets: ``language``, ``license``, ``tags`` (added), ``model_name``,
             ``base_model``, ``pipeline_tag``, ``datasets``, ``dataset_config``; None values are left out.
@@ -69,15 +69,12 @@ def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, A
 
 def rendered_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, Any] | None = None) -> str:
     """The card of a finished run, as :func:`write_card` writes it."""
-    adapter = (folder / "adapter_config.json").is_file()
-    has_plot = (folder / PLOT_FILE).is_file()
-    return render_card(report, folder.resolve().name, adapter, has_plot, overrides)
+    return render_card(report, folder.resolve().name, (folder / PLOT_FILE).is_file(), overrides)
 
 
 def render_card(
     report: UnlearningReport,
     name: str,
-    adapter: bool,
     has_plot: bool = True,
     overrides: Mapping[str, Any] | None = None,
 ) -> str:
@@ -86,7 +83,6 @@ def render_card(
     Args:
         report: what the card says.
         name: of the model, unless overridden.
-        adapter: whether the repository holds an adapter.
         has_plot: whether the picture lies beside it.
         overrides: see :func:`write_card`.
     """
@@ -98,29 +94,28 @@ def render_card(
     environment.filters |= {"md": _escape, "show": show, "number": lambda value: f"{value:,}"}
     return environment.get_template("model_card.md").render(
         report=report,
-        metadata=_metadata(report, name, adapter, given).to_yaml(),
+        metadata=_metadata(report, name, given).to_yaml(),
         name=name,
-        adapter=adapter,
         has_plot=has_plot,
         first_line=FIRST_LINES.get(report.verdict.word),
         arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
         sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],
         set_names=SET_NAMES,
-        parent=_parent(report, adapter),
+        parent=_parent(report),
         settings=_settings(report),
         flags=_flags(report),
         on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
     )
 
 
-def _metadata(report: UnlearningReport, name: str, adapter: bool, given: dict[str, Any]) -> ModelCardData:
-    parent = _parent(report, adapter)
+def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> ModelCardData:
+    parent = _parent(report)
     datasets = given.get("datasets", report.dataset.name)
     datasets = [datasets] if isinstance(datasets, str) else datasets or []
     values: dict[str, Any] = {
         "language": given.get("language"),
         "license": given.get("license", report.licence),
-        "library_name": "peft" if adapter else "transformers",
+        "library_name": "peft" if report.method.adapter_of else "transformers",
         "pipeline_tag": given.get("pipeline_tag", report.task),
         "tags": list(dict.fromkeys([*TAGS, report.method.name, *given.get("tags", [])])),
         "base_model": given.get("base_model", parent.name if parent and parent.on_hub else None),
@@ -133,9 +128,11 @@ def _metadata(report: UnlearningReport, name: str, adapter: bool, given: dict[st
     )
 
 
-def _parent(report: UnlearningReport, adapter: bool) -> ModelEntry | None:
-    """The model that this one was fine-tuned from."""
-    return report.base if adapter or report.method.name == "base" else report.original
+def _parent(report: UnlearningReport) -> ModelEntry | None:
+    """The model that this one was fine-tuned from, or is an adapter of."""
+    if report.method.adapter_of is not None:
+        return report.method.adapter_of
+    return report.base if report.method.name == "base" else report.original
 
 
 def _eval_results(report: UnlearningReport, config: str | None) -> list[EvalResult]:
@@ -196,7 +193,7 @@ def _flags(report: UnlearningReport) -> list[str]:
     flags |= {name: method.settings.get(name) for name in REPEATED_SETTINGS}
     if method.lora:
         flags |= {"use_peft": "true", "lora_r": method.lora["r"], "lora_alpha": method.lora["lora_alpha"]}
-        flags["merge_adapter"] = "true" if method.merged else None
+        flags["merge_adapter"] = None if method.adapter_of else "true"
     flags["seed"] = method.seed
     return [f"--{name} {_in_shell(str(value))}" for name, value in flags.items() if value is not None]
 

@@ -166,7 +166,7 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
     known = {value: value for value in label2id.values()} | label2id
     if not isinstance(dataset, Dataset):
         return known
-    unknown = [label for label in dataset.unique(label_field) if label not in known]
+    unknown = [label for label in dataset.unique(label_field) if label is not None and label not in known]
     if unknown:
         raise InputError(
             f"{len(unknown)} of the labels in column {label_field!r} are none of the model's classes, "
@@ -206,7 +206,11 @@ class RecordEncoder:
         Returns:
             ``input_ids``, ``attention_mask``, ``labels`` (token ids, -100 where not trained on; or the class),
             ``row`` (the record's position) and ``truncated`` (whether tokens were cut off), all of shape (examples,).
+
+        Raises:
+            InputError: a record without text or label, or a conversation that cannot be trained on.
         """
+        self._check(batch)
         if self.format.kind == "classification":
             return self._classification(batch, rows)
         out: dict[str, list[Any]] = {
@@ -224,6 +228,18 @@ class RecordEncoder:
                     out["row"].append(row)
                     out["truncated"].append(False)
         return out
+
+    def _check(self, batch: dict[str, list[Any]]) -> None:
+        """Raise InputError where a record has no text, or something else in its place."""
+        for column in self.format.text_columns:
+            templated = self.format.prompt is not None
+            for value in batch[column]:
+                if value is None:
+                    raise InputError(f"Some records have nothing in column {column!r}; remove or fill them.")
+                if not templated and not isinstance(value, str | list):
+                    raise InputError(f"Column {column!r} holds {type(value).__name__} values, not text.")
+        if self.format.kind == "classification" and None in batch[self.format.label]:
+            raise InputError(f"Some records have no label in column {self.format.label!r}; remove or fill them.")
 
     def _classification(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         texts = batch[self.format.text]
@@ -392,14 +408,6 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
         encoder = replace(encoder, labels=label_ids(dataset, encoder.format.label, encoder.label2id))
     if isinstance(dataset, IterableDataset):
         return dataset.map(encoder, with_indices=True, batched=True, remove_columns=column_names(dataset))
-    for column in columns:
-        missing = sum(
-            chunk.null_count for chunk in dataset.select_columns([column]).with_format("arrow")[:][column].chunks
-        )
-        if missing:
-            raise InputError(
-                f"{missing} of the {name} records have nothing in column {column!r}; remove or fill them."
-            )
     examples = dataset.select_columns(columns).map(
         encoder, with_indices=True, batched=True, remove_columns=columns, desc=f"Tokenising the {name} set"
     )

@@ -1,5 +1,6 @@
 """Publishing: the model and its evidence in one commit, and only when the verdict allows it."""
 
+import logging
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
@@ -11,6 +12,8 @@ from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
 from .models import ModelSource
 from .record import RECORD_FILE, load_record
+
+logger = logging.getLogger(__name__)
 
 # What a model repository is made of, by name: whatever else lies in the folder stays at home.
 PUBLISHED = (
@@ -82,6 +85,8 @@ def publish(
                 f"{repo_id} has files already; choose a new name, or add --push_to_existing. The old weights stay "
                 "readable in its history either way."
             )
+        if present:
+            logger.warning("The weights that %s had before stay readable in its history.", repo_id)
         _name_card(folder, report, repo_id)
         operations = [CommitOperationAdd(path.name, path) for path in files]
         return api.create_commit(repo_id, operations, commit_message=message, revision=revision)

@@ -436,7 +436,7 @@ UNKNOWN_METHOD = MethodEntry(
     seed=None,
     settings={},
     lora=None,
-    merged=False,
+    adapter_of=None,
     stopped_early=False,
 )
 

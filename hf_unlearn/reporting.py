@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from peft import PeftModel
 
-from .evaluation.assemble import assemble_report
+from .evaluation.assemble import assemble_report, model_entry
 from .evaluation.report import CostEntry, CurvePoint, MethodEntry, UnlearningReport
 from .evaluation.verdict import Provenance
 from .record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
@@ -75,6 +75,7 @@ def trainer_report(
             start_saw_forget=trainer.alpha < 1,
             stage=_stage(trainer),
             duplicates_retained=audit.duplicates_retained if audit else None,
+            stopped_by_forget=trainer.args.stop_when_forgotten,
         ),
         margin=trainer.args.auc_margin,
         judged_on_part=trainer.args.stop_when_forgotten,
@@ -114,7 +115,7 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
         seed=trainer.args.seed,
         settings={name: values[name] for name in TRAINING_SETTINGS},
         lora=trainer.lora,
-        merged=trainer.lora is not None and not isinstance(trainer.model, PeftModel),
+        adapter_of=model_entry(trainer.adapter_base) if isinstance(trainer.model, PeftModel) else None,
         stopped_early=trainer.stopping.stopped,
     )
 

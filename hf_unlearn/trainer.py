@@ -1,6 +1,7 @@
 """The trainer: transformers' ``Trainer`` on the retained set, from a chosen start, with the evidence around it."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,12 +132,11 @@ class UnlearningTrainer(Trainer):
         if processing_class is None:
             processing_class = load_tokenizer([place for place in (self.source, self.base) if place is not None])
 
+        # Trained weights
         if args.train_last_layers is not None:
             if peft_config is not None or self.trained_adapter:
                 raise InputError("train_last_layers is for full training; choose an adapter's layers in peft_config.")
             freeze_all_but_last(plain, args.train_last_layers)
-
-        # PEFT
         if peft_config is not None:
             loaded = self._add_adapter(loaded, peft_config, args)
         self.lora = lora_settings(loaded)
@@ -173,6 +173,10 @@ class UnlearningTrainer(Trainer):
         self._prepare_measuring()
 
     def _check_lineage(self, args: UnlearningConfig) -> None:
+        if self.base is not None and self.base == self.source:
+            raise InputError(
+                f"The base {self.base.name!r} is the original itself; name the model it was trained from."
+            )
         if self.method.needs_base and self.base is None:
             raise InputError(
                 f"The method {args.method!r} needs the model that the original was fine-tuned from, which neither a "
@@ -233,6 +237,8 @@ class UnlearningTrainer(Trainer):
             InputError: there is no checkpoint to resume from.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved.
         """
+        if self.tables:
+            raise InputError("This trainer has trained already; make another one for another run.")
         checkpoint: str | None = None
         if resume_from_checkpoint is True:
             checkpoint = last_checkpoint(self.args.folder)
@@ -242,6 +248,8 @@ class UnlearningTrainer(Trainer):
             checkpoint = str(resume_from_checkpoint)
         if checkpoint is not None:
             state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+            if "CostMeter" not in state.stateful_callbacks:
+                raise InputError(f"{checkpoint} is not a checkpoint of this trainer.")
             self.cost.restore(state.stateful_callbacks["CostMeter"]["attributes"])
         with preserved_rng():
             if self.evidence is not None:
@@ -259,6 +267,13 @@ class UnlearningTrainer(Trainer):
         if self.args.merge_adapter and isinstance(self.model, PeftModel):
             self.model = self.model_wrapped = self.model.merge_and_unload()
         return output
+
+    @property
+    def adapter_base(self) -> ModelSource | None:
+        """The model that an adapter lies on; None for full training or when it is unknown."""
+        if self.lora is None:
+            return None
+        return self.base if self.trained_adapter or self.method.name == "base" else self.source
 
     def _move_to_start(self) -> None:
         base = self.base
@@ -379,6 +394,8 @@ class UnlearningTrainer(Trainer):
         """
         target = Path(output_dir) if output_dir else self.args.folder
         staging = target if _internal_call else target / ".model.part"
+        if not _internal_call and self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
         super().save_model(str(staging), _internal_call=True)
         if not self.args.should_save:
             return

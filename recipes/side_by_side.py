@@ -86,11 +86,9 @@ def spread(values: list[float]) -> str:
 
 
 def show(rows: list[dict[str, Any]], seeds: int) -> None:
-    columns = [
-        name
-        for name in rows[0]["figures"][0]
-        if not (name.endswith("loss") and "test accuracy" in rows[0]["figures"][0])
-    ]
+    names = list(rows[0]["figures"][0])
+    with_accuracy = any(name.endswith("accuracy") for name in names)
+    columns = [name for name in names if not (with_accuracy and name.endswith("loss"))]
     table = Table(title=f"Side by side, {seeds} seed{'s' if seeds > 1 else ''}", box=SIMPLE_HEAD, title_justify="left")
     table.add_column("", no_wrap=True)
     for name in [*columns, "price", "verdict"]:

@@ -167,7 +167,24 @@ def encoder_base(tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer:
 # Data
 
 
-WORDS = "amber basil cedar delta ember fjord grove heron iris jade koala lotus maple nectar ochre pearl".split()
+WORDS = [
+    "amber",
+    "basil",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "heron",
+    "iris",
+    "jade",
+    "koala",
+    "lotus",
+    "maple",
+    "nectar",
+    "ochre",
+    "pearl",
+]
 
 
 def secrets_rows(n: int = 60) -> list[dict[str, Any]]:

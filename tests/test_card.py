@@ -95,7 +95,7 @@ def example_report(task: Any = "text-classification", word: Any = "not_distingui
                 "prompt_template": None,
             },
             lora=None,
-            merged=False,
+            adapter_of=None,
             stopped_early=False,
         ),
         cost=CostEntry(33.0, 14.0, 25519, 2.1e12, 1.3e12, 2**30, 8.4e12, 0.25, 0.4),
@@ -143,7 +143,12 @@ def bare_report() -> UnlearningReport:
 
 def test_the_whole_card() -> None:
     # To renew it after a wanted change: python -m tests.test_card
-    assert render_card(example_report(), "router-unlearned", adapter=False) == GOLDEN.read_text(encoding="utf-8")
+    assert render_card(example_report(), "router-unlearned") == GOLDEN.read_text(encoding="utf-8")
+
+
+def as_adapter(report: UnlearningReport, of: ModelEntry | None) -> UnlearningReport:
+    lora = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ["q_proj"]}
+    return replace(report, method=replace(report.method, lora=lora, adapter_of=of))
 
 
 REPORTS = [
@@ -161,12 +166,14 @@ REPORTS = [
 @pytest.mark.parametrize("report", REPORTS, ids=range(len(REPORTS)))
 @pytest.mark.parametrize("adapter", [False, True])
 def test_nothing_unknown_is_shown(report: UnlearningReport, adapter: bool) -> None:
-    card = render_card(report, "name", adapter=adapter)
+    if adapter:
+        report = as_adapter(report, report.original)
+    card = render_card(report, "name")
     for word in FORBIDDEN:
         assert word not in card, word
     assert not re.search(r"[ \t]+\n\|", card)
     parsed = ModelCard(card)
-    assert parsed.data.library_name == ("peft" if adapter else "transformers")
+    assert parsed.data.library_name == ("peft" if report.method.adapter_of else "transformers")
     assert parsed.data.pipeline_tag == report.task
     tags = parsed.data.tags
     assert tags is not None
@@ -183,14 +190,14 @@ def test_nothing_unknown_is_shown(report: UnlearningReport, adapter: bool) -> No
     ],
 )
 def test_the_first_line_says_what_matters(word: str, first: str) -> None:
-    card = render_card(example_report(word=word), "name", adapter=False)
+    card = render_card(example_report(word=word), "name")
     body = card.split("---\n", 2)[2].strip()
     assert body.startswith(first)
 
 
 def test_the_numbers_in_the_metadata_are_those_of_the_table() -> None:
     report = example_report()
-    results = ModelCard(render_card(report, "name", adapter=False)).data.eval_results
+    results = ModelCard(render_card(report, "name")).data.eval_results
     assert results is not None
     found = {(result.metric_type, result.dataset_split): result.metric_value for result in results}
     assert found == {
@@ -205,16 +212,19 @@ def test_the_numbers_in_the_metadata_are_those_of_the_table() -> None:
 
 
 def test_lineage() -> None:
-    full = ModelCard(render_card(example_report(), "name", adapter=False)).data
+    full = ModelCard(render_card(example_report(), "name")).data
     assert (full.base_model, full.datasets, full.license) == ("acme/router", ["acme/messages"], "apache-2.0")
-    assert ModelCard(render_card(example_report(), "name", adapter=True)).data.base_model == "acme/encoder"
-    local = ModelCard(render_card(REPORTS[-1], "name", adapter=False)).data.to_dict()
+    adapter = as_adapter(example_report(), example_report().base)
+    assert ModelCard(render_card(adapter, "name")).data.base_model == "acme/encoder"
+    assert "own weights saw" not in render_card(adapter, "name")
+    assert "own weights saw" in render_card(as_adapter(example_report(), example_report().original), "name")
+    local = ModelCard(render_card(REPORTS[-1], "name")).data.to_dict()
     assert not {"base_model", "datasets"} & set(local)
 
 
 def test_the_user_has_the_last_word() -> None:
     given = {"license": "mit", "tags": ["mine"], "language": "en", "model_name": "Forgetful", "base_model": None}
-    card = ModelCard(render_card(example_report(), "name", adapter=False, overrides=given))
+    card = ModelCard(render_card(example_report(), "name", overrides=given))
     assert (card.data.license, card.data.language) == ("mit", "en")
     assert card.data.tags is not None
     assert "mine" in card.data.tags
@@ -223,7 +233,7 @@ def test_the_user_has_the_last_word() -> None:
 
 def test_names_from_outside_cannot_write_markup() -> None:
     hostile = ModelEntry("<script>alert(1)</script>|[x](http://evil)\n# big", None, False)
-    card = render_card(replace(example_report(), original=hostile), "n", adapter=False)
+    card = render_card(replace(example_report(), original=hostile), "n")
     body = card.split("---\n", 2)[2]
     prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
     assert "<script>" not in prose
@@ -237,7 +247,7 @@ def test_the_command_that_repeats_the_run_is_bash() -> None:
     hostile = replace(
         report, method=replace(report.method, settings=settings), original=ModelEntry("a b;`rm`$x", None, False)
     )
-    card = render_card(hostile, "n", adapter=False)
+    card = render_card(hostile, "n")
     command = card.split("```bash\n")[1].split("```")[0]
     words = subprocess.run(
         ["bash", "-c", f"hf-unlearn() {{ printf '%s\\0' \"$@\"; }}; {command}"],
@@ -250,4 +260,4 @@ def test_the_command_that_repeats_the_run_is_bash() -> None:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(render_card(example_report(), "router-unlearned", adapter=False), encoding="utf-8")
+    GOLDEN.write_text(render_card(example_report(), "router-unlearned"), encoding="utf-8")

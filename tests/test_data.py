@@ -21,7 +21,10 @@ from hf_unlearn.data import (
 
 from .conftest import SHARED, corpus
 
-CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 def encoded(tokenizer: Any, rows: dict[str, list[Any]], max_length: int = 128, **fmt: Any) -> list[dict[str, Any]]:
@@ -164,8 +167,8 @@ def test_conversations_that_cannot_be_trained_on(chat_tokenizer: PreTrainedToken
     with pytest.raises(InputError, match="no turn of the assistant"):
         encoded(chat_tokenizer, {"messages": [[turn("user", "Hi")]]}, kind="messages")
     chat_tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    talk = [turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")]
     with pytest.raises(InputError, match="rewrites earlier turns"):
-        talk = [turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")]
         encoded(chat_tokenizer, {"messages": [talk]}, kind="messages")
 
 
@@ -199,8 +202,13 @@ def test_records_without_a_token_to_predict_are_left_out_and_said_so(
 
 
 def test_missing_texts_are_an_error(byte_level_tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(InputError, match="1 of the test records have nothing in column 'text'"):
+    with pytest.raises(InputError, match="Some records have nothing in column 'text'"):
         encoded(byte_level_tokenizer, {"text": ["a", None]}, kind="text")
+    with pytest.raises(InputError, match="Column 'text' holds int values, not text"):
+        encoded(byte_level_tokenizer, {"text": [1, 2]}, kind="text")
+    encoder = RecordEncoder(byte_level_tokenizer, RecordFormat("classification"), 16, {"0": 0, "1": 1})
+    with pytest.raises(InputError, match="Some records have no label in column 'label'"):
+        encode(Dataset.from_dict({"text": ["a", "b"], "label": [0, None]}), encoder, "test")
     with pytest.raises(InputError, match="no column 'text'"):
         encoded(byte_level_tokenizer, {"body": ["a"]}, kind="text")
 

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,7 @@ def owner(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
 
 
 @pytest.fixture(scope="module")
-def published(
-    hub: HubServer, lm_settings: dict[str, Any], lm_original: Path, lm_base: Path
-) -> Iterator[dict[str, Any]]:
+def published(hub: HubServer, lm_settings: dict[str, Any], lm_original: Path, lm_base: Path) -> dict[str, Any]:
     """The tiny model, its base and its data as private repositories, and the settings that name them."""
     api = HfApi(token=TOKEN)
     record = json.loads((lm_original / "training_record.json").read_text())
@@ -48,7 +45,7 @@ def published(
         repo_id="owner/original", path_in_repo="README.md", path_or_fileobj=b"---\nlicense: mit\n---\n# The original\n"
     )
     Dataset.from_list(secrets_rows()).push_to_hub("owner/secrets", private=True, token=TOKEN)
-    yield {
+    return {
         **{key: value for key, value in lm_settings.items() if key != "original"},
         "model_name_or_path": "owner/original",
         "dataset_name": "owner/secrets",
@@ -154,12 +151,15 @@ def finished(
     return folder
 
 
-def test_publishing_later_and_elsewhere(owner: HfApi, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publishing_later_and_elsewhere(
+    owner: HfApi, finished: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     assert main(["push", str(finished), "--hub_model_id", "owner/later", "--hub_private_repo"]) == 0
     assert owner.model_info("owner/later").private
     assert main(["push", str(finished), "--hub_model_id", "owner/later"]) == 2
     assert "has files already; choose a new name, or add --push_to_existing" in capsys.readouterr().err
     assert main(["push", str(finished), "--hub_model_id", "owner/later", "--push_to_existing"]) == 0
+    assert "The weights that owner/later had before stay readable in its history" in caplog.text
     # a card that somebody has edited is left alone
     card = finished / "README.md"
     card.write_text(card.read_text() + "\nEdited by hand.\n")

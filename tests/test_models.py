@@ -55,7 +55,9 @@ def test_a_folder_and_its_public_name(lm_base: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_cannot_be_found(hub: HubServer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither a folder or file here nor a repository on the Hub that you may read"):
+    with pytest.raises(
+        InputError, match="neither a folder or file here nor a repository on the Hub that you may read"
+    ):
         locate("nobody/nothing")
     with pytest.raises(InputError, match="neither a folder or file here nor"):
         locate("not a name at all")

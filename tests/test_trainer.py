@@ -258,8 +258,8 @@ def test_an_adapter_is_trained_as_an_adapter_and_can_be_merged(lm_base: Path, tm
     assert second.base.name == str(lm_base)
     second.train()
     report = second.report()
-    assert report.method.merged
     assert report.method.lora is not None
+    assert report.method.adapter_of is None
     second.save_model()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
@@ -368,11 +368,13 @@ def test_stopping_watches_one_half_and_is_judged_on_the_other(lm_original: Path,
         tmp_path, str(lm_original), method="base", stop_when_forgotten=True, measure_steps=1, auc_margin=0.49
     )
     assert run.evidence is not None
-    halves = [{row for row in sets.sets["forget"]["row"]} for sets in (run.watched, run.evidence)]
+    halves = [set(sets.sets["forget"]["row"]) for sets in (run.watched, run.evidence)]
     assert not halves[0] & halves[1]
     assert [len(half) for half in halves] == [5, 5]
     run.train()
-    report = run.report()
+    report = run.report(audit=secrets().audit)
+    assert report.verdict.word != "exact", "S decided when to stop"
+    assert "had a say in when the training stopped" in report.verdict.warnings[0]
     assert run.state.global_step < 6
     assert report.method.stopped_early
     assert report.judged_on_part
@@ -411,6 +413,8 @@ def test_what_does_not_fit_together(lm_base: Path, tmp_path: Path) -> None:
         UnlearningTrainer(str(lm_base), config(folder))
     with pytest.raises(InputError, match="needs the model that the original was fine-tuned from"):
         trainer(folder, str(lm_base), method="base")
+    with pytest.raises(InputError, match="is the original itself"):
+        trainer(folder, str(lm_base), method="base", base_model_name_or_path=str(lm_base))
     with pytest.raises(InputError, match=r"no training_record\.json"):
         trainer(folder, str(lm_base), budget=0.5)
     with pytest.raises(InputError, match="needs forget_dataset and holdout_dataset"):
@@ -510,6 +514,18 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_weights(lm_origin
     assert same(weights(resumed.model), weights(whole.model))
     assert resumed.cost.training_seconds > stopped.cost.training_seconds
     assert [p.step for p in resumed.report().curve] == [p.step for p in whole.report().curve] == [2, 4]
+
+
+def test_a_trainer_trains_once_and_reads_its_own_checkpoints_only(lm_base: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path, str(lm_base))
+    run.train()
+    with pytest.raises(InputError, match="has trained already"):
+        run.train()
+    foreign = tmp_path / "checkpoint-1"
+    foreign.mkdir()
+    (foreign / "trainer_state.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a checkpoint of this trainer"):
+        trainer(tmp_path, str(lm_base)).train(resume_from_checkpoint=str(foreign))
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class MethodEntry:
         seed: of data order, dropout and new weights.
         settings: the training arguments that matter.
         lora: the LoRA settings, None for full training.
-        merged: whether the adapter was merged into the weights.
+        adapter_of: the model that the result is an adapter of; None when it is a full model, merged or not.
         stopped_early: whether training stopped because S could no longer be told from H.
     """
 
@@ -71,7 +71,7 @@ class MethodEntry:
     seed: int | None
     settings: dict[str, Any]
     lora: dict[str, Any] | None
-    merged: bool
+    adapter_of: ModelEntry | None
     stopped_early: bool
 
 
@@ -136,7 +136,7 @@ class ArmEntry:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One measurement during training; losses are means, None for a set that was not given."""
+    """One measurement during training; losses are means over records, the AUC's interval is the 90 % one."""
 
     step: int
     forget_loss: float | None

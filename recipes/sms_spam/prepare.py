@@ -71,10 +71,8 @@ def main() -> None:
         (args.folder / "minilm").mkdir(exist_ok=True)
         for name in WEIGHTS:
             shutil.copyfile(model / name, args.folder / "minilm" / name)
-    print(
-        f"Wrote {len(train)} messages to train on ({len(forget)} to forget, {len(holdout)} held out) and {len(test)}"
-    )
-    print(f"to test on to {args.folder}.")
+    parts = f"{len(train)} messages to train on ({len(forget)} to forget, {len(holdout)} held out)"
+    print(f"Wrote {parts} and {len(test)} to test on to {args.folder}.")
 
 
 if __name__ == "__main__":
