@@ -335,4 +335,5 @@ def _take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
         indices_table=InMemoryTable(pa.table({"indices": indices})),
         fingerprint=xxhash.xxh64(dataset._fingerprint.encode() + rows.tobytes()).hexdigest(),
     )
-    return part.with_format(**dataset.format)
+    form = dataset.format
+    return part.with_format(form["type"], form["columns"], form["output_all_columns"], **form["format_kwargs"])

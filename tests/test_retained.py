@@ -137,6 +137,15 @@ def test_a_split_of_a_split_and_of_a_shuffled_data_set() -> None:
     assert numbers(second.retained) == numbers(first.retained)[1:]
 
 
+def test_the_format_of_the_rows_is_kept() -> None:
+    formatted = data().with_format("numpy", columns=["n"], dtype="float32")
+    split = split_retained(formatted, Records.ids("id", ["r3"]))
+    assert isinstance(split.retained, Dataset)
+    assert split.retained.format == formatted.format
+    assert split.retained[:]["n"].dtype == np.float32
+    assert list(split.forget[:]) == ["n"]  # type: ignore[index]
+
+
 def test_a_dictionary_of_splits_needs_a_name() -> None:
     both = DatasetDict({"train": data(), "test": data(3)})
     assert len(split_retained(both, Records.rows([0]), split="train").retained) == 9  # type: ignore[arg-type]
