@@ -82,18 +82,29 @@ def test_the_whole_road_for_a_language_model(
 
 
 def test_no_text_of_a_forgotten_record_and_no_id_leaves_a_run(
-    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    command: Any,
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    classifier_settings: dict[str, Any],
+    classifier_original: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    folder = tmp_path / "out"
-    code, out, err = command(
-        "run", {**lm_settings, "method": "toward_base", "output_dir": str(folder)}, "--with_retrained"
-    )
-    assert code == 0
-    forgotten = secrets_rows()[:10]
-    # Single digits and words of the vocabulary are everywhere; ten characters are enough to be sure of a record.
-    for path, text in {**texts_in(folder), Path("stdout"): out, Path("stderr"): err, Path("log"): caplog.text}.items():
-        assert not leaks(text, forgotten, ["prompt", "completion"], length=10), path
-        assert not re.search(r"p-00\d", text), path
+    one_more = {"forget_values": ["text=" + tickets_rows()[12]["text"]]}
+    for settings, rows, columns in (
+        (lm_settings, secrets_rows()[:10], ["prompt", "completion"]),
+        ({**classifier_settings, **one_more}, [*tickets_rows()[:10], tickets_rows()[12]], ["text"]),
+    ):
+        folder = tmp_path / columns[0]
+        settings = {**settings, "method": "toward_base", "output_dir": str(folder)}
+        code, out, err = command("run", settings, "--with_retrained")
+        assert code == 0, err
+        # Words of the vocabulary are everywhere; twelve characters are enough to be sure of a record.
+        everything = {**texts_in(folder), Path("stdout"): out, Path("stderr"): err, Path("log"): caplog.text}
+        assert len(everything) > 20
+        for path, text in everything.items():
+            assert not leaks(text, rows, columns, length=12), path
+            assert not re.search(r"p-00\d", text), path
 
 
 def test_a_classifier_with_a_test_split_and_a_reference_of_its_own(
