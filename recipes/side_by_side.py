@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main as hf_unlearn
@@ -85,22 +82,19 @@ def spread(values: list[float]) -> str:
     return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
-def show(rows: list[dict[str, Any]], seeds: int) -> None:
+def as_markdown(found: dict[str, Any]) -> str:
+    """The results as a table: means over the seeds, with the smallest and the largest."""
+    rows, seeds = found["rows"], len(found["seeds"])
     names = list(rows[0]["figures"][0])
     with_accuracy = any(name.endswith("accuracy") for name in names)
     columns = [name for name in names if not (with_accuracy and name.endswith("loss"))]
-    table = Table(title=f"Side by side, {seeds} seed{'s' if seeds > 1 else ''}", box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in [*columns, "price", "verdict"]:
-        table.add_column(name, justify="right")
+    lines = ["| | " + " | ".join([*columns, "price", "verdict"]) + " |", "|---" * (len(columns) + 3) + "|"]
     for row in rows:
         figures = [spread([figure[name] for figure in row["figures"]]) for name in columns]
         price = f"{100 * sum(row['cost']['training']) / seeds:.0f} %" if row["cost"] else ""
-        verdicts = ", ".join(f"{word} {n}/{seeds}" if seeds > 1 else word for word, n in row["verdicts"].items())
-        table.add_row(row["variant"], *figures, price, verdicts)
-    console = Console()
-    (console if console.is_terminal else Console(width=150)).print(table)
-    print("price: operations of the training, as a share of retraining's; measuring comes on top, see results.json")
+        verdicts = ", ".join(f"{word} {n} of {seeds}" if seeds > 1 else word for word, n in row["verdicts"].items())
+        lines.append("| " + " | ".join([row["variant"], *figures, price, verdicts]) + " |")
+    return "\n".join(lines)
 
 
 def draw(rows: list[dict[str, Any]], quality: str, path: Path) -> None:
@@ -152,7 +146,8 @@ def main() -> None:
     figures = rows[0]["figures"][0]
     quality = next(n for n in ("test accuracy", "test loss", "retained accuracy", "holdout loss") if n in figures)
     draw(rows, quality, args.output / "results.png")
-    show(rows, len(args.seeds))
+    print(f"\n{as_markdown(found)}\n")
+    print("S: forget, H: holdout, L: retained; price: operations of the training, as a share of retraining's.")
     print(f"results.json and results.png are in {args.output}.")
 
 

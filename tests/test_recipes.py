@@ -21,6 +21,7 @@ from .conftest import write_rows
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 LAUNCHERS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+RESULTS = sorted((ROOT / "recipes").rglob("*results*.json"))
 CARDS = sorted((ROOT / "model_cards").glob("*/README.md"))
 
 
@@ -117,6 +118,15 @@ def test_methods_and_seeds_side_by_side(
     assert again.returncode == 0
     assert again.stdout.count("holds this run, finished") == 4
     assert json.loads((output / "results.json").read_text()) == found
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=name)
+def test_every_table_is_what_its_results_say(path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "recipes"))
+    from side_by_side import as_markdown
+
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert as_markdown(found) in (path.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", CARDS, ids=name)
