@@ -13,6 +13,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from .config import UnlearningConfig
 from .errors import InputError
+from .tasks import Task
 
 
 @dataclass
@@ -23,7 +24,7 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "The model: a folder or Hub id."})
     model_revision: str | None = field(default=None, metadata={"help": "Its branch, tag or commit on the Hub."})
-    task: Literal["text-generation", "text-classification"] | None = field(
+    task: Task | None = field(
         default=None, metadata={"help": "What it does; read from its architecture when left out."}
     )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = field(
@@ -32,6 +33,12 @@ class ModelArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "Such as sdpa or flash_attention_2."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Load the weights under an adapter in 4 bits (QLoRA); needs bitsandbytes."}
+    )
+    load_in_8bit: bool = field(
+        default=False, metadata={"help": "Load the weights under an adapter in 8 bits; needs bitsandbytes."}
+    )
     lora_r: int = field(default=16, metadata={"help": "LoRA rank."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA scale."})
     lora_dropout: float = field(default=0.05, metadata={"help": "LoRA dropout."})

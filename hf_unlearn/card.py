@@ -12,6 +12,8 @@ from .console import SET_NAMES, show
 from .evaluation.plots import PLOT_FILE
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
 from .evaluation.statistics import Estimate
+from .models import AUTO_CLASSES
+from .tasks import TASKS
 
 CARD_FILE = "README.md"
 TAGS = ["unlearning", "machine-unlearning", "hf_unlearn"]
@@ -91,6 +93,7 @@ def render_card(
     environment = Environment(
         loader=PackageLoader("hf_unlearn"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    loader = AUTO_CLASSES[report.task].__name__
     environment.filters |= {"md": _escape, "show": show, "number": lambda value: f"{value:,}"}
     return environment.get_template("model_card.md").render(
         report=report,
@@ -104,6 +107,8 @@ def render_card(
         parent=_parent(report),
         settings=_settings(report),
         flags=_flags(report),
+        facts=TASKS[report.task],
+        loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
         on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
     )
 
@@ -112,12 +117,15 @@ def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> Mod
     parent = _parent(report)
     datasets = given.get("datasets", report.dataset.name)
     datasets = [datasets] if isinstance(datasets, str) else datasets or []
+    tags = [*TAGS, report.method.name]
+    if report.task != TASKS[report.task].pipeline_tag:
+        tags.append(report.task)
     values: dict[str, Any] = {
         "language": given.get("language"),
         "license": given.get("license", report.licence),
         "library_name": "peft" if report.method.adapter_of else "transformers",
-        "pipeline_tag": given.get("pipeline_tag", report.task),
-        "tags": list(dict.fromkeys([*TAGS, report.method.name, *given.get("tags", [])])),
+        "pipeline_tag": given.get("pipeline_tag", TASKS[report.task].pipeline_tag),
+        "tags": list(dict.fromkeys([*tags, *given.get("tags", [])])),
         "base_model": given.get("base_model", parent.name if parent and parent.on_hub else None),
         "datasets": [dataset for dataset in datasets if "/" in dataset] or None,
     }
@@ -170,7 +178,8 @@ def _eval_results(report: UnlearningReport, config: str | None) -> list[EvalResu
 def _settings(report: UnlearningReport) -> dict[str, str]:
     """The settings worth a reader's time; all of them are in the report."""
     settings = report.method.settings
-    shown = {name: str(settings[name]) for name in SHOWN_SETTINGS if settings.get(name) not in (None, False)}
+    names = (*SHOWN_SETTINGS, *TASKS[report.task].settings)
+    shown = {name: str(settings[name]) for name in names if settings.get(name) not in (None, False)}
     for name in ("prompt_template", "completion_template"):
         if settings.get(name):
             shown[name] = "`" + settings[name].translate(IN_CODE) + "`"
@@ -190,7 +199,7 @@ def _flags(report: UnlearningReport) -> list[str]:
     if report.base and method.name in ("toward_base", "base"):
         flags["base_model_name_or_path"] = report.base.name
     flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
-    flags |= {name: method.settings.get(name) for name in REPEATED_SETTINGS}
+    flags |= {name: method.settings.get(name) for name in (*REPEATED_SETTINGS, *TASKS[report.task].settings)}
     if method.lora:
         flags |= {"use_peft": "true", "lora_r": method.lora["r"], "lora_alpha": method.lora["lora_alpha"]}
         flags["merge_adapter"] = None if method.adapter_of else "true"

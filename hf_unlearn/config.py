@@ -30,12 +30,14 @@ class UnlearningConfig(TrainingArguments):
     > Parameters that control the data
 
     Args:
-        dataset_text_field: the column of the text.
-        dataset_label_field: the column of the class.
+        dataset_text_field: the column of the text; for a classifier of words, ``tokens`` when there is such a column.
+        dataset_label_field: the column of the class; for a classifier of words, ``ner_tags`` when there is such a
+            column.
         prompt_template: builds the prompt from other columns, such as ``"Question: {question}\\nAnswer:"``.
         completion_template: builds the completion, such as ``" {answer}"``.
-        max_length: tokens in an example; longer documents are split for language models and cut for classifiers. The
-            model's limit, up to 1024, when None.
+        max_length: tokens in an example; longer documents are split for language models and cut for classifiers and
+            encoder-decoders. The model's limit, up to 1024, when None.
+        mlm_probability: the share of its tokens that a masked language model has to guess, other ones in each epoch.
 
     > Parameters that control the measuring
 
@@ -89,8 +91,13 @@ class UnlearningConfig(TrainingArguments):
     )
 
     # > Parameters that control the data
-    dataset_text_field: str = field(default="text", metadata={"help": "The column of the text."})
-    dataset_label_field: str = field(default="label", metadata={"help": "The column of the class (classifiers)."})
+    dataset_text_field: str = field(
+        default="text", metadata={"help": "The column of the text, or of the words (then 'tokens' by default)."}
+    )
+    dataset_label_field: str = field(
+        default="label",
+        metadata={"help": "The column of the class, or of the words' classes (then 'ner_tags' by default)."},
+    )
     prompt_template: str | None = field(
         default=None,
         metadata={"help": "Builds the prompt from other columns, such as 'Question: {question} Answer:'."},
@@ -101,9 +108,13 @@ class UnlearningConfig(TrainingArguments):
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens in an example; longer documents are split (language models) or cut (classifiers). "
-            "None: the model's limit, up to 1024."
+            "help": "Tokens in an example; longer documents are split (language models) or cut (classifiers, "
+            "encoder-decoders). None: the model's limit, up to 1024."
         },
+    )
+    mlm_probability: float = field(
+        default=0.15,
+        metadata={"help": "Share of its tokens that a masked language model has to guess, other ones in each epoch."},
     )
 
     # > Parameters that control the measuring
@@ -145,6 +156,7 @@ class UnlearningConfig(TrainingArguments):
         layers = self.train_last_layers
         _require(layers is None or layers >= 1, "train_last_layers", layers, "1 or more")
         _require(0 < self.auc_margin < 0.5, "auc_margin", self.auc_margin, "between 0 and 0.5")
+        _require(0 < self.mlm_probability < 1, "mlm_probability", self.mlm_probability, "between 0 and 1")
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
         if self.stop_when_forgotten and self.measure_steps == 0:
             raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")

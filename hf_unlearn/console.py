@@ -7,6 +7,7 @@ from rich.table import Table
 from .evaluation.report import CostEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .retained import SplitAudit
+from .tasks import TASKS
 
 COLOURS = {
     "exact": "green",
@@ -63,7 +64,7 @@ def print_report(console: Console, report: UnlearningReport) -> None:
     table.add_column("", no_wrap=True)
     for arm in arms:
         table.add_column(ARMS[arm], justify="right", no_wrap=True)
-    quality = "accuracy" if report.task == "text-classification" else "perplexity"
+    quality = TASKS[report.task].quality
     for name, label in SETS.items():
         if name in report.arms["unlearned"].sets:
             scores = [report.arms[arm].sets.get(name) for arm in arms]

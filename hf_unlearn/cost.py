@@ -84,8 +84,14 @@ def flops_per_token(model: nn.Module) -> tuple[float, float]:
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     weights = [weight for weight in model.parameters() if id(weight) not in embeddings]
-    total = sum(weight.numel() for weight in weights)
+    total = sum(_size(weight) for weight in weights)
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     first = next((i for i, weight in enumerate(weights) if weight.requires_grad), len(weights))
-    reached = sum(weight.numel() for weight in weights[first:])
+    reached = sum(_size(weight) for weight in weights[first:])
     return 2.0 * (total + reached + trained), 2.0 * total
+
+
+def _size(weight: nn.Parameter) -> int:
+    """How many weights a parameter holds; bitsandbytes packs two of four bits into a byte."""
+    packed = type(weight).__name__ == "Params4bit"
+    return weight.numel() * 2 if packed else weight.numel()

@@ -1,7 +1,9 @@
 """Records to tensors: which columns carry the text, how it is tokenised, what is trained on, how it is padded.
 
-Four formats, named as in TRL: ``prompt`` and ``completion`` (the prompt is not trained on), ``messages`` (only the
-assistant's turns are), ``text`` (all of it is), and for classifiers ``text`` with a ``label``.
+The columns are named as in TRL and transformers. For language models: ``prompt`` and ``completion`` (the prompt is
+not trained on), ``messages`` (only the assistant's turns are), or ``text`` (all of it is). For classifiers: ``text``
+with a ``label``, or ``tokens`` (a list of words) with ``ner_tags`` (one for each word). For masked language models
+``text``, and for models that read one text and write another ``prompt`` and ``completion``.
 """
 
 import logging
@@ -10,19 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset, LargeList, List
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from .encodings import ENCODINGS
 from .errors import InputError
 from .requests import require_columns
-from .tables import AnyDataset, column_names
+from .tables import AnyDataset, column_names, read_tables
+from .tasks import IGNORED, TASKS, Task
 
 logger = logging.getLogger(__name__)
 
-Task = Literal["text-generation", "text-classification"]
-
-IGNORED = -100  # the label that transformers' losses leave out
 DEFAULT_MAX_LENGTH = 1024  # as TRL
 
 
@@ -35,12 +38,15 @@ class RecordFormat:
 
     Attributes:
         kind: how the record is laid out.
-        text: the column of the text (``text`` and ``classification``).
-        label: the column of the class (``classification``).
-        prompt, completion: templates over the columns (``prompt_completion``), or None for the columns themselves.
+        text: the column of the text, or of the words (all but ``messages`` and the pairs).
+        label: the column of the class, or of the words' classes (``classification`` and ``tagged_words``).
+        prompt, completion: templates over the columns (``prompt_completion`` and ``text_pairs``), or None for the
+            columns themselves.
     """
 
-    kind: Literal["text", "messages", "prompt_completion", "classification"]
+    kind: Literal[
+        "text", "messages", "prompt_completion", "classification", "tagged_words", "maskable", "text_pairs"
+    ]  # fmt: skip
     text: str = "text"
     label: str = "label"
     prompt: str | None = None
@@ -51,11 +57,16 @@ class RecordFormat:
         """The columns that carry what a record says, without its label."""
         if self.kind == "messages":
             return ["messages"]
-        if self.kind != "prompt_completion":
+        if self.kind not in ("prompt_completion", "text_pairs"):
             return [self.text]
         if self.prompt is None or self.completion is None:
             return ["prompt", "completion"]
         return list(dict.fromkeys(template_fields(self.prompt) + template_fields(self.completion)))
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The column of the classes, none where there are no classes."""
+        return [self.label] if self.kind in ("classification", "tagged_words") else []
 
 
 def template_fields(template: str) -> list[str]:
@@ -88,7 +99,8 @@ def record_format(
     Args:
         available: the columns of the data set.
         task: what the model does.
-        text_field, label_field: the columns of text and class.
+        text_field, label_field: the columns of text and class; where they are left as they are, the columns ``tokens``
+            and ``ner_tags`` of words and their classes need not be named.
         prompt_template, completion_template: templates that build a prompt and a completion from other columns.
 
     Raises:
@@ -97,15 +109,30 @@ def record_format(
     if task == "text-classification":
         require_columns([text_field, label_field], available)
         return RecordFormat("classification", text=text_field, label=label_field)
+    if task == "token-classification":
+        words = "tokens" if text_field == "text" and "tokens" in available else text_field
+        tags = "ner_tags" if label_field == "label" and "ner_tags" in available else label_field
+        require_columns([words, tags], available)
+        return RecordFormat("tagged_words", text=words, label=tags)
+    if task == "fill-mask":
+        require_columns([text_field], available)
+        return RecordFormat("maskable", text=text_field)
+    pair: Literal["text_pairs", "prompt_completion"] = "text_pairs" if TASKS[task].two_texts else "prompt_completion"
     if (prompt_template is None) != (completion_template is None):
         raise InputError("prompt_template and completion_template go together; give both or neither.")
     if prompt_template is not None and completion_template is not None:
         require_columns(template_fields(prompt_template) + template_fields(completion_template), available)
-        return RecordFormat("prompt_completion", prompt=prompt_template, completion=completion_template)
-    if "messages" in available:
+        return RecordFormat(pair, prompt=prompt_template, completion=completion_template)
+    if "messages" in available and not TASKS[task].two_texts:
         return RecordFormat("messages")
     if {"prompt", "completion"} <= set(available):
-        return RecordFormat("prompt_completion")
+        return RecordFormat(pair)
+    if TASKS[task].two_texts:
+        raise InputError(
+            "To train an encoder-decoder the data set needs the columns 'prompt', which it reads, and 'completion', "
+            f"which it writes; it has {', '.join(available)}. Build them from other columns with prompt_template and "
+            "completion_template."
+        )
     if text_field not in available:
         raise InputError(
             "To train a language model the data set needs a column 'messages', the columns 'prompt' and 'completion', "
@@ -124,7 +151,8 @@ def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerB
     Raises:
         InputError: more tokens than the model can attend to.
     """
-    limits = [tokenizer.model_max_length, config.get_text_config().to_dict().get("max_position_embeddings")]
+    parts = (config.get_text_config().to_dict(), config.to_dict().get("encoder") or {})
+    limits = [tokenizer.model_max_length, *(part.get("max_position_embeddings") for part in parts)]
     limit = min(limit for limit in limits if limit)
     if asked is None:
         return min(limit, DEFAULT_MAX_LENGTH)
@@ -139,13 +167,12 @@ def class_names(dataset: AnyDataset, label_field: str) -> list[str]:
     Raises:
         InputError: the labels are neither names nor integers.
     """
-    features = dataset.features or {}
-    feature = features.get(label_field)
+    feature = _label_feature(dataset, label_field)
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     if not isinstance(dataset, Dataset):
         raise InputError(f"A streamed data set must declare the classes of {label_field!r} as a ClassLabel feature.")
-    labels = set(dataset.unique(label_field))
+    labels = _distinct(dataset, label_field)
     if labels and all(isinstance(label, str) for label in labels):
         return sorted(labels)
     if labels and all(isinstance(label, int) and label >= 0 for label in labels):
@@ -159,20 +186,36 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
     Raises:
         InputError: a label that the model has no class for.
     """
-    features = dataset.features or {}
-    feature = features.get(label_field)
+    feature = _label_feature(dataset, label_field)
     if isinstance(feature, ClassLabel) and set(feature.names) <= set(label2id):
         return {i: label2id[name] for i, name in enumerate(feature.names)}
     known = {value: value for value in label2id.values()} | label2id
     if not isinstance(dataset, Dataset):
         return known
-    unknown = [label for label in dataset.unique(label_field) if label is not None and label not in known]
+    unknown = [label for label in _distinct(dataset, label_field) if label is not None and label not in known]
     if unknown:
         raise InputError(
             f"{len(unknown)} of the labels in column {label_field!r} are none of the model's classes, "
             f"{', '.join(label2id)}."
         )
     return known
+
+
+def _label_feature(dataset: AnyDataset, label_field: str) -> Any:
+    """The type of a label, also where each record has a list of them."""
+    feature = (dataset.features or {}).get(label_field)
+    return feature.feature if isinstance(feature, List | LargeList) else feature
+
+
+def _distinct(dataset: Dataset, label_field: str) -> set[Any]:
+    """The labels that occur, also where each record has a list of them."""
+    found: set[Any] = set()
+    for table, _ in read_tables(dataset, [label_field]):
+        column = table.column(label_field)
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            column = pc.list_flatten(column)
+        found |= set(pc.unique(column).to_pylist())
+    return found
 
 
 # Tokenising
@@ -204,19 +247,20 @@ class RecordEncoder:
             rows: the position of each record in its data set.
 
         Returns:
-            ``input_ids``, ``attention_mask``, ``labels`` (token ids, -100 where not trained on; or the class),
-            ``row`` (the record's position) and ``truncated`` (whether tokens were cut off), all of shape (examples,).
+            ``input_ids``, ``attention_mask``, ``labels`` (token ids, -100 where not trained on; the class, or those of
+            the words; the tokens that can be masked; or the text to write), ``row`` (the record's position) and
+            ``truncated`` (whether tokens were cut off), all of shape (examples,).
 
         Raises:
             InputError: a record without text or label, or a conversation that cannot be trained on.
         """
         self._check(batch)
-        if self.format.kind == "classification":
-            return self._classification(batch, rows)
+        if self.format.kind in ENCODINGS:
+            return ENCODINGS[self.format.kind](self, batch, rows)
         out: dict[str, list[Any]] = {
             name: [] for name in ("input_ids", "attention_mask", "labels", "row", "truncated")
         }
-        segments = [self._segments(batch, i) for i in range(len(rows))]
+        segments = [self.segments(batch, i) for i in range(len(rows))]
         # A chat template writes the special tokens and the end of a turn itself.
         own_special_tokens = self.format.kind == "messages" or not isinstance(batch.get("prompt", [""])[0], str)
         for row, (ids, labels) in zip(rows, self._tokenize(segments, not own_special_tokens), strict=True):
@@ -238,26 +282,11 @@ class RecordEncoder:
                     raise InputError(f"Some records have nothing in column {column!r}; remove or fill them.")
                 if not templated and not isinstance(value, str | list):
                     raise InputError(f"Column {column!r} holds {type(value).__name__} values, not text.")
-        if self.format.kind == "classification" and None in batch[self.format.label]:
-            raise InputError(f"Some records have no label in column {self.format.label!r}; remove or fill them.")
+        for column in self.format.label_columns:
+            if None in batch[column]:
+                raise InputError(f"Some records have no label in column {column!r}; remove or fill them.")
 
-    def _classification(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
-        texts = batch[self.format.text]
-        encoded = self.tokenizer(texts)
-        ids, mask = encoded["input_ids"], encoded["attention_mask"]
-        long = [i for i, tokens in enumerate(ids) if len(tokens) > self.max_length]
-        for i in long:
-            cut = self.tokenizer(texts[i], truncation=True, max_length=self.max_length)
-            ids[i], mask[i] = cut["input_ids"], cut["attention_mask"]
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": [self.labels[label] for label in batch[self.format.label]],
-            "row": rows,
-            "truncated": [i in long for i in range(len(rows))],
-        }
-
-    def _segments(self, batch: dict[str, list[Any]], i: int) -> list[tuple[str, bool]]:
+    def segments(self, batch: dict[str, list[Any]], i: int) -> list[tuple[str, bool]]:
         """The record's text in pieces, each with whether it is trained on."""
         kind = self.format.kind
         if kind == "text":
@@ -400,11 +429,9 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     Raises:
         InputError: a missing column, or a record without text or label.
     """
-    columns = encoder.format.text_columns
-    if encoder.format.kind == "classification":
-        columns = [*columns, encoder.format.label]
+    columns = [*encoder.format.text_columns, *encoder.format.label_columns]
     require_columns(columns, column_names(dataset))
-    if encoder.format.kind == "classification":
+    if encoder.format.label_columns:
         encoder = replace(encoder, labels=label_ids(dataset, encoder.format.label, encoder.label2id))
     if isinstance(dataset, IterableDataset):
         return dataset.map(encoder, with_indices=True, batched=True, remove_columns=column_names(dataset))
@@ -413,7 +440,7 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     )
     if truncated := sum(examples["truncated"]):
         logger.warning(
-            "%d of the %d %s texts are longer than %d tokens; what a classifier cannot read is cut off.",
+            "%d of the %d %s texts are longer than %d tokens; what the model cannot read is cut off.",
             truncated, len(dataset), name, encoder.max_length,
         )  # fmt: skip
     if skipped := len(dataset) - len(set(examples["row"])):

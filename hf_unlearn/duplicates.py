@@ -34,7 +34,9 @@ def text_columns(dataset: AnyDataset, looked_at: set[str]) -> list[str]:
     if "text" in names:
         return ["text"]
     table = next(read_tables(dataset, names), (pa.table({}), 0))[0]
-    strings = [f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    if "tokens" in names and _is_text(table.schema.field("tokens").type, of_lists=True):
+        return ["tokens"]
+    strings = [f.name for f in table.schema if _is_text(f.type)]
     chosen = [name for name in strings if name not in looked_at]
     if not chosen:
         raise InputError(
@@ -44,12 +46,19 @@ def text_columns(dataset: AnyDataset, looked_at: set[str]) -> list[str]:
     return chosen
 
 
+def _is_text(kind: pa.DataType, of_lists: bool = False) -> bool:
+    if of_lists:
+        return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def normalised_text(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     """The text of each row in a form where case, whitespace and Unicode spelling do not matter.
 
     Args:
         table: rows.
-        columns: columns of strings, or of chat messages (lists of ``{"role", "content"}``, whose contents count).
+        columns: columns of strings, of words (lists of strings, which count as a text with blanks between them), or of
+            chat messages (lists of ``{"role", "content"}``, whose contents count).
 
     Returns:
         Strings of shape (rows,): NFKC, lower case, single spaces; null where there is no text at all.
@@ -62,8 +71,8 @@ def normalised_text(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     for name in columns:
         column = table.column(name)
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            column = _message_contents(column, name)
-        elif not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            column = _joined(column, name)
+        elif not _is_text(column.type):
             raise InputError(f"Column {name!r} holds {column.type}, not text; it cannot be searched for duplicates.")
         text = pc.utf8_lower(pc.utf8_normalize(column.cast(pa.large_string()), "NFKC"))
         parts.append(pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(text)), space))
@@ -71,17 +80,22 @@ def normalised_text(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(pc.utf8_length(pc.utf8_trim(joined, "\x1f")), 0), None, joined)
 
 
-def _message_contents(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+def _joined(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """One string for each list of words or of chat messages."""
     rows = column.combine_chunks()
-    if not pa.types.is_struct(rows.type.value_type) or rows.type.value_type.get_field_index("content") < 0:
+    kind, items, separator = rows.type.value_type, rows.flatten(), " "
+    if pa.types.is_struct(kind) and kind.get_field_index("content") >= 0:
+        items, separator = pc.struct_field(items, "content"), "\x1f"
+    elif not _is_text(kind):
         raise InputError(
-            f"Column {name!r} holds {rows.type}, not chat messages; it cannot be searched for duplicates."
+            f"Column {name!r} holds {rows.type}, neither words nor chat messages; it cannot be searched for "
+            "duplicates."
         )
-    contents = pc.struct_field(rows.flatten(), "content").cast(pa.large_string())
+    contents = items.cast(pa.large_string())
     lengths = pc.fill_null(pc.list_value_length(rows), 0)
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int64)
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pc.fill_null(contents, ""))
-    return pa.chunked_array([pc.binary_join(lists, pa.scalar("\x1f", pa.large_string()))])
+    return pa.chunked_array([pc.binary_join(lists, pa.scalar(separator, pa.large_string()))])
 
 
 def find_copies(

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import PartialState
 from datasets import Dataset
@@ -22,7 +22,7 @@ from .arguments import (
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
 from .console import print_audit, print_report
-from .data import PaddingCollator, Task, class_names, make_encoder, padding_id, record_format
+from .data import PaddingCollator, class_names, make_encoder, padding_id, record_format
 from .errors import InputError
 from .evaluation.assemble import assemble_report
 from .evaluation.evidence import evidence_sets, save_tables
@@ -30,6 +30,7 @@ from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport, write_text
 from .evaluation.verdict import Provenance
 from .hub import publish
+from .masking import token_masking
 from .models import (
     PEFT_TASKS,
     ModelSource,
@@ -38,6 +39,7 @@ from .models import (
     load_tokenizer,
     locate,
     peft_task,
+    quantization,
     task_of,
     to_device,
 )
@@ -46,6 +48,7 @@ from .reporting import training_record
 from .retained import RetainedSplit, split_retained
 from .sources import holdout_rows, load_data, pick_split, split_data
 from .tables import AnyDataset, column_names
+from .tasks import TASKS, Task
 from .trainer import UnlearningTrainer, last_checkpoint
 
 SETTINGS_FILE = "run.json"
@@ -98,8 +101,10 @@ def train(values: dict[str, Any]) -> None:
     base = _located(model_args)
     config_of_base = load_config(base)
     task = task_of(base.name, config_of_base, model_args.task, peft=peft_task(base))
-    record_format(column_names(dataset), task, **config.layout)
-    labels = class_names(dataset, config.dataset_label_field) if task == "text-classification" else None
+    layout = record_format(column_names(dataset), task, **config.layout)
+    labels = class_names(dataset, layout.label) if TASKS[task].classes else None
+    lora = _lora(model_args, task)
+    loading = _loading(model_args, base)
     folder = config.folder
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
     settings = run_settings(values, data=fingerprint)
@@ -107,7 +112,7 @@ def train(values: dict[str, Any]) -> None:
         out.print(f"{folder} holds this training, finished.")
         return
     start_folder(folder, settings)
-    trainer = train_plainly(base, task, labels, dataset, config, source, _lora(model_args, task), _loading(model_args))
+    trainer = train_plainly(base, task, labels, dataset, config, source, lora, loading)
     record = trainer.record
     assert record is not None
     out.print(
@@ -176,6 +181,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     print_audit(out, parts.audit)
     task = task_of(source.name, load_config(source), model_args.task, peft=peft_task(source))
     record_format(column_names(parts.retained), task, **config.layout)
+    lora = _lora(model_args, task)
+    loading = _loading(model_args, source)
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
@@ -191,7 +198,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         out.print(f"{folder} holds this run, finished.")
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
-        report = _unlearn(source, model_args, config, run_args, parts, test, task, record, data_source, settings)
+        report = _unlearn(source, lora, loading, config, run_args, parts, test, task, record, data_source, settings)
     print_report(out, report)
     out.print(f"The model, its card, {REPORT_FILE} and {PLOT_FILE} are in {folder}.")
     if run_args.push and PartialState().is_main_process:
@@ -201,7 +208,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
 
 def _unlearn(
     source: ModelSource,
-    model_args: ModelArguments,
+    lora: LoraConfig | None,
+    loading: dict[str, Any],
     config: UnlearningConfig,
     run_args: RunArguments,
     parts: RetainedSplit,
@@ -212,13 +220,13 @@ def _unlearn(
     settings: dict[str, Any],
 ) -> UnlearningReport:
     trainer = UnlearningTrainer(
-        load_any(source, task, **_loading(model_args)),
+        load_any(source, task, **loading),
         config,
         train_dataset=parts.retained,
         forget_dataset=parts.forget,
         holdout_dataset=parts.holdout,
         eval_dataset=test,
-        peft_config=_lora(model_args, task),
+        peft_config=lora,
         source=source,
         task=task,
     )
@@ -226,7 +234,7 @@ def _unlearn(
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     retrained = run_args.retrained_model
     if run_args.with_retrained and record is not None:
-        retrained = retrain(record, parts.retained, config, data_source, _loading(model_args))
+        retrained = retrain(record, parts.retained, config, data_source, loading)
     rows = parts.audit.dataset_rows
     fingerprint = parts.audit.dataset_fingerprint
     where = DataSource(
@@ -387,15 +395,18 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     }
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
+    loading = _loading(model_args, source, training=False)
     tables = {}
     evidence = None
     for arm, place in places.items():
-        model = load_any(place, task, **_loading(model_args))
+        model = load_any(place, task, **loading)
         if evidence is None:
             tokenizer = load_tokenizer([source, *places.values()])
             encoder = make_encoder(parts.retained, task, model.config, tokenizer, config.max_length, config.layout)
             collator = PaddingCollator(padding_id(tokenizer))
-            evidence = evidence_sets(sets, encoder, collator, task, config.per_device_eval_batch_size, config.seed)
+            masking = token_masking(task, tokenizer, config.mlm_probability, config.seed)
+            batch_size = config.per_device_eval_batch_size
+            evidence = evidence_sets(sets, encoder, collator, task, batch_size, config.seed, masking)
         tables[arm] = evidence.score(to_device(model, config.device))
     assert evidence is not None
     report = assemble_report(
@@ -464,13 +475,24 @@ def _located(args: ModelArguments) -> ModelSource:
     return locate(args.model_name_or_path, args.model_revision, trust_remote_code=args.trust_remote_code)
 
 
-def _loading(args: ModelArguments) -> dict[str, Any]:
-    return {"dtype": args.dtype, "attn_implementation": args.attn_implementation}
+def _loading(args: ModelArguments, source: ModelSource, training: bool = True) -> dict[str, Any]:
+    if args.load_in_4bit and args.load_in_8bit:
+        raise InputError("--load_in_4bit and --load_in_8bit exclude each other; give one of them.")
+    bits: Literal[4, 8] | None = 4 if args.load_in_4bit else 8 if args.load_in_8bit else None
+    if bits is not None:
+        if training and not (args.use_peft or source.adapter):
+            raise InputError(
+                f"--load_in_{bits}bit is for the weights under an adapter; add --use_peft, or name an adapter."
+            )
+        quantization(bits, args.dtype)
+    return {"dtype": args.dtype, "attn_implementation": args.attn_implementation, "bits": bits}
 
 
 def _lora(args: ModelArguments, task: Task) -> LoraConfig | None:
     if not args.use_peft:
         return None
+    if task not in PEFT_TASKS:
+        raise InputError(f"PEFT knows no adapters for {task}; leave --use_peft out.")
     return LoraConfig(
         task_type=PEFT_TASKS[task],
         r=args.lora_r,

@@ -1,11 +1,12 @@
 """Names to models: where a model lives, what it does, and its weights, tokenizer and training record."""
 
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import yaml
@@ -27,32 +28,52 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .data import Task
 from .errors import InputError
+from .tasks import TASKS, Task
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 
 AUTO_CLASSES: dict[Task, Any] = {
     "text-generation": AutoModelForCausalLM,
     "text-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
+    "text2text-generation": AutoModelForSeq2SeqLM,
+    "fill-mask": AutoModelForMaskedLM,
 }
 ARCHITECTURES: dict[Task, dict[str, str]] = {
     "text-generation": dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "text-classification": dict(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "token-classification": dict(MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
+    "text2text-generation": dict(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    "fill-mask": dict(MODEL_FOR_MASKED_LM_MAPPING_NAMES),
 }
-PEFT_TASKS: dict[Task, str] = {"text-generation": "CAUSAL_LM", "text-classification": "SEQ_CLS"}
+PEFT_TASKS: dict[Task, str] = {
+    "text-generation": "CAUSAL_LM",
+    "text-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "text2text-generation": "SEQ_2_SEQ_LM",
+}
+BITSANDBYTES = "bitsandbytes>=0.49"
+FEWEST_TOKENS = 2  # words in a tokenizer that is one
 
 
 @contextmanager
@@ -193,8 +214,8 @@ def task_of(
                 f"--task ({' or '.join(ARCHITECTURES)})."
             )
         return told[0]
-    # A classifier's head can be put on any encoder or language model that has such a class.
-    new_head = asked == "text-classification" and config.model_type in ARCHITECTURES[asked]
+    # A new head can be put on any encoder or language model that has such a class.
+    new_head = TASKS[asked].new_head and config.model_type in ARCHITECTURES[asked]
     if asked not in told and not new_head and "auto_map" not in config.to_dict():
         raise InputError(f"--task {asked} is not possible with {name!r}, which is a {architecture}.")
     return asked
@@ -210,6 +231,7 @@ def load_model(
     id2label: dict[int, str] | None = None,
     dtype: str = "float32",
     attn_implementation: str | None = None,
+    bits: Literal[4, 8] | None = None,
     new_head: bool = False,
 ) -> Model:
     """Load a model for training, from safetensors only.
@@ -220,6 +242,7 @@ def load_model(
         id2label: the classes of a classifier whose configuration does not name them.
         dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (as stored).
         attn_implementation: passed to ``from_pretrained``.
+        bits: of the weights under an adapter, None for all that ``dtype`` has; needs bitsandbytes.
         new_head: whether weights that the files lack may be drawn afresh, as for a classifier on a base model.
 
     Raises:
@@ -228,11 +251,13 @@ def load_model(
     if source.adapter:
         base = load_model(
             adapter_base(source), task, id2label=id2label, dtype=dtype,
-            attn_implementation=attn_implementation, new_head=True,
+            attn_implementation=attn_implementation, bits=bits, new_head=True,
         )  # fmt: skip
         with hub_errors(f"The adapter {source.name!r}"):
             return PeftModel.from_pretrained(base, source.name, revision=source.revision, is_trainable=True)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if bits is not None:
+        options["quantization_config"] = quantization(bits, dtype)
     if id2label is not None:
         options["id2label"] = id2label
         options["label2id"] = {name: i for i, name in id2label.items()}
@@ -254,6 +279,59 @@ def load_model(
     return cast(PreTrainedModel, model)
 
 
+def quantization(bits: Literal[4, 8], dtype: str) -> BitsAndBytesConfig:
+    """How weights are quantised: NF4 as in QLoRA (Dettmers et al. 2023, arXiv:2305.14314), or LLM.int8.
+
+    Args:
+        bits: 4 or 8.
+        dtype: in which is computed, as for :func:`load_model`.
+
+    Raises:
+        InputError: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(f"To load weights in {bits} bits run `pip install '{BITSANDBYTES}'` first.")
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = "float32" if dtype == "auto" else dtype
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def quantised_bits(config: PretrainedConfig) -> Literal[4, 8] | None:
+    """In how many bits bitsandbytes holds a model's weights, None for a model that it does not."""
+    settings = config.to_dict().get("quantization_config") or {}
+    return 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None
+
+
+def check_quantised(config: PretrainedConfig, *, adapter: bool, moved: bool, merged: bool) -> None:
+    """Refuse what cannot be done to weights of few bits.
+
+    Args:
+        config: the model's.
+        adapter: whether an adapter is trained on the weights.
+        moved: whether the method moves the weights themselves.
+        merged: whether the adapter will be merged into them.
+
+    Raises:
+        InputError: one of these is not possible.
+    """
+    bits = quantised_bits(config)
+    if bits is None:
+        return
+    if not adapter:
+        raise InputError(f"Weights in {bits} bits cannot be trained; train an adapter on them (use_peft).")
+    if moved:
+        raise InputError(
+            f"This method moves the weights under the new adapter, and weights in {bits} bits cannot be moved; load "
+            "them whole, unlearn an adapter that was trained on them, or use fine_tune."
+        )
+    if merged:
+        raise InputError(
+            f"merge_adapter would round the result to {bits} bits, and it would no longer be what was measured; leave "
+            "it out, or load the weights whole."
+        )
+
+
 def load_anchor(
     source: ModelSource, task: Task, like: PretrainedConfig, *, dtype: torch.dtype, seed: int
 ) -> PreTrainedModel:
@@ -271,12 +349,14 @@ def load_anchor(
     """
     if source.adapter:
         raise InputError(f"The base {source.name!r} is itself an adapter; name the full model under it.")
-    labels = cast(dict[int, str], like.id2label) if task == "text-classification" else None
+    labels = cast(dict[int, str], like.id2label) if TASKS[task].classes else None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = load_model(source, task, id2label=labels, dtype=str(dtype).removeprefix("torch."), new_head=True)
         assert isinstance(model, PreTrainedModel)
-        if model.config.get_text_config().vocab_size != like.get_text_config().vocab_size:
+        differs = model.config.get_text_config().vocab_size != like.get_text_config().vocab_size
+        # EncoderDecoderModel cannot be resized; the weights that differ are named when the start is made.
+        if differs and model.config.model_type != "encoder-decoder":
             model.resize_token_embeddings(like.get_text_config().vocab_size)
     return model
 
@@ -290,12 +370,16 @@ def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
     for source in sources:
         with hub_errors(f"The model {source.name!r}"):
             try:
-                return AutoTokenizer.from_pretrained(
+                tokenizer = AutoTokenizer.from_pretrained(
                     source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
                 )
-            except (OSError, ValueError) as error:
+            except Exception as error:  # the tokenizers library raises nothing more particular
                 if isinstance(error, HfHubHTTPError | HFValidationError):
                     raise
+                continue
+        # Where a repository has no tokenizer, transformers makes one of special tokens for most kinds of models.
+        if len(tokenizer) > len(tokenizer.all_special_ids) + FEWEST_TOKENS:
+            return tokenizer
     raise InputError(f"{' and '.join(repr(s.name) for s in sources)} have no tokenizer; save one beside the model.")
 
 
@@ -309,6 +393,8 @@ def freeze_all_but_last(model: PreTrainedModel, layers: int) -> None:
     Raises:
         InputError: the model has fewer blocks, or none that can be told.
     """
+    if model.config.is_encoder_decoder:
+        raise InputError(f"train_last_layers={layers} is not possible: an encoder-decoder has two stacks of blocks.")
     total = model.config.get_text_config().num_hidden_layers
     blocks = next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)
     if blocks is None or layers > total:

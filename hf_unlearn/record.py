@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
 
-from .data import Task
 from .errors import InputError
 from .models import (
     Model,
@@ -20,6 +19,7 @@ from .models import (
     read_json,
     task_of,
 )
+from .tasks import Task
 
 RECORD_FILE = "training_record.json"
 RECORD_VERSION = 1
@@ -43,6 +43,7 @@ TRAINING_SETTINGS = (
     "fp16",
     "train_last_layers",
     "max_length",
+    "mlm_probability",
     "dataset_text_field",
     "dataset_label_field",
     "prompt_template",

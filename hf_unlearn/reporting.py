@@ -9,6 +9,7 @@ from .evaluation.report import CostEntry, CurvePoint, MethodEntry, UnlearningRep
 from .evaluation.verdict import Provenance
 from .record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
 from .retained import SplitAudit
+from .tasks import TASKS
 
 if TYPE_CHECKING:
     from .trainer import UnlearningTrainer
@@ -31,7 +32,7 @@ def training_record(trainer: "UnlearningTrainer", dataset: DataSource) -> Traini
         dataset: where the data came from.
     """
     values = trainer.args.to_dict()
-    labels = trainer.model.config.id2label if trainer.task == "text-classification" else None
+    labels = trainer.model.config.id2label if TASKS[trainer.task].classes else None
     return TrainingRecord(
         task=trainer.task,
         labels=[labels[i] for i in sorted(labels)] if labels else None,

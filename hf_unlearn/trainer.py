@@ -14,6 +14,7 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -21,7 +22,7 @@ from .callbacks import MeasureForgetting, SaveOnInterrupt, StopWhenForgotten
 from .card import write_card
 from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
-from .data import PaddingCollator, Task, encode, make_encoder, padding_id
+from .data import PaddingCollator, encode, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets, losses, save_tables
 from .evaluation.plots import PLOT_FILE, plot_losses
@@ -29,16 +30,20 @@ from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_tex
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
 from .hub import publish
+from .masking import MaskingCollator, NewMasksEachEpoch, token_masking
 from .methods import METHODS
 from .models import (
+    PEFT_TASKS,
     Model,
     ModelSource,
+    check_quantised,
     freeze_all_but_last,
     load_anchor,
     load_tokenizer,
     locate,
     lora_settings,
     plain_model,
+    quantised_bits,
     task_of,
     to_device,
 )
@@ -47,6 +52,7 @@ from .reporting import trainer_report
 from .retained import SplitAudit
 from .starts import StartInputs
 from .tables import AnyDataset
+from .tasks import IGNORED, TASKS, Task
 
 # Enough records for the curve during training; the report uses all of them.
 MEASURED_RECORDS = 500
@@ -58,16 +64,18 @@ class UnlearningTrainer(Trainer):
 
     ``train()`` scores the original model, moves it to the start of the method, and fine-tunes from there with the
     model's own loss on L; S never enters a training batch. ``report()`` scores the result and reaches the verdict.
+    A masked language model is measured under masks that are fixed for each record.
 
     Args:
         model: the original model A(D): a folder or Hub id, or a model in memory.
         args: the settings.
-        train_dataset: L, as records (see :mod:`hf_unlearn.data`) or as examples with ``input_ids`` and ``labels``.
+        train_dataset: L, as records (see :mod:`hf_unlearn.data`) or as examples with ``input_ids`` and ``labels`` (for
+            a masked language model the token wherever one may be masked, -100 elsewhere).
         forget_dataset: S; it is only ever measured. Without it this is plain training.
         holdout_dataset: H, records like S that no model saw.
         eval_dataset: a test split.
         processing_class: the tokenizer; that of the model when None.
-        data_collator: stacks examples; pads them when None.
+        data_collator: stacks examples; pads them, and masks those that are trained on, when None.
         peft_config: trains an adapter instead of the weights; not for a model that is an adapter already.
         callbacks: added to the trainer's own.
         source: where a model in memory came from, for the training record and the card.
@@ -137,13 +145,23 @@ class UnlearningTrainer(Trainer):
             if peft_config is not None or self.trained_adapter:
                 raise InputError("train_last_layers is for full training; choose an adapter's layers in peft_config.")
             freeze_all_but_last(plain, args.train_last_layers)
+        check_quantised(
+            plain.config,
+            adapter=self.trained_adapter or peft_config is not None,
+            moved=self.alpha > 0 and not self.trained_adapter,
+            merged=args.merge_adapter,
+        )
         if peft_config is not None:
             loaded = self._add_adapter(loaded, peft_config, args)
         self.lora = lora_settings(loaded)
 
         # Data
+        masking = token_masking(self.task, processing_class, args.mlm_probability, args.seed)
+        self.training_collator: MaskingCollator | None = None
         if data_collator is None:
             data_collator = PaddingCollator(padding_id(processing_class))
+            if masking is not None:
+                self.training_collator = MaskingCollator(masking, data_collator)
         encoder = make_encoder(train_dataset, self.task, plain.config, processing_class, args.max_length, args.layout)
         sets: dict[SetName, AnyDataset | None] = {
             "forget": forget_dataset,
@@ -156,10 +174,12 @@ class UnlearningTrainer(Trainer):
         with args.main_process_first(desc="tokenising"):
             if forget_dataset is not None:
                 batch_size = args.per_device_eval_batch_size
-                self.evidence = evidence_sets(sets, encoder, data_collator, self.task, batch_size, args.seed)
+                self.evidence = evidence_sets(sets, encoder, data_collator, self.task, batch_size, args.seed, masking)
             if encoder is not None:
                 train_dataset = encode(train_dataset, encoder, "retained")
                 eval_dataset = encode(eval_dataset, encoder, "test") if eval_dataset is not None else None
+            if masking is not None and isinstance(eval_dataset, Dataset):
+                eval_dataset = masking.fixed(eval_dataset)
 
         super().__init__(
             model=loaded,
@@ -170,6 +190,10 @@ class UnlearningTrainer(Trainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
+        # Not all models take the number of items, and compute_loss needs it for all.
+        self.model_accepts_loss_kwargs |= not TASKS[self.task].next_token
+        if self.training_collator is not None:
+            self.add_callback(NewMasksEachEpoch(self.training_collator))
         self._prepare_measuring()
 
     def _check_lineage(self, args: UnlearningConfig) -> None:
@@ -200,6 +224,8 @@ class UnlearningTrainer(Trainer):
                 f"{args.method!r} moves the weights under the new adapter, so the adapter alone would not be the "
                 "result; set merge_adapter, or train without an adapter."
             )
+        if self.task not in PEFT_TASKS:
+            raise InputError(f"PEFT knows no adapters for {self.task}; train all weights.")
         set_seed(args.seed)
         wrapped = get_peft_model(model, peft_config)
         assert isinstance(wrapped, PeftModel)
@@ -289,6 +315,16 @@ class UnlearningTrainer(Trainer):
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path, config.revision = base.name, base.revision
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of L; those of a masked language model are masked here, and nowhere else."""
+        if self.training_collator is None:
+            return super().get_train_dataloader()
+        measuring, self.data_collator = self.data_collator, self.training_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = measuring
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -297,12 +333,13 @@ class UnlearningTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The model's own loss, normalised over all items of an optimiser step (see ``Trainer.compute_loss``)."""
-        if self.task != "text-classification" or num_items_in_batch is None:
+        if TASKS[self.task].next_token or num_items_in_batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # Classifiers such as BertForSequenceClassification take num_items_in_batch and average over the batch all the
-        # same, so the parent's gradient grows with the accumulation steps. Without accumulation this factor is one.
+        # BertForSequenceClassification, BertForMaskedLM, EncoderDecoderModel and others take num_items_in_batch and
+        # average over the batch all the same, so the parent's gradient would grow with the accumulation steps. Without
+        # the number all of them average; without accumulation this factor is one.
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        share = inputs["labels"].numel() * processes / num_items_in_batch
+        share = (inputs["labels"] != IGNORED).sum() * processes / num_items_in_batch
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         return (loss * share, outputs) if return_outputs else loss * share
 
@@ -312,7 +349,11 @@ class UnlearningTrainer(Trainer):
         Per token two for each weight forward, two backward for each weight from the first trained one on, two more for
         each trained weight; embeddings are left out, as by the parent.
         """
-        return int(inputs["input_ids"].numel() * self._flops()[0])
+        tokens = inputs["input_ids"].numel()
+        if TASKS[self.task].two_texts:
+            # Each text passes through half of the model.
+            tokens = (tokens + inputs["labels"].numel()) / 2
+        return int(tokens * self._flops()[0])
 
     def _flops(self) -> tuple[float, float]:
         """Operations per token of a training step and of a forward pass."""
@@ -377,7 +418,8 @@ class UnlearningTrainer(Trainer):
             if retrained is not None:
                 place = locate(retrained)
                 reference = load_record(place)
-                model = to_device(load_any(place, self.task), self.args.device)
+                bits = quantised_bits(plain_model(self.model).config)
+                model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # The yardstick is not part of what unlearning costs.
                 self.tables["retrained"] = self.evidence.score(model, self.accelerator.autocast)
         self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference)

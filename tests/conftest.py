@@ -31,10 +31,12 @@ os.environ.pop("HF_TOKEN", None)
 import datasets  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
 from transformers import (  # noqa: E402
     BertConfig,
     BertModel,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -124,6 +126,38 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
+def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
+    """A BERT-like tokenizer: WordPiece, lower case, [CLS] and [SEP] around a text, no EOS."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(corpus()[:400], trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """A T5-like tokenizer: Unigram over blanks that are written as letters, EOS after a text."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus()[:200], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A $B </s>", [("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=128, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="session")
 def lm_base(tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer: PreTrainedTokenizerFast) -> Path:
     """A folder with an untrained Llama of 0.1 M weights."""
     folder = tmp_path_factory.mktemp("models") / "lm_base"
@@ -161,6 +195,43 @@ def encoder_base(tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer:
     )
     BertModel(config).save_pretrained(folder)
     byte_level_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def bert_config(vocabulary: int) -> BertConfig:
+    return BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        pad_token_id=0,
+    )
+
+
+@pytest.fixture(scope="session")
+def wordpiece_base(tmp_path_factory: pytest.TempPathFactory, wordpiece_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with an untrained BERT encoder of 0.1 M weights with a WordPiece tokenizer, without a head."""
+    folder = tmp_path_factory.mktemp("models") / "wordpiece_base"
+    torch.manual_seed(0)
+    BertModel(bert_config(len(wordpiece_tokenizer))).save_pretrained(folder)
+    wordpiece_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seq2seq_base(tmp_path_factory: pytest.TempPathFactory, wordpiece_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with an untrained encoder-decoder of two tiny BERTs."""
+    folder = tmp_path_factory.mktemp("models") / "seq2seq_base"
+    torch.manual_seed(0)
+    part = bert_config(len(wordpiece_tokenizer))
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(part, bert_config(len(wordpiece_tokenizer)))
+    config.decoder_start_token_id = wordpiece_tokenizer.cls_token_id
+    config.pad_token_id = wordpiece_tokenizer.pad_token_id
+    config.eos_token_id = wordpiece_tokenizer.sep_token_id
+    EncoderDecoderModel(config).save_pretrained(folder)
+    wordpiece_tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -211,6 +282,25 @@ def tickets_rows(n: int = 60) -> list[dict[str, Any]]:
         text = f"{label[:4]} {draw.choice(WORDS)} {draw.choice(WORDS)} number {i}"
         rows.append({"id": i, "text": text, "label": label})
     return rows
+
+
+def tagged_rows(n: int = 60) -> list[dict[str, Any]]:
+    """Records of words, some of which are tagged at random, so that they can be learned by heart only."""
+    draw = random.Random(2)
+    rows = []
+    for i in range(n):
+        words = [f"case{i}", *(draw.choice(WORDS) for _ in range(draw.randint(3, 7)))]
+        rows.append({"id": i, "tokens": words, "ner_tags": [draw.choice(["O", "B-PLACE", "B-NAME"]) for _ in words]})
+    return rows
+
+
+def note_rows(n: int = 60) -> list[dict[str, Any]]:
+    """Texts of a few words."""
+    draw = random.Random(3)
+    return [
+        {"id": i, "text": f"note {i}: " + " ".join(draw.choice(WORDS) for _ in range(draw.randint(6, 14)))}
+        for i in range(n)
+    ]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

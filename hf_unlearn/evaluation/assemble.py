@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import torch
 
-from ..data import Task
 from ..models import ModelSource, read_card
 from ..record import DataSource, software_versions
 from ..retained import SplitAudit
+from ..tasks import Task
 from .evidence import losses
 from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport, summarise_arm
 from .verdict import Provenance, decide

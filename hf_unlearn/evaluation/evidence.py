@@ -13,9 +13,11 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from ..data import RecordEncoder, Task, encode
+from ..data import RecordEncoder, encode
 from ..errors import InputError
+from ..masking import TokenMasking
 from ..tables import AnyDataset
+from ..tasks import TASKS, Task
 from .report import SetName
 from .scoring import score
 from .verdict import Losses
@@ -53,8 +55,10 @@ class EvidenceSets:
 
     @property
     def tokens(self) -> int:
-        """Tokens that one scoring reads."""
-        return sum(len(ids) for part in self.sets.values() for ids in part["input_ids"])
+        """Tokens that one scoring reads; of two texts each passes through half of the model."""
+        columns = ("input_ids", "labels") if TASKS[self.task].two_texts else ("input_ids",)
+        read = sum(len(ids) for part in self.sets.values() for column in columns for ids in part[column])
+        return read // len(columns)
 
     def halves(self, seed: int) -> tuple["EvidenceSets", "EvidenceSets"]:
         """Two parts with half of the records of S and H each, and all of the others."""
@@ -84,6 +88,7 @@ def evidence_sets(
     task: Task,
     batch_size: int,
     seed: int,
+    masking: TokenMasking | None = None,
 ) -> EvidenceSets:
     """Encode the sets to measure on; of L and the test split a random part.
 
@@ -94,6 +99,7 @@ def evidence_sets(
         task: what the models do.
         batch_size: examples in a forward pass.
         seed: of the random parts.
+        masking: hides what a masked language model has to guess, in the same way for every model.
 
     Raises:
         InputError: a set has no record, or some sets are encoded and some are not.
@@ -119,6 +125,8 @@ def evidence_sets(
             sets[name] = encode(part, encoder, name)
         else:
             raise InputError(f"The retained set is tokenised but the {name} set is not; tokenise both or neither.")
+        if masking is not None:
+            sets[name] = masking.fixed(sets[name])
     return EvidenceSets(task, sets, collator, batch_size, sampled)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
+from ..tasks import TASKS
 from .report import SetName, UnlearningReport
 
 PLOT_FILE = "loss_histograms.png"
@@ -42,7 +43,7 @@ def plot_losses(report: UnlearningReport, tables: dict[str, dict[SetName, pa.Tab
         auc = report.arms[arm].membership_auc
         told = f"\nS told from H: AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" if auc else ""
         axis.set_title(TITLES[arm] + told, fontsize=10)
-        axis.set_xlabel("loss of a record (nats" + (" per token)" if report.task == "text-generation" else ")"))
+        axis.set_xlabel(f"loss of a record (nats{TASKS[report.task].unit})")
     axes[0].set_ylabel("% of records")
     axes[0].legend(fontsize=8, frameon=False)
     figure.suptitle(f"{report.method.name}: {report.verdict.word.replace('_', ' ')}", fontweight="bold")

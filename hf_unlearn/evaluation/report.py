@@ -14,11 +14,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from ..data import Task
 from ..errors import InputError
 from ..record import DataSource
 from ..retained import SplitAudit
-from .statistics import Estimate, mean_loss, membership_auc, rate
+from ..tasks import TASKS, Task
+from .statistics import Estimate, clustered_rate, mean_loss, membership_auc, rate
 from .verdict import Verdict
 
 REPORT_FILE = "unlearning_report.json"
@@ -108,9 +108,9 @@ class SetScores:
 
     Attributes:
         records: how many were scored.
-        loss: mean loss in nats, per token for a language model.
-        accuracy: share of records classified correctly (classifiers).
-        perplexity: exp(loss) (language models).
+        loss: mean loss in nats, per token for a language model, per word for a classifier of words.
+        accuracy: share of records, or of words, classified correctly (classifiers).
+        perplexity: exp(loss) (language models, masked ones and encoder-decoders).
         sampled: whether the set is larger and this is a random part of it.
     """
 
@@ -152,7 +152,7 @@ class UnlearningReport:
     """The evidence about one unlearned model.
 
     Attributes:
-        task: ``text-generation`` or ``text-classification``.
+        task: what the model does, one of the keys of :data:`~hf_unlearn.tasks.TASKS`.
         original, base: the models; the base is None when unknown.
         dataset: where D came from.
         audit: what the request did to D, in counts; None when the split was made elsewhere.
@@ -209,8 +209,10 @@ def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
     """The scores of a set from its table of records."""
     nll, tokens = table["nll"].to_numpy(), table["tokens"].to_numpy()
     loss = mean_loss(nll, tokens)
-    if task == "text-classification":
-        accuracy = rate(int(table["correct"].to_numpy().sum()), table.num_rows)
+    if TASKS[task].quality == "accuracy":
+        correct = table["correct"].to_numpy()
+        one_each = bool((tokens == 1).all())
+        accuracy = rate(int(correct.sum()), len(correct)) if one_each else clustered_rate(correct, tokens)
         return SetScores(table.num_rows, loss, accuracy, None, sampled)
     perplexity = Estimate(_exp(loss.value), _exp(loss.low), _exp(loss.high), loss.n)
     return SetScores(table.num_rows, loss, None, perplexity, sampled)

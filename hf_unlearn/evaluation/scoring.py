@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..data import IGNORED, Task
+from ..tasks import IGNORED, TASKS, Task
 
 
 @torch.no_grad()
@@ -39,8 +39,8 @@ def score(
 
     Returns:
         A table with one line a record, in their order: ``row`` (its position in the set), ``tokens`` (predictions
-        made: labelled tokens, or 1 for a classifier), ``nll`` (the sum of their negative log-likelihoods in nats),
-        ``loss`` (``nll / tokens``) and ``correct`` (predictions that are the most likely one).
+        made: labelled tokens, or 1 for a classifier of texts), ``nll`` (the sum of their negative log-likelihoods in
+        nats), ``loss`` (``nll / tokens``) and ``correct`` (predictions that are the most likely one).
     """
     device = next(model.parameters()).device
     lengths = np.array([len(ids) for ids in examples["input_ids"]])
@@ -56,10 +56,13 @@ def score(
             picked = examples.select(batch)
             stacked = collator(list(picked.remove_columns("row")))
             inputs = {name: tensor.to(device) for name, tensor in stacked.items()}
-            labels = inputs.pop("labels")
+            labels = inputs["labels"] if TASKS[task].two_texts else inputs.pop("labels")
             logits = model(**inputs).logits
-            counts = _language_model if task == "text-generation" else _classifier
-            found.append((np.array(picked["row"]), *(t.cpu().numpy() for t in counts(logits, labels))))
+            if TASKS[task].next_token:
+                logits, labels = logits[:, :-1], labels[:, 1:]
+            elif labels.ndim == 1:
+                logits, labels = logits[:, None], labels[:, None]
+            found.append((np.array(picked["row"]), *(t.cpu().numpy() for t in _predictions(logits, labels))))
     model.train(training)
     found = gather_object(found)
     rows, tokens, nll, correct = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -77,21 +80,20 @@ def score(
     )
 
 
-def _language_model(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Tokens, summed NLL and hits of each example; only labelled positions are taken to float32."""
-    targets = labels[:, 1:]
-    labelled = targets != IGNORED
-    example = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)[labelled]
-    kept, wanted = logits[:, :-1][labelled], targets[labelled]
+def _predictions(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Predictions, summed NLL and hits of each example; only labelled positions are taken to float32.
+
+    Args:
+        logits: shape (examples, positions, classes or vocabulary).
+        labels: shape (examples, positions).
+    """
+    labelled = labels != IGNORED
+    example = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[labelled]
+    kept, wanted = logits[labelled], labels[labelled]
     nll = F.cross_entropy(kept.float(), wanted, reduction="none")
     hits = (kept.argmax(-1) == wanted).float()
     zeros = torch.zeros(len(labels), device=labels.device)
     return labelled.sum(1), zeros.index_add(0, example, nll), zeros.index_add(0, example, hits)
-
-
-def _classifier(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    nll = F.cross_entropy(logits.float(), labels, reduction="none")
-    return torch.ones_like(labels), nll, (logits.argmax(-1) == labels).float()
 
 
 @contextmanager

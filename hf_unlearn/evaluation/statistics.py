@@ -57,6 +57,33 @@ def rate(hits: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
     return Estimate(hits / n, float(interval.low), float(interval.high), int(n))
 
 
+def clustered_rate(hits: np.ndarray, trials: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+    """A proportion over trials that come in records, where the trials of one record resemble each other.
+
+    The interval is that of Clopper and Pearson for as many independent trials as tell as much (Korn and Graubard 1998,
+    Survey Methodology 24): the proportion's binomial variance over the variance that the records show, as a ratio
+    estimator. Where they show none, because all trials or no trial succeeded, a record counts as one trial.
+
+    Args:
+        hits: successes of each record, shape (n,).
+        trials: trials of each record, shape (n,).
+        confidence: of the interval.
+    """
+    n, total = len(hits), int(trials.sum())
+    value = float(hits.sum() / total)
+    variance = 0.0
+    if n > 1:
+        variance = float(n / (n - 1) * ((hits - value * trials) ** 2).sum() / total**2)
+    effective = float(n)
+    if variance > 0:
+        quantiles = stats.t.ppf((1 + confidence) / 2, [total - 1, n - 1])
+        effective = min(value * (1 - value) / variance * float(quantiles[0] / quantiles[1]) ** 2, float(total))
+    success, tail = value * effective, (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, success, effective - success + 1)) if value > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, success + 1, effective - success)) if value < 1 else 1.0
+    return Estimate(value, low, high, n)
+
+
 def membership_auc(forget_loss: np.ndarray, holdout_loss: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     """How well a record's loss tells S from H: the probability that a record of S has the lower loss.
 
