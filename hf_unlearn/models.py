@@ -72,7 +72,7 @@ PEFT_TASKS: dict[Task, str] = {
     "token-classification": "TOKEN_CLS",
     "text2text-generation": "SEQ_2_SEQ_LM",
 }
-BITSANDBYTES = "bitsandbytes>=0.49"
+BITSANDBYTES = "bitsandbytes>=0.50"
 FEWEST_TOKENS = 2  # words in a tokenizer that is one
 
 

@@ -23,6 +23,7 @@ from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.verdict import Verdict
 from hf_unlearn.record import DataSource
 from hf_unlearn.retained import SplitAudit
+from hf_unlearn.tasks import TASKS
 
 GOLDEN = Path(__file__).parent / "golden_card.md"
 FORBIDDEN = [
@@ -49,7 +50,7 @@ def scores(loss: float, accuracy: float | None) -> SetScores:
 
 def example_report(task: Any = "text-classification", word: Any = "not_distinguished") -> UnlearningReport:
     """A report with everything in it."""
-    accuracy = 0.9 if task == "text-classification" else None
+    accuracy = 0.9 if TASKS[task].quality == "accuracy" else None
 
     def arm(loss: float, auc: float) -> ArmEntry:
         sets = {name: scores(loss, accuracy) for name in ("forget", "holdout", "retained", "test")}
@@ -156,6 +157,9 @@ REPORTS = [
     example_report("text-generation", "not_forgotten"),
     example_report(word="exact"),
     bare_report(),
+    example_report("token-classification"),
+    example_report("text2text-generation"),
+    example_report("fill-mask"),
     replace(example_report(), cost=None, audit=None),
     replace(
         example_report(), original=ModelEntry("my_model", None, False), base=None, dataset=DataSource("rows.jsonl")
@@ -174,10 +178,33 @@ def test_nothing_unknown_is_shown(report: UnlearningReport, adapter: bool) -> No
     assert not re.search(r"[ \t]+\n\|", card)
     parsed = ModelCard(card)
     assert parsed.data.library_name == ("peft" if report.method.adapter_of else "transformers")
-    assert parsed.data.pipeline_tag == report.task
+    assert parsed.data.pipeline_tag == TASKS[report.task].pipeline_tag
     tags = parsed.data.tags
     assert tags is not None
     assert {"unlearning", "machine-unlearning", "hf_unlearn"} <= set(tags)
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("text-generation", ["(Student's t for losses, DeLong for the AUC)", 'pipeline("text-generation"']),
+        ("text-classification", ["Clopper-Pearson for accuracies", 'pipeline("text-classification"']),
+        (
+            "token-classification",
+            ["Korn-Graubard for accuracies", "those of the words", 'pipeline("token-classification"', "| accuracy on"],
+        ),
+        ("fill-mask", ["those of masked tokens", 'pipeline("fill-mask"', "| mlm\\_probability | 0.15"]),
+        ("text2text-generation", ["that is written", "AutoModelForSeq2SeqLM.from_pretrained", "| perplexity on"]),
+    ],
+)
+def test_each_task_is_told_in_its_own_words(task: Any, said: list[str]) -> None:
+    report = example_report(task)
+    settings = {**report.method.settings, "mlm_probability": 0.15, "dataset_label_field": "label"}
+    card = render_card(replace(report, method=replace(report.method, settings=settings)), "name")
+    for words in said:
+        assert words.replace("\\_", "_") in card
+    assert ("mlm_probability" in card) == (task == "fill-mask")
+    assert ("--dataset_label_field label" in card) == TASKS[task].classes
 
 
 @pytest.mark.parametrize(

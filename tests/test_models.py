@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,8 +11,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_unlearn import InputError
-from hf_unlearn.data import Task
 from hf_unlearn.models import (
+    ARCHITECTURES,
+    AUTO_CLASSES,
     ModelSource,
     load_config,
     load_model,
@@ -23,6 +24,7 @@ from hf_unlearn.models import (
     task_of,
 )
 from hf_unlearn.record import DataSource, TrainingRecord, find_base, load_any, load_record
+from hf_unlearn.tasks import TASKS, Task
 
 from .hub_server import HubServer
 
@@ -77,6 +79,9 @@ def test_what_cannot_be_found(hub: HubServer, tmp_path: Path) -> None:
         ("lm_base", "text-generation", "text-generation"),
         ("encoder_base", "text-classification", "text-classification"),
         ("lm_base", "text-classification", "text-classification"),
+        ("wordpiece_base", "token-classification", "token-classification"),
+        ("wordpiece_base", "fill-mask", "fill-mask"),
+        ("seq2seq_base", None, "text2text-generation"),
     ],
 )
 def test_the_task_is_read_or_asked_for(
@@ -86,6 +91,21 @@ def test_the_task_is_read_or_asked_for(
     assert task_of(source.name, load_config(source), asked) == expected
 
 
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("BertForTokenClassification", "token-classification"),
+        ("BertForMaskedLM", "fill-mask"),
+        ("T5ForConditionalGeneration", "text2text-generation"),
+        ("BartForConditionalGeneration", "text2text-generation"),
+        ("GPT2LMHeadModel", "text-generation"),
+    ],
+)
+def test_architectures_of_each_task(architecture: str, expected: Task) -> None:
+    assert task_of("x", AutoConfig.for_model("bert"), None, architecture=architecture) == expected
+    assert set(AUTO_CLASSES) == set(ARCHITECTURES) == set(TASKS) == set(get_args(Task))
+
+
 def test_impossible_tasks(encoder_base: Path, classifier_original: Path) -> None:
     bare = load_config(locate(str(encoder_base)))
     with pytest.raises(InputError, match="'BertModel' of 'x' does not say what the model does; say it with --task"):
@@ -93,8 +113,9 @@ def test_impossible_tasks(encoder_base: Path, classifier_original: Path) -> None
     with pytest.raises(InputError, match="--task text-generation is not possible with 'x', which is a BertModel"):
         task_of("x", bare, "text-generation")
     classifier = load_config(locate(str(classifier_original)))
-    with pytest.raises(InputError, match="text-generation is not possible"):
-        task_of("x", classifier, "text-generation")
+    for asked in ("text-generation", "text2text-generation"):
+        with pytest.raises(InputError, match=f"--task {asked} is not possible"):
+            task_of("x", classifier, asked)
 
 
 # Weights

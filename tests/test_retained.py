@@ -302,3 +302,18 @@ def test_an_empty_data_set() -> None:
     for dataset in (empty, IterableDataset.from_generator(lambda: iter(()))):
         with pytest.raises(InputError, match=r"nothing to forget|has no column"):
             split_retained(dataset, Records.ids("id", ["r1"]))
+
+
+def test_copies_among_lists_of_words_are_found() -> None:
+    words = [["Ann", "lives", "here"], ["ann", " LIVES", "here"], ["Ann", "lives"], None, ["Ann lives", "here"]]
+    tags = [["a"] * 3, ["b"] * 3, ["a"] * 2, ["a"], ["a"] * 2]
+    data = Dataset.from_dict({"id": [str(i) for i in range(5)], "tokens": words, "ner_tags": tags})
+    for dataset in (data, data.to_iterable_dataset()):
+        split = split_retained(dataset, Records.ids("id", ["0"]))
+        assert split.audit.duplicate_columns == ["tokens"]
+        assert split.audit.duplicates_retained == 2, "case and where the words end do not matter"
+    numbers = Dataset.from_dict({"id": ["0", "1"], "tokens": [[1], [2]], "note": ["x", "x"]})
+    split = split_retained(numbers, Records.ids("id", ["0"]))
+    assert (split.audit.duplicate_columns, split.audit.duplicates_retained) == (["note"], 1)
+    with pytest.raises(InputError, match="neither words nor chat messages"):
+        split_retained(numbers, Records.ids("id", ["0"]), duplicate_columns=["tokens"])

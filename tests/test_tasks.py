@@ -411,7 +411,7 @@ def test_a_real_encoder_learns_to_fill_masks(minilm: Path, tmp_path: Path) -> No
             "task": "fill-mask",
             "output_dir": str(tmp_path / "original"),
             "learning_rate": 1e-3,
-            "max_steps": 12,
+            "max_steps": 8,
             "max_length": 64,
         },
     }

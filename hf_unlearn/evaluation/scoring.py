@@ -50,6 +50,11 @@ def score(
     found: list[tuple[np.ndarray, ...]] = []
     training = model.training
     model.eval()
+    for module in model.modules():
+        # In evaluation mode on a CPU its layers of 4 bits are repacked for good and pass on no gradient any more;
+        # https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/nn/modules.py
+        if type(module).__module__.startswith("bitsandbytes."):
+            module.training = True
     with context():
         mine = batches[state.process_index :: state.num_processes]
         for batch in tqdm(mine, desc="Scoring", leave=False, disable=None if state.is_main_process else True):
