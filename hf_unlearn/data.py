@@ -405,8 +405,14 @@ def make_encoder(
         layout: options of :func:`record_format`.
 
     Raises:
-        InputError: the columns do not fit the task, or the length not the model.
+        InputError: the columns do not fit the task, the length not the model, or the model lacks what it needs.
     """
+    ids = config.to_dict()
+    if config.model_type == "encoder-decoder" and None in (ids.get("decoder_start_token_id"), ids.get("pad_token_id")):
+        raise InputError(
+            "The configuration of this encoder-decoder lacks decoder_start_token_id or pad_token_id, so it cannot "
+            "make its decoder's inputs; set both in its config.json."
+        )
     columns = column_names(dataset)
     if "input_ids" in columns:
         return None

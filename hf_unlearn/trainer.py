@@ -190,7 +190,7 @@ class UnlearningTrainer(Trainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
-        # Not all models take the number of items, and compute_loss needs it for all.
+        # The parent counts items for models that take their number only (Esm's do not); compute_loss needs it for all.
         self.model_accepts_loss_kwargs |= not TASKS[self.task].next_token
         if self.training_collator is not None:
             self.add_callback(NewMasksEachEpoch(self.training_collator))

@@ -187,6 +187,9 @@ def test_the_length_of_an_encoder_counts_too(wordpiece_tokenizer: PreTrainedToke
     for parts in ((small, large), (large, small)):
         config = EncoderDecoderConfig.from_encoder_decoder_configs(*parts)
         rows = Dataset.from_dict({"prompt": ["a"], "completion": ["b"]})
+        with pytest.raises(InputError, match="lacks decoder_start_token_id or pad_token_id"):
+            make_encoder(rows, "text2text-generation", config, wordpiece_tokenizer, None, {})
+        config.decoder_start_token_id, config.pad_token_id = 2, 0
         encoder = make_encoder(rows, "text2text-generation", config, wordpiece_tokenizer, None, {})
         assert encoder is not None
         assert encoder.max_length == 32

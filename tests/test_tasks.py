@@ -16,6 +16,9 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    EsmConfig,
+    EsmForTokenClassification,
+    PreTrainedTokenizerFast,
     pipeline,
 )
 
@@ -213,6 +216,32 @@ def test_gradient_accumulation_is_one_large_batch(task: str, original: Path, tmp
     assert any(not torch.allclose(weight, start[name], atol=1e-4) for name, weight in results[0].items())
 
 
+def test_gradient_accumulation_with_a_model_that_takes_no_number_of_items(
+    wordpiece_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    split = split_of("token-classification")
+    results = []
+    for batch, accumulation in ((16, 1), (4, 4)):
+        torch.manual_seed(0)
+        config = EsmConfig(
+            vocab_size=len(wordpiece_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+            num_attention_heads=2, pad_token_id=0, mask_token_id=4, token_dropout=False, hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0, position_embedding_type="rotary", id2label=dict(enumerate(TAGS)),
+            label2id={name: i for i, name in enumerate(TAGS)},
+        )  # fmt: skip
+        args = UnlearningConfig(
+            str(tmp_path), use_cpu=True, max_steps=4, optim="sgd", learning_rate=0.1, save_strategy="no",
+            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, disable_tqdm=True,
+        )  # fmt: skip
+        ours = UnlearningTrainer(
+            EsmForTokenClassification(config), args, split.retained, processing_class=wordpiece_tokenizer
+        )
+        ours.train()
+        results.append(weights(ours.model))
+    for name, weight in results[0].items():
+        torch.testing.assert_close(weight, results[1][name], rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_measuring_does_not_change_the_training_and_the_same_command_gives_the_same_weights(
     task: str, original: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +283,11 @@ def test_batches_are_masked_in_training_only(wordpiece_base: Path, tmp_path: Pat
     batch = next(iter(loader))
     shares = (batch["labels"] != IGNORED).sum(1) / (batch["attention_mask"].sum(1) - 2)
     assert ((shares > 0.4) & (shares < 0.6)).all()
+    assert ours.evidence is not None
+    for found in ours.evidence.sets["forget"]:
+        hidden = [i for i, label in enumerate(found["labels"]) if label != IGNORED]
+        assert 0 < len(hidden) < len(found["labels"]) - 2
+        assert all(found["input_ids"][i] == 4 != found["labels"][i] for i in hidden)
     evaluated = [ours.evaluate()["eval_loss"] for _ in range(2)]
     assert evaluated[0] == evaluated[1]
 
