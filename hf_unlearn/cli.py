@@ -4,6 +4,7 @@ Under several processes: ``accelerate launch --config_file … -m hf_unlearn.cli
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _dispatch(command, flags)
     except InputError as error:
-        print(f"hf-unlearn {command}: {error}", file=sys.stderr)
+        # All processes of a launch meet the same error; one of them says so.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"hf-unlearn {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(

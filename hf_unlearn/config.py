@@ -1,10 +1,13 @@
 """The settings of one unlearning run."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations import is_fsdp_enabled
+from transformers.utils.generic import strtobool
 
 from .errors import InputError
 from .methods import METHODS
@@ -148,10 +151,36 @@ class UnlearningConfig(TrainingArguments):
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
         if self.stop_when_forgotten and self.measure_steps == 0:
             raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise InputError(" ".join(str(error).split())) from None
+        self._check_launch()
         if self.device.type == "cpu":
             # Pinned memory is for copies to an accelerator; without one torch warns at every training.
             self.dataloader_pin_memory = False
+
+    def _check_launch(self) -> None:
+        """Refuse launches under which the processes would not work together."""
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        if launched != self.world_size:
+            raise InputError(
+                f"{launched} processes were launched and there is no accelerator for them, so each would run alone; "
+                "launch one process, or several on the CPU as recipes/accelerate/cpu_2_processes.yaml does."
+            )
+        # The original is scored and moved to its start before it is sharded.
+        if is_fsdp_enabled():
+            raise InputError(
+                "fsdp_cpu_ram_efficient_loading gives the weights to one process only, and the original is scored on "
+                "all of them; set it to false in the launcher's configuration."
+            )
+
+        sharded = self.deepspeed_plugin is not None or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        if self.merge_adapter and sharded:
+            raise InputError(
+                "merge_adapter is not possible while the weights are sharded over processes; leave it out, and merge "
+                "the adapter in one process with its merge_and_unload()."
+            )
 
     @property
     def folder(self) -> Path:

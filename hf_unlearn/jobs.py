@@ -168,7 +168,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     inherited = _inherited(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
     out = console(config)
-    _tell_inherited(out, inherited)
+    _tell_inherited(out, record, inherited, config)
     if run_args.push and config.hub_model_id is None:
         raise InputError("--push needs --hub_model_id, the repository to publish to.")
     data, data_source = load_data(data_args)
@@ -290,11 +290,18 @@ def _inherited(record: TrainingRecord | None, values: dict[str, Any]) -> dict[st
     return inherited
 
 
-def _tell_inherited(out: Console, inherited: dict[str, Any]) -> None:
+def _tell_inherited(
+    out: Console, record: TrainingRecord | None, inherited: dict[str, Any], config: UnlearningConfig
+) -> None:
     shown = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "budget")
     told = ", ".join(f"{name}={inherited[name]}" for name in shown if name in inherited)
     if told:
         out.print(f"From the original's training record, or by default: {told}.")
+    if record is not None and record.world_size != config.world_size:
+        out.print(
+            f"The original was trained by {record.world_size} processes, this is {config.world_size}: with the same "
+            f"--per_device_train_batch_size a step sees {config.world_size / record.world_size:.3g} times the records."
+        )
 
 
 def _warn_of_other_data(out: Console, record: TrainingRecord | None, parts: RetainedSplit) -> None:
@@ -343,6 +350,8 @@ def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def start_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Make the output folder and note what run it belongs to."""
+    # Until all have looked into the folder, nobody changes it.
+    PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")

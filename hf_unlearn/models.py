@@ -33,6 +33,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -236,6 +237,8 @@ def load_model(
     if id2label is not None:
         options["id2label"] = id2label
         options["label2id"] = {name: i for i, name in id2label.items()}
+    # Under ZeRO-3 from_pretrained would shard the weights, but the original is scored, and moved to its start, whole.
+    unset_hf_deepspeed_config()
     with hub_errors(f"The model {source.name!r}"):
         try:
             model, info = AUTO_CLASSES[task].from_pretrained(

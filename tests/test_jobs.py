@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
 from hf_unlearn import UnlearningReport
@@ -319,29 +318,3 @@ def test_the_readme_example_in_python(
     trainer.save_model()
     assert report.verdict.word == "exact"
     assert (tmp_path / "out" / "README.md").is_file()
-
-
-def test_two_processes_write_once_and_count_once(
-    lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Any
-) -> None:
-    import subprocess
-    import sys
-
-    launcher = tmp_path / "accelerate.yaml"
-    launcher.write_text((Path(__file__).parents[1] / "recipes/accelerate/cpu_2_processes.yaml").read_text())
-    tables = []
-    for name, launch in (("one", []), ("two", ["-m", "accelerate.commands.launch", "--config_file", str(launcher)])):
-        folder = tmp_path / name
-        settings = {**lm_settings, "method": "base", "use_cpu": True, "output_dir": str(folder)}
-        flags = ["-m", "hf_unlearn.cli", "run", "--config", str(recipe(**settings)), "--max_steps", "3"]
-        done = subprocess.run([sys.executable, *launch, *flags], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("Verdict: exact") == 1
-        report = UnlearningReport.load(folder / "unlearning_report.json")
-        assert report.hardware["processes"] == ("2" if name == "two" else "1")
-        tables.append({s: (v.records, v.loss.value) for s, v in report.arms["original"].sets.items()})
-    assert tables[0].keys() == tables[1].keys()
-    for key, (records, loss) in tables[0].items():
-        assert tables[1][key][0] == records
-        assert tables[1][key][1] == pytest.approx(loss, rel=1e-5)
-    assert torch.get_num_threads() >= 1
