@@ -55,24 +55,28 @@ class StopWhenForgotten(TrainerCallback):
             low, high = logs["membership_auc_low"] - 0.5, logs["membership_auc_high"] - 0.5
             if -self.margin < low and high < self.margin:
                 self.stopped = control.should_training_stop = True
+                # A run that goes on from a checkpoint made here would take one step too many; from an earlier one it
+                # stops here again.
+                control.should_save = False
 
 
 class SaveOnInterrupt(TrainerCallback):
-    """On Ctrl-C finishes the step, saves a checkpoint and stops; a second Ctrl-C stops at once.
+    """On Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; a second one stops at once.
 
     Only in a single process: in several, each would stop at a step of its own and wait for the others.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.interrupted = False
         if args.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -86,10 +90,9 @@ class SaveOnInterrupt(TrainerCallback):
         self.restore()
 
     def restore(self) -> None:
-        """Give Ctrl-C its former meaning back."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        """Give Ctrl-C and SIGTERM their former meaning back."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.restore()

@@ -59,6 +59,14 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    except Exception as error:
+        from .faults import explain
+
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        print(f"hf-unlearn {command}: {sentence}", file=sys.stderr)
+        return 2
     return 0
 
 

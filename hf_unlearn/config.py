@@ -48,7 +48,8 @@ class UnlearningConfig(TrainingArguments):
         auc_margin: the distance in membership AUC within which S counts as not distinguished.
 
     NOTE: these defaults differ from the parent's: ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2
-    instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``.
+    instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``,
+    ``logging_nan_inf_filter`` is False instead of True, so that training stops when the loss is no number.
 
     Raises:
         InputError: a value that is not possible.
@@ -128,6 +129,9 @@ class UnlearningConfig(TrainingArguments):
     )
 
     # > Defaults that differ from the parent's
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are no number out of the log instead of stopping."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: fraction)."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     include_num_input_tokens_seen: str | bool = field(

@@ -20,6 +20,7 @@ from .arguments import (
     build,
 )
 from .card import CARD_FILE, write_card
+from .checkpoints import last_checkpoint
 from .config import UnlearningConfig
 from .console import print_audit, print_report
 from .data import PaddingCollator, Task, class_names, make_encoder, padding_id, record_format
@@ -46,7 +47,7 @@ from .reporting import training_record
 from .retained import RetainedSplit, split_retained
 from .sources import holdout_rows, load_data, pick_split, split_data
 from .tables import AnyDataset, column_names
-from .trainer import UnlearningTrainer, last_checkpoint
+from .trainer import UnlearningTrainer
 
 SETTINGS_FILE = "run.json"
 DEFAULT_BUDGET = 0.25

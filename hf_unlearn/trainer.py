@@ -1,5 +1,6 @@
 """The trainer: transformers' ``Trainer`` on the retained set, from a chosen start, with the evidence around it."""
 
+import math
 import os
 import shutil
 import time
@@ -19,6 +20,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .callbacks import MeasureForgetting, SaveOnInterrupt, StopWhenForgotten
 from .card import write_card
+from .checkpoints import MarkComplete, last_checkpoint
 from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, Task, encode, make_encoder, padding_id
@@ -28,6 +30,7 @@ from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
+from .faults import is_out_of_memory
 from .hub import publish
 from .methods import METHODS
 from .models import (
@@ -212,6 +215,7 @@ class UnlearningTrainer(Trainer):
         self._flops_per_token: tuple[float, float] | None = None
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
         self.stopping = StopWhenForgotten(self.args.auc_margin)
+        self.add_callback(MarkComplete())
         self.add_callback(self.cost)
         self.add_callback(self.interrupt)
         if self.evidence is None or self.args.measure_steps == 0:
@@ -254,16 +258,26 @@ class UnlearningTrainer(Trainer):
         with preserved_rng():
             if self.evidence is not None:
                 self.tables["original"] = self._score(self.evidence)
-            if checkpoint is None:
-                self._move_to_start()
+            # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
+            self._move_to_start()
         # The parent seeds when it is made; whatever was drawn since then must not matter.
         set_seed(self.args.seed)
         try:
             output = super().train(checkpoint, *args, **kwargs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            batch, accumulation = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+            raise InputError(
+                f"Out of memory while training with per_device_train_batch_size={batch}; the same training in less is "
+                f"--per_device_train_batch_size {max(batch // 2, 1)} --gradient_accumulation_steps {2 * accumulation}"
+                + ("." if batch > 1 else ", with a shorter --max_length or --use_peft.")
+            ) from None
         finally:
             self.interrupt.restore()
         if self.interrupt.interrupted:
             raise KeyboardInterrupt(f"stopped after step {self.state.global_step} of {self.state.max_steps}")
+        self._check_loss(output.training_loss)
         if self.args.merge_adapter and isinstance(self.model, PeftModel):
             self.model = self.model_wrapped = self.model.merge_and_unload()
         return output
@@ -339,15 +353,35 @@ class UnlearningTrainer(Trainer):
             }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the measurement that was made at this step if there was one."""
+        """Log, with the measurement that was made at this step if there was one; stop when the loss is no number."""
+        self._check_loss(logs.get("loss", 0.0))
         if self._measured:
             logs = {**logs, **self._measured}
             self._measured = {}
         super().log(logs, start_time)
 
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            cause = "fp16 overflows: train with --bf16" if self.args.fp16 else "the learning rate is too high"
+            raise InputError(
+                f"The loss is no longer a number by step {self.state.global_step}. Most likely {cause} "
+                f"(learning_rate={self.args.learning_rate:g}); nothing was saved as a result."
+            )
+
     def _score(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
         started = time.perf_counter()
-        tables = sets.score(self.model, self.accelerator.autocast)
+        try:
+            tables = sets.score(self.model, self.accelerator.autocast)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            batch = self.args.per_device_eval_batch_size
+            raise InputError(
+                f"Out of memory while measuring with per_device_eval_batch_size={batch}; try "
+                f"--per_device_eval_batch_size {max(batch // 4, 1)}."
+            ) from None
+        for table in tables.values():
+            self._check_loss(float(np.sum(table["loss"].to_numpy())))
         self.cost.measured(time.perf_counter() - started, self._flops()[1] * sets.tokens)
         return tables
 
@@ -497,13 +531,6 @@ class UnlearningTrainer(Trainer):
 
 
 # Helpers
-
-
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest checkpoint that was written to its end, which the trainer marks with ``trainer_state.json``."""
-    folders = Path(output_dir).glob("checkpoint-*")
-    complete = [folder for folder in folders if (folder / "trainer_state.json").is_file()]
-    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))) if complete else None
 
 
 def _source_of(model: str | Model) -> ModelSource | None:

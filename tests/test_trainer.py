@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from hf_unlearn import InputError, Records, UnlearningConfig, UnlearningTrainer, split_retained
+from hf_unlearn.checkpoints import last_checkpoint
 from hf_unlearn.cost import flops_per_token
 from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.models import locate
 from hf_unlearn.retained import RetainedSplit
-from hf_unlearn.trainer import last_checkpoint
 
 from .conftest import secrets_rows, tickets_rows
 
@@ -526,15 +526,6 @@ def test_a_trainer_trains_once_and_reads_its_own_checkpoints_only(lm_base: Path,
     (foreign / "trainer_state.json").write_text("{}")
     with pytest.raises(InputError, match="is not a checkpoint of this trainer"):
         trainer(tmp_path, str(lm_base)).train(resume_from_checkpoint=str(foreign))
-
-
-def test_half_written_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) is None
-    for step, complete in ((9, True), (10, True), (100, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if complete:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 def test_plain_training_needs_no_forget_set(lm_base: Path, tmp_path: Path) -> None:
