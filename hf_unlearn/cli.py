@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, in_one_line
 
 USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         # All processes of a launch meet the same error; one of them says so.
         if os.environ.get("RANK", "0") == "0":
-            print(f"hf-unlearn {command}: {error}", file=sys.stderr)
+            print(f"hf-unlearn {in_one_line(command)}: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(

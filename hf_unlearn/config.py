@@ -1,11 +1,13 @@
 """The settings of one unlearning run."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+import torch
+from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
@@ -147,17 +149,31 @@ class UnlearningConfig(TrainingArguments):
         if self.method not in METHODS:
             raise InputError(f"There is no method {self.method!r}; the methods are {', '.join(METHODS)}.")
         METHODS[self.method].resolve_alpha(self.alpha)
+        for name, value in vars(self).items():
+            _require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
+        for name in ("learning_rate", "weight_decay", "adam_epsilon"):
+            _require(vars(self)[name] >= 0, name, vars(self)[name], "0 or more")
+        for name in ("adam_beta1", "adam_beta2"):
+            _require(0 <= vars(self)[name] < 1, name, vars(self)[name], "0 or more and below 1")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            _require(vars(self)[name] >= 1, name, vars(self)[name], "1 or more")
+        _require(self.num_train_epochs > 0, "num_train_epochs", self.num_train_epochs, "above 0")
         _require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", self.alpha, "between 0 and 1")
         _require(self.budget is None or self.budget > 0, "budget", self.budget, "above 0, such as 0.25")
         layers = self.train_last_layers
         _require(layers is None or layers >= 1, "train_last_layers", layers, "1 or more")
         _require(0 < self.auc_margin < 0.5, "auc_margin", self.auc_margin, "between 0 and 0.5")
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
         if self.stop_when_forgotten and self.measure_steps == 0:
             raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")
         try:
             super().__post_init__()
-        except ValueError as error:
+            if self.lr_scheduler_kwargs:
+                if not isinstance(self.lr_scheduler_kwargs, dict):
+                    raise InputError("lr_scheduler_kwargs must be a mapping of options to values.")
+                _make_scheduler(self.lr_scheduler_type, self.lr_scheduler_kwargs)
+        except (TypeError, ValueError) as error:
             raise InputError(" ".join(str(error).split())) from None
         self._check_launch()
         if self.device.type == "cpu":
@@ -200,6 +216,12 @@ class UnlearningConfig(TrainingArguments):
             "prompt_template": self.prompt_template,
             "completion_template": self.completion_template,
         }
+
+
+def _make_scheduler(name: str, options: dict[str, Any]) -> None:
+    """Try out the options of the learning rate's schedule, which the trainer reads when it is training already."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    get_scheduler(name, optimizer, 1, 10, dict(options))
 
 
 def _require(holds: bool, name: str, value: object, needed: str) -> None:
