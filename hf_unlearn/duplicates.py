@@ -77,7 +77,10 @@ def _message_contents(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         raise InputError(
             f"Column {name!r} holds {rows.type}, not chat messages; it cannot be searched for duplicates."
         )
-    contents = pc.struct_field(rows.flatten(), "content").cast(pa.large_string())
+    contents = pc.struct_field(rows.flatten(), "content")
+    if not (pa.types.is_string(contents.type) or pa.types.is_large_string(contents.type)):
+        raise InputError(f"Column {name!r} has messages whose content is {contents.type}, not text.")
+    contents = contents.cast(pa.large_string())
     lengths = pc.fill_null(pc.list_value_length(rows), 0)
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int64)
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pc.fill_null(contents, ""))
