@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from .checks import check_batch
 from .errors import InputError
 from .requests import require_columns
 from .tables import AnyDataset, column_names
@@ -56,6 +57,11 @@ class RecordFormat:
         if self.prompt is None or self.completion is None:
             return ["prompt", "completion"]
         return list(dict.fromkeys(template_fields(self.prompt) + template_fields(self.completion)))
+
+    @property
+    def columns(self) -> list[str]:
+        """All the columns that are read."""
+        return [*self.text_columns, self.label] if self.kind == "classification" else self.text_columns
 
 
 def template_fields(template: str) -> list[str]:
@@ -145,12 +151,30 @@ def class_names(dataset: AnyDataset, label_field: str) -> list[str]:
         return list(feature.names)
     if not isinstance(dataset, Dataset):
         raise InputError(f"A streamed data set must declare the classes of {label_field!r} as a ClassLabel feature.")
-    labels = set(dataset.unique(label_field))
+    labels = _distinct(dataset, label_field)
     if labels and all(isinstance(label, str) for label in labels):
         return sorted(labels)
     if labels and all(isinstance(label, int) and label >= 0 for label in labels):
+        if max(labels) >= max(1000, 10 * len(labels)):
+            raise InputError(
+                f"The labels in {label_field!r} are {len(labels)} integers far apart, which do not look like classes; "
+                "number the classes from 0."
+            )
         return [str(label) for label in range(max(labels) + 1)]
     raise InputError(f"The labels in {label_field!r} must all be names or all be integers from 0.")
+
+
+def class_ids(config: PretrainedConfig) -> dict[str, int]:
+    """The classes of a model: id2label, which its head was made for; a configuration need not have label2id."""
+    return {name: int(i) for i, name in (config.id2label or {}).items()}
+
+
+def _distinct(dataset: Dataset, column: str) -> set[Any]:
+    """The values of a column; raises InputError where they are lists or other containers."""
+    kind = dataset.features[column]
+    if not isinstance(kind, ClassLabel | Value):
+        raise InputError(f"Column {column!r} holds {type(kind).__name__} values; a class is a name or a number.")
+    return set(dataset.unique(column))
 
 
 def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -> dict[Any, int]:
@@ -161,12 +185,13 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
     """
     features = dataset.features or {}
     feature = features.get(label_field)
-    if isinstance(feature, ClassLabel) and set(feature.names) <= set(label2id):
-        return {i: label2id[name] for i, name in enumerate(feature.names)}
-    known = {value: value for value in label2id.values()} | label2id
+    known: dict[Any, int] = {value: value for value in label2id.values()} | label2id
+    if isinstance(feature, ClassLabel):
+        # Numbers of one order must not be taken for those of another because one name is new.
+        known = {i: label2id[name] for i, name in enumerate(feature.names) if name in label2id} or known
     if not isinstance(dataset, Dataset):
         return known
-    unknown = [label for label in dataset.unique(label_field) if label is not None and label not in known]
+    unknown = [label for label in _distinct(dataset, label_field) if label is not None and label not in known]
     if unknown:
         raise InputError(
             f"{len(unknown)} of the labels in column {label_field!r} are none of the model's classes, "
@@ -210,7 +235,7 @@ class RecordEncoder:
         Raises:
             InputError: a record without text or label, or a conversation that cannot be trained on.
         """
-        self._check(batch)
+        check_batch(batch, self.format)
         if self.format.kind == "classification":
             return self._classification(batch, rows)
         out: dict[str, list[Any]] = {
@@ -229,32 +254,24 @@ class RecordEncoder:
                     out["truncated"].append(False)
         return out
 
-    def _check(self, batch: dict[str, list[Any]]) -> None:
-        """Raise InputError where a record has no text, or something else in its place."""
-        for column in self.format.text_columns:
-            templated = self.format.prompt is not None
-            for value in batch[column]:
-                if value is None:
-                    raise InputError(f"Some records have nothing in column {column!r}; remove or fill them.")
-                if not templated and not isinstance(value, str | list):
-                    raise InputError(f"Column {column!r} holds {type(value).__name__} values, not text.")
-        if self.format.kind == "classification" and None in batch[self.format.label]:
-            raise InputError(f"Some records have no label in column {self.format.label!r}; remove or fill them.")
-
     def _classification(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         texts = batch[self.format.text]
         encoded = self.tokenizer(texts)
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
-        long = [i for i, tokens in enumerate(ids) if len(tokens) > self.max_length]
+        long = {i for i, tokens in enumerate(ids) if len(tokens) > self.max_length}
         for i in long:
             cut = self.tokenizer(texts[i], truncation=True, max_length=self.max_length)
             ids[i], mask[i] = cut["input_ids"], cut["attention_mask"]
+        # Without special tokens an empty text has no token, and a model cannot read an example without one.
+        kept = [i for i, tokens in enumerate(ids) if tokens]
+        if unknown := set(batch[self.format.label]) - set(self.labels):
+            raise InputError(f"{len(unknown)} of the labels in a stream are none of the model's classes.")
         return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": [self.labels[label] for label in batch[self.format.label]],
-            "row": rows,
-            "truncated": [i in long for i in range(len(rows))],
+            "input_ids": [ids[i] for i in kept],
+            "attention_mask": [mask[i] for i in kept],
+            "labels": [self.labels[batch[self.format.label][i]] for i in kept],
+            "row": [rows[i] for i in kept],
+            "truncated": [i in long for i in kept],
         }
 
     def _segments(self, batch: dict[str, list[Any]], i: int) -> list[tuple[str, bool]]:
@@ -288,8 +305,6 @@ class RecordEncoder:
                 )
             segments += [(asked[len(done) :], False), (answered[len(asked) :], True)]
             done = answered
-        if not segments:
-            raise InputError("A conversation has no turn of the assistant, so there is nothing to train on.")
         return segments
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
@@ -382,8 +397,7 @@ def make_encoder(
     if "input_ids" in columns:
         return None
     length = resolve_max_length(config, tokenizer, max_length)
-    label2id = cast(dict[str, int], config.label2id or {})
-    return RecordEncoder(tokenizer, record_format(columns, task, **layout), length, label2id)
+    return RecordEncoder(tokenizer, record_format(columns, task, **layout), length, class_ids(config))
 
 
 def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset:
@@ -400,17 +414,34 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     Raises:
         InputError: a missing column, or a record without text or label.
     """
-    columns = encoder.format.text_columns
-    if encoder.format.kind == "classification":
-        columns = [*columns, encoder.format.label]
+    columns = encoder.format.columns
     require_columns(columns, column_names(dataset))
     if encoder.format.kind == "classification":
         encoder = replace(encoder, labels=label_ids(dataset, encoder.format.label, encoder.label2id))
     if isinstance(dataset, IterableDataset):
         return dataset.map(encoder, with_indices=True, batched=True, remove_columns=column_names(dataset))
-    examples = dataset.select_columns(columns).map(
-        encoder, with_indices=True, batched=True, remove_columns=columns, desc=f"Tokenising the {name} set"
+    # The types are given, because a batch of records without a token tells none.
+    tokens, number = List(Value("int32")), Value("int64")
+    features = Features(
+        {
+            "input_ids": tokens,
+            "attention_mask": List(Value("int8")),
+            "labels": number if encoder.format.kind == "classification" else tokens,
+            "row": number,
+            "truncated": Value("bool"),
+        }
     )
+    examples = dataset.select_columns(columns).map(
+        encoder,
+        with_indices=True,
+        batched=True,
+        remove_columns=columns,
+        features=features,
+        desc=f"Tokenising the {name} set",
+    )
+    wanted = "to read" if encoder.format.kind == "classification" else "to predict"
+    if len(examples) == 0:
+        raise InputError(f"None of the {len(dataset)} {name} records has a token {wanted}; their texts are empty.")
     if truncated := sum(examples["truncated"]):
         logger.warning(
             "%d of the %d %s texts are longer than %d tokens; what a classifier cannot read is cut off.",
@@ -418,7 +449,7 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
         )  # fmt: skip
     if skipped := len(dataset) - len(set(examples["row"])):
         logger.warning(
-            "%d of the %d %s records have no token to predict and are left out.", skipped, len(dataset), name
+            "%d of the %d %s records have no token %s and are left out.", skipped, len(dataset), name, wanted
         )
     return examples.remove_columns("truncated")
 

@@ -22,14 +22,15 @@ from .arguments import (
 from .card import CARD_FILE, write_card
 from .checkpoints import last_checkpoint
 from .config import UnlearningConfig
-from .console import print_audit, print_report
-from .data import PaddingCollator, Task, class_names, make_encoder, padding_id, record_format
+from .console import plain, print_audit, print_report
+from .data import PaddingCollator, Task, class_names, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.assemble import assemble_report
 from .evaluation.evidence import evidence_sets, save_tables
 from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport, write_text
 from .evaluation.verdict import Provenance
+from .fit import check_fit, check_head
 from .hub import publish
 from .models import (
     PEFT_TASKS,
@@ -46,7 +47,7 @@ from .record import RECORD_FILE, DataSource, TrainingRecord, find_base, load_any
 from .reporting import training_record
 from .retained import RetainedSplit, split_retained
 from .sources import holdout_rows, load_data, pick_split, split_data
-from .tables import AnyDataset, column_names
+from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 
 SETTINGS_FILE = "run.json"
@@ -99,21 +100,25 @@ def train(values: dict[str, Any]) -> None:
     base = _located(model_args)
     config_of_base = load_config(base)
     task = task_of(base.name, config_of_base, model_args.task, peft=peft_task(base))
-    record_format(column_names(dataset), task, **config.layout)
+    check_fit([dataset], None, config_of_base, task, config.layout)
     labels = class_names(dataset, config.dataset_label_field) if task == "text-classification" else None
+    if labels is not None:
+        check_head(base, config_of_base, len(labels))
     folder = config.folder
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
     settings = run_settings(values, data=fingerprint)
     if is_finished(folder, settings, RECORD_FILE):
-        out.print(f"{folder} holds this training, finished.")
+        out.print(f"{plain(folder)} holds this training, finished.")
         return
-    start_folder(folder, settings)
-    trainer = train_plainly(base, task, labels, dataset, config, source, _lora(model_args, task), _loading(model_args))
+    trainer = train_plainly(
+        base, task, labels, dataset, config, source, _lora(model_args, task), _loading(model_args), settings
+    )
     record = trainer.record
     assert record is not None
     out.print(
-        f"Trained {base.public_name} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} epochs "
-        f"({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in {config.output_dir}."
+        f"Trained {plain(base.public_name)} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} "
+        f"epochs ({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in "
+        f"{plain(config.output_dir)}."
     )
 
 
@@ -126,6 +131,7 @@ def train_plainly(
     source: DataSource,
     lora: LoraConfig | None,
     loading: dict[str, Any],
+    settings: dict[str, Any] | None = None,
 ) -> UnlearningTrainer:
     """Train a base model on a data set and save it with its training record.
 
@@ -138,11 +144,14 @@ def train_plainly(
         source: where the data came from.
         lora: trains an adapter.
         loading: options of :func:`~hf_unlearn.models.load_model`.
+        settings: noted in the output folder once the trainer has found nothing wrong; see :func:`start_folder`.
     """
     set_seed(config.seed)
     id2label = dict(enumerate(labels)) if labels else None
     model = load_model(base, task, id2label=id2label, new_head=True, **loading)
     trainer = UnlearningTrainer(model, config, dataset, peft_config=lora, source=base, task=task)
+    if settings is not None:
+        start_folder(config.folder, settings)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     rows = len(dataset) if isinstance(dataset, Dataset) else None
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
@@ -175,11 +184,15 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     data, data_source = load_data(data_args)
     parts = split_data(data, data_source, data_args, request_args, config)
     print_audit(out, parts.audit)
-    task = task_of(source.name, load_config(source), model_args.task, peft=peft_task(source))
-    record_format(column_names(parts.retained), task, **config.layout)
+    model_config = load_config(source)
+    task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
+    check_fit([parts.retained, parts.forget, parts.holdout, test], source, model_config, task, config.layout)
+    if run_args.retrained_model is not None:
+        reference = locate(run_args.retrained_model)
+        task_of(reference.name, load_config(reference), task, peft=peft_task(reference))
     if run_args.with_retrained and record is None:
         raise InputError(
             f"--with_retrained trains as {RECORD_FILE} beside the model says, and there is none; train a reference "
@@ -189,12 +202,12 @@ def run(values: dict[str, Any]) -> UnlearningReport:
 
     folder, settings = config.folder, run_settings(values, split=parts.audit.to_dict())
     if is_finished(folder, settings, CARD_FILE):
-        out.print(f"{folder} holds this run, finished.")
+        out.print(f"{plain(folder)} holds this run, finished.")
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
         report = _unlearn(source, model_args, config, run_args, parts, test, task, record, data_source, settings)
     print_report(out, report)
-    out.print(f"The model, its card, {REPORT_FILE} and {PLOT_FILE} are in {folder}.")
+    out.print(f"The model, its card, {REPORT_FILE} and {PLOT_FILE} are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
     return report
@@ -329,18 +342,31 @@ def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
     Raises:
         InputError: the folder holds something else.
     """
+    require_folder(folder)
     path = folder / SETTINGS_FILE
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty and holds no run; name another --output_dir.")
         return False
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"{path} cannot be read; name another --output_dir or delete this one.")
     changed = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
     if changed:
         raise InputError(
             f"{folder} holds a run with other settings ({', '.join(changed)}); name another --output_dir or delete it."
         )
     return (folder / last_file).is_file()
+
+
+def require_folder(folder: Path) -> None:
+    """Raise InputError where a folder cannot be made because a file is in its way."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise InputError(f"--output_dir {folder} cannot be a folder: {nearest} is a file.")
 
 
 def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -382,12 +408,13 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     compare = build(EvaluateArguments, values)
     config = build(UnlearningConfig, {"output_dir": "evaluation", **values})
     out = console(config)
+    require_folder(config.folder)
     source = _located(model_args)
     data, data_source = load_data(data_args)
     parts = split_data(data, data_source, data_args, build(RequestArguments, values), config)
     print_audit(out, parts.audit)
-    task = task_of(source.name, load_config(source), model_args.task, peft=peft_task(source))
-    record_format(column_names(parts.retained), task, **config.layout)
+    model_config = load_config(source)
+    task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
     test = data_args.dataset_test_split
     sets: dict[SetName, AnyDataset | None] = {
         "forget": parts.forget,
@@ -395,6 +422,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         "retained": parts.retained,
         "test": pick_split(data, test, "dataset_test_split") if test is not None else None,
     }
+    check_fit(list(sets.values()), source, model_config, task, config.layout)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     tables = {}
@@ -431,7 +459,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         plot_losses(report, tables, folder / PLOT_FILE)
         report.save(folder / REPORT_FILE)
     print_report(out, report)
-    out.print(f"{REPORT_FILE} and {PLOT_FILE} are in {config.output_dir}.")
+    out.print(f"{REPORT_FILE} and {PLOT_FILE} are in {plain(config.output_dir)}.")
     return report
 
 

@@ -164,15 +164,19 @@ class UnlearningTrainer(Trainer):
                 train_dataset = encode(train_dataset, encoder, "retained")
                 eval_dataset = encode(eval_dataset, encoder, "test") if eval_dataset is not None else None
 
-        super().__init__(
-            model=loaded,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-        )
+        try:
+            super().__init__(
+                model=loaded,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+            )
+        except ValueError as error:
+            # Settings that do not go together, such as eval_strategy without a test split.
+            raise InputError(" ".join(str(error).split())) from None
         self._prepare_measuring()
 
     def _check_lineage(self, args: UnlearningConfig) -> None:
