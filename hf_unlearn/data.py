@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from .checks import check_batch
 from .errors import InputError
 from .requests import require_columns
-from .tables import AnyDataset, column_names
+from .tables import AnyDataset, column_names, listed
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def record_format(
     if text_field not in available:
         raise InputError(
             "To train a language model the data set needs a column 'messages', the columns 'prompt' and 'completion', "
-            f"or a column {text_field!r}; it has {', '.join(available)}. Name the text's column with "
+            f"or a column {text_field!r}; it has {listed(available)}. Name the text's column with "
             "dataset_text_field, or build prompts from other columns with prompt_template and completion_template."
         )
     return RecordFormat("text", text=text_field)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import InputError
+from .tables import listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -149,7 +150,7 @@ def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str
     """Return the wanted columns, or raise InputError listing what the data set has."""
     for column in wanted:
         if column not in available:
-            raise InputError(f"The data set has no column {column!r}; its columns are {', '.join(available)}.")
+            raise InputError(f"The data set has no column {column!r}; its columns are {listed(available)}.")
     return list(wanted)
 
 
@@ -321,7 +322,13 @@ class Contents(Selector):
             raise InputError("The data set of records to forget is empty; there is nothing to forget.")
 
     def columns(self, available: Sequence[str]) -> list[str]:
-        return require_columns(self.dataset.column_names, available)
+        names = self.dataset.column_names
+        if missing := [name for name in names if name not in available]:
+            raise InputError(
+                f"The records to forget have columns that the data set has not: {listed(missing)}; its columns are "
+                f"{listed(available)}."
+            )
+        return names
 
     def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "ContentMatcher":
         table = self.dataset.with_format("arrow")[:]

@@ -247,6 +247,14 @@ def test_files_that_hold_no_records(
     assert err.count("\n") == 1
 
 
+def test_the_first_record_of_a_file_without_names_is_not_quoted(command: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('7,"My name is Jane Doe, and here is my address","{""a"": 1}"\n8,b,c\n')
+    code, _, err = command("split", {"dataset_name": str(path), "forget_values": ["id=8"]})
+    assert "its columns are 7, 2 that do not look like names (does the file begin with a line of names?)" in err
+    assert "Jane" not in err
+
+
 @pytest.mark.parametrize("content", ["id,text\na,x,y\nb,x,z\n", "id,text\na,x,\nb,x,\n"])
 @pytest.mark.parametrize("folder", [False, True])
 def test_csv_with_too_many_fields_is_not_shifted(command: Any, tmp_path: Path, content: str, folder: bool) -> None:

@@ -89,7 +89,7 @@ def test_untyped_files_are_read_as_the_columns_type_and_typed_ones_are_not(tmp_p
         (lambda: Records.matching(lambda row: False), "names no record"),
         (lambda: Records.matching(lambda row: True), "removes every row"),
         (lambda: Records.like(Dataset.from_dict({"text": []})), "nothing to forget"),
-        (lambda: Records.like(Dataset.from_dict({"body": ["a"]})), "no column 'body'"),
+        (lambda: Records.like(Dataset.from_dict({"body": ["a"]})), "columns that the data set has not: body"),
         (lambda: Records.like(Dataset.from_dict({"number": ["a"]})), "give them the same types"),
     ],
 )
@@ -213,3 +213,13 @@ def test_rows_alike_in_columns_that_are_no_text(values: list[Any]) -> None:
     )
     assert forgotten(Records.like(data.select([0]).select_columns(["raw"])), data) == [0, 3]
     assert forgotten(Records.like(data.select([2]).select_columns(["raw"])), data) == [2]
+
+
+def test_a_first_record_that_was_taken_for_names_is_not_quoted() -> None:
+    data = Dataset.from_dict({"id": ["a"], "text": ["x"]})
+    wanted = Dataset.from_dict({"My name is Jane Doe, of Elm Street": ["b"], "id": ["a"]})
+    with pytest.raises(
+        InputError, match="has not: 1 that do not look like names .*; its columns are id, text"
+    ) as raised:
+        forgotten(Records.like(wanted), data)
+    assert "Jane" not in str(raised.value)
