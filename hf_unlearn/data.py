@@ -106,7 +106,10 @@ def record_format(
     if (prompt_template is None) != (completion_template is None):
         raise InputError("prompt_template and completion_template go together; give both or neither.")
     if prompt_template is not None and completion_template is not None:
-        require_columns(template_fields(prompt_template) + template_fields(completion_template), available)
+        fields = template_fields(prompt_template) + template_fields(completion_template)
+        if not fields:
+            raise InputError("prompt_template and completion_template name no column, so all records would be alike.")
+        require_columns(fields, available)
         return RecordFormat("prompt_completion", prompt=prompt_template, completion=completion_template)
     if "messages" in available:
         return RecordFormat("messages")

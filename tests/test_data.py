@@ -68,6 +68,7 @@ def test_the_format_is_read_from_the_columns(columns: list[str], expected: Recor
         (["q", "a"], {"prompt_template": "{q}", "completion_template": "{b}"}, "no column 'b'"),
         (["q"], {"prompt_template": "{q.__class__}", "completion_template": "{q}"}, "column names in braces only"),
         (["q"], {"prompt_template": "{q:>10}", "completion_template": "{q}"}, "column names in braces only"),
+        (["q"], {"prompt_template": "", "completion_template": "{{q}}"}, "name no column"),
         (["q"], {"prompt_template": "{q", "completion_template": "{q}"}, "malformed"),
     ],
 )
