@@ -8,15 +8,15 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets import logging as datasets_logging
-from datasets.exceptions import DatasetsError
-from huggingface_hub import constants, resolve_revision
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from huggingface_hub import auth_check, constants, resolve_revision
 
 from .arguments import DataArguments, RequestArguments
 from .config import UnlearningConfig
 from .data import template_fields
 from .digests import load_digest_key
 from .errors import InputError
-from .models import hub_errors
+from .hub_errors import hub_errors, hub_trouble
 from .record import DataSource
 from .requests import Records
 from .retained import RetainedSplit, split_retained
@@ -98,7 +98,12 @@ def _refuse_shifted_columns(data: Any, args: DataArguments) -> None:
 
 def _load(args: DataArguments, what: str, **options: Any) -> Any:
     with _reading(args.dataset_name):
-        return load_dataset(what, streaming=args.dataset_streaming, **options)
+        try:
+            return load_dataset(what, streaming=args.dataset_streaming, **options)
+        except DatasetNotFoundError as error:
+            if hub_trouble(error) is None:
+                auth_check(what, repo_type="dataset")  # says what datasets does not pass on
+            raise
 
 
 @contextmanager
