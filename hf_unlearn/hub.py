@@ -136,7 +136,8 @@ def _look(
     except RevisionNotFoundError:
         raise
     except HfHubHTTPError as error:
-        if refusal is None or refusal.response.status_code == 409 or error.response.status_code not in (401, 403, 404):
+        unseen = (404,) if refusal is not None and refusal.response.status_code == 409 else (401, 403, 404)
+        if refusal is None or error.response.status_code not in unseen:
             raise
         raise refusal from None
 

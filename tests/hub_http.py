@@ -121,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         fault = self.server.next_fault(f"{self.command} {path}")
         if fault is not None:
-            time.sleep(fault.delay)
+            if fault.delay:
+                time.sleep(fault.delay)
             if fault.cut_after is not None:
                 self.rfile.read(fault.cut_after)
                 return self._hang_up()

@@ -1,17 +1,15 @@
 """The Hub: loading from it and publishing to it, over its real protocol."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import load_dataset
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, constants, hf_api
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn import InputError, UnlearningReport, publish
@@ -184,16 +182,15 @@ def test_private_models_and_data_need_the_right_token(
     assert not folder.exists()
 
 
-def test_a_hub_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> None:
-    # A process of its own: the clients take the address of the Hub at import.
-    script = "from hf_unlearn.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    flags = ["run", "--model_name_or_path", "owner/original", "--dataset_name", "x.jsonl"]
-    done = subprocess.run([sys.executable, "-c", script, *flags], env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
+def test_a_hub_that_is_gone(
+    recipe: Any, hub_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.setattr(hf_api.api, "endpoint", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    code, _, err = run(recipe, capsys, **hub_settings)
+    assert code == 2
     assert re.fullmatch(
-        r"hf-unlearn run: The model 'owner/original' is not on this machine and the Hub cannot be reached\.\n",
-        done.stderr,
+        r"hf-unlearn run: The model 'owner/original' is not on this machine and the Hub cannot be reached\.\n", err
     )
 
 
