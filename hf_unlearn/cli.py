@@ -73,9 +73,12 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(command: str, flags: list[str]) -> None:
     if command in CONFIGURED:
         from . import arguments, jobs
+        from .hub_errors import hub_errors
 
         values = arguments.parse(command, flags)
-        {"run": jobs.run, "split": jobs.split, "train": jobs.train, "evaluate": jobs.evaluate}[command](values)
+        # Streamed records come while they are used, so the Hub can fail anywhere.
+        with hub_errors(f"The data set {values.get('dataset_name')!r}"):
+            {"run": jobs.run, "split": jobs.split, "train": jobs.train, "evaluate": jobs.evaluate}[command](values)
     elif command == "card":
         folder = _card_parser().parse_args(flags).folder
         from . import jobs

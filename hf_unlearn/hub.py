@@ -211,6 +211,8 @@ def _files(folder: Path) -> list[Path]:
     files = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
     if not any(path.suffix == ".safetensors" for path in files):
         raise InputError(f"There are no weights in {folder}; the run has not finished.")
+    if not (folder / CARD_FILE).is_file():
+        raise InputError(f"There is no card in {folder}; write it with `hf-unlearn card {folder}`.")
     record = load_record(ModelSource(str(folder)))
     if record is not None and record.base_model is not None and Path(record.base_model).exists():
         # It names a folder of this machine.

@@ -366,7 +366,7 @@ def require_folder(folder: Path) -> None:
     """Raise InputError where a folder cannot be made because a file is in its way."""
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
-        raise InputError(f"--output_dir {folder} cannot be a folder: {nearest} is a file.")
+        raise InputError(f"--output_dir {folder} cannot be a folder, {nearest} is a file; name another.")
 
 
 def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:

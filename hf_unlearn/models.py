@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, cast
 import torch
 import yaml
 from huggingface_hub import ModelCard, resolve_revision, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from peft import LoraConfig, PeftConfig, PeftModel
 from torch import nn
 from transformers import (
@@ -225,8 +224,7 @@ def load_model(
             attn_implementation=attn_implementation, new_head=True,
         )  # fmt: skip
         with hub_errors(f"The adapter {source.name!r}"):
-            if not source.is_local:
-                _fetch(source.name, source.revision, WEIGHT_FILES)
+            _fetch(source.name, source.revision, WEIGHT_FILES)
             return PeftModel.from_pretrained(base, source.name, revision=source.revision, is_trainable=True)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if id2label is not None:
@@ -235,8 +233,7 @@ def load_model(
     # Under ZeRO-3 from_pretrained would shard the weights, but the original is scored, and moved to its start, whole.
     unset_hf_deepspeed_config()
     with hub_errors(f"The model {source.name!r}"):
-        if not source.is_local:
-            _fetch(source.name, source.revision, WEIGHT_FILES)
+        _fetch(source.name, source.revision, WEIGHT_FILES)
         try:
             model, info = AUTO_CLASSES[task].from_pretrained(
                 source.name, revision=source.revision, trust_remote_code=source.trust_remote_code,
@@ -374,12 +371,8 @@ def _file_of(source: ModelSource, file_name: str) -> Path | None:
 
 def _fetch(name: str, revision: str | None, files: Sequence[str]) -> None:
     """Bring files of a model here, before transformers takes what a failing Hub does not give for missing."""
-    try:
+    if not Path(name).is_dir():
         snapshot_download(name, revision=revision, allow_patterns=list(files))
-    except LocalEntryNotFoundError as error:
-        # Who switches the Hub off works with what was loaded before.
-        if not isinstance(error.__cause__, OfflineModeIsEnabled):
-            raise
 
 
 def _first_line(error: Exception) -> str:

@@ -134,7 +134,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(settings: dict[str, Any], tm
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment) as process:
         assert process.stderr is not None
         told = b""
-        while b"'loss'" not in told and b"/200" not in told:
+        while not re.search(rb"[1-9]\d*/200", told):
             told += process.stderr.read1()
         process.send_signal(signal.SIGTERM)
         told += process.stderr.read()
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written(
         folders.append(read_only / "out")
     for folder in folders:
         assert main(["run", "--config", str(recipe(**settings, output_dir=str(folder)))]) == 2
-        assert re.search(r"hf-unlearn run: .+ name another --output_dir", capsys.readouterr().err), folder
+        assert re.search(r"hf-unlearn run: .+ name another", capsys.readouterr().err), folder
     assert (tmp_path / "file").read_text() == "kept"
 
 

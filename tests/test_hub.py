@@ -152,6 +152,9 @@ def test_publishing_that_the_hub_refuses(
 def test_an_unfinished_run_is_not_published(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no readable report"):
         publish(tmp_path / "nothing", "owner/x", token=TOKEN)
+    (finished / "README.md").rename(finished / "away")
+    with pytest.raises(InputError, match="There is no card in .*; write it with `hf-unlearn card"):
+        publish(finished, "owner/x", token=TOKEN)
     (finished / "model.safetensors").unlink()
     with pytest.raises(InputError, match="no weights"):
         publish(finished, "owner/x", token=TOKEN)

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets.config
 import pytest
 from huggingface_hub import HfApi, constants
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn import InputError, publish
 from hf_unlearn.cli import main
@@ -63,6 +64,11 @@ def visible_files(repo_id: str) -> set[str]:
     return set(api.list_repo_files(repo_id)) - {".gitattributes"} if api.repo_exists(repo_id) else set()
 
 
+def most_often_and_the_rest(names: Iterable[str], first: set[str]) -> list[Any]:
+    """All of them for the long tests, these for the short ones."""
+    return [name if name in first else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 # Publishing
 
 REQUESTS = {
@@ -87,7 +93,7 @@ CURES = {
 }
 
 
-@pytest.mark.parametrize("request_name", REQUESTS)
+@pytest.mark.parametrize("request_name", most_often_and_the_rest(REQUESTS, {"create", "put", "commit"}))
 def test_each_refusal_of_each_request_of_publishing(
     hub: HubServer, finished: Path, request_name: str, waits: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +122,7 @@ def test_each_refusal_of_each_request_of_publishing(
     assert {"model.safetensors", "README.md", "unlearning_report.json"} <= visible_files(f"owner/{name}")
 
 
-@pytest.mark.parametrize("request_name", REQUESTS)
+@pytest.mark.parametrize("request_name", most_often_and_the_rest(REQUESTS, {"create", "put", "commit"}))
 def test_a_connection_cut_at_each_request_of_publishing(
     hub: HubServer, finished: Path, request_name: str, waits: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +293,7 @@ LOADS = {
     "data store": ("GET /datasets/owner/secrets/[0-9a-f]+$", "The data set 'owner/secrets'"),
 }
 LOADING_CURES: dict[str, tuple[dict[str, Any], str]] = {
+    "400": ({"status": 400}, "the Hub answered 400; try again later"),
     "401": ({"status": 401}, "log in again with `hf auth login`"),
     "403": ({"status": 403}, "the token may not read it"),
     "404": ({"status": 404}, "is neither a folder or file here nor a repository on the Hub"),
@@ -296,7 +303,9 @@ LOADING_CURES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize(
+    "load", most_often_and_the_rest(LOADS, {"model info", "tokenizer", "weights", "data card", "data"})
+)
 def test_each_refusal_of_each_request_of_loading(
     hub: HubServer,
     owner: HfApi,
@@ -320,6 +329,25 @@ def test_each_refusal_of_each_request_of_loading(
         assert told.startswith(f"hf-unlearn run: {subject}"), kind
         assert cure in told
     assert not list(tmp_path.glob("out/*.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["403", "500"])
+def test_a_refusal_in_the_middle_of_a_stream(
+    hub: HubServer,
+    owner: HfApi,
+    hub_settings: dict[str, Any],
+    recipe: Callable[..., Path],
+    kind: str,
+    waits: list[float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fault, cure = LOADING_CURES[kind]
+    met = hub.fail(LOADS["data store"][0], times=-1, **fault)
+    assert main(["split", "--config", str(recipe(**hub_settings)), "--dataset_streaming", "true"]) == 2
+    assert met.times < -1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("hf-unlearn split: The data set 'owner/secrets'")
+    assert cure in told
 
 
 def test_a_rate_limit_of_an_hour_while_loading_is_told(hub: HubServer, owner: HfApi, empty_cache: Any) -> None:
@@ -414,6 +442,12 @@ def test_what_was_loaded_before_is_enough_when_the_hub_is_switched_off(
         return source, model.num_parameters(), len(tokenizer), record, adapter
 
     online = load()
+    empty_cache()
+    # Somebody else's program loaded it, and asked for what it needed only.
+    AutoModelForCausalLM.from_pretrained("owner/original")
+    AutoTokenizer.from_pretrained("owner/original")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert load() == online
+    source, *offline, record, adapter = load()
+    assert (source, *offline, adapter) == (*online[:3], None)
+    assert record is None
