@@ -287,11 +287,20 @@ def retrain(
             "seed": config.seed,
             "use_cpu": config.use_cpu,
             "per_device_eval_batch_size": config.per_device_eval_batch_size,
+            **_batch(record, config),
         },
     )
     lora = LoraConfig(task_type=PEFT_TASKS[record.task], **record.peft) if record.peft else None
     train_plainly(base, record.task, record.labels, retained, settings, data_source, lora, loading)
     return str(folder)
+
+
+def _batch(record: TrainingRecord, config: UnlearningConfig) -> dict[str, int]:
+    """The record's batch, in the pieces of the run when they add up to it, since those fit into the memory."""
+    batch, steps = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    asked = {batch: config.per_device_train_batch_size, steps: config.gradient_accumulation_steps}
+    recorded = {name: record.settings[name] for name in (batch, steps)}
+    return asked if asked[batch] * asked[steps] == recorded[batch] * recorded[steps] else recorded
 
 
 def _inherited(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
@@ -345,7 +354,8 @@ def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
     require_folder(folder)
     path = folder / SETTINGS_FILE
     if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        # A kill may have come before the settings had their name.
+        if folder.is_dir() and {file.name for file in folder.iterdir()} - {f".{SETTINGS_FILE}.part"}:
             raise InputError(f"{folder} is not empty and holds no run; name another --output_dir.")
         return False
     try:
