@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 
 class MeasureForgetting(TrainerCallback):
@@ -30,13 +31,17 @@ class MeasureForgetting(TrainerCallback):
             control.should_log = True
 
 
-class StopWhenForgotten(TrainerCallback):
+class StopWhenForgotten(TrainerCallback, ExportableState):
     """Stops once S can no longer be told from H: when the measured AUC's 90 % interval lies within the margin of 0.5.
 
-    It watches one half of S and of H; the report is made on the other half, so that looking often does not help.
+    It watches one half of S and of H; the report is made on the other half, so that looking often does not help. Its
+    state travels in the checkpoints.
 
     Args:
         margin: on the AUC.
+
+    Attributes:
+        stopped: whether it has stopped the training.
     """
 
     def __init__(self, margin: float = 0.10):
@@ -55,9 +60,13 @@ class StopWhenForgotten(TrainerCallback):
             low, high = logs["membership_auc_low"] - 0.5, logs["membership_auc_high"] - 0.5
             if -self.margin < low and high < self.margin:
                 self.stopped = control.should_training_stop = True
-                # A run that goes on from a checkpoint made here would take one step too many; from an earlier one it
-                # stops here again.
-                control.should_save = False
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        return {"args": {"margin": self.margin}, "attributes": {"stopped": self.stopped}}
+
+    def restore(self, attributes: dict[str, Any]) -> None:
+        """Continue from the state in a checkpoint."""
+        self.__dict__.update(attributes)
 
 
 class SaveOnInterrupt(TrainerCallback):

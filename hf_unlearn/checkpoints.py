@@ -1,25 +1,34 @@
 """Checkpoints that were written to their end, and how to recognise them."""
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
-from accelerate import PartialState
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from .evaluation.report import write_text
 
 MARKER = "complete.json"
 
 
-class MarkComplete(TrainerCallback):
-    """Writes, as the last file of a checkpoint, what the others are and how long."""
+def finish_checkpoint(folder: Path, limit: int | None, best: str | None) -> None:
+    """Mark a checkpoint as whole, and only then remove older ones.
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        PartialState().wait_for_everyone()
-        if args.should_save:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            write_text(folder / MARKER, json.dumps(_sizes(folder), indent=2) + "\n")
+    Args:
+        folder: the checkpoint; all processes have written what they had to.
+        limit: so many are kept, all when None.
+        best: one that stays in any case.
+    """
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    write_text(folder / MARKER, json.dumps(sizes, indent=2) + "\n")
+    if not limit:
+        return
+    # What a kill has left of a checkpoint may look newer than a whole one, and must not be kept in its place.
+    for other in folder.parent.glob("checkpoint-*"):
+        if not _is_complete(other):
+            shutil.rmtree(other)
+    rotate_checkpoints(str(folder.parent), limit, best, use_mtime=True)
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
@@ -29,10 +38,9 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def _is_complete(folder: Path) -> bool:
-    marker = folder / MARKER
-    return marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == _sizes(folder)
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    """Whether all files are there that the marker, the last of them, names with their sizes."""
+    try:
+        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())

@@ -20,7 +20,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .callbacks import MeasureForgetting, SaveOnInterrupt, StopWhenForgotten
 from .card import write_card
-from .checkpoints import MarkComplete, last_checkpoint
+from .checkpoints import finish_checkpoint, last_checkpoint
 from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, Task, encode, make_encoder, padding_id
@@ -30,7 +30,7 @@ from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
-from .faults import is_out_of_memory
+from .faults import check_weights, is_out_of_memory, measuring_memory, no_number, training_memory
 from .hub import publish
 from .methods import METHODS
 from .models import (
@@ -219,7 +219,6 @@ class UnlearningTrainer(Trainer):
         self._flops_per_token: tuple[float, float] | None = None
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
         self.stopping = StopWhenForgotten(self.args.auc_margin)
-        self.add_callback(MarkComplete())
         self.add_callback(self.cost)
         self.add_callback(self.interrupt)
         if self.evidence is None or self.args.measure_steps == 0:
@@ -259,6 +258,8 @@ class UnlearningTrainer(Trainer):
             if "CostMeter" not in state.stateful_callbacks:
                 raise InputError(f"{checkpoint} is not a checkpoint of this trainer.")
             self.cost.restore(state.stateful_callbacks["CostMeter"]["attributes"])
+            if "StopWhenForgotten" in state.stateful_callbacks:
+                self.stopping.restore(state.stateful_callbacks["StopWhenForgotten"]["attributes"])
         with preserved_rng():
             if self.evidence is not None:
                 self.tables["original"] = self._score(self.evidence)
@@ -271,12 +272,7 @@ class UnlearningTrainer(Trainer):
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            batch, accumulation = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
-            raise InputError(
-                f"Out of memory while training with per_device_train_batch_size={batch}; the same training in less is "
-                f"--per_device_train_batch_size {max(batch // 2, 1)} --gradient_accumulation_steps {2 * accumulation}"
-                + ("." if batch > 1 else ", with a shorter --max_length or --use_peft.")
-            ) from None
+            raise InputError(training_memory(self.args)) from None
         finally:
             self.interrupt.restore()
         if self.interrupt.interrupted:
@@ -292,6 +288,13 @@ class UnlearningTrainer(Trainer):
         if self.lora is None:
             return None
         return self.base if self.trained_adapter or self.method.name == "base" else self.source
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A checkpoint of the last step leaves nothing to do, but in the middle of an epoch the parent takes one step.
+        if self.stopping.stopped or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _move_to_start(self) -> None:
         base = self.base
@@ -366,11 +369,7 @@ class UnlearningTrainer(Trainer):
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
-            cause = "fp16 overflows: train with --bf16" if self.args.fp16 else "the learning rate is too high"
-            raise InputError(
-                f"The loss is no longer a number by step {self.state.global_step}. Most likely {cause} "
-                f"(learning_rate={self.args.learning_rate:g}); nothing was saved as a result."
-            )
+            raise InputError(no_number(self.args, self.state.global_step))
 
     def _score(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
         started = time.perf_counter()
@@ -379,13 +378,7 @@ class UnlearningTrainer(Trainer):
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            batch = self.args.per_device_eval_batch_size
-            raise InputError(
-                f"Out of memory while measuring with per_device_eval_batch_size={batch}; try "
-                f"--per_device_eval_batch_size {max(batch // 4, 1)}."
-            ) from None
-        for table in tables.values():
-            self._check_loss(float(np.sum(table["loss"].to_numpy())))
+            raise InputError(measuring_memory(self.args)) from None
         self.cost.measured(time.perf_counter() - started, self._flops()[1] * sets.tokens)
         return tables
 
@@ -431,21 +424,24 @@ class UnlearningTrainer(Trainer):
             _internal_call: set by the parent for checkpoints, which hold the model alone.
         """
         target = Path(output_dir) if output_dir else self.args.folder
-        staging = target if _internal_call else target / ".model.part"
-        if not _internal_call and self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        super().save_model(str(staging), _internal_call=True)
-        if not self.args.should_save:
-            return
-        # A pickle of the arguments, with the token for the Hub in it; nothing here reads it.
-        (staging / "training_args.bin").unlink(missing_ok=True)
         if _internal_call:
+            self._save_weights(target)
             return
-        # PEFT writes a card of its own, which would name a folder of this machine as the base.
-        (staging / "README.md").unlink(missing_ok=True)
-        for file in sorted(staging.iterdir()):
-            os.replace(file, target / file.name)
-        staging.rmdir()
+        staging = target / ".model.part"
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        try:
+            self._save_weights(staging)
+            if not self.args.should_save:
+                return
+            check_weights(staging)
+            # PEFT writes a card of its own, which would name a folder of this machine as the base.
+            (staging / "README.md").unlink(missing_ok=True)
+            for file in sorted(staging.iterdir()):
+                os.replace(file, target / file.name)
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
         if self.record is not None:
             write_text(target / RECORD_FILE, self.record.to_json())
         if self.evidence_report is not None:
@@ -453,6 +449,26 @@ class UnlearningTrainer(Trainer):
             plot_losses(self.evidence_report, self.tables, target / PLOT_FILE)
             self.evidence_report.save(target / REPORT_FILE)
             self.create_model_card()
+
+    def _save_weights(self, folder: Path) -> None:
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            # A pickle of the arguments, with the token for the Hub in it; nothing here reads it.
+            (folder / "training_args.bin").unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # What was lost since the last log must not displace a good checkpoint.
+        self._check_loss(float(self._tr_loss))
+        # The parent would remove older checkpoints before it is certain that this one is whole.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = self.args.folder / f"checkpoint-{self.state.global_step}"
+            finish_checkpoint(folder, limit, self.state.best_model_checkpoint)
 
     def create_model_card(
         self,

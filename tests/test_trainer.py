@@ -516,6 +516,23 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_weights(lm_origin
     assert [p.step for p in resumed.report().curve] == [p.step for p in whole.report().curve] == [2, 4]
 
 
+@pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
+def test_a_run_that_has_stopped_goes_on_where_it_stopped(
+    lm_original: Path, tmp_path: Path, save_strategy: str
+) -> None:
+    options: dict[str, Any] = {"method": "base", "stop_when_forgotten": True, "auc_margin": 0.49, "max_steps": 12}
+    options |= {"measure_steps": 3, "save_strategy": save_strategy, "save_steps": 3}
+    stopped = trainer(tmp_path, str(lm_original), **options)
+    stopped.train()
+    assert stopped.stopping.stopped
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    resumed = trainer(tmp_path, str(lm_original), **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert same(weights(resumed.model), weights(stopped.model))
+    assert resumed.state.global_step == 3
+    assert resumed.report().method.stopped_early
+
+
 def test_a_trainer_trains_once_and_reads_its_own_checkpoints_only(lm_base: Path, tmp_path: Path) -> None:
     run = trainer(tmp_path, str(lm_base))
     run.train()
