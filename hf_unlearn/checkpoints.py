@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from .evaluation.report import write_text
@@ -24,9 +25,11 @@ def finish_checkpoint(folder: Path, limit: int | None, best: str | None) -> None
     write_text(folder / MARKER, json.dumps(sizes, indent=2) + "\n")
     if not limit:
         return
-    # What a kill has left of a checkpoint may look newer than a whole one, and must not be kept in its place.
+    # What a kill has left of a checkpoint may look newer than a whole one, and must not be kept in its place. One that
+    # has the trainer's state and no marker may be whole, of another trainer.
     for other in folder.parent.glob("checkpoint-*"):
-        if not _is_complete(other):
+        half = (other / MARKER).is_file() or not (other / TRAINER_STATE_NAME).is_file()
+        if half and not _is_complete(other):
             shutil.rmtree(other)
     rotate_checkpoints(str(folder.parent), limit, best, use_mtime=True)
 
