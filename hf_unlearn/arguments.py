@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -165,6 +166,18 @@ SHARED_WITH_ORIGINAL = (
     *(f.name for f in dataclasses.fields(DataArguments)),
     *(f.name for f in dataclasses.fields(RequestArguments)),
 )
+PLACES = (
+    "model_name_or_path",
+    "base_model_name_or_path",
+    "original_model",
+    "retrained_model",
+    "dataset_name",
+    "forget_dataset",
+    "holdout_dataset",
+    "digest_key_file",
+    "output_dir",
+)
+MAY_BE_EMPTY = ("prompt_template", "completion_template")
 INHERITED = {f.name for f in dataclasses.fields(TrainingArguments)}
 
 T = TypeVar("T")
@@ -190,15 +203,27 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
         raise SystemExit(0)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
+    for word in argv:
+        # Bytes of a file name that are not UTF-8; neither a report nor a card could hold them.
+        if not _is_unicode(word):
+            raise InputError(f"{word!r} is not valid UTF-8 text; rename what it stands for.")
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         raise InputError(_unknown(unknown[0].split("=")[0].lstrip("-"), parser.names, "flag"))
     values = vars(given)
     recipe = values.pop("config", None)
-    if recipe is None:
-        return values
-    from_file = _read_recipe(Path(recipe), command, parser)
-    return {**from_file, **values}
+    if recipe is not None:
+        values = {**_read_recipe(Path(recipe), command, parser), **values}
+    for name, value in values.items():
+        # To pathlib the empty text is the folder one is in.
+        if value == "" and name not in MAY_BE_EMPTY and (name not in INHERITED or name == "output_dir"):
+            raise InputError(f"{name} is empty; give it a value or leave it out.")
+        if name in PLACES:
+            try:
+                Path(value).exists()
+            except OSError as error:
+                raise InputError(f"{name} {str(value)[:80]!r} cannot be looked for: {error.strerror}.") from None
+    return values
 
 
 def build(kind: type[T], values: dict[str, Any]) -> T:
@@ -228,43 +253,84 @@ class _Parser(HfArgumentParser):
         self.print_help()
 
     def error(self, message: str) -> Any:
+        # argparse quotes a value that it cannot read, and here that may be an id.
+        if flag := re.match(r"argument (--(?:forget|holdout)_rows)", message):
+            raise InputError(f"{flag[1]} must be row numbers, counted from 0.")
         raise InputError(f"{message[0].upper()}{message[1:]}.")
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML in which a key may stand once in a mapping: PyYAML would drop all but the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice in one mapping", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}.") from None
+        content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"Cannot read the recipe {path}: {reason}.") from None
+    except yaml.MarkedYAMLError as error:
+        # Its own text quotes the lines around it, which may hold ids.
+        place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"The recipe {path} is not YAML{place}: {error.problem}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise InputError(f"The recipe {path} is not YAML.") from None
     if not isinstance(content, dict):
         raise InputError(f"The recipe {path} must be a mapping of settings to values.")
     original = content.pop(ORIGINAL, None) or {}
+    if not isinstance(original, dict):
+        raise InputError(f"{path}: the section {ORIGINAL!r} must be a mapping of settings to values.")
     everything = {f.name for kinds in SETTINGS.values() for kind in kinds for f in dataclasses.fields(kind)}
     for section in (content, original):
         for key in section:
             if key not in everything:
-                raise InputError(f"{path}: {_unknown(key, everything, 'key')}")
+                raise InputError(f"{path}: {_unknown(str(key), everything, 'key')}")
     if command == "train":
         content = {key: value for key, value in content.items() if key in SHARED_WITH_ORIGINAL} | original
     # One recipe serves all the commands; each takes the settings that concern it.
     actions = {action.dest: action for action in parser._actions}
-    flags = [flag for key, value in content.items() if key in actions for flag in _as_flags(actions[key], value)]
-    return vars(parser.parse_known_args(flags)[0])
+    given: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in actions and value is not None:
+            given |= _parsed(parser, actions[key], value, path)
+    return given
 
 
-def _as_flags(action: argparse.Action, value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return [f"--{action.dest}", *(str(item) for item in value)]
+def _parsed(parser: _Parser, action: argparse.Action, value: Any, path: Path) -> dict[str, Any]:
+    """A value of a recipe read as its flag would be, under the setting's name."""
+    items = value if isinstance(value, list) else [value]
+    several = action.nargs == "+"
+    if not items or (len(items) > 1 and not several):
+        raise InputError(f"{path}: {action.dest} takes {'one value or more' if several else 'one value'}.")
+    found = [vars(parser.parse_known_args([_as_flag(action, item, path)])[0])[action.dest] for item in items]
+    return {action.dest: [one for part in found for one in part] if several else found[0]}
+
+
+def _as_flag(action: argparse.Action, value: Any, path: Path) -> str:
     if isinstance(value, dict):
-        value = json.dumps(value)
+        try:
+            value = json.dumps(value)
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: {action.dest} holds what is not JSON.") from None
+    if value is None or isinstance(value, list | dict | bytes):
+        raise InputError(f"{path}: {action.dest} holds something that is neither text nor a number.")
     if value is False and "no" in (action.choices or ()):
         # YAML reads an unquoted no as false.
         value = "no"
-    return [f"--{action.dest}={value}"]
+    if not _is_unicode(str(value)):
+        raise InputError(f"{path}: {action.dest} is not valid Unicode text.")
+    return f"--{action.dest}={value}"
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8 and name a file: half a surrogate pair and NUL cannot."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _unknown(key: str, names: set[str], kind: str) -> str:

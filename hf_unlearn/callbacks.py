@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 
 class MeasureForgetting(TrainerCallback):
@@ -30,13 +31,17 @@ class MeasureForgetting(TrainerCallback):
             control.should_log = True
 
 
-class StopWhenForgotten(TrainerCallback):
+class StopWhenForgotten(TrainerCallback, ExportableState):
     """Stops once S can no longer be told from H: when the measured AUC's 90 % interval lies within the margin of 0.5.
 
-    It watches one half of S and of H; the report is made on the other half, so that looking often does not help.
+    It watches one half of S and of H; the report is made on the other half, so that looking often does not help. Its
+    state travels in the checkpoints.
 
     Args:
         margin: on the AUC.
+
+    Attributes:
+        stopped: whether it has stopped the training.
     """
 
     def __init__(self, margin: float = 0.10):
@@ -56,23 +61,31 @@ class StopWhenForgotten(TrainerCallback):
             if -self.margin < low and high < self.margin:
                 self.stopped = control.should_training_stop = True
 
+    def state(self) -> dict[str, dict[str, Any]]:
+        return {"args": {"margin": self.margin}, "attributes": {"stopped": self.stopped}}
+
+    def restore(self, attributes: dict[str, Any]) -> None:
+        """Continue from the state in a checkpoint."""
+        self.__dict__.update(attributes)
+
 
 class SaveOnInterrupt(TrainerCallback):
-    """On Ctrl-C finishes the step, saves a checkpoint and stops; a second Ctrl-C stops at once.
+    """On Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; a second one stops at once.
 
     Only in a single process: in several, each would stop at a step of its own and wait for the others.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.interrupted = False
         if args.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -86,10 +99,9 @@ class SaveOnInterrupt(TrainerCallback):
         self.restore()
 
     def restore(self) -> None:
-        """Give Ctrl-C its former meaning back."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        """Give Ctrl-C and SIGTERM their former meaning back."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.restore()

@@ -1,7 +1,9 @@
 """The model card, rendered from the report."""
 
+import json
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .console import SET_NAMES, show
+from .errors import in_one_line
 from .evaluation.plots import PLOT_FILE
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
 from .evaluation.statistics import Estimate
@@ -17,9 +20,8 @@ from .tasks import TASKS
 
 CARD_FILE = "README.md"
 TAGS = ["unlearning", "machine-unlearning", "hf_unlearn"]
-MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#"})
+MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~&$"})
 
-IN_CODE = str.maketrans({"\n": "\\n", "`": "'", "|": "\\|"})
 SHOWN_SETTINGS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -90,27 +92,42 @@ def render_card(
     """
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     name = given.get("model_name", name)
+    loader = AUTO_CLASSES[report.task].__name__
+    return (
+        _environment()
+        .get_template("model_card.md")
+        .render(
+            report=report,
+            metadata=_metadata(report, name, given).to_yaml(),
+            name=name,
+            has_plot=has_plot,
+            first_line=FIRST_LINES.get(report.verdict.word),
+            arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
+            sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],
+            set_names=SET_NAMES,
+            parent=_parent(report),
+            settings=_settings(report),
+            flags=_flags(report),
+            facts=TASKS[report.task],
+            loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
+            on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("hf_unlearn"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    loader = AUTO_CLASSES[report.task].__name__
-    environment.filters |= {"md": _escape, "show": show, "number": lambda value: f"{value:,}"}
-    return environment.get_template("model_card.md").render(
-        report=report,
-        metadata=_metadata(report, name, given).to_yaml(),
-        name=name,
-        has_plot=has_plot,
-        first_line=FIRST_LINES.get(report.verdict.word),
-        arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
-        sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],
-        set_names=SET_NAMES,
-        parent=_parent(report),
-        settings=_settings(report),
-        flags=_flags(report),
-        facts=TASKS[report.task],
-        loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
-        on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
-    )
+    environment.filters |= {
+        "md": _escape,
+        "code": _in_code,
+        "python": _in_python,
+        "show": show,
+        "number": lambda value: f"{value:,}",
+    }
+    return environment
 
 
 def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> ModelCardData:
@@ -182,7 +199,7 @@ def _settings(report: UnlearningReport) -> dict[str, str]:
     shown = {name: str(settings[name]) for name in names if settings.get(name) not in (None, False)}
     for name in ("prompt_template", "completion_template"):
         if settings.get(name):
-            shown[name] = "`" + settings[name].translate(IN_CODE) + "`"
+            shown[name] = _in_code(settings[name])
     return shown
 
 
@@ -209,12 +226,22 @@ def _flags(report: UnlearningReport) -> list[str]:
 
 def _in_shell(value: str) -> str:
     """A value as bash reads it, on one line."""
-    value = value.replace("```", "")
-    if "\n" not in value:
+    if value.isprintable():
         return shlex.quote(value)
-    return "$'" + value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return "$'" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + "'"
+
+
+def _in_python(text: str) -> str:
+    """Text as a literal of Python, on one line."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _in_code(text: str) -> str:
+    """Text from outside as Markdown's code, also in a table."""
+    return "`" + in_one_line(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _escape(text: str) -> str:
     """Text from outside, with nothing in it that Markdown or HTML would act on."""
-    return " ".join(str(text).split()).translate(MARKUP)
+    return in_one_line(" ".join(str(text).split())).translate(MARKUP)

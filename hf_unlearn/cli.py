@@ -4,11 +4,14 @@ Under several processes: ``accelerate launch --config_file … -m hf_unlearn.cli
 """
 
 import argparse
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, in_one_line
 
 USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
 
@@ -34,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: its name and flags; those of the process when None.
 
     Returns:
-        The exit code: 0, 2 for input that cannot be used, 130 after Ctrl-C.
+        The exit code: 0, 2 for input that cannot be used, 130 after Ctrl-C or SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -44,27 +47,48 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     command, flags = argv[0], argv[1:]
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" and threading.current_thread() is threading.main_thread()
+    if alone:
+        # What schedulers send means the same as Ctrl-C. Under a launcher it ends a process that waits for a dead one.
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _dispatch(command, flags)
     except InputError as error:
-        print(f"hf-unlearn {command}: {error}", file=sys.stderr)
+        # All processes of a launch meet the same error; one of them says so.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"hf-unlearn {in_one_line(command)}: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(
-            f"hf-unlearn {command}: interrupted{f', {error}' if str(error) else ''}. "
-            "The same command goes on from the last checkpoint.",
-            file=sys.stderr,
-        )
+        if os.environ.get("RANK", "0") == "0":
+            rest = "goes on from the last checkpoint" if command in ("run", "train") else "starts again"
+            print(
+                f"hf-unlearn {command}: interrupted{f', {error}' if str(error) else ''}. The same command {rest}.",
+                file=sys.stderr,
+            )
         return 130
+    except Exception as error:
+        from .faults import explain
+
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        print(f"hf-unlearn {command}: {sentence}", file=sys.stderr)
+        return 2
+    finally:
+        if alone:
+            signal.signal(signal.SIGTERM, previous)
     return 0
 
 
 def _dispatch(command: str, flags: list[str]) -> None:
     if command in CONFIGURED:
         from . import arguments, jobs
+        from .hub_errors import hub_errors
 
         values = arguments.parse(command, flags)
-        {"run": jobs.run, "split": jobs.split, "train": jobs.train, "evaluate": jobs.evaluate}[command](values)
+        # Streamed records come while they are used, so the Hub can fail anywhere.
+        with hub_errors(f"The data set {values.get('dataset_name')!r}"):
+            {"run": jobs.run, "split": jobs.split, "train": jobs.train, "evaluate": jobs.evaluate}[command](values)
     elif command == "card":
         folder = _card_parser().parse_args(flags).folder
         from . import jobs

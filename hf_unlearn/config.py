@@ -1,10 +1,15 @@
 """The settings of one unlearning run."""
 
+import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+import torch
+from transformers import TrainingArguments, get_scheduler
+from transformers.integrations import is_fsdp_enabled
+from transformers.utils.generic import strtobool
 
 from .errors import InputError
 from .methods import METHODS
@@ -47,7 +52,8 @@ class UnlearningConfig(TrainingArguments):
         auc_margin: the distance in membership AUC within which S counts as not distinguished.
 
     NOTE: these defaults differ from the parent's: ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2
-    instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``.
+    instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``,
+    ``logging_nan_inf_filter`` is False instead of True, so that training stops when the loss is no number.
 
     Raises:
         InputError: a value that is not possible.
@@ -136,6 +142,9 @@ class UnlearningConfig(TrainingArguments):
     )
 
     # > Defaults that differ from the parent's
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are no number out of the log instead of stopping."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: fraction)."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     include_num_input_tokens_seen: str | bool = field(
@@ -151,6 +160,15 @@ class UnlearningConfig(TrainingArguments):
         if self.method not in METHODS:
             raise InputError(f"There is no method {self.method!r}; the methods are {', '.join(METHODS)}.")
         METHODS[self.method].resolve_alpha(self.alpha)
+        for name, value in vars(self).items():
+            _require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
+        for name in ("learning_rate", "weight_decay", "adam_epsilon"):
+            _require(vars(self)[name] >= 0, name, vars(self)[name], "0 or more")
+        for name in ("adam_beta1", "adam_beta2"):
+            _require(0 <= vars(self)[name] < 1, name, vars(self)[name], "0 or more and below 1")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            _require(vars(self)[name] >= 1, name, vars(self)[name], "1 or more")
+        _require(self.num_train_epochs > 0, "num_train_epochs", self.num_train_epochs, "above 0")
         _require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", self.alpha, "between 0 and 1")
         _require(self.budget is None or self.budget > 0, "budget", self.budget, "above 0, such as 0.25")
         layers = self.train_last_layers
@@ -158,12 +176,43 @@ class UnlearningConfig(TrainingArguments):
         _require(0 < self.auc_margin < 0.5, "auc_margin", self.auc_margin, "between 0 and 0.5")
         _require(0 < self.mlm_probability < 1, "mlm_probability", self.mlm_probability, "between 0 and 1")
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
         if self.stop_when_forgotten and self.measure_steps == 0:
             raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")
-        super().__post_init__()
+        try:
+            super().__post_init__()
+            if self.lr_scheduler_kwargs:
+                if not isinstance(self.lr_scheduler_kwargs, dict):
+                    raise InputError("lr_scheduler_kwargs must be a mapping of options to values.")
+                _make_scheduler(self.lr_scheduler_type, self.lr_scheduler_kwargs)
+        except (TypeError, ValueError) as error:
+            raise InputError(" ".join(str(error).split())) from None
+        self._check_launch()
         if self.device.type == "cpu":
             # Pinned memory is for copies to an accelerator; without one torch warns at every training.
             self.dataloader_pin_memory = False
+
+    def _check_launch(self) -> None:
+        """Refuse launches under which the processes would not work together."""
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        if launched != self.world_size:
+            raise InputError(
+                f"{launched} processes were launched and there is no accelerator for them, so each would run alone; "
+                "launch one process, or several on the CPU as recipes/accelerate/cpu_2_processes.yaml does."
+            )
+        # The original is scored and moved to its start before it is sharded.
+        if is_fsdp_enabled():
+            raise InputError(
+                "fsdp_cpu_ram_efficient_loading gives the weights to one process only, and the original is scored on "
+                "all of them; set it to false in the launcher's configuration."
+            )
+
+        sharded = self.deepspeed_plugin is not None or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        if self.merge_adapter and sharded:
+            raise InputError(
+                "merge_adapter is not possible while the weights are sharded over processes; leave it out, and merge "
+                "the adapter in one process with its merge_and_unload()."
+            )
 
     @property
     def folder(self) -> Path:
@@ -179,6 +228,12 @@ class UnlearningConfig(TrainingArguments):
             "prompt_template": self.prompt_template,
             "completion_template": self.completion_template,
         }
+
+
+def _make_scheduler(name: str, options: dict[str, Any]) -> None:
+    """Try out the options of the learning rate's schedule, which the trainer reads when it is training already."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    get_scheduler(name, optimizer, 1, 10, dict(options))
 
 
 def _require(holds: bool, name: str, value: object, needed: str) -> None:

@@ -2,8 +2,10 @@
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from .errors import in_one_line
 from .evaluation.report import CostEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .retained import SplitAudit
@@ -25,6 +27,11 @@ SET_NAMES = {
     "test": "the test split",
 }
 ARMS = {"original": "before", "unlearned": "after", "retrained": "retrained"}
+
+
+def plain(text: object) -> str:
+    """Text from outside, such as a folder's name, with nothing in it that rich or the terminal would act on."""
+    return escape(in_one_line(text))
 
 
 def print_audit(console: Console, audit: SplitAudit) -> None:
@@ -79,9 +86,9 @@ def print_report(console: Console, report: UnlearningReport) -> None:
     verdict = report.verdict
     console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]")
     for line in verdict.reasons:
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {plain(line)}", highlight=False)
     for line in verdict.warnings:
-        console.print(f"  [bold red]Warning:[/] {line}", highlight=False)
+        console.print(f"  [bold red]Warning:[/] {plain(line)}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
 

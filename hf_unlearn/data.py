@@ -15,13 +15,14 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import ClassLabel, Dataset, IterableDataset, LargeList, List
+from datasets import ClassLabel, Dataset, Features, IterableDataset, LargeList, List, Value
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from .checks import check_batch
 from .encodings import ENCODINGS
 from .errors import InputError
 from .requests import require_columns
-from .tables import AnyDataset, column_names, read_tables
+from .tables import AnyDataset, column_names, listed, read_tables
 from .tasks import IGNORED, TASKS, Task
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,11 @@ class RecordFormat:
     def label_columns(self) -> list[str]:
         """The column of the classes, none where there are no classes."""
         return [self.label] if self.kind in ("classification", "tagged_words") else []
+
+    @property
+    def columns(self) -> list[str]:
+        """All the columns that are read."""
+        return [*self.text_columns, *self.label_columns]
 
 
 def template_fields(template: str) -> list[str]:
@@ -121,7 +127,10 @@ def record_format(
     if (prompt_template is None) != (completion_template is None):
         raise InputError("prompt_template and completion_template go together; give both or neither.")
     if prompt_template is not None and completion_template is not None:
-        require_columns(template_fields(prompt_template) + template_fields(completion_template), available)
+        fields = template_fields(prompt_template) + template_fields(completion_template)
+        if not fields:
+            raise InputError("prompt_template and completion_template name no column, so all records would be alike.")
+        require_columns(fields, available)
         return RecordFormat(pair, prompt=prompt_template, completion=completion_template)
     if "messages" in available and not TASKS[task].two_texts:
         return RecordFormat("messages")
@@ -130,13 +139,13 @@ def record_format(
     if TASKS[task].two_texts:
         raise InputError(
             "To train an encoder-decoder the data set needs the columns 'prompt', which it reads, and 'completion', "
-            f"which it writes; it has {', '.join(available)}. Build them from other columns with prompt_template and "
+            f"which it writes; it has {listed(available)}. Build them from other columns with prompt_template and "
             "completion_template."
         )
     if text_field not in available:
         raise InputError(
             "To train a language model the data set needs a column 'messages', the columns 'prompt' and 'completion', "
-            f"or a column {text_field!r}; it has {', '.join(available)}. Name the text's column with "
+            f"or a column {text_field!r}; it has {listed(available)}. Name the text's column with "
             "dataset_text_field, or build prompts from other columns with prompt_template and completion_template."
         )
     return RecordFormat("text", text=text_field)
@@ -176,8 +185,18 @@ def class_names(dataset: AnyDataset, label_field: str) -> list[str]:
     if labels and all(isinstance(label, str) for label in labels):
         return sorted(labels)
     if labels and all(isinstance(label, int) and label >= 0 for label in labels):
+        if max(labels) >= max(1000, 10 * len(labels)):
+            raise InputError(
+                f"The labels in {label_field!r} are {len(labels)} integers far apart, which do not look like classes; "
+                "number the classes from 0."
+            )
         return [str(label) for label in range(max(labels) + 1)]
     raise InputError(f"The labels in {label_field!r} must all be names or all be integers from 0.")
+
+
+def class_ids(config: PretrainedConfig) -> dict[str, int]:
+    """The classes of a model: id2label, which its head was made for; a configuration need not have label2id."""
+    return {name: int(i) for i, name in (config.id2label or {}).items()}
 
 
 def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -> dict[Any, int]:
@@ -187,9 +206,10 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
         InputError: a label that the model has no class for.
     """
     feature = _label_feature(dataset, label_field)
-    if isinstance(feature, ClassLabel) and set(feature.names) <= set(label2id):
-        return {i: label2id[name] for i, name in enumerate(feature.names)}
-    known = {value: value for value in label2id.values()} | label2id
+    known: dict[Any, int] = {value: value for value in label2id.values()} | label2id
+    if isinstance(feature, ClassLabel):
+        # Numbers of one order must not be taken for those of another because one name is new.
+        known = {i: label2id[name] for i, name in enumerate(feature.names) if name in label2id} or known
     if not isinstance(dataset, Dataset):
         return known
     unknown = [label for label in _distinct(dataset, label_field) if label is not None and label not in known]
@@ -208,7 +228,10 @@ def _label_feature(dataset: AnyDataset, label_field: str) -> Any:
 
 
 def _distinct(dataset: Dataset, label_field: str) -> set[Any]:
-    """The labels that occur, also where each record has a list of them."""
+    """The labels that occur, also where each record has a list of them; raises InputError where they are neither."""
+    kind = _label_feature(dataset, label_field)
+    if not isinstance(kind, ClassLabel | Value):
+        raise InputError(f"Column {label_field!r} holds {type(kind).__name__} values; a class is a name or a number.")
     found: set[Any] = set()
     for table, _ in read_tables(dataset, [label_field]):
         column = table.column(label_field)
@@ -254,7 +277,7 @@ class RecordEncoder:
         Raises:
             InputError: a record without text or label, or a conversation that cannot be trained on.
         """
-        self._check(batch)
+        check_batch(batch, self.format)
         if self.format.kind in ENCODINGS:
             return ENCODINGS[self.format.kind](self, batch, rows)
         out: dict[str, list[Any]] = {
@@ -272,19 +295,6 @@ class RecordEncoder:
                     out["row"].append(row)
                     out["truncated"].append(False)
         return out
-
-    def _check(self, batch: dict[str, list[Any]]) -> None:
-        """Raise InputError where a record has no text, or something else in its place."""
-        for column in self.format.text_columns:
-            templated = self.format.prompt is not None
-            for value in batch[column]:
-                if value is None:
-                    raise InputError(f"Some records have nothing in column {column!r}; remove or fill them.")
-                if not templated and not isinstance(value, str | list):
-                    raise InputError(f"Column {column!r} holds {type(value).__name__} values, not text.")
-        for column in self.format.label_columns:
-            if None in batch[column]:
-                raise InputError(f"Some records have no label in column {column!r}; remove or fill them.")
 
     def segments(self, batch: dict[str, list[Any]], i: int) -> list[tuple[str, bool]]:
         """The record's text in pieces, each with whether it is trained on."""
@@ -317,8 +327,6 @@ class RecordEncoder:
                 )
             segments += [(asked[len(done) :], False), (answered[len(asked) :], True)]
             done = answered
-        if not segments:
-            raise InputError("A conversation has no turn of the assistant, so there is nothing to train on.")
         return segments
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
@@ -417,8 +425,7 @@ def make_encoder(
     if "input_ids" in columns:
         return None
     length = resolve_max_length(config, tokenizer, max_length)
-    label2id = cast(dict[str, int], config.label2id or {})
-    return RecordEncoder(tokenizer, record_format(columns, task, **layout), length, label2id)
+    return RecordEncoder(tokenizer, record_format(columns, task, **layout), length, class_ids(config))
 
 
 def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset:
@@ -435,15 +442,34 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     Raises:
         InputError: a missing column, or a record without text or label.
     """
-    columns = [*encoder.format.text_columns, *encoder.format.label_columns]
+    columns = encoder.format.columns
     require_columns(columns, column_names(dataset))
     if encoder.format.label_columns:
         encoder = replace(encoder, labels=label_ids(dataset, encoder.format.label, encoder.label2id))
     if isinstance(dataset, IterableDataset):
         return dataset.map(encoder, with_indices=True, batched=True, remove_columns=column_names(dataset))
-    examples = dataset.select_columns(columns).map(
-        encoder, with_indices=True, batched=True, remove_columns=columns, desc=f"Tokenising the {name} set"
+    # The types are given, because a batch of records without a token tells none.
+    tokens, number = List(Value("int32")), Value("int64")
+    features = Features(
+        {
+            "input_ids": tokens,
+            "attention_mask": List(Value("int8")),
+            "labels": number if encoder.format.kind == "classification" else tokens,
+            "row": number,
+            "truncated": Value("bool"),
+        }
     )
+    examples = dataset.select_columns(columns).map(
+        encoder,
+        with_indices=True,
+        batched=True,
+        remove_columns=columns,
+        features=features,
+        desc=f"Tokenising the {name} set",
+    )
+    wanted = "to read" if encoder.format.kind == "classification" else "to predict"
+    if len(examples) == 0:
+        raise InputError(f"None of the {len(dataset)} {name} records has a token {wanted}; their texts are empty.")
     if truncated := sum(examples["truncated"]):
         logger.warning(
             "%d of the %d %s texts are longer than %d tokens; what the model cannot read is cut off.",
@@ -451,7 +477,7 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
         )  # fmt: skip
     if skipped := len(dataset) - len(set(examples["row"])):
         logger.warning(
-            "%d of the %d %s records have no token to predict and are left out.", skipped, len(dataset), name
+            "%d of the %d %s records have no token %s and are left out.", skipped, len(dataset), name, wanted
         )
     return examples.remove_columns("truncated")
 

@@ -1,9 +1,11 @@
 """The keyed digest: the only form in which ids leave this package."""
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,17 +36,27 @@ def load_digest_key(path: Path) -> bytes:
         The key.
 
     Raises:
-        InputError: the file does not hold a key of at least 16 bytes.
+        InputError: the file does not hold a key of at least 16 bytes, or cannot be read or made.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32))
     try:
+        if not path.exists():
+            _make_key(path)
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except OSError as error:
+        raise InputError(f"Cannot read or make the digest key {path}: {error.strerror}.") from None
     except ValueError:
         key = b""
     if len(key) < 16:
         raise InputError(f"{path} is not a digest key: it must hold at least 32 hexadecimal characters.")
     return key
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several processes may get here at once: one of them makes the key, whole, and all read that one.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+    os.unlink(temporary)

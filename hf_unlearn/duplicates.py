@@ -91,6 +91,8 @@ def _joined(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
             f"Column {name!r} holds {rows.type}, neither words nor chat messages; it cannot be searched for "
             "duplicates."
         )
+    if not _is_text(items.type):
+        raise InputError(f"Column {name!r} has messages whose content is {items.type}, not text.")
     contents = items.cast(pa.large_string())
     lengths = pc.fill_null(pc.list_value_length(rows), 0)
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int64)

@@ -14,26 +14,31 @@ Columns = dict[str, list[Any]]
 
 def classified_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Texts with a class each; what is too long is cut off."""
+    _check_classes(encoder, set(batch[encoder.format.label]))
     texts = batch[encoder.format.text]
     encoded = encoder.tokenizer(texts)
     ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    long = [i for i, tokens in enumerate(ids) if len(tokens) > encoder.max_length]
+    long = {i for i, tokens in enumerate(ids) if len(tokens) > encoder.max_length}
     for i in long:
         cut = encoder.tokenizer(texts[i], truncation=True, max_length=encoder.max_length)
         ids[i], mask[i] = cut["input_ids"], cut["attention_mask"]
+    # Without special tokens an empty text has no token, and a model cannot read an example without one.
+    kept = [i for i, tokens in enumerate(ids) if tokens]
     return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "labels": [encoder.labels[label] for label in batch[encoder.format.label]],
-        "row": rows,
-        "truncated": [i in long for i in range(len(rows))],
+        "input_ids": [ids[i] for i in kept],
+        "attention_mask": [mask[i] for i in kept],
+        "labels": [encoder.labels[batch[encoder.format.label][i]] for i in kept],
+        "row": [rows[i] for i in kept],
+        "truncated": [i in long for i in kept],
     }
 
 
 def tagged_words(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Lists of words with a class for each word, which its first token carries; what is too long is cut off."""
+    if not encoder.tokenizer.is_fast:
+        raise InputError("This model's tokenizer cannot tell which word a token belongs to; it needs a fast one.")
     words, tags = batch[encoder.format.text], batch[encoder.format.label]
-    _check_words(encoder, words, tags)
+    _check_classes(encoder, {tag for record in tags for tag in record})
     # The blank makes of each word the tokens that it has in running text, which byte-level BPE would not otherwise.
     spaced = [[f" {word}" if i else word for i, word in enumerate(record)] for record in words]
     encoded = encoder.tokenizer(spaced, is_split_into_words=True, truncation=True, max_length=encoder.max_length)
@@ -50,31 +55,10 @@ def tagged_words(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> C
     return out
 
 
-def _check_words(encoder: "RecordEncoder", words: list[Any], tags: list[Any]) -> None:
-    """Raise InputError unless each record is a list of strings with as many tags."""
-    column, label = encoder.format.text, encoder.format.label
-    if not encoder.tokenizer.is_fast:
-        raise InputError("This model's tokenizer cannot tell which word a token belongs to; it needs a fast one.")
-    for record, its_tags in zip(words, tags, strict=True):
-        if not isinstance(record, list) or not all(isinstance(word, str) for word in record):
-            raise InputError(
-                f"Column {column!r} must hold a list of words in each record, and some hold other things."
-            )
-        if not isinstance(its_tags, list) or None in its_tags:
-            raise InputError(f"Column {label!r} must hold a list of tags in each record, one for each word.")
-        if len(record) != len(its_tags):
-            raise InputError(f"Some records have more or fewer tags in {label!r} than words in {column!r}.")
-
-
 def maskable_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Texts for a masked language model, long ones in pieces; every token but the special ones can be masked."""
-    texts = batch[encoder.format.text]
-    if not all(isinstance(text, str) for text in texts):
-        raise InputError(
-            f"Column {encoder.format.text!r} must hold a text in each record, and some hold other things."
-        )
     encoded = encoder.tokenizer(
-        texts,
+        batch[encoder.format.text],
         truncation=True,
         max_length=encoder.max_length,
         return_overflowing_tokens=True,
@@ -91,9 +75,6 @@ def maskable_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) ->
 
 def text_pairs(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Texts to read and texts to write; of both, what is too long is cut off."""
-    plain = encoder.format.prompt is None
-    if plain and not all(isinstance(text, str) for column in ("prompt", "completion") for text in batch[column]):
-        raise InputError("An encoder-decoder reads text, not conversations; give 'prompt' and 'completion' as text.")
     pairs = [[text for text, _ in encoder.segments(batch, i)] for i in range(len(rows))]
     options: dict[str, Any] = {"truncation": True, "max_length": encoder.max_length}
     read = encoder.tokenizer([prompt for prompt, _ in pairs], **options)
@@ -108,6 +89,11 @@ def text_pairs(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Col
         if ids and labels:
             _append(out, ids, labels, rows[i], truncated=_is_cut(read, i) or _is_cut(written, i))
     return out
+
+
+def _check_classes(encoder: "RecordEncoder", found: set[Any]) -> None:
+    if unknown := found - set(encoder.labels):
+        raise InputError(f"{len(unknown)} of the labels in a stream are none of the model's classes.")
 
 
 def _is_cut(encoded: Any, i: int) -> bool:

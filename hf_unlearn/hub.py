@@ -1,44 +1,41 @@
 """Publishing: the model and its evidence in one commit, and only when the verdict allows it."""
 
+import hashlib
 import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import httpx
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelInfo
+from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import get_session, hf_raise_for_status, httpx
+from yaml import YAMLError
 
 from .card import CARD_FILE, rendered_card
 from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
-from .models import ModelSource
+from .hub_errors import hub_trouble, publishing_errors, seconds_to_wait
+from .models import MODEL_FILES, ModelSource
 from .record import RECORD_FILE, load_record
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 # What a model repository is made of, by name: whatever else lies in the folder stays at home.
 PUBLISHED = (
-    "README.md",
+    *MODEL_FILES,
     "unlearning_report.json",
-    "training_record.json",
     "loss_histograms.png",
     "*.safetensors",
     "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
 )
 REFUSED = ("not_forgotten", "over_forgotten")
+LONGEST_WAIT = 60  # seconds in all that one upload waits because of rate limits
+USUAL_WAIT = 10  # seconds, when the Hub does not say
 
 
 def publish(
@@ -74,33 +71,139 @@ def publish(
             f"The verdict is {word}, so the model is not published as unlearned; choose another method, or add "
             "--push_anyway, and the card's first line will say so."
         )
-    files = _files(folder)
+    contents: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     message = commit_message or f"Unlearn {_count(report)}records with {report.method.name}: {word}"
-    api = HfApi(token=token)
-    try:
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        present = set(api.list_repo_files(repo_id, revision=revision)) - {".gitattributes"}
-        if present and not push_to_existing:
-            raise InputError(
-                f"{repo_id} has files already; choose a new name, or add --push_to_existing. The old weights stay "
-                "readable in its history either way."
+    api, patiently = HfApi(token=token), _Patience()
+    with publishing_errors(repo_id, folder):
+        if "/" not in repo_id:
+            repo_id = f"{patiently(api.whoami)['name']}/{repo_id}"
+        contents[CARD_FILE] = card = _card(folder, report, repo_id)
+        refusal = _create(api, repo_id, private, patiently)
+        try:
+            info = _look(api, repo_id, revision, refusal, patiently)
+            if private and not info.private:
+                raise InputError(f"{repo_id} is there already and public; make it private on its page first.")
+            present = {file.rfilename: file for file in info.siblings or [] if file.rfilename != ".gitattributes"}
+            # What is there may be this very commit, when its answer was lost.
+            if present and not push_to_existing and not _is_published(contents, present):
+                raise InputError(
+                    f"{repo_id} has files already; choose a new name, or add --push_to_existing. The old weights stay "
+                    "readable in its history either way."
+                )
+            if present and push_to_existing:
+                logger.warning("The weights that %s had before stay readable in its history.", repo_id)
+            commit = patiently(
+                lambda: api.create_commit(
+                    repo_id,
+                    [CommitOperationAdd(name, content) for name, content in contents.items()],
+                    commit_message=message,
+                    revision=revision,
+                    parent_commit=info.sha,
+                )
             )
-        if present:
-            logger.warning("The weights that %s had before stay readable in its history.", repo_id)
-        _name_card(folder, report, repo_id)
-        operations = [CommitOperationAdd(path.name, path) for path in files]
-        return api.create_commit(repo_id, operations, commit_message=message, revision=revision)
-    except RepositoryNotFoundError:
-        raise InputError(f"The Hub does not let this token write to {repo_id}; log in with `hf auth login`.") from None
-    except HFValidationError as error:
-        raise InputError(f"{repo_id!r} is not a possible name of a repository: {error}") from None
+        except BaseException:
+            if refusal is None:
+                _remove_if_empty(api, repo_id)
+            raise
+    write_text(folder / CARD_FILE, card.decode())
+    return commit
+
+
+def _create(api: HfApi, repo_id: str, private: bool | None, patiently: "_Patience") -> HfHubHTTPError | None:
+    """Make the repository, with the visibility that it is to have; returns why the Hub did not make one.
+
+    Until its commit it is empty, and no part of a model is ever seen. Made private and opened in the end, it would not
+    be seen at all, but after a kill the next attempt would find an empty private repository, which may as well be one
+    that its owner wants private. So an error removes what was made just now, and a kill leaves it empty for the next
+    attempt.
+    """
+    try:
+        patiently(lambda: api.create_repo(repo_id, private=private))
     except HfHubHTTPError as error:
-        raise InputError(_refusal(error, repo_id)) from None
-    except httpx.TransportError as error:
-        raise InputError(
-            f"The Hub cannot be reached ({type(error).__name__}); the result is in {folder}, push it later with "
-            f"`hf-unlearn push {folder} --hub_model_id {repo_id}`."
-        ) from None
+        # It exists, or the token may only write to what exists.
+        if error.response.status_code not in (401, 402, 403, 409):
+            raise
+        return error
+    return None
+
+
+def _look(
+    api: HfApi, repo_id: str, revision: str | None, refusal: HfHubHTTPError | None, patiently: "_Patience"
+) -> ModelInfo:
+    """What the repository holds; raises the refusal to make it when there is none."""
+    try:
+        return patiently(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
+    except RevisionNotFoundError:
+        raise
+    except HfHubHTTPError as error:
+        unseen = (404,) if refusal is not None and refusal.response.status_code == 409 else (401, 403, 404)
+        if refusal is None or error.response.status_code not in unseen:
+            raise
+        raise refusal from None
+
+
+def _remove_if_empty(api: HfApi, repo_id: str) -> None:
+    """Take back a repository that this very call made, as far as the Hub can still be reached."""
+    with suppress(HfHubHTTPError, httpx.TransportError):
+        if {file.rfilename for file in api.model_info(repo_id).siblings or []} <= {".gitattributes"}:
+            api.delete_repo(repo_id)
+
+
+def _is_published(contents: Mapping[str, Path | bytes], present: Mapping[str, RepoSibling]) -> bool:
+    """Whether a repository has all of these files with this very content."""
+    return all(name in present and _is_same(content, present[name]) for name, content in contents.items())
+
+
+def _is_same(content: Path | bytes, file: RepoSibling) -> bool:
+    size = content.stat().st_size if isinstance(content, Path) else len(content)
+    if size != file.size:
+        return False
+    with content.open("rb") if isinstance(content, Path) else BytesIO(content) as stream:
+        if file.lfs is not None:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == file.lfs.sha256
+        blob = b"blob %d\0" % size + stream.read()
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == file.blob_id
+
+
+class _Patience:
+    """Does a step again that the Hub turned away for too many requests, after the wait it asks for."""
+
+    def __init__(self) -> None:
+        self.left = LONGEST_WAIT
+
+    def __call__(self, step: Callable[[], Result]) -> Result:
+        while True:
+            try:
+                with _limits_at_once():
+                    return step()
+            except Exception as error:
+                trouble = hub_trouble(error)
+                if not isinstance(trouble, HfHubHTTPError) or trouble.response.status_code != 429:
+                    raise
+                told = seconds_to_wait(trouble)
+                wait = USUAL_WAIT if told is None else max(told, 1)
+                if wait > self.left:
+                    raise
+            logger.warning("The Hub has too many requests; going on in %d seconds.", wait)
+            time.sleep(wait)
+            self.left -= wait
+
+
+@contextmanager
+def _limits_at_once() -> Iterator[None]:
+    """Let a 429 through, which the client waits for five times as long as the Hub says, were it an hour."""
+
+    def tell(response: httpx.Response) -> None:
+        if response.status_code == 429:
+            hf_raise_for_status(response)
+
+    client = get_session()
+    hooks = client.event_hooks
+    client.event_hooks = {**hooks, "response": [*hooks["response"], tell]}
+    try:
+        yield
+    finally:
+        client.event_hooks = hooks
 
 
 def _files(folder: Path) -> list[Path]:
@@ -108,6 +211,8 @@ def _files(folder: Path) -> list[Path]:
     files = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
     if not any(path.suffix == ".safetensors" for path in files):
         raise InputError(f"There are no weights in {folder}; the run has not finished.")
+    if not (folder / CARD_FILE).is_file():
+        raise InputError(f"There is no card in {folder}; write it with `hf-unlearn card {folder}`.")
     record = load_record(ModelSource(str(folder)))
     if record is not None and record.base_model is not None and Path(record.base_model).exists():
         # It names a folder of this machine.
@@ -115,23 +220,14 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _name_card(folder: Path, report: UnlearningReport, repo_id: str) -> None:
-    """Let the card call the model by its repository, unless somebody has written in it."""
-    path = folder / CARD_FILE
-    as_rendered = rendered_card(folder, report)
-    if path.read_text(encoding="utf-8") == as_rendered:
-        write_text(path, rendered_card(folder, report, {"model_name": repo_id}))
+def _card(folder: Path, report: UnlearningReport, repo_id: str) -> bytes:
+    """The card, which calls the model by its repository unless somebody has written in it."""
+    text = (folder / CARD_FILE).read_text(encoding="utf-8")
+    with suppress(ValueError, YAMLError):
+        if text == rendered_card(folder, report, {"model_name": ModelCard(text).data.get("model_name")}):
+            text = rendered_card(folder, report, {"model_name": repo_id})
+    return text.encode()
 
 
 def _count(report: UnlearningReport) -> str:
     return f"{report.audit.forget_rows:,} " if report.audit else ""
-
-
-def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
-    status = error.response.status_code
-    cures = {
-        401: "the token is not valid; log in again with `hf auth login`",
-        403: "the token may not write there; use a token with the role write, or a repository of your own",
-        429: "too many requests; try again later",
-    }
-    return f"The Hub refused to publish to {repo_id} ({status}): {cures.get(status, 'try again later')}."

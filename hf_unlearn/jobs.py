@@ -20,8 +20,9 @@ from .arguments import (
     build,
 )
 from .card import CARD_FILE, write_card
+from .checkpoints import last_checkpoint
 from .config import UnlearningConfig
-from .console import print_audit, print_report
+from .console import plain, print_audit, print_report
 from .data import PaddingCollator, class_names, make_encoder, padding_id, record_format
 from .errors import InputError
 from .evaluation.assemble import assemble_report
@@ -29,6 +30,7 @@ from .evaluation.evidence import evidence_sets, save_tables
 from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport, write_text
 from .evaluation.verdict import Provenance
+from .fit import check_fit, check_head
 from .hub import publish
 from .masking import token_masking
 from .models import (
@@ -49,7 +51,7 @@ from .retained import RetainedSplit, split_retained
 from .sources import holdout_rows, load_data, pick_split, split_data
 from .tables import AnyDataset, column_names
 from .tasks import TASKS, Task
-from .trainer import UnlearningTrainer, last_checkpoint
+from .trainer import UnlearningTrainer
 
 SETTINGS_FILE = "run.json"
 DEFAULT_BUDGET = 0.25
@@ -101,23 +103,26 @@ def train(values: dict[str, Any]) -> None:
     base = _located(model_args)
     config_of_base = load_config(base)
     task = task_of(base.name, config_of_base, model_args.task, peft=peft_task(base))
-    layout = record_format(column_names(dataset), task, **config.layout)
-    labels = class_names(dataset, layout.label) if TASKS[task].classes else None
+    check_fit([dataset], None, config_of_base, task, config.layout)
+    labels = None
+    if TASKS[task].classes:
+        labels = class_names(dataset, record_format(column_names(dataset), task, **config.layout).label)
+        check_head(base, config_of_base, task, len(labels))
     lora = _lora(model_args, task)
     loading = _loading(model_args, base)
     folder = config.folder
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
     settings = run_settings(values, data=fingerprint)
     if is_finished(folder, settings, RECORD_FILE):
-        out.print(f"{folder} holds this training, finished.")
+        out.print(f"{plain(folder)} holds this training, finished.")
         return
-    start_folder(folder, settings)
-    trainer = train_plainly(base, task, labels, dataset, config, source, lora, loading)
+    trainer = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings)
     record = trainer.record
     assert record is not None
     out.print(
-        f"Trained {base.public_name} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} epochs "
-        f"({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in {config.output_dir}."
+        f"Trained {plain(base.public_name)} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} "
+        f"epochs ({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in "
+        f"{plain(config.output_dir)}."
     )
 
 
@@ -130,6 +135,7 @@ def train_plainly(
     source: DataSource,
     lora: LoraConfig | None,
     loading: dict[str, Any],
+    settings: dict[str, Any] | None = None,
 ) -> UnlearningTrainer:
     """Train a base model on a data set and save it with its training record.
 
@@ -142,11 +148,14 @@ def train_plainly(
         source: where the data came from.
         lora: trains an adapter.
         loading: options of :func:`~hf_unlearn.models.load_model`.
+        settings: noted in the output folder once the trainer has found nothing wrong; see :func:`start_folder`.
     """
     set_seed(config.seed)
     id2label = dict(enumerate(labels)) if labels else None
     model = load_model(base, task, id2label=id2label, new_head=True, **loading)
     trainer = UnlearningTrainer(model, config, dataset, peft_config=lora, source=base, task=task)
+    if settings is not None:
+        start_folder(config.folder, settings)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     rows = len(dataset) if isinstance(dataset, Dataset) else None
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
@@ -173,19 +182,23 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     inherited = _inherited(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
     out = console(config)
-    _tell_inherited(out, inherited)
+    _tell_inherited(out, record, inherited, config)
     if run_args.push and config.hub_model_id is None:
         raise InputError("--push needs --hub_model_id, the repository to publish to.")
     data, data_source = load_data(data_args)
     parts = split_data(data, data_source, data_args, request_args, config)
     print_audit(out, parts.audit)
-    task = task_of(source.name, load_config(source), model_args.task, peft=peft_task(source))
-    record_format(column_names(parts.retained), task, **config.layout)
+    model_config = load_config(source)
+    task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
     lora = _lora(model_args, task)
     loading = _loading(model_args, source)
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
+    check_fit([parts.retained, parts.forget, parts.holdout, test], source, model_config, task, config.layout)
+    if run_args.retrained_model is not None:
+        reference = locate(run_args.retrained_model)
+        task_of(reference.name, load_config(reference), task, peft=peft_task(reference))
     if run_args.with_retrained and record is None:
         raise InputError(
             f"--with_retrained trains as {RECORD_FILE} beside the model says, and there is none; train a reference "
@@ -195,12 +208,12 @@ def run(values: dict[str, Any]) -> UnlearningReport:
 
     folder, settings = config.folder, run_settings(values, split=parts.audit.to_dict())
     if is_finished(folder, settings, CARD_FILE):
-        out.print(f"{folder} holds this run, finished.")
+        out.print(f"{plain(folder)} holds this run, finished.")
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
         report = _unlearn(source, lora, loading, config, run_args, parts, test, task, record, data_source, settings)
     print_report(out, report)
-    out.print(f"The model, its card, {REPORT_FILE} and {PLOT_FILE} are in {folder}.")
+    out.print(f"The model, its card, {REPORT_FILE} and {PLOT_FILE} are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
     return report
@@ -281,11 +294,20 @@ def retrain(
             "seed": config.seed,
             "use_cpu": config.use_cpu,
             "per_device_eval_batch_size": config.per_device_eval_batch_size,
+            **_batch(record, config),
         },
     )
     lora = LoraConfig(task_type=PEFT_TASKS[record.task], **record.peft) if record.peft else None
     train_plainly(base, record.task, record.labels, retained, settings, data_source, lora, loading)
     return str(folder)
+
+
+def _batch(record: TrainingRecord, config: UnlearningConfig) -> dict[str, int]:
+    """The record's batch, in the pieces of the run when they add up to it, since those fit into the memory."""
+    batch, steps = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    asked = {batch: config.per_device_train_batch_size, steps: config.gradient_accumulation_steps}
+    recorded = {name: record.settings[name] for name in (batch, steps)}
+    return asked if asked[batch] * asked[steps] == recorded[batch] * recorded[steps] else recorded
 
 
 def _inherited(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
@@ -298,11 +320,18 @@ def _inherited(record: TrainingRecord | None, values: dict[str, Any]) -> dict[st
     return inherited
 
 
-def _tell_inherited(out: Console, inherited: dict[str, Any]) -> None:
+def _tell_inherited(
+    out: Console, record: TrainingRecord | None, inherited: dict[str, Any], config: UnlearningConfig
+) -> None:
     shown = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "budget")
     told = ", ".join(f"{name}={inherited[name]}" for name in shown if name in inherited)
     if told:
         out.print(f"From the original's training record, or by default: {told}.")
+    if record is not None and record.world_size != config.world_size:
+        out.print(
+            f"The original was trained by {record.world_size} processes, this is {config.world_size}: with the same "
+            f"--per_device_train_batch_size a step sees {config.world_size / record.world_size:.3g} times the records."
+        )
 
 
 def _warn_of_other_data(out: Console, record: TrainingRecord | None, parts: RetainedSplit) -> None:
@@ -329,18 +358,32 @@ def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
     Raises:
         InputError: the folder holds something else.
     """
+    require_folder(folder)
     path = folder / SETTINGS_FILE
     if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        # A kill may have come before the settings had their name.
+        if folder.is_dir() and {file.name for file in folder.iterdir()} - {f".{SETTINGS_FILE}.part"}:
             raise InputError(f"{folder} is not empty and holds no run; name another --output_dir.")
         return False
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"{path} cannot be read; name another --output_dir or delete this one.")
     changed = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
     if changed:
         raise InputError(
             f"{folder} holds a run with other settings ({', '.join(changed)}); name another --output_dir or delete it."
         )
     return (folder / last_file).is_file()
+
+
+def require_folder(folder: Path) -> None:
+    """Raise InputError where a folder cannot be made because a file is in its way."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise InputError(f"--output_dir {folder} cannot be a folder, {nearest} is a file; name another.")
 
 
 def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -351,6 +394,8 @@ def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def start_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Make the output folder and note what run it belongs to."""
+    # Until all have looked into the folder, nobody changes it.
+    PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
@@ -380,12 +425,13 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     compare = build(EvaluateArguments, values)
     config = build(UnlearningConfig, {"output_dir": "evaluation", **values})
     out = console(config)
+    require_folder(config.folder)
     source = _located(model_args)
     data, data_source = load_data(data_args)
     parts = split_data(data, data_source, data_args, build(RequestArguments, values), config)
     print_audit(out, parts.audit)
-    task = task_of(source.name, load_config(source), model_args.task, peft=peft_task(source))
-    record_format(column_names(parts.retained), task, **config.layout)
+    model_config = load_config(source)
+    task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
     test = data_args.dataset_test_split
     sets: dict[SetName, AnyDataset | None] = {
         "forget": parts.forget,
@@ -393,6 +439,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         "retained": parts.retained,
         "test": pick_split(data, test, "dataset_test_split") if test is not None else None,
     }
+    check_fit(list(sets.values()), source, model_config, task, config.layout)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     loading = _loading(model_args, source, training=False)
@@ -432,7 +479,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         plot_losses(report, tables, folder / PLOT_FILE)
         report.save(folder / REPORT_FILE)
     print_report(out, report)
-    out.print(f"{REPORT_FILE} and {PLOT_FILE} are in {config.output_dir}.")
+    out.print(f"{REPORT_FILE} and {PLOT_FILE} are in {plain(config.output_dir)}.")
     return report
 
 

@@ -2,27 +2,14 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import yaml
-from huggingface_hub import ModelCard, hf_hub_download, resolve_revision
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    RevisionResolutionError,
-)
-from huggingface_hub.utils import httpx
+from huggingface_hub import ModelCard, resolve_revision, snapshot_download, try_to_load_from_cache
 from peft import LoraConfig, PeftConfig, PeftModel
 from torch import nn
 from transformers import (
@@ -38,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -45,9 +33,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from .errors import InputError
+from .hub_errors import hub_errors, hub_trouble
 from .tasks import TASKS, Task
 
 Model: TypeAlias = PreTrainedModel | PeftModel
@@ -74,30 +63,32 @@ PEFT_TASKS: dict[Task, str] = {
 }
 BITSANDBYTES = "bitsandbytes>=0.50"
 FEWEST_TOKENS = 2  # words in a tokenizer that is one
-
-
-@contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    """Turn what the Hub's and transformers' loaders raise into one sentence with the cure."""
-    try:
-        yield
-    except GatedRepoError:
-        raise InputError(f"{what} is gated: ask for access on its page and log in with `hf auth login`.") from None
-    except RevisionNotFoundError:
-        raise InputError(f"{what} has no such revision; name a branch, tag or commit that exists.") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise InputError(
-            f"{what} is neither a folder or file here nor a repository on the Hub that you may read; "
-            "check its name, or log in with `hf auth login` if it is private."
-        ) from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 404:
-            raise InputError(f"{what} is neither a folder or file here nor a repository on the Hub.") from None
-        cure = "log in again with `hf auth login`" if status in (401, 403) else "try again later"
-        raise InputError(f"{what}: the Hub answered {status}; {cure}.") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError, httpx.TransportError):
-        raise InputError(f"{what} is not on this machine and the Hub cannot be reached.") from None
+# What a model has beside its weights, as far as it is read here.
+MODEL_FILES = (
+    "README.md",
+    "training_record.json",
+    "config.json",
+    "generation_config.json",
+    ADAPTER_CONFIG_NAME,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*.safetensors",
+    "adapter_model.safetensors",
+)
 
 
 # Where
@@ -135,12 +126,14 @@ def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = 
     Raises:
         InputError: there is no such model, or it cannot be reached.
     """
-    if not Path(name).is_dir():
+    if Path(name).is_dir():
+        revision = None
+    else:
         with hub_errors(f"The model {name!r}"):
             revision = resolve_revision(name, revision=revision).resolved
-    with hub_errors(f"The model {name!r}"):
-        adapter = find_adapter_config_file(name, revision=revision) is not None
-    return ModelSource(name, None if Path(name).is_dir() else revision, adapter, trust_remote_code)
+            _fetch(name, revision, MODEL_FILES)
+    source = ModelSource(name, revision, trust_remote_code=trust_remote_code)
+    return replace(source, adapter=_file_of(source, ADAPTER_CONFIG_NAME) is not None)
 
 
 def adapter_base(source: ModelSource) -> ModelSource:
@@ -168,7 +161,7 @@ def load_config(source: ModelSource) -> PretrainedConfig:
                 base.name, revision=base.revision, trust_remote_code=base.trust_remote_code
             )
         except (OSError, ValueError) as error:
-            if isinstance(error, HfHubHTTPError | HFValidationError):
+            if hub_trouble(error) is not None:
                 raise
             raise InputError(
                 f"{base.name!r} holds no model that transformers can load: {_first_line(error)}"
@@ -254,6 +247,7 @@ def load_model(
             attn_implementation=attn_implementation, bits=bits, new_head=True,
         )  # fmt: skip
         with hub_errors(f"The adapter {source.name!r}"):
+            _fetch(source.name, source.revision, WEIGHT_FILES)
             return PeftModel.from_pretrained(base, source.name, revision=source.revision, is_trainable=True)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if bits is not None:
@@ -261,14 +255,17 @@ def load_model(
     if id2label is not None:
         options["id2label"] = id2label
         options["label2id"] = {name: i for i, name in id2label.items()}
+    # Under ZeRO-3 from_pretrained would shard the weights, but the original is scored, and moved to its start, whole.
+    unset_hf_deepspeed_config()
     with hub_errors(f"The model {source.name!r}"):
+        _fetch(source.name, source.revision, WEIGHT_FILES)
         try:
             model, info = AUTO_CLASSES[task].from_pretrained(
                 source.name, revision=source.revision, trust_remote_code=source.trust_remote_code,
                 use_safetensors=True, output_loading_info=True, **options,
             )  # fmt: skip
         except (OSError, ValueError) as error:
-            if isinstance(error, HfHubHTTPError | HFValidationError):
+            if hub_trouble(error) is not None:
                 raise
             raise InputError(f"Cannot load the weights of {source.name!r}: {_first_line(error)}") from None
     if info["missing_keys"] and not new_head:
@@ -374,7 +371,7 @@ def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
                     source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
                 )
             except Exception as error:  # the tokenizers library raises nothing more particular
-                if isinstance(error, HfHubHTTPError | HFValidationError):
+                if hub_trouble(error) is not None:
                     raise
                 continue
         # Where a repository has no tokenizer, transformers makes one of special tokens for most kinds of models.
@@ -433,30 +430,35 @@ def lora_settings(model: Model) -> dict[str, Any] | None:
 
 def read_json(source: ModelSource, file_name: str) -> dict[str, Any] | None:
     """A JSON file that lies beside a model, or None when there is none."""
-    with hub_errors(f"The model {source.name!r}"):
-        try:
-            if source.is_local:
-                path = Path(source.name) / file_name
-            else:
-                path = Path(hf_hub_download(source.name, file_name, revision=source.revision))
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, EntryNotFoundError):
-            return None
-        except json.JSONDecodeError:
-            raise InputError(f"{file_name} beside {source.name!r} is not JSON; delete it or restore it.") from None
+    path = _file_of(source, file_name)
+    try:
+        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise InputError(f"{file_name} beside {source.name!r} is not JSON; delete it or restore it.") from None
 
 
 def read_card(source: ModelSource) -> ModelCard | None:
     """The model card that lies beside a model, or None when there is none."""
-    with hub_errors(f"The model {source.name!r}"):
-        try:
-            if source.is_local:
-                return ModelCard.load(Path(source.name) / "README.md")
-            return ModelCard.load(hf_hub_download(source.name, "README.md", revision=source.revision))
-        except (FileNotFoundError, EntryNotFoundError):
-            return None
-        except (ValueError, yaml.YAMLError):
-            return None
+    path = _file_of(source, "README.md")
+    try:
+        return None if path is None else ModelCard.load(path)
+    except (ValueError, yaml.YAMLError):
+        return None
+
+
+def _file_of(source: ModelSource, file_name: str) -> Path | None:
+    """One of the small files of a model, or None when the model does not have it."""
+    if source.is_local:
+        path = Path(source.name) / file_name
+        return path if path.is_file() else None
+    found = try_to_load_from_cache(source.name, file_name, revision=source.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _fetch(name: str, revision: str | None, files: Sequence[str]) -> None:
+    """Bring files of a model here, before transformers takes what a failing Hub does not give for missing."""
+    if not Path(name).is_dir():
+        snapshot_download(name, revision=revision, allow_patterns=list(files))
 
 
 def _first_line(error: Exception) -> str:

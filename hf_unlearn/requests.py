@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import InputError
+from .tables import listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -132,6 +133,10 @@ class Matcher(ABC):
     def digestible(self, mask: np.ndarray) -> list[str]:
         """What the request names, as canonical strings for the keyed digest; ``mask`` covers the whole data set."""
 
+    def nearly(self, missing: np.ndarray, tables: Iterable[tuple[pa.Table, int]]) -> int:
+        """How many of these items a data set has after all but for case, white space or Unicode form."""
+        return 0
+
     def place(self, missing: np.ndarray) -> str:
         """Where the items at these positions of the request stand, in words without their values."""
         numbers = [self.lines[i] for i in missing] if self.lines else (missing + 1).tolist()
@@ -145,7 +150,7 @@ def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str
     """Return the wanted columns, or raise InputError listing what the data set has."""
     for column in wanted:
         if column not in available:
-            raise InputError(f"The data set has no column {column!r}; its columns are {', '.join(available)}.")
+            raise InputError(f"The data set has no column {column!r}; its columns are {listed(available)}.")
     return list(wanted)
 
 
@@ -200,7 +205,7 @@ class Values(Selector):
         lines = tuple(self.lines[positions[v]] for v in first_seen) if self.lines else ()
         try:
             array = pa.array(list(first_seen), type=column_type)
-        except (pa.ArrowInvalid, OverflowError):
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
             raise InputError(f"A requested value does not fit the type {column_type} of {self.column!r}.") from None
         return ValueMatcher(self.column, array, self.source, lines, self.unique)
 
@@ -241,8 +246,21 @@ class ValueMatcher(Matcher):
         which = np.asarray(pc.index_in(named, value_set=self.values))
         self.hits += np.bincount(which, minlength=len(self.hits))
 
+    def nearly(self, missing: np.ndarray, tables: Iterable[tuple[pa.Table, int]]) -> int:
+        if not (pa.types.is_string(self.values.type) or pa.types.is_large_string(self.values.type)):
+            return 0
+        wanted = _loosely(self.values.take(missing))
+        found = pa.chunked_array([_loosely(self._column(table)).unique() for table, _ in tables], pa.large_string())
+        return int(pc.sum(pc.is_in(wanted, value_set=found)).as_py() or 0)
+
     def digestible(self, mask: np.ndarray) -> list[str]:
         return [f"{self.column}\x1f{value}" for value in self.values.to_pylist()]
+
+
+def _loosely(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Text without what the eye does not see: case, Unicode form, white space and invisible characters."""
+    text = pc.utf8_lower(pc.utf8_normalize(values.cast(pa.large_string()), "NFKC"))
+    return pc.replace_substring_regex(text, r"[\pZ\pC]+", "")
 
 
 # Positions
@@ -260,6 +278,8 @@ class Positions(Selector):
         for index in self.indices:
             if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
                 raise InputError(f"{index!r} is not a row index; rows are counted from 0.")
+            if index > np.iinfo(np.int64).max:
+                raise InputError(f"{index} is not a row index; no data set has so many rows.")
 
     def columns(self, available: Sequence[str]) -> list[str]:
         return []
@@ -302,14 +322,20 @@ class Contents(Selector):
             raise InputError("The data set of records to forget is empty; there is nothing to forget.")
 
     def columns(self, available: Sequence[str]) -> list[str]:
-        return require_columns(self.dataset.column_names, available)
+        names = self.dataset.column_names
+        if missing := [name for name in names if name not in available]:
+            raise InputError(
+                f"The records to forget have columns that the data set has not: {listed(missing)}; its columns are "
+                f"{listed(available)}."
+            )
+        return names
 
     def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "ContentMatcher":
         table = self.dataset.with_format("arrow")[:]
         wanted = pa.schema([schema.field(name) for name in table.column_names])
         try:
             table = table.cast(wanted)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+        except (pa.ArrowException, TypeError, ValueError):
             raise InputError(
                 f"The records to forget have columns of types {_types(table.schema)}, "
                 f"the data set has {_types(wanted)}; give them the same types."
@@ -340,11 +366,13 @@ def _row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
     parts = []
     for name in names:
         column = table.column(name)
-        if pa.types.is_nested(column.type):
-            rows = [json.dumps(value, sort_keys=True, default=str) for value in column.to_pylist()]
-            text = pa.chunked_array([pa.array(rows, pa.large_string())])
-        else:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if _is_plain(column.type):
             text = column.cast(pa.large_string())
+        else:
+            rows = [None if v is None else json.dumps(v, sort_keys=True, default=repr) for v in column.to_pylist()]
+            text = pa.chunked_array([pa.array(rows, pa.large_string())])
         length = pc.utf8_length(text).cast(pa.large_string())
         key = pc.binary_join_element_wise(length, text, pa.scalar("\x1f", pa.large_string()))
         parts.append(pc.fill_null(key, "null"))
@@ -353,6 +381,12 @@ def _row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
     if len(parts) == 1:
         return parts[0]
     return pc.binary_join_element_wise(*parts, pa.scalar("\x1e", pa.large_string()))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether Arrow itself writes values of a type as text, each in one way and for all values."""
+    plain = (pa.types.is_primitive, pa.types.is_string, pa.types.is_large_string, pa.types.is_decimal)
+    return any(is_kind(kind) for is_kind in plain) and not pa.types.is_duration(kind)
 
 
 # A predicate
@@ -430,6 +464,8 @@ def _read_ids(path: Path, column: str) -> tuple[tuple[Any, ...], tuple[int, ...]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"Cannot read the ids in {path}: {reason}.") from None
+    except csv.Error:
+        raise InputError(f"{path} is not a CSV file.") from None
     if not found:
         raise InputError(f"{path} holds no ids; there is nothing to forget.")
     values, lines = zip(*found, strict=True)
@@ -450,8 +486,10 @@ def _read_csv(file: Iterable[str], path: Path, column: str) -> Iterable[tuple[An
             place = row.index(column)
         elif len(row) > 1 and reader.line_num == 1:
             raise InputError(f"The first line of {path} does not name the column {column!r} among its {len(row)}.")
-        elif row and place < len(row) and row[place].strip():
+        elif place < len(row) and row[place].strip():
             yield row[place], reader.line_num
+        elif any(cell.strip() for cell in row):
+            raise InputError(f"Line {reader.line_num} of {path} has no id in the column {column!r}.")
 
 
 def _read_json_lines(file: Iterable[str], path: Path, column: str) -> Iterable[tuple[Any, int]]:
@@ -460,10 +498,12 @@ def _read_json_lines(file: Iterable[str], path: Path, column: str) -> Iterable[t
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise InputError(f"Line {number} of {path} is not JSON.") from None
         if isinstance(value, dict):
             if column not in value:
                 raise InputError(f"Line {number} of {path} has no key {column!r}.")
             value = value[column]
+        if value is None or isinstance(value, dict | list):
+            raise InputError(f"Line {number} of {path} holds no id: an id is text or a number.")
         yield value, number

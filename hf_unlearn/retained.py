@@ -141,7 +141,7 @@ def split_retained(
         for part in parts:
             part.look_at(table, start)
     for part in parts:
-        part.check(allow_unmatched)
+        part.check(allow_unmatched, dataset)
     forget_mask = forget.mask()
     holdout_mask = held_out.mask() if held_out else np.zeros_like(forget_mask)
     if overlap := int(np.count_nonzero(forget_mask & holdout_mask)):
@@ -240,15 +240,17 @@ class _Selection:
             matcher.count(table, mask, start)
             masks.append(mask)
 
-    def check(self, allow_unmatched: bool) -> None:
+    def check(self, allow_unmatched: bool, dataset: AnyDataset) -> None:
         if not self.matchers:
             raise InputError("The data set is empty; there is nothing to forget.")
         for matcher in self.matchers:
             missing = np.flatnonzero(matcher.hits == 0)
             if len(missing) and not allow_unmatched:
+                nearly = matcher.nearly(missing, read_tables(dataset, self.columns))
+                hint = f"it has {nearly} of them in another case, white space or Unicode form; " if nearly else ""
                 raise InputError(
                     f"{self.name} names {len(missing)} of {len(matcher.hits)} records that the data set does not have "
-                    f"({matcher.place(missing)}); correct them, or go on without them with --allow_unmatched."
+                    f"({matcher.place(missing)}); {hint}correct them, or go on without them with --allow_unmatched."
                 )
             repeated = np.flatnonzero(matcher.hits > 1)
             if matcher.unique and len(repeated):

@@ -1,19 +1,22 @@
 """Data sets from the Hub or from disk, and requests from the settings."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
-from datasets.exceptions import DatasetsError
-from huggingface_hub import constants, resolve_revision
+from datasets import logging as datasets_logging
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from huggingface_hub import auth_check, constants, resolve_revision
 
 from .arguments import DataArguments, RequestArguments
 from .config import UnlearningConfig
 from .data import template_fields
 from .digests import load_digest_key
 from .errors import InputError
-from .models import hub_errors
+from .hub_errors import hub_errors, hub_trouble
 from .record import DataSource
 from .requests import Records
 from .retained import RetainedSplit, split_retained
@@ -38,22 +41,34 @@ def load_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, D
         raise InputError("Which data set? Name a Hub id, folder or file with --dataset_name.")
     path = Path(args.dataset_name)
     revision = None
+    if path.exists():
+        _refuse_what_crashes(path)
     if path.is_file():
         if path.suffix not in BUILDERS:
             raise InputError(f"{path} is of no known type; the types are {', '.join(BUILDERS)}.")
         options: dict[str, Any] = {"data_files": str(path)}
-        if path.suffix == ".tsv":
-            options["delimiter"] = "\t"
+        if BUILDERS[path.suffix] == "csv":
+            # NA, null and None are texts; only an empty field is nothing.
+            options |= {
+                "delimiter": "\t" if path.suffix == ".tsv" else ",",
+                "keep_default_na": False,
+                "na_values": [""],
+            }
         data = _load(args, BUILDERS[path.suffix], **options)
     elif path.is_dir():
         saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-        data = load_from_disk(path) if saved else _load(args, str(path), name=args.dataset_config)
+        if saved:
+            with _reading(args.dataset_name):
+                data = load_from_disk(path)
+        else:
+            data = _load(args, str(path), name=args.dataset_config)
     else:
         with hub_errors(f"The data set {args.dataset_name!r}"):
             revision = resolve_revision(
                 args.dataset_name, revision=args.dataset_revision, repo_type="dataset"
             ).resolved
         data = _load(args, args.dataset_name, name=args.dataset_config, revision=revision)
+    _refuse_shifted_columns(data, args)
     if isinstance(data, Dataset | IterableDataset):
         kind = DatasetDict if isinstance(data, Dataset) else IterableDatasetDict
         data = kind({args.dataset_train_split: data})
@@ -62,16 +77,58 @@ def load_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, D
     return data, DataSource(name, args.dataset_config, args.dataset_train_split, revision)
 
 
+def _refuse_what_crashes(path: Path) -> None:
+    """Raise InputError for a JSON file whose first record is null: pyarrow 26 takes the process down with it."""
+    for file in [path] if path.is_file() else path.rglob("*.json*"):
+        if file.suffix in (".json", ".jsonl") and file.is_file():
+            with file.open("rb") as opened:
+                if opened.read(1000).removeprefix(b"\xef\xbb\xbf").split()[:1] == [b"null"]:
+                    raise InputError(f"The first record in {file} is null; remove it.")
+
+
+def _refuse_shifted_columns(data: Any, args: DataArguments) -> None:
+    """Raise InputError for CSV whose rows are longer than its first line: pandas would shift the columns."""
+    for part in [data] if isinstance(data, Dataset | IterableDataset) else data.values():
+        names = part.column_names or []
+        if part.info.builder_name == "csv" and any(name.startswith("__index_level_") for name in names):
+            raise InputError(
+                f"The data set {args.dataset_name!r} has rows with more fields than its first line names."
+            )
+
+
 def _load(args: DataArguments, what: str, **options: Any) -> Any:
-    with hub_errors(f"The data set {args.dataset_name!r}"):
+    with _reading(args.dataset_name):
         try:
             return load_dataset(what, streaming=args.dataset_streaming, **options)
-        except (DatasetsError, ValueError) as error:
-            # The messages of readers quote what they could not read, which may be a record.
-            raise InputError(
-                f"Cannot read the data set {args.dataset_name!r}: its files are malformed or differ in their columns, "
-                f"or the configuration does not exist ({type(error).__name__})."
-            ) from None
+        except DatasetNotFoundError as error:
+            if hub_trouble(error) is None:
+                auth_check(what, repo_type="dataset")  # says what datasets does not pass on
+            raise
+
+
+@contextmanager
+def _reading(name: str | None) -> Iterator[None]:
+    """Turn what goes wrong while a data set is read into one sentence that quotes nothing of it."""
+    verbosity = datasets_logging.get_verbosity()
+    # Readers log what they could not parse, which may be a record, and raise whatever they stumbled over.
+    datasets_logging.set_verbosity(datasets_logging.CRITICAL)
+    try:
+        with hub_errors(f"The data set {name!r}"):
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, DatasetsError) else error
+        if isinstance(cause, OSError) and cause.strerror is not None:
+            raise InputError(f"Cannot read the data set {name!r}: {cause.strerror}.") from None
+        if isinstance(error, OSError) and not isinstance(error, DatasetsError):
+            raise
+        raise InputError(
+            f"Cannot read the data set {name!r}: its files are empty, malformed or differ in their columns, "
+            f"or the configuration does not exist ({type(error).__name__})."
+        ) from None
+    finally:
+        datasets_logging.set_verbosity(verbosity)
 
 
 def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) -> AnyDataset:
@@ -100,16 +157,19 @@ def split_data(
         InputError: see :func:`~hf_unlearn.retained.split_retained`.
     """
     dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
-    return split_retained(
-        dataset,
-        forget_request(request_args),
-        holdout=_holdout(data, data_args, request_args),
-        duplicates=None if request_args.duplicates == "ignore" else request_args.duplicates,
-        duplicate_columns=_text_columns(dataset, config),
-        allow_unmatched=request_args.allow_unmatched,
-        digest_key=load_digest_key(_digest_key_path(request_args)),
-        revision=source.revision,
-    )
+    request, holdout = forget_request(request_args), _holdout(data, data_args, request_args)
+    # The files of a stream are read here for the first time.
+    with _reading(data_args.dataset_name) if isinstance(dataset, IterableDataset) else nullcontext():
+        return split_retained(
+            dataset,
+            request,
+            holdout=holdout,
+            duplicates=None if request_args.duplicates == "ignore" else request_args.duplicates,
+            duplicate_columns=_text_columns(dataset, config),
+            allow_unmatched=request_args.allow_unmatched,
+            digest_key=load_digest_key(_digest_key_path(request_args)),
+            revision=source.revision,
+        )
 
 
 def forget_request(args: RequestArguments) -> Records:

@@ -1,5 +1,6 @@
 """Reading a data set of any kind as Arrow tables of a few of its columns."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -7,6 +8,8 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
+
+COLUMN_NAME = re.compile(r"[\w.:/()#%-]+( [\w.:/()#%-]+){0,2}")
 
 # Rows looked at together: enough that Arrow's kernels dominate, few enough that the copies they make stay small.
 BATCH_ROWS = 100_000
@@ -19,6 +22,14 @@ def column_names(dataset: AnyDataset) -> list[str]:
         first = next(iter(dataset), None)
         names = list(first) if first else []
     return names
+
+
+def listed(names: Sequence[str]) -> str:
+    """Columns in a message; what looks like none may be the first record of a file without a line of names."""
+    shown = [name for name in names if len(name) <= 30 and COLUMN_NAME.fullmatch(name)]
+    other = len(names) - len(shown)
+    more = [f"{other} that do not look like names (does the file begin with a line of names?)"] if other else []
+    return ", ".join(shown + more)
 
 
 def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[pa.Table, int]]:

@@ -1,5 +1,6 @@
 """The trainer: transformers' ``Trainer`` on the retained set, from a chosen start, with the evidence around it."""
 
+import math
 import os
 import shutil
 import time
@@ -20,6 +21,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .callbacks import MeasureForgetting, SaveOnInterrupt, StopWhenForgotten
 from .card import write_card
+from .checkpoints import finish_checkpoint, last_checkpoint
 from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, encode, make_encoder, padding_id
@@ -29,6 +31,7 @@ from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
+from .faults import check_weights, is_out_of_memory, measuring_memory, no_number, training_memory
 from .hub import publish
 from .masking import MaskingCollator, NewMasksEachEpoch, token_masking
 from .methods import METHODS
@@ -181,15 +184,19 @@ class UnlearningTrainer(Trainer):
             if masking is not None and isinstance(eval_dataset, Dataset):
                 eval_dataset = masking.fixed(eval_dataset)
 
-        super().__init__(
-            model=loaded,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-        )
+        try:
+            super().__init__(
+                model=loaded,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+            )
+        except ValueError as error:
+            # Settings that do not go together, such as eval_strategy without a test split.
+            raise InputError(" ".join(str(error).split())) from None
         # The parent counts items for models that take their number only (Esm's do not); compute_loss needs it for all.
         self.model_accepts_loss_kwargs |= not TASKS[self.task].next_token
         if self.training_collator is not None:
@@ -277,19 +284,26 @@ class UnlearningTrainer(Trainer):
             if "CostMeter" not in state.stateful_callbacks:
                 raise InputError(f"{checkpoint} is not a checkpoint of this trainer.")
             self.cost.restore(state.stateful_callbacks["CostMeter"]["attributes"])
+            if "StopWhenForgotten" in state.stateful_callbacks:
+                self.stopping.restore(state.stateful_callbacks["StopWhenForgotten"]["attributes"])
         with preserved_rng():
             if self.evidence is not None:
                 self.tables["original"] = self._score(self.evidence)
-            if checkpoint is None:
-                self._move_to_start()
+            # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
+            self._move_to_start()
         # The parent seeds when it is made; whatever was drawn since then must not matter.
         set_seed(self.args.seed)
         try:
             output = super().train(checkpoint, *args, **kwargs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(training_memory(self.args)) from None
         finally:
             self.interrupt.restore()
         if self.interrupt.interrupted:
             raise KeyboardInterrupt(f"stopped after step {self.state.global_step} of {self.state.max_steps}")
+        self._check_loss(output.training_loss)
         if self.args.merge_adapter and isinstance(self.model, PeftModel):
             self.model = self.model_wrapped = self.model.merge_and_unload()
         return output
@@ -300,6 +314,13 @@ class UnlearningTrainer(Trainer):
         if self.lora is None:
             return None
         return self.base if self.trained_adapter or self.method.name == "base" else self.source
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A checkpoint of the last step leaves nothing to do, but in the middle of an epoch the parent takes one step.
+        if self.stopping.stopped or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _move_to_start(self) -> None:
         base = self.base
@@ -380,15 +401,25 @@ class UnlearningTrainer(Trainer):
             }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the measurement that was made at this step if there was one."""
+        """Log, with the measurement that was made at this step if there was one; stop when the loss is no number."""
+        self._check_loss(logs.get("loss", 0.0))
         if self._measured:
             logs = {**logs, **self._measured}
             self._measured = {}
         super().log(logs, start_time)
 
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise InputError(no_number(self.args, self.state.global_step))
+
     def _score(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
         started = time.perf_counter()
-        tables = sets.score(self.model, self.accelerator.autocast)
+        try:
+            tables = sets.score(self.model, self.accelerator.autocast)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(measuring_memory(self.args)) from None
         self.cost.measured(time.perf_counter() - started, self._flops()[1] * sets.tokens)
         return tables
 
@@ -435,21 +466,24 @@ class UnlearningTrainer(Trainer):
             _internal_call: set by the parent for checkpoints, which hold the model alone.
         """
         target = Path(output_dir) if output_dir else self.args.folder
-        staging = target if _internal_call else target / ".model.part"
-        if not _internal_call and self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        super().save_model(str(staging), _internal_call=True)
-        if not self.args.should_save:
-            return
-        # A pickle of the arguments, with the token for the Hub in it; nothing here reads it.
-        (staging / "training_args.bin").unlink(missing_ok=True)
         if _internal_call:
+            self._save_weights(target)
             return
-        # PEFT writes a card of its own, which would name a folder of this machine as the base.
-        (staging / "README.md").unlink(missing_ok=True)
-        for file in sorted(staging.iterdir()):
-            os.replace(file, target / file.name)
-        staging.rmdir()
+        staging = target / ".model.part"
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        try:
+            self._save_weights(staging)
+            if not self.args.should_save:
+                return
+            check_weights(staging)
+            # PEFT writes a card of its own, which would name a folder of this machine as the base.
+            (staging / "README.md").unlink(missing_ok=True)
+            for file in sorted(staging.iterdir()):
+                os.replace(file, target / file.name)
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
         if self.record is not None:
             write_text(target / RECORD_FILE, self.record.to_json())
         if self.evidence_report is not None:
@@ -457,6 +491,26 @@ class UnlearningTrainer(Trainer):
             plot_losses(self.evidence_report, self.tables, target / PLOT_FILE)
             self.evidence_report.save(target / REPORT_FILE)
             self.create_model_card()
+
+    def _save_weights(self, folder: Path) -> None:
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            # A pickle of the arguments, with the token for the Hub in it; nothing here reads it.
+            (folder / "training_args.bin").unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # What was lost since the last log must not displace a good checkpoint.
+        self._check_loss(float(self._tr_loss))
+        # The parent would remove older checkpoints before it is certain that this one is whole.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = self.args.folder / f"checkpoint-{self.state.global_step}"
+            finish_checkpoint(folder, limit, self.state.best_model_checkpoint)
 
     def create_model_card(
         self,
@@ -539,13 +593,6 @@ class UnlearningTrainer(Trainer):
 
 
 # Helpers
-
-
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest checkpoint that was written to its end, which the trainer marks with ``trainer_state.json``."""
-    folders = Path(output_dir).glob("checkpoint-*")
-    complete = [folder for folder in folders if (folder / "trainer_state.json").is_file()]
-    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))) if complete else None
 
 
 def _source_of(model: str | Model) -> ModelSource | None:

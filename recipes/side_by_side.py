@@ -4,8 +4,9 @@
         --seeds 0 1 2 --variants fine_tune "toward_base --alpha 0.6" base
 
 For each seed the original is trained, then a retrained reference, then each variant runs: a method with flags of its
-own. What is finished is not run again, so the command can be interrupted and repeated. It writes `results.json` and
-`results.png` and prints a table: means over the seeds, with the smallest and the largest in brackets.
+own. Flags that are not this script's go to all commands, such as `--bf16 true --use_cpu true`. What is finished is not
+run again, so the command can be interrupted and repeated. It writes `results.json` and `results.png` and prints a
+table: means over the seeds, with the smallest and the largest in brackets.
 """
 
 import argparse
@@ -35,12 +36,12 @@ def run_cell(config: str, folder: Path, seed: int, variant: str, flags: list[str
     method, *own = shlex.split(variant)
     root = folder / f"seed_{seed}"
     original, reference = root / "original", root / "reference"
-    common = ["--config", config, "--seed", str(seed)]
+    common = ["--config", config, "--seed", str(seed), *flags]
     run("train", *common, "--output_dir", str(original))
     run("train", *common, "--output_dir", str(reference), "--train_on", "retained")
     output = root / "_".join([method, *(word.strip("-") for word in own)])
     run(
-        "run", *common, *flags, "--model_name_or_path", str(original), "--retrained_model", str(reference),
+        "run", *common, "--model_name_or_path", str(original), "--retrained_model", str(reference),
         "--method", method, *own, "--output_dir", str(output),
     )  # fmt: skip
     return UnlearningReport.load(output / "unlearning_report.json")

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ os.environ.pop("HF_TOKEN", None)
 import datasets  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from huggingface_hub import HfApi  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
 from transformers import (  # noqa: E402
     BertConfig,
@@ -47,7 +49,7 @@ datasets.config.USE_PARQUET_EXPORT = False
 datasets.disable_progress_bars()
 
 SHARED = Path(__file__).parents[2] / "shared"
-TOKEN, OTHER_TOKEN, READ_TOKEN = "hf_owner", "hf_other", "hf_reader"
+TOKEN, OTHER_TOKEN, READ_TOKEN, OLD_TOKEN = "hf_owner", "hf_other", "hf_reader", "hf_expired"
 
 
 class _DeprecationsRaise(logging.Handler):
@@ -64,10 +66,11 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def hub() -> Iterator[HubServer]:
-    """The Hub on localhost: ``owner`` may write, ``reader`` may read what is public, ``other`` is somebody else."""
+    """The Hub on localhost: ``owner`` with a token to write, one to read and one that has expired, and ``other``."""
     HUB.add_token(TOKEN, "owner")
     HUB.add_token(OTHER_TOKEN, "other")
     HUB.add_token(READ_TOKEN, "owner", role="read")
+    HUB.add_token(OLD_TOKEN, "owner", role="expired")
     with HUB:
         yield HUB
 
@@ -400,3 +403,60 @@ def _trained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     assert main(["train", "--config", str(path)]) == 0
     return Path(settings["original"]["output_dir"])
+
+
+# On the Hub
+
+
+@pytest.fixture
+def owner(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
+    """Logged in as the owner."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return HfApi(token=TOKEN)
+
+
+@pytest.fixture(scope="session")
+def hub_settings(hub: HubServer, lm_settings: dict[str, Any], lm_original: Path, lm_base: Path) -> dict[str, Any]:
+    """The tiny language model, its base and its data as private repositories, and the settings that name them."""
+    api = HfApi(token=TOKEN)
+    record = json.loads((lm_original / "training_record.json").read_text())
+    for name, folder in (("owner/base", lm_base), ("owner/original", lm_original)):
+        api.create_repo(name, private=True)
+        api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=["checkpoint-*", "run.json"])
+    revision = api.model_info("owner/base").sha
+    record |= {"base_model": "owner/base", "base_revision": revision}
+    api.upload_file(
+        repo_id="owner/original", path_in_repo="training_record.json", path_or_fileobj=json.dumps(record).encode()
+    )
+    api.upload_file(
+        repo_id="owner/original", path_in_repo="README.md", path_or_fileobj=b"---\nlicense: mit\n---\n# The original\n"
+    )
+    datasets.Dataset.from_list(secrets_rows()).push_to_hub("owner/secrets", private=True, token=TOKEN)
+    return {
+        **{key: value for key, value in lm_settings.items() if key != "original"},
+        "model_name_or_path": "owner/original",
+        "dataset_name": "owner/secrets",
+        "method": "base",
+        "budget": 0.05,
+    }
+
+
+@pytest.fixture(scope="session")
+def hub_result(hub_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a finished run; not to be changed."""
+    import yaml
+
+    from hf_unlearn.cli import main
+
+    folder = tmp_path_factory.mktemp("hub_result")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(hub_settings), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", TOKEN)
+        assert main(["run", "--config", str(folder / "recipe.yaml"), "--output_dir", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def finished(owner: HfApi, hub_result: Path, tmp_path: Path) -> Path:
+    """The output folder of a finished run, and the owner logged in."""
+    return shutil.copytree(hub_result, tmp_path / "out")

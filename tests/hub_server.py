@@ -10,10 +10,14 @@ any of them, or run them in a subprocess. ``HF_HUB_DISABLE_XET=1`` is needed too
 uploads to Xet storage only and never asks for LFS. ``HF_UPDATE_DOWNLOAD_COUNTS=0`` keeps ``datasets`` from announcing
 each load to another host; it also looks for the host ``datasets-server.127.0.0.1`` and does well without it.
 
-Covered: model and dataset repositories, public and private; tokens that may write or only read; cards, commits,
-branches, tags, history, listings, downloads. Not covered: Xet, multipart LFS, pull requests, organizations,
-.gitignore rules, gating, rate limits, paging (a listing is one page), search, repository settings and renaming. Of
-the Hub's rules for card metadata only the plainest are checked. Bodies are held in memory: keep the files small.
+Without that switch the server must have a ``xet_dir``: clients then keep the contents of large files in that folder,
+with the released ``hf_xet`` in its own test mode, one process at a time.
+
+Covered: model and dataset repositories, public, private and gated; tokens that may write or only read or are expired;
+cards, commits, branches, tags, history, listings, downloads; and whatever fails, by :meth:`HubServer.fail`. Not
+covered: multipart LFS, pull requests, organizations, .gitignore rules, paging (a listing is one page), search,
+repository settings and renaming. Of the Hub's rules for card metadata only the plainest are checked. Bodies are held
+in memory: keep the files small.
 """
 
 from __future__ import annotations
@@ -26,48 +30,24 @@ import os
 import re
 import secrets
 import shutil
-import socketserver
+import struct
 import subprocess
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from email.message import Message
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote
 
 import yaml
 
+from .hub_http import Call, Fault, HubError, Listener, Reply, json_reply
+
 LFS_THRESHOLD = 10_000  # bytes; the Hub's is 10 MB, which test files do not reach
 LFS_SUFFIXES = (".bin", ".gguf", ".npz", ".parquet", ".pt", ".pth", ".safetensors")
 LFS_POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d+)\n")
 GIT_ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
 REVISION = re.compile(r"\w[\w.+/-]*")  # without git's operators (~ ^ : @), which are no business of a client
-
-
-@dataclass
-class Reply:
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-def json_reply(value: Any, status: int = 200) -> Reply:
-    return Reply(status, json.dumps(value, default=str).encode(), {"Content-Type": "application/json"})
-
-
-class HubError(Exception):
-    """A refusal. Most exceptions that a client raises depend on X-Error-Code, not on the status."""
-
-    def __init__(self, status: int, message: str, code: str = "", commit: str = "", **body: Any) -> None:
-        super().__init__(message)
-        self.reply = json_reply({"error": message, **body}, status)
-        one_line = " ".join(message.encode("ascii", "replace").decode().split())
-        headers = {"X-Error-Message": one_line, "X-Error-Code": code, "X-Repo-Commit": commit}
-        self.reply.headers |= {name: value for name, value in headers.items() if value}
 
 
 # --- Repositories on disk -------------------------------------------------------------------------------------------
@@ -180,6 +160,21 @@ class Repo:
         return self.resolve(ref)
 
 
+def xet_files(shard: bytes) -> Iterator[tuple[str, str]]:
+    """The SHA-256 and the Xet hash of every file that a shard describes, in records of 48 bytes."""
+
+    def hexadecimal(record: bytes) -> str:
+        return "".join(f"{word:016x}" for word in struct.unpack("<4Q", record[:32]))
+
+    at = 48  # behind the header
+    while not (record := shard[at : at + 48]).startswith(b"\xff" * 32):
+        flags, segments = struct.unpack("<II", record[32:40])
+        # The segments, as many records that verify them if the first bit is set, and that of the SHA-256.
+        at += 48 * (1 + segments * (2 if flags >> 31 else 1))
+        yield hexadecimal(shard[at : at + 48]), hexadecimal(record)
+        at += 48
+
+
 def card_metadata(readme: str) -> dict[str, Any]:
     """The YAML at the top of a card; ValueError if the Hub would refuse it."""
     block = re.match(r"\s*---[ \t]*\r?\n(.*?)^---[ \t]*$", readme, re.DOTALL | re.MULTILINE)
@@ -199,25 +194,6 @@ def card_metadata(readme: str) -> dict[str, Any]:
 
 
 # --- Routes ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Call:
-    """A request. What comes after the body is known once its route, its user and its repository are."""
-
-    method: str
-    path: str  # as sent: quoted, without the query
-    query: dict[str, list[str]]
-    headers: Message
-    body: bytes
-    args: dict[str, str] = field(default_factory=dict)  # the named groups of the route
-    user: str = ""
-    role: str = ""
-    repo: Repo = field(init=False)
-    commit: str = field(init=False)  # of the revision in the route, else of main
-
-    def json(self) -> Any:
-        return json.loads(self.body or b"{}")
 
 
 ROUTES: list[tuple[str, re.Pattern[str], bool, Callable[[HubServer, Call], Any]]] = []
@@ -253,14 +229,47 @@ class HubServer:
         self.root = Path(root)
         self.requests: list[tuple[str, str, bool]] = []  # method, path, whether it had an Authorization header
         self.store_requests: list[tuple[str, str, bool]] = []
+        self.faults: list[Fault] = []
+        self.xet_dir: Path | None = None
         self._tokens: dict[str, tuple[str, str]] = {}
+        self._gated: dict[tuple[str, str], set[str]] = {}
         self._repos: dict[tuple[str, str], Repo] = {}
         self._lock = threading.Lock()
-        self._listeners = [_Listener(self._answer), _Listener(self._answer_store)]
+        self._listeners = [Listener(answer, self.faults) for answer in (self._answer, self._answer_store)]
         self.url, self.store_url = (listener.url for listener in self._listeners)
 
     def add_token(self, token: str, user: str, role: str = "write") -> None:
         self._tokens[token] = (user, role)
+
+    def gate(self, repo_id: str, *users: str, repo_type: str = "model") -> None:
+        """Let everybody see that a repository is there, but only its owner and these users read its files."""
+        self._gated[repo_type, repo_id] = {repo_id.split("/")[0], *users}
+
+    def fail(
+        self,
+        pattern: str,
+        status: int | None = None,
+        *,
+        code: str = "",
+        headers: dict[str, str] | None = None,
+        times: int = 1,
+        **more: Any,
+    ) -> Fault:
+        """Let the next requests fail whose "METHOD /path" the pattern is found in, on the Hub or at its store.
+
+        Args:
+            pattern: a regular expression.
+            status: what to answer; None for a fault that is none of the answer.
+            code: the X-Error-Code, from which most clients take what is wrong.
+            headers: of the answer.
+            times: how often; -1 for ever.
+            more: other fields of :class:`~.hub_http.Fault`.
+        """
+        reply = None if status is None else HubError(status, "it was asked to fail", code).reply
+        if reply is not None:
+            reply.headers |= headers or {}
+        self.faults.append(Fault(re.compile(pattern), times, reply, **more))
+        return self.faults[-1]
 
     def git_dir(self, repo_id: str, repo_type: str = "model") -> Path:
         return self._repos[repo_type, repo_id].git_dir
@@ -287,6 +296,9 @@ class HubServer:
         token = call.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self._tokens:
             raise HubError(401, "Invalid credentials in Authorization header")
+        if self._tokens.get(token, ("", ""))[1] == "expired":
+            # Over https the clients take this for a repository that is not there; over http only with that code.
+            raise HubError(401, 'User Access Token "test token" is expired', "RepoNotFound")
         call.user, call.role = self._tokens.get(token, ("", ""))
         method = "GET" if call.method == "HEAD" else call.method
         for route_method, pattern, write, handler in ROUTES:
@@ -302,6 +314,9 @@ class HubServer:
         if "repo" in call.args:
             call.repo = self._visible_repo(call, call.args.get("kind", "model"), call.args["repo"])
             call.commit = call.repo.resolve(call.args.get("rev", "main"))
+            reads = "path" in call.args or "auth-check" in call.path
+            if reads and call.user not in self._gated.get((call.repo.kind, call.repo.id), {call.user}):
+                raise HubError(403 if call.user else 401, f"Access to {call.repo.id} is restricted", "GatedRepo")
         if write:
             self._authorize_write(call, call.repo.id.split("/")[0] if "repo" in call.args else call.user)
 
@@ -406,6 +421,8 @@ class HubServer:
             described.append({"type": entry.type, "path": entry.path, "oid": entry.oid, "size": entry.size})
             if entry.sha256:
                 described[-1]["lfs"] = entry.lfs("oid")
+            if xet_hash := self._xet_hashes().get(entry.sha256):
+                described[-1]["xetHash"] = xet_hash
             if expand:
                 described[-1]["lastCommit"] = call.repo.log(call.commit, "-1", path=entry.path)[0]
         return described
@@ -419,6 +436,9 @@ class HubServer:
         if not entry.sha256:
             return Reply(200, call.repo.blobs([entry.oid])[0], headers | {"ETag": f'"{entry.oid}"'})
         headers |= {"X-Linked-Etag": f'"{entry.sha256}"', "X-Linked-Size": str(entry.size)}
+        if xet_hash := self._xet_hashes().get(entry.sha256):
+            token_url = f"{self.url}/api/{call.repo.kind}s/{call.repo.id}/xet-read-token/{call.commit}"
+            headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token_url}>; rel="xet-auth"'}
         return Reply(302, headers=headers | {"Location": self._store_link(call.repo, entry.sha256)})
 
     # Pushing
@@ -479,9 +499,9 @@ class HubServer:
             return path, None
         if key == "lfsFile":
             stored = self._lfs_object(call.repo, value["oid"])
-            if not stored.exists():
+            if not stored.exists() and stored.name not in self._xet_hashes():
                 raise HubError(400, f"LFS object {stored.name} of {path} was not uploaded")
-            pointer = f"oid sha256:{stored.name}\nsize {stored.stat().st_size}\n"
+            pointer = f"oid sha256:{stored.name}\nsize {value['size']}\n"
             return path, f"version https://git-lfs.github.com/spec/v1\n{pointer}".encode()
         content = base64.b64decode(value["content"])
         if path == "README.md":
@@ -537,6 +557,23 @@ class HubServer:
         call.repo.git("update-ref", "-d", ref)
         return {}
 
+    # Xet
+
+    @route("GET", rf"{API}/xet-read-token/{REV}")
+    @route("GET", rf"{API}/xet-write-token/{REV}", write=True)
+    def _xet_token(self, call: Call) -> Any:
+        if self.xet_dir is None:
+            raise HubError(404, "This server has no xet_dir")
+        reply = json_reply({"casUrl": f"local://{self.xet_dir}", "accessToken": "xet", "exp": int(time.time()) + 3600})
+        names = {"casUrl": "X-Xet-Cas-Url", "accessToken": "X-Xet-Access-Token", "exp": "X-Xet-Token-Expiration"}
+        reply.headers |= {names[name]: str(value) for name, value in json.loads(reply.body).items()}
+        return reply
+
+    def _xet_hashes(self) -> dict[str, str]:
+        """The Xet hash of every content in the folder, by its SHA-256."""
+        shards = self.xet_dir.glob("xet/xorbs/shards/*.mdb") if self.xet_dir is not None else ()
+        return {sha256: xet_hash for shard in shards for sha256, xet_hash in xet_files(shard.read_bytes())}
+
     # The object store
 
     def _lfs_object(self, repo: Repo, oid: str) -> Path:
@@ -565,78 +602,3 @@ class HubServer:
         if not stored.exists():
             raise HubError(404, "No such object")
         return Reply(200, stored.read_bytes(), {"ETag": f'"{stored.name}"'})
-
-
-# --- HTTP -----------------------------------------------------------------------------------------------------------
-
-
-class _Listener(socketserver.ThreadingTCPServer):
-    """One port on localhost and the function that answers what is asked there."""
-
-    request_queue_size = 64
-
-    def __init__(self, answer: Callable[[Call], Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answer = answer
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._requests: list[threading.Thread] = []
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """As inherited, except that daemon threads are remembered too, so that stop() can wait for them."""
-        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
-        self._requests = [*filter(threading.Thread.is_alive, self._requests), thread]
-        thread.start()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self.shutdown()
-            self._thread.join()
-        self.server_close()
-        for thread in self._requests:
-            thread.join(timeout=5)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # headers and body in one packet
-    server: _Listener
-
-    def _serve(self) -> None:
-        path, _, query = self.path.partition("?")
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        try:
-            reply = self.server.answer(Call(self.command, path, parse_qs(query), self.headers, body))
-        except HubError as error:
-            reply = error.reply
-        except Exception as error:
-            traceback.print_exc()
-            reply = HubError(500, repr(error)).reply
-        if reply.status == 200 and self.command == "GET" and "Range" in self.headers:
-            self._cut(reply, self.headers["Range"])
-        self.send_response(reply.status)
-        # A connection that stays open would outlive stop().
-        for name, value in {**reply.headers, "Content-Length": str(len(reply.body)), "Connection": "close"}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(reply.body)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
-
-    def _cut(self, reply: Reply, header: str) -> None:
-        """Reduce a reply to the range of bytes that is asked for."""
-        size, asked = len(reply.body), re.fullmatch(r"bytes=(?=\d|-\d)(\d*)-(\d*)", header)
-        if asked is None:
-            return
-        first, last = asked.groups()
-        start = int(first) if first else max(size - int(last), 0)
-        end = min(int(last) + 1, size) if first and last else size
-        reply.status, reply.body = (206, reply.body[start:end]) if start < end else (416, b"")
-        reply.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}" if start < end else f"bytes */{size}"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the output of the tests clean: HubServer.requests is the log."""

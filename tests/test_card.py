@@ -1,5 +1,7 @@
 """The model card: a golden file, and what must never be in it."""
 
+import ast
+import os
 import re
 import subprocess
 from dataclasses import replace
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from hf_unlearn.card import render_card
 from hf_unlearn.evaluation.report import (
@@ -268,6 +271,50 @@ def test_names_from_outside_cannot_write_markup() -> None:
     assert "\n# big" not in body
 
 
+HOSTILE = "a`b`|\n# big\n```\n<b>'\"[x](y)~~~z~~\x1b\u202e\\ $(rm) &lt; {{name}}\n---\n"
+
+
+def test_a_hostile_name_is_shown_and_does_nothing_wherever_it_stands() -> None:
+    report = example_report("text-generation", "not_forgotten")
+    entry = ModelEntry(HOSTILE, None, False)
+    templates = {"prompt_template": HOSTILE, "completion_template": HOSTILE, "dataset_text_field": HOSTILE}
+    card = render_card(
+        replace(
+            report,
+            original=entry,
+            base=entry,
+            dataset=DataSource(HOSTILE, HOSTILE, HOSTILE),
+            method=replace(report.method, name="base", settings=templates),
+            verdict=replace(report.verdict, reasons=[HOSTILE], warnings=[HOSTILE]),
+        ),
+        HOSTILE,
+    )
+    parsed = ModelCard(card)
+    assert parsed.data.model_name == HOSTILE
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(parsed.text)
+    kinds = {part.type for token in tokens for part in [token, *(token.children or [])]}
+    assert not kinds & {"html_block", "html_inline", "em_open", "s_open", "code_block"}
+    links = [part.attrGet("href") for token in tokens for part in token.children or [] if part.type == "link_open"]
+    assert links == []
+    assert [token.tag for token in tokens if token.type == "heading_open"].count("h1") == 1
+    python, bash = (token.content for token in tokens if token.type == "fence")
+    call = ast.parse(python).body[-1]
+    assert isinstance(call, ast.Assign)
+    assert isinstance(call.value, ast.Call)
+    assert ast.literal_eval(call.value.keywords[0].value) == HOSTILE
+    words = _words(bash)
+    for flag in ("model_name_or_path", "dataset_name", "base_model_name_or_path", "prompt_template"):
+        assert words[words.index(f"--{flag}") + 1] == HOSTILE
+
+
+def _words(command: str) -> list[str]:
+    """The words of a command as bash reads them."""
+    script = f"hf-unlearn() {{ printf '%s\\0' \"$@\"; }}; {command}"
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, env=environment)
+    return done.stdout.decode().split("\0")
+
+
 def test_the_command_that_repeats_the_run_is_bash() -> None:
     report = example_report("text-generation")
     settings = {**report.method.settings, "prompt_template": "It's {q}\nA:", "completion_template": " {a}"}
@@ -276,12 +323,7 @@ def test_the_command_that_repeats_the_run_is_bash() -> None:
     )
     card = render_card(hostile, "n")
     command = card.split("```bash\n")[1].split("```")[0]
-    words = subprocess.run(
-        ["bash", "-c", f"hf-unlearn() {{ printf '%s\\0' \"$@\"; }}; {command}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
+    words = _words(command)
     assert words[words.index("--prompt_template") + 1] == "It's {q}\nA:"
     assert words[words.index("--model_name_or_path") + 1] == "a b;`rm`$x"
 

@@ -60,6 +60,22 @@ def test_help_of_the_other_commands(command: str, capsys: pytest.CaptureFixture[
         (["push", "x"], "the following arguments are required: --hub_model_id"),
         (["card", "nowhere"], "There is no readable report at nowhere/unlearning_report.json"),
         (["run", "--push_to_hub", "true", "--model_name_or_path", "LM"], "would publish before the verdict is known"),
+        (["ru\n\x1b[31m"], "hf-unlearn ru\\n\\x1b[31m: there is no such command"),
+        (["split", "--forget_rows", "Jane Doe"], "--forget_rows must be row numbers, counted from 0."),
+        (["split", "--dataset_name", "rows\udcff.csv"], "is not valid UTF-8 text"),
+        (["run", "--model_name_or_path", ""], "model_name_or_path is empty"),
+        (["run", "--model_name_or_path", "m" * 300], "cannot be looked for: File name too long"),
+        (["run", "--model_name_or_path", "LM", "--learning_rate", "nan"], "learning_rate=nan is not possible"),
+        (["run", "--model_name_or_path", "LM", "--seed", "-1"], "seed=-1 is not possible"),
+        (["run", "--model_name_or_path", "LM", "--warmup_steps", "-1"], "Expected value warmup_steps >= 0"),
+        (
+            ["run", "--model_name_or_path", "LM", "--lr_scheduler_kwargs", '{"a": 1}'],
+            "unexpected keyword argument 'a'",
+        ),
+        (
+            ["run", "--model_name_or_path", "LM", "--lr_scheduler_kwargs", "a"],
+            "must be a mapping of options to values",
+        ),
         (["run", "--model_name_or_path", "LM", "--push"], "--push needs --hub_model_id"),
         (["run", "--model_name_or_path", "LM", "--budget", "1", "--num_train_epochs", "1"], "both say how long"),
     ],
@@ -76,8 +92,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert main([str(lm_base) if word == "LM" else word for word in argv]) == 2
     out = capsys.readouterr()
     assert message in out.err
-    assert out.err.startswith(f"hf-unlearn {argv[0]}: ")
+    assert out.err.startswith("hf-unlearn ")
     assert out.err.count("\n") == 1
+    assert out.err[:-1].isprintable()
+    assert "Jane" not in out.err, "it may be an id"
     assert not list(tmp_path.iterdir()), "nothing may have been written"
 
 
@@ -116,12 +134,41 @@ def test_numbers_in_yaml_are_read_as_the_flag_would_be(tmp_path: Path) -> None:
         ("- a", "must be a mapping"),
         ("a: [", "is not YAML"),
         ("seed: often", "invalid int value: 'often'"),
+        ("seed: 1\nseed: 2", "in line 1: a key stands twice in one mapping"),
+        ("1: 2", "there is no key '1'"),
+        ("original: [a]", "the section 'original' must be a mapping"),
+        ("dataset_name: [a, b]", "dataset_name takes one value"),
+        ("forget_rows: []", "forget_rows takes one value or more"),
+        ("forget_values: [null]", "forget_values holds something that is neither text nor a number"),
+        ("forget_values: &a [*a]", "forget_values holds something that is neither text nor a number"),
+        ("lr_scheduler_kwargs: &a {b: *a}", "lr_scheduler_kwargs holds what is not JSON"),
+        ("seed: 2020-99-99", "is not YAML"),
+        ('dataset_name: "\\0"', "dataset_name is not valid Unicode text"),
+        ("[" * 3000, "is not YAML"),
     ],
 )
 def test_recipes_that_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "recipe.yaml").write_text(content)
     with pytest.raises(InputError, match=message.replace("?", r"\?")):
         parse("run", ["--config", str(tmp_path / "recipe.yaml")])
+
+
+@pytest.mark.parametrize("content", [b"forget_values: id=Jane: Doe", b"forget_values: [Jane Doe\xff]"])
+def test_a_malformed_recipe_is_not_quoted(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        parse("run", ["--config", str(tmp_path / "recipe.yaml")])
+    assert "Jane" not in str(raised.value)
+
+
+def test_what_looks_like_a_flag_in_a_recipe_is_a_value(recipe: Any) -> None:
+    values = ["--push=true", "-x=1", "author=Doe"]
+    assert parse("run", ["--config", str(recipe(forget_values=values))]) == {"forget_values": values}
+
+
+def test_keys_may_be_merged_in_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("original: &a {seed: 1, max_length: 8}\n<<: *a\nseed: 2\n")
+    assert parse("split", ["--config", str(tmp_path / "recipe.yaml")]) == {"seed": 2, "max_length": 8}
 
 
 def test_the_original_shares_the_data_of_the_recipe_and_nothing_else(recipe: Any) -> None:

@@ -5,16 +5,19 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from hf_unlearn import InputError
+from hf_unlearn.checks import check_examples, check_records
 from hf_unlearn.data import (
     IGNORED,
     PaddingCollator,
     RecordEncoder,
     RecordFormat,
+    class_ids,
     class_names,
     encode,
+    label_ids,
     record_format,
     resolve_max_length,
 )
@@ -65,6 +68,7 @@ def test_the_format_is_read_from_the_columns(columns: list[str], expected: Recor
         (["q", "a"], {"prompt_template": "{q}", "completion_template": "{b}"}, "no column 'b'"),
         (["q"], {"prompt_template": "{q.__class__}", "completion_template": "{q}"}, "column names in braces only"),
         (["q"], {"prompt_template": "{q:>10}", "completion_template": "{q}"}, "column names in braces only"),
+        (["q"], {"prompt_template": "", "completion_template": "{{q}}"}, "name no column"),
         (["q"], {"prompt_template": "{q", "completion_template": "{q}"}, "malformed"),
     ],
 )
@@ -207,10 +211,81 @@ def test_missing_texts_are_an_error(byte_level_tokenizer: PreTrainedTokenizerFas
     with pytest.raises(InputError, match="Column 'text' holds int values, not text"):
         encoded(byte_level_tokenizer, {"text": [1, 2]}, kind="text")
     encoder = RecordEncoder(byte_level_tokenizer, RecordFormat("classification"), 16, {"0": 0, "1": 1})
-    with pytest.raises(InputError, match="Some records have no label in column 'label'"):
+    with pytest.raises(InputError, match="Some records have nothing in column 'label'"):
         encode(Dataset.from_dict({"text": ["a", "b"], "label": [0, None]}), encoder, "test")
     with pytest.raises(InputError, match="no column 'text'"):
         encoded(byte_level_tokenizer, {"body": ["a"]}, kind="text")
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "message"),
+    [
+        ({"text": [["a"]]}, "text", "Column 'text' holds list values, not text"),
+        ({"messages": ["hello"]}, "messages", "Column 'messages' holds str values, not conversations"),
+        ({"messages": [["hello"]]}, "messages", "a message without a role"),
+        ({"messages": [[{"content": "a"}]]}, "messages", "a message without a role"),
+        ({"messages": [[{"role": "assistant", "content": None}]]}, "messages", "a message whose content is not text"),
+        ({"messages": [[]]}, "messages", "no turn of the assistant"),
+        ({"prompt": ["a"], "completion": [[{"role": "assistant", "content": "b"}]]}, "prompt_completion", "not text"),
+        ({"prompt": [1], "completion": [2]}, "prompt_completion", "not conversations"),
+        ({"prompt": [[]], "completion": [[{"role": "user", "content": "b"}]]}, "prompt_completion", "no turn of the"),
+        ({"text": ["a"], "label": [["b"]]}, "classification", "a class is a name or a number"),
+    ],
+)
+def test_records_that_are_not_what_their_format_says(columns: dict[str, list[Any]], kind: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_records(Dataset.from_dict(columns), RecordFormat(kind))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention_mask": None}, "no column 'attention_mask'"),
+        ({"input_ids": ["a", "b"]}, "counts as tokenised, but its column 'input_ids' holds string"),
+        ({"input_ids": [[1], None]}, "its column 'input_ids' holds list"),
+        ({"labels": [1, 2]}, "its column 'labels' holds int64"),
+        ({"labels": [[1, 2], [3]]}, "columns of different lengths"),
+        (dict.fromkeys(("input_ids", "attention_mask", "labels"), [[1], []]), "Some examples have no token"),
+        ({"input_ids": [[1], [600]]}, "outside the model's vocabulary of 600 tokens"),
+        ({"input_ids": [[1], [-1]]}, "outside the model's vocabulary of 600 tokens"),
+    ],
+)
+def test_tokenised_records_that_are_not(change: dict[str, Any], message: str) -> None:
+    sound: dict[str, Any] = {name: [[1], [1]] for name in ("input_ids", "attention_mask", "labels")}
+    check_examples(Dataset.from_dict(sound), task="text-generation", vocabulary=600)
+    columns = {name: values for name, values in {**sound, **change}.items() if values is not None}
+    with pytest.raises(InputError, match=message):
+        check_examples(Dataset.from_dict(columns), task="text-generation", vocabulary=600)
+
+
+def test_many_blank_records_come_first(byte_level_tokenizer: PreTrainedTokenizerFast) -> None:
+    for kind, columns in (("text", {}), ("classification", {"label": ["a"] * 1101})):
+        data = Dataset.from_dict({"text": [""] * 1100 + ["a b"], **columns})
+        encoder = RecordEncoder(byte_level_tokenizer, RecordFormat(kind), 16, {"a": 0})  # type: ignore[arg-type]
+        assert encode(data, encoder, "test")["row"][:] == [1100]
+        with pytest.raises(InputError, match="None of the 1100 test records has a token"):
+            encode(data.select(range(1100)), encoder, "test")
+
+
+def test_a_new_name_does_not_make_numbers_of_the_others() -> None:
+    features = Features({"label": ClassLabel(names=["ham", "spam", "eggs"])})
+    data = Dataset.from_dict({"label": [0, 1]}, features=features)
+    assert label_ids(data, "label", {"spam": 0, "ham": 1}) == {0: 1, 1: 0}
+    with pytest.raises(InputError, match="1 of the labels"):
+        label_ids(Dataset.from_dict({"label": [0, 2]}, features=features), "label", {"spam": 0, "ham": 1})
+    assert label_ids(data, "label", {"LABEL_0": 0, "LABEL_1": 1})[1] == 1
+
+
+def test_classes_are_those_of_the_head() -> None:
+    config = BertConfig(id2label={0: "a", 1: "b"})
+    assert config.label2id is None, "transformers does not make it"
+    assert class_ids(config) == {"a": 0, "b": 1}
+
+
+def test_numbers_that_are_no_classes() -> None:
+    for labels in ([0, 10**6], [3, 2**40]):
+        with pytest.raises(InputError, match="integers far apart"):
+            class_names(Dataset.from_dict({"label": labels}), "label")
 
 
 def test_the_length_is_the_models_or_what_is_asked(byte_level_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -301,6 +376,13 @@ def test_streams_are_tokenised_as_they_come(byte_level_tokenizer: PreTrainedToke
     whole, stream = encode(rows, encoder, "test"), encode(rows.to_iterable_dataset(), encoder, "test")
     assert [e["input_ids"] for e in stream] == [e["input_ids"] for e in whole]
     assert [e["labels"] for e in stream] == [e["labels"] for e in whole]
+
+
+def test_labels_of_a_stream_the_model_does_not_have(byte_level_tokenizer: PreTrainedTokenizerFast) -> None:
+    stream = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "Jane"]}).to_iterable_dataset()
+    encoder = RecordEncoder(byte_level_tokenizer, RecordFormat("classification"), 16, {"x": 0})
+    with pytest.raises(InputError, match="1 of the labels in a stream are none of the model's classes"):
+        list(encode(stream, encoder, "test"))
 
 
 def test_smollm2_conversations(smollm2: Any) -> None:

@@ -104,13 +104,13 @@ def test_tags_are_names_numbers_or_classes(wordpiece_tokenizer: PreTrainedTokeni
     ("words", "tags", "message"),
     [
         ([["a", "b"]], [["O"]], "more or fewer tags in 'ner_tags' than words in 'tokens'"),
-        ([["a", None]], [["O", "O"]], "must hold a list of words"),
-        ([[1, 2]], [["O", "O"]], "must hold a list of words"),
-        (["a b"], [["O", "O"]], "must hold a list of words"),
-        ([["a"]], ["O"], "must hold a list of tags"),
-        ([["a"]], [[None]], "must hold a list of tags"),
+        ([["a", None]], [["O", "O"]], "'tokens' holds NoneType values, not text"),
+        ([[1, 2]], [["O", "O"]], "'tokens' holds int values, not text"),
+        (["a b"], [["O", "O"]], "'tokens' holds str values, not a list for each record"),
+        ([["a"]], ["O"], "'ner_tags' holds str values, not a list for each record"),
+        ([["a"]], [[None]], "'ner_tags' holds NoneType values; a class"),
         ([None], [["O"]], "nothing in column 'tokens'"),
-        ([["a"], ["b"]], [["O"], None], "no label in column 'ner_tags'"),
+        ([["a"], ["b"]], [["O"], None], "nothing in column 'ner_tags'"),
         ([["a"]], [["B-PLACE"]], "1 of the labels in column 'ner_tags' are none of the model's classes, O, B-NAME"),
     ],
 )
@@ -176,7 +176,7 @@ def test_long_pairs_are_cut_and_said_so(
 
 def test_conversations_are_not_for_encoder_decoders(wordpiece_tokenizer: PreTrainedTokenizerFast) -> None:
     talk = [{"role": "user", "content": "Hi"}]
-    with pytest.raises(InputError, match="reads text, not conversations"):
+    with pytest.raises(InputError, match="'prompt' holds list values, not text"):
         encoded(wordpiece_tokenizer, {"prompt": [talk], "completion": [talk]}, "text_pairs")
 
 

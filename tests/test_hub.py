@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, load_dataset
-from huggingface_hub import HfApi, ModelCard
+from datasets import load_dataset
+from huggingface_hub import HfApi, ModelCard, constants, hf_api
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn import InputError, UnlearningReport, publish
@@ -17,41 +17,8 @@ from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import REPORT_FILE
 from hf_unlearn.models import locate
 
-from .conftest import OTHER_TOKEN, READ_TOKEN, TOKEN, secrets_rows
+from .conftest import OTHER_TOKEN, READ_TOKEN, TOKEN
 from .hub_server import HubServer
-
-
-@pytest.fixture
-def owner(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
-    """Logged in as the owner."""
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    return HfApi(token=TOKEN)
-
-
-@pytest.fixture(scope="module")
-def published(hub: HubServer, lm_settings: dict[str, Any], lm_original: Path, lm_base: Path) -> dict[str, Any]:
-    """The tiny model, its base and its data as private repositories, and the settings that name them."""
-    api = HfApi(token=TOKEN)
-    record = json.loads((lm_original / "training_record.json").read_text())
-    for name, folder in (("owner/base", lm_base), ("owner/original", lm_original)):
-        api.create_repo(name, private=True)
-        api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=["checkpoint-*", "run.json"])
-    revision = api.model_info("owner/base").sha
-    record |= {"base_model": "owner/base", "base_revision": revision}
-    api.upload_file(
-        repo_id="owner/original", path_in_repo="training_record.json", path_or_fileobj=json.dumps(record).encode()
-    )
-    api.upload_file(
-        repo_id="owner/original", path_in_repo="README.md", path_or_fileobj=b"---\nlicense: mit\n---\n# The original\n"
-    )
-    Dataset.from_list(secrets_rows()).push_to_hub("owner/secrets", private=True, token=TOKEN)
-    return {
-        **{key: value for key, value in lm_settings.items() if key != "original"},
-        "model_name_or_path": "owner/original",
-        "dataset_name": "owner/secrets",
-        "method": "base",
-        "budget": 0.05,
-    }
 
 
 def run(recipe: Any, capsys: pytest.CaptureFixture[str], *flags: str, **settings: Any) -> tuple[int, str, str]:
@@ -63,13 +30,13 @@ def run(recipe: Any, capsys: pytest.CaptureFixture[str], *flags: str, **settings
 def test_from_the_hub_and_back_in_one_commit(
     hub: HubServer,
     owner: HfApi,
-    published: dict[str, Any],
+    hub_settings: dict[str, Any],
     recipe: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, out, err = run(
-        recipe, capsys, "--push", **published, output_dir=str(tmp_path / "out"), hub_model_id="owner/unlearned"
+        recipe, capsys, "--push", **hub_settings, output_dir=str(tmp_path / "out"), hub_model_id="owner/unlearned"
     )
     assert code == 0, err
     assert "exact" in out
@@ -117,19 +84,21 @@ def test_from_the_hub_and_back_in_one_commit(
     assert report.original is not None
     assert report.original.revision == owner.model_info("owner/original").sha
 
-    # the same command again publishes nothing new
-    capsys.readouterr()
+    # the same command again finds it published
+    before = owner.model_info("owner/unlearned").sha
     code, out, err = run(
-        recipe, capsys, "--push", **published, output_dir=str(tmp_path / "out"), hub_model_id="owner/unlearned"
+        recipe, capsys, "--push", **hub_settings, output_dir=str(tmp_path / "out"), hub_model_id="owner/unlearned"
     )
-    assert (code, "has files already; choose a new name" in err) == (2, True)
+    assert code == 0, err
     assert "holds this run, finished" in out
+    assert f"/owner/unlearned/commit/{before}" in out
+    assert owner.model_info("owner/unlearned").sha == before
 
 
 def test_a_model_that_did_not_forget_is_not_published(
-    owner: HfApi, published: dict[str, Any], recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    owner: HfApi, hub_settings: dict[str, Any], recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {**published, "method": "fine_tune", "learning_rate": 1e-5, "output_dir": str(tmp_path / "out")}
+    settings = {**hub_settings, "method": "fine_tune", "learning_rate": 1e-5, "output_dir": str(tmp_path / "out")}
     code, _, err = run(recipe, capsys, "--push", **settings, hub_model_id="owner/remembers")
     assert code == 2
     assert "The verdict is not_forgotten, so the model is not published" in err
@@ -141,30 +110,24 @@ def test_a_model_that_did_not_forget_is_not_published(
     assert body.startswith("> **This model still knows the records it was asked to forget.**")
 
 
-@pytest.fixture
-def finished(
-    owner: HfApi, published: dict[str, Any], recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Path:
-    folder = tmp_path / "out"
-    code, _, err = run(recipe, capsys, **published, output_dir=str(folder))
-    assert code == 0, err
-    return folder
-
-
 def test_publishing_later_and_elsewhere(
     owner: HfApi, finished: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert main(["push", str(finished), "--hub_model_id", "owner/later", "--hub_private_repo"]) == 0
     assert owner.model_info("owner/later").private
+    # elsewhere, the card calls it by that name
+    assert main(["push", str(finished), "--hub_model_id", "elsewhere"]) == 0
+    elsewhere = ModelCard.load("owner/elsewhere").content
+    assert 'model="owner/elsewhere"' in elsewhere
+    assert "owner/later" not in elsewhere
+    # a card that somebody has edited is left alone
+    card = finished / "README.md"
+    card.write_text(card.read_text() + "\nEdited by hand.\n")
     assert main(["push", str(finished), "--hub_model_id", "owner/later"]) == 2
     assert "has files already; choose a new name, or add --push_to_existing" in capsys.readouterr().err
     assert main(["push", str(finished), "--hub_model_id", "owner/later", "--push_to_existing"]) == 0
     assert "The weights that owner/later had before stay readable in its history" in caplog.text
-    # a card that somebody has edited is left alone
-    card = finished / "README.md"
-    card.write_text(card.read_text() + "\nEdited by hand.\n")
-    assert main(["push", str(finished), "--hub_model_id", "owner/edited"]) == 0
-    assert "Edited by hand." in ModelCard.load("owner/edited").content
+    assert "Edited by hand." in ModelCard.load("owner/later").content
 
 
 @pytest.mark.parametrize(
@@ -189,6 +152,9 @@ def test_publishing_that_the_hub_refuses(
 def test_an_unfinished_run_is_not_published(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no readable report"):
         publish(tmp_path / "nothing", "owner/x", token=TOKEN)
+    (finished / "README.md").rename(finished / "away")
+    with pytest.raises(InputError, match="There is no card in .*; write it with `hf-unlearn card"):
+        publish(finished, "owner/x", token=TOKEN)
     (finished / "model.safetensors").unlink()
     with pytest.raises(InputError, match="no weights"):
         publish(finished, "owner/x", token=TOKEN)
@@ -203,7 +169,7 @@ def test_folders_of_this_machine_are_not_published(owner: HfApi, finished: Path,
 
 def test_private_models_and_data_need_the_right_token(
     hub: HubServer,
-    published: dict[str, Any],
+    hub_settings: dict[str, Any],
     recipe: Any,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -213,35 +179,32 @@ def test_private_models_and_data_need_the_right_token(
     with pytest.raises(InputError, match="nor a repository on the Hub that you may read"):
         locate("owner/original", "main")
     folder = tmp_path / "out"
-    code, _, err = run(recipe, capsys, **{**published, "output_dir": str(folder)})
+    code, _, err = run(recipe, capsys, **{**hub_settings, "output_dir": str(folder)})
     assert code == 2
     assert "you may read" in err
     assert not folder.exists()
 
 
-def test_a_hub_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> None:
-    import sys
-
-    # A process of its own: the clients take the address of the Hub at import.
-    script = "from hf_unlearn.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
-    environment = {**__import__("os").environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    flags = ["run", "--model_name_or_path", "owner/original", "--dataset_name", "x.jsonl"]
-    done = subprocess.run([sys.executable, "-c", script, *flags], env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
+def test_a_hub_that_is_gone(
+    recipe: Any, hub_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.setattr(hf_api.api, "endpoint", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    code, _, err = run(recipe, capsys, **hub_settings)
+    assert code == 2
     assert re.fullmatch(
-        r"hf-unlearn run: The model 'owner/original' is not on this machine and the Hub cannot be reached\.\n",
-        done.stderr,
+        r"hf-unlearn run: The model 'owner/original' is not on this machine and the Hub cannot be reached\.\n", err
     )
 
 
 def test_data_from_the_hub_and_streamed(
-    hub: HubServer, owner: HfApi, published: dict[str, Any], recipe: Any, capsys: pytest.CaptureFixture[str]
+    hub: HubServer, owner: HfApi, hub_settings: dict[str, Any], recipe: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(load_dataset("owner/secrets", split="train")) == 60
     for streaming in ("false", "true"):
-        assert main(["split", "--config", str(recipe(**published)), "--dataset_streaming", streaming]) == 0
+        assert main(["split", "--config", str(recipe(**hub_settings)), "--dataset_streaming", streaming]) == 0
         out = capsys.readouterr().out
         assert re.search(r"rows to forget \(S\)\s+10\n", out)
         assert re.search(r"rows retained \(L\)\s+40\n", out)
-    assert main(["split", "--config", str(recipe(**published)), "--dataset_revision", "nope"]) == 2
+    assert main(["split", "--config", str(recipe(**hub_settings)), "--dataset_revision", "nope"]) == 2
     assert "has no such revision" in capsys.readouterr().err

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
 from hf_unlearn import UnlearningReport
@@ -200,6 +199,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(
         ({"task": "text-classification"}, "no column 'text'"),
         ({"prompt_template": "{question}", "completion_template": "{completion}"}, "no column 'question'"),
         ({"duplicates": "error", "forget_ids": None, "forget_rows": [0]}, None),
+        ({"dataset_name": ""}, "dataset_name is empty"),
+        ({"retrained_model": "."}, "holds no model that transformers can load"),
+        ({"eval_strategy": "epoch"}, "eval_dataset"),
         ({"max_length": 4096}, "max_length=4096 is not possible: this model reads 2 to 128 tokens"),
     ],
 )
@@ -225,11 +227,98 @@ def test_data_that_cannot_be_read_is_not_quoted(command: Any, lm_settings: dict[
     bad.write_text('{"id": "a", "text": "the secret of Ann"}\n{"id": [1], "te')
     code, _, err = command("split", {**lm_settings, "dataset_name": str(bad)})
     assert code == 2
-    assert "its files are malformed" in err
+    assert "its files are empty, malformed or differ" in err
     assert "secret" not in err
     code, _, err = command("split", {**lm_settings, "dataset_name": __file__})
     assert code == 2
     assert "is of no known type" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"null\n", b"[]", b"\xff\xfe", b'{"a": 1}\n{"a": [1]}\n', b"{}\n"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", "txt"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_that_hold_no_records(
+    command: Any, lm_settings: dict[str, Any], tmp_path: Path, content: bytes, suffix: str, streaming: bool
+) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    path.write_bytes(content)
+    code, _, err = command("split", {**lm_settings, "dataset_name": str(path), "dataset_streaming": streaming})
+    assert code == 2, err
+    assert err.count("\n") == 1
+
+
+def test_the_first_record_of_a_file_without_names_is_not_quoted(command: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('7,"My name is Jane Doe, and here is my address","{""a"": 1}"\n8,b,c\n')
+    code, _, err = command("split", {"dataset_name": str(path), "forget_values": ["id=8"]})
+    assert "its columns are 7, 2 that do not look like names (does the file begin with a line of names?)" in err
+    assert "Jane" not in err
+
+
+@pytest.mark.parametrize("content", ["id,text\na,x,y\nb,x,z\n", "id,text\na,x,\nb,x,\n"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_csv_with_too_many_fields_is_not_shifted(command: Any, tmp_path: Path, content: str, folder: bool) -> None:
+    path = tmp_path / "data" / "rows.csv"
+    path.parent.mkdir()
+    path.write_text(content)
+    settings = {"dataset_name": str(path.parent if folder else path), "forget_rows": [0]}
+    code, _, err = command("split", settings)
+    assert code == 2
+    assert "rows with more fields than its first line names" in err
+
+
+def test_words_for_nothing_are_text_in_csv(command: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id,text\nNA,null\nNone,n/a\nb,x\n")
+    code, out, err = command("split", {"dataset_name": str(path), "forget_values": ["id=NA", "text=n/a"]})
+    assert code == 0, err
+    assert re.search(r"rows to forget \(S\)\s+2\n", out)
+
+
+@pytest.mark.parametrize("name", ["run", "evaluate", "train"])
+@pytest.mark.parametrize("place", ["file", "file/deeper"])
+def test_an_output_folder_that_cannot_be_one(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, name: str, place: str
+) -> None:
+    (tmp_path / "file").write_text("here")
+    folder = str(tmp_path / place)
+    settings = {**lm_settings, "output_dir": folder, "original": {**lm_settings["original"], "output_dir": folder}}
+    code, _, err = command(name, settings)
+    assert code == 2
+    assert "cannot be a folder" in err
+    assert (tmp_path / "file").read_text() == "here"
+
+
+def test_a_run_whose_settings_cannot_be_read(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    for content in ("{", "[]"):
+        (tmp_path / "out" / "run.json").write_text(content)
+        code, _, err = command("run", {**lm_settings, "output_dir": str(tmp_path / "out")})
+        assert code == 2
+        assert "run.json cannot be read; name another --output_dir" in err
+
+
+def test_a_folder_name_is_shown_as_it_is(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a[" / "b]\x1b[31m [red]"
+    code, out, err = command("run", {**lm_settings, "output_dir": str(folder), "max_steps": 1})
+    assert code == 0, err
+    assert "a[/b]\\x1b[31m [red]" in out
+    assert "\x1b" not in out
+
+
+def test_training_from_a_classifier_with_other_classes(
+    command: Any, classifier_settings: dict[str, Any], classifier_original: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
+    original = {"model_name_or_path": str(classifier_original), "output_dir": str(tmp_path / "out")}
+    code, _, err = command("train", {"dataset_name": str(data), "original": original})
+    assert code == 2
+    assert "is a classifier of 3 classes and the data set has 2" in err
+    assert not (tmp_path / "out").exists()
 
 
 # split, train, evaluate, card
@@ -319,29 +408,3 @@ def test_the_readme_example_in_python(
     trainer.save_model()
     assert report.verdict.word == "exact"
     assert (tmp_path / "out" / "README.md").is_file()
-
-
-def test_two_processes_write_once_and_count_once(
-    lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Any
-) -> None:
-    import subprocess
-    import sys
-
-    launcher = tmp_path / "accelerate.yaml"
-    launcher.write_text((Path(__file__).parents[1] / "recipes/accelerate/cpu_2_processes.yaml").read_text())
-    tables = []
-    for name, launch in (("one", []), ("two", ["-m", "accelerate.commands.launch", "--config_file", str(launcher)])):
-        folder = tmp_path / name
-        settings = {**lm_settings, "method": "base", "use_cpu": True, "output_dir": str(folder)}
-        flags = ["-m", "hf_unlearn.cli", "run", "--config", str(recipe(**settings)), "--max_steps", "3"]
-        done = subprocess.run([sys.executable, *launch, *flags], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("Verdict: exact") == 1
-        report = UnlearningReport.load(folder / "unlearning_report.json")
-        assert report.hardware["processes"] == ("2" if name == "two" else "1")
-        tables.append({s: (v.records, v.loss.value) for s, v in report.arms["original"].sets.items()})
-    assert tables[0].keys() == tables[1].keys()
-    for key, (records, loss) in tables[0].items():
-        assert tables[1][key][0] == records
-        assert tables[1][key][1] == pytest.approx(loss, rel=1e-5)
-    assert torch.get_num_threads() >= 1

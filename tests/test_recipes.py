@@ -76,18 +76,35 @@ def test_every_recipe_runs_for_two_steps_on_a_tiny_model(
 ) -> None:
     recipe = yaml.safe_load(path.read_text())
     tiny = encoder_base if recipe[ORIGINAL].get("task") == "text-classification" else lm_base
-    recipe |= {**small_data(recipe, tmp_path), "model_name_or_path": str(tmp_path / "original")}
-    recipe |= {"output_dir": str(tmp_path / "unlearned"), "max_steps": 2}
-    recipe[ORIGINAL] |= {"model_name_or_path": str(tiny), "output_dir": str(tmp_path / "original"), "max_steps": 2}
     if "train_last_layers" in recipe[ORIGINAL]:
         recipe[ORIGINAL]["train_last_layers"] = 1
     if "max_length" in recipe[ORIGINAL]:
         recipe[ORIGINAL]["max_length"] = 64
-    copy = tmp_path / "recipe.yaml"
+    run_two_steps(recipe, tiny, tmp_path, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.name.startswith("smollm2")], ids=name)
+def test_the_smollm2_recipes_run_for_two_steps_on_the_real_model(
+    path: Path, tmp_path: Path, smollm2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sys.path.insert(0, str(ROOT / "recipes" / "tofu"))
+    from prepare import write_smollm2
+
+    write_smollm2(tmp_path / "smollm2")
+    run_two_steps(yaml.safe_load(path.read_text()), tmp_path / "smollm2", tmp_path, capsys)
+
+
+def run_two_steps(recipe: dict[str, Any], model: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train an original and unlearn it, on a little data and with another base model."""
+    recipe |= {**small_data(recipe, folder), "model_name_or_path": str(folder / "original")}
+    recipe |= {"output_dir": str(folder / "unlearned"), "max_steps": 2}
+    recipe[ORIGINAL] |= {"model_name_or_path": str(model), "output_dir": str(folder / "original"), "max_steps": 2}
+    copy = folder / "recipe.yaml"
     copy.write_text(yaml.safe_dump(recipe))
     for command in ("train", "run"):
         assert main([command, "--config", str(copy)]) == 0, capsys.readouterr().err
-    report = UnlearningReport.load(tmp_path / "unlearned" / "unlearning_report.json")
+    report = UnlearningReport.load(folder / "unlearned" / "unlearning_report.json")
     assert report.method.steps == 2
     assert report.audit is not None
     assert (report.audit.forget_rows, report.audit.holdout_rows) == (4, 4)

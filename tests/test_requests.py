@@ -89,7 +89,7 @@ def test_untyped_files_are_read_as_the_columns_type_and_typed_ones_are_not(tmp_p
         (lambda: Records.matching(lambda row: False), "names no record"),
         (lambda: Records.matching(lambda row: True), "removes every row"),
         (lambda: Records.like(Dataset.from_dict({"text": []})), "nothing to forget"),
-        (lambda: Records.like(Dataset.from_dict({"body": ["a"]})), "no column 'body'"),
+        (lambda: Records.like(Dataset.from_dict({"body": ["a"]})), "columns that the data set has not: body"),
         (lambda: Records.like(Dataset.from_dict({"number": ["a"]})), "give them the same types"),
     ],
 )
@@ -159,3 +159,67 @@ def test_equal_rows_are_compared_column_by_column() -> None:
     data = Dataset.from_dict({"a": ["x", "x\x1f1", "y"], "b": ["1\x1fz", "z", "y"], "number": [0, 1, 2]})
     wanted = Dataset.from_dict({"a": ["x"], "b": ["1\x1fz"]})
     assert forgotten(Records.like(wanted), data, duplicates=None) == [0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearly"),
+    [("Caf\u00e9 ", 1), ("cafe\u0301", 1), ("caf\u00e9\n", 1), ("\u200bCAF\u00c9", 1), ("cafe", 0), ("caf\u00e8", 0)],
+)
+def test_ids_are_exact_and_a_near_miss_is_told(asked: str, nearly: int) -> None:
+    data = Dataset.from_dict({"id": ["caf\u00e9", "b"], "text": ["x", "y"]})
+    with pytest.raises(InputError) as raised:
+        forgotten(Records.ids("id", [asked]), data)
+    told = "it has 1 of them in another case, white space or Unicode form"
+    assert (told in str(raised.value)) == bool(nearly)
+    assert "caf" not in str(raised.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ids.csv", "name,id\nx,p-1\nJane\n", "Line 3 of .*ids.csv has no id in the column 'id'"),
+        ("ids.csv", "name,id\nJane,\n", "Line 2 of .* has no id"),
+        ("ids.csv", "id\n" + "Jane" * 50_000 + "\n", "is not a CSV file"),
+        ("ids.jsonl", "9" * 5000 + "\n", "Line 1 of .* is not JSON"),
+        ("ids.jsonl", "[" * 100_000 + "\n", "Line 1 of .* is not JSON"),
+        ("ids.jsonl", '"a"\nnull\n', "Line 2 of .* holds no id"),
+        ("ids.jsonl", '{"id": ["Jane"]}\n', "Line 1 of .* holds no id"),
+    ],
+)
+def test_no_line_of_a_file_is_passed_over(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message) as raised:
+        Records.ids_from_file("id", tmp_path / name)
+    assert "Jane" not in str(raised.value)
+
+
+def test_values_that_their_column_cannot_hold() -> None:
+    data = Dataset.from_dict(
+        {"id": [1, 2], "text": ["x", "y"]}, features=Features({"id": Value("int8"), "text": Value("string")})
+    )
+    for value in (300, 10**30):
+        with pytest.raises(InputError, match="does not fit the type int8"):
+            forgotten(Records.ids("id", [value]), data)
+    with pytest.raises(InputError, match="no data set has so many rows"):
+        Records.rows([2**63])
+
+
+@pytest.mark.parametrize(
+    "values", [[b"\xff", b"\xfe"], [datetime.timedelta(1), datetime.timedelta(2)], [{"a": b"\xff"}, {"a": b"a"}]]
+)
+def test_rows_alike_in_columns_that_are_no_text(values: list[Any]) -> None:
+    data = Dataset.from_dict(
+        {"raw": [values[0], values[1], None, values[0]], "text": list("abcd"), "number": [0, 1, 2, 3]}
+    )
+    assert forgotten(Records.like(data.select([0]).select_columns(["raw"])), data) == [0, 3]
+    assert forgotten(Records.like(data.select([2]).select_columns(["raw"])), data) == [2]
+
+
+def test_a_first_record_that_was_taken_for_names_is_not_quoted() -> None:
+    data = Dataset.from_dict({"id": ["a"], "text": ["x"]})
+    wanted = Dataset.from_dict({"My name is Jane Doe, of Elm Street": ["b"], "id": ["a"]})
+    with pytest.raises(
+        InputError, match="has not: 1 that do not look like names .*; its columns are id, text"
+    ) as raised:
+        forgotten(Records.like(wanted), data)
+    assert "Jane" not in str(raised.value)

@@ -287,6 +287,19 @@ def test_the_key_is_made_once_and_kept_private(tmp_path: Any) -> None:
         load_digest_key(path)
 
 
+def test_a_key_that_cannot_be_read_or_made(tmp_path: Any) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "key"):
+        with pytest.raises(InputError, match="Cannot read or make the digest key"):
+            load_digest_key(path)
+
+
+def test_messages_whose_content_is_no_text_are_not_searched() -> None:
+    turns = [[{"role": "user", "content": [{"type": "text", "text": str(i)}]}] for i in range(3)]
+    with pytest.raises(InputError, match="messages whose content is list<.*not text"):
+        split_retained(Dataset.from_dict({"messages": turns}), Records.rows([0]))
+
+
 def test_large_tables_are_read_in_pieces() -> None:
     n = 250_000
     dataset = Dataset.from_dict({"id": np.arange(n), "text": np.char.add("t ", np.arange(n).astype(str))})

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForMaskedLM,
@@ -30,8 +30,9 @@ from hf_unlearn.evaluation.statistics import clustered_rate
 from hf_unlearn.masking import TokenMasking
 from hf_unlearn.record import RECORD_FILE, TrainingRecord
 from hf_unlearn.retained import RetainedSplit
+from hf_unlearn.tasks import TASKS
 
-from .conftest import corpus, note_rows, secrets_rows, tagged_rows, write_rows
+from .conftest import TOKEN, corpus, note_rows, secrets_rows, tagged_rows, write_rows
 from .test_jobs import leaks, texts_in
 
 TAGS = ["B-NAME", "B-PLACE", "O"]
@@ -345,6 +346,21 @@ def test_the_card_says_how_to_use_the_model_and_it_is_true(
         assert model.task == task
         assert model("amber [MASK] basil") is not None
     assert ("mlm_probability" in text) == (task == "fill-mask")
+
+
+def test_from_the_hub_and_back(
+    task: str, settings: dict[str, Any], original: Path, owner: HfApi, tmp_path: Path
+) -> None:
+    theirs, ours = f"owner/original-{task}", f"owner/unlearned-{task}"
+    owner.create_repo(theirs, private=True)
+    owner.upload_folder(repo_id=theirs, folder_path=original, ignore_patterns=["checkpoint-*", "run.json"])
+    Dataset.from_list(ROWS[task]()).push_to_hub(f"owner/rows-{task}", token=TOKEN)
+    named = {**settings, "model_name_or_path": theirs, "dataset_name": f"owner/rows-{task}", "method": "base"}
+    run({**named, "max_steps": 2, "hub_model_id": ours}, tmp_path / "out", "--push")
+    local, pushed = (LOADERS[task].from_pretrained(name) for name in (tmp_path / "out", ours))
+    assert all(torch.equal(a, b) for a, b in zip(local.parameters(), pushed.parameters(), strict=True))
+    AutoTokenizer.from_pretrained(ours)
+    assert owner.model_info(ours).pipeline_tag == TASKS[task].pipeline_tag  # type: ignore[index]
 
 
 def test_no_text_of_a_forgotten_record_leaves_a_run(

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from hf_unlearn import InputError, Records, UnlearningConfig, UnlearningTrainer, split_retained
+from hf_unlearn.checkpoints import last_checkpoint
 from hf_unlearn.cost import flops_per_token
 from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.models import locate
 from hf_unlearn.retained import RetainedSplit
-from hf_unlearn.trainer import last_checkpoint
 
 from .conftest import secrets_rows, tickets_rows
 
@@ -516,6 +516,23 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_weights(lm_origin
     assert [p.step for p in resumed.report().curve] == [p.step for p in whole.report().curve] == [2, 4]
 
 
+@pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
+def test_a_run_that_has_stopped_goes_on_where_it_stopped(
+    lm_original: Path, tmp_path: Path, save_strategy: str
+) -> None:
+    options: dict[str, Any] = {"method": "base", "stop_when_forgotten": True, "auc_margin": 0.49, "max_steps": 12}
+    options |= {"measure_steps": 3, "save_strategy": save_strategy, "save_steps": 3}
+    stopped = trainer(tmp_path, str(lm_original), **options)
+    stopped.train()
+    assert stopped.stopping.stopped
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    resumed = trainer(tmp_path, str(lm_original), **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert same(weights(resumed.model), weights(stopped.model))
+    assert resumed.state.global_step == 3
+    assert resumed.report().method.stopped_early
+
+
 def test_a_trainer_trains_once_and_reads_its_own_checkpoints_only(lm_base: Path, tmp_path: Path) -> None:
     run = trainer(tmp_path, str(lm_base))
     run.train()
@@ -526,15 +543,6 @@ def test_a_trainer_trains_once_and_reads_its_own_checkpoints_only(lm_base: Path,
     (foreign / "trainer_state.json").write_text("{}")
     with pytest.raises(InputError, match="is not a checkpoint of this trainer"):
         trainer(tmp_path, str(lm_base)).train(resume_from_checkpoint=str(foreign))
-
-
-def test_half_written_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) is None
-    for step, complete in ((9, True), (10, True), (100, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if complete:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 def test_plain_training_needs_no_forget_set(lm_base: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The sets of records that every model of a run is measured on."""
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from ..errors import InputError
 from ..masking import TokenMasking
 from ..tables import AnyDataset
 from ..tasks import TASKS, Task
-from .report import SetName
+from .report import SetName, written_whole
 from .scoring import score
 from .verdict import Losses
 
@@ -47,11 +46,24 @@ class EvidenceSets:
     def score(
         self, model: nn.Module, context: Callable[[], AbstractContextManager] = nullcontext
     ) -> dict[SetName, pa.Table]:
-        """Score a model on every set (see :func:`~hf_unlearn.evaluation.scoring.score`)."""
-        return {
+        """Score a model on every set (see :func:`~hf_unlearn.evaluation.scoring.score`).
+
+        Raises:
+            InputError: what the model makes of a record is no number.
+        """
+        tables = {
             name: score(model, part, self.collator, task=self.task, batch_size=self.batch_size, context=context)
             for name, part in self.sets.items()
         }
+        for name, table in tables.items():
+            bad = np.count_nonzero(~np.isfinite(table["loss"].to_numpy()))
+            if bad:
+                raise InputError(
+                    f"The loss of {bad:,} of {table.num_rows:,} {name} records is no number, so the model's weights "
+                    "are damaged or too large for their type; if they came from this training, lower the learning "
+                    "rate or use bf16 instead of fp16."
+                )
+        return tables
 
     @property
     def tokens(self) -> int:
@@ -142,9 +154,8 @@ def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     for arm, sets in tables.items():
         parts = [table.append_column("set", pa.array([name] * table.num_rows)) for name, table in sets.items()]
-        temporary = folder / f".{arm}.part"
-        pq.write_table(pa.concat_tables(parts), temporary)
-        os.replace(temporary, folder / f"{arm}.parquet")
+        with written_whole(folder / f"{arm}.parquet") as temporary:
+            pq.write_table(pa.concat_tables(parts), temporary)
 
 
 def with_rows(examples: Dataset) -> Dataset:

@@ -1,6 +1,5 @@
 """The picture of the result: losses of S and H under each model."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from ..tasks import TASKS
-from .report import SetName, UnlearningReport
+from .report import SetName, UnlearningReport, written_whole
 
 PLOT_FILE = "loss_histograms.png"
 STYLES: dict[SetName, dict[str, Any]] = {
@@ -47,6 +46,5 @@ def plot_losses(report: UnlearningReport, tables: dict[str, dict[SetName, pa.Tab
     axes[0].set_ylabel("% of records")
     axes[0].legend(fontsize=8, frameon=False)
     figure.suptitle(f"{report.method.name}: {report.verdict.word.replace('_', ' ')}", fontweight="bold")
-    temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -226,11 +228,21 @@ def summarise_arm(tables: dict[SetName, pa.Table], task: Task, sampled: set[SetN
     return ArmEntry({name: summarise(table, task, name in sampled) for name, table in tables.items()}, auc)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is never there by half."""
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write a file under, and rename it in the end, so that it is never there by half."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is never there by half."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _exp(value: float) -> float:

@@ -1,5 +1,6 @@
 """One teacher-forced forward pass over a set of records: what the model makes of each."""
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -55,10 +56,12 @@ def score(
         # https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/nn/modules.py
         if type(module).__module__.startswith("bitsandbytes."):
             module.training = True
+    # The processes of a sharded model meet in every forward pass, so one that runs out of batches repeats the first.
+    rounds = math.ceil(len(batches) / state.num_processes)
+    mine = [state.process_index + i * state.num_processes for i in range(rounds)]
     with context():
-        mine = batches[state.process_index :: state.num_processes]
-        for batch in tqdm(mine, desc="Scoring", leave=False, disable=None if state.is_main_process else True):
-            picked = examples.select(batch)
+        for i in tqdm(mine, desc="Scoring", leave=False, disable=None if state.is_main_process else True):
+            picked = examples.select(batches[i] if i < len(batches) else batches[0])
             stacked = collator(list(picked.remove_columns("row")))
             inputs = {name: tensor.to(device) for name, tensor in stacked.items()}
             labels = inputs["labels"] if TASKS[task].two_texts else inputs.pop("labels")
@@ -67,7 +70,8 @@ def score(
                 logits, labels = logits[:, :-1], labels[:, 1:]
             elif labels.ndim == 1:
                 logits, labels = logits[:, None], labels[:, None]
-            found.append((np.array(picked["row"]), *(t.cpu().numpy() for t in _predictions(logits, labels))))
+            if i < len(batches):
+                found.append((np.array(picked["row"]), *(t.cpu().numpy() for t in _predictions(logits, labels))))
     model.train(training)
     found = gather_object(found)
     rows, tokens, nll, correct = (np.concatenate(column) for column in zip(*found, strict=True))

@@ -1,7 +1,7 @@
 """How long a split takes, against the Arrow kernels written by hand, and how much memory a stream needs.
 
 python recipes/benchmarks/split.py                  1,000,000 rows in memory, 10,000 ids
-python recipes/benchmarks/split.py --stream         10,000,000 rows streamed from parquet
+python recipes/benchmarks/split.py --stream         10,000,000 rows streamed from ten parquet files
 """
 
 import argparse
@@ -73,13 +73,14 @@ def in_memory(rows: int, ids: int, pairs: int) -> None:
 
 def streamed(rows: int, ids: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.parquet"
-        piece = 100_000
-        with pq.ParquetWriter(path, table(0, 1).schema) as writer:
-            for start in range(0, rows, piece):
-                writer.write_table(table(start, min(piece, rows - start)))
+        # In files of a million rows, as data sets lie on the Hub.
+        size, piece = 1_000_000, 100_000
+        for first in range(0, rows, size):
+            with pq.ParquetWriter(Path(folder) / f"{first:010d}.parquet", table(0, 1).schema) as writer:
+                for start in range(first, min(first + size, rows), piece):
+                    writer.write_table(table(start, min(piece, rows - start)))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        stream = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+        stream = load_dataset("parquet", data_files=f"{folder}/*.parquet", split="train", streaming=True)
         drawn = np.random.default_rng(0).choice(rows, ids, replace=False)
         request = Records.ids("id", [f"user-{i:08d}" for i in drawn])
         started = time.perf_counter()

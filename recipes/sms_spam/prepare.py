@@ -35,10 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write")
     parser.add_argument("--source", default="ucirvine/sms_spam", help="a Hub id or a tab-separated file")
+    parser.add_argument("--messages", type=int, help="use so many of them, drawn at random; all when left out")
     args = parser.parse_args()
     draw = random.Random(SEED)
     messages = read(args.source)
     draw.shuffle(messages)
+    messages = messages[: args.messages]
     rows = [{"id": i, "text": text, "label": label} for i, (label, text) in enumerate(messages)]
     size = round(FORGET_SHARE * len(rows))
     forget, holdout, rest = rows[:size], rows[size : 2 * size], rows[2 * size :]
@@ -71,6 +73,10 @@ def main() -> None:
         (args.folder / "minilm").mkdir(exist_ok=True)
         for name in WEIGHTS:
             shutil.copyfile(model / name, args.folder / "minilm" / name)
+        # Dropout works against learning by heart, and what is learned by heart is what this recipe is about.
+        config = json.loads((args.folder / "minilm" / "config.json").read_text(encoding="utf-8"))
+        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        (args.folder / "minilm" / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     parts = f"{len(train)} messages to train on ({len(forget)} to forget, {len(holdout)} held out)"
     print(f"Wrote {parts} and {len(test)} to test on to {args.folder}.")
 

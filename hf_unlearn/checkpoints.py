@@ -1,0 +1,49 @@
+"""Checkpoints that were written to their end, and how to recognise them."""
+
+import json
+import shutil
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
+
+from .evaluation.report import write_text
+
+MARKER = "complete.json"
+
+
+def finish_checkpoint(folder: Path, limit: int | None, best: str | None) -> None:
+    """Mark a checkpoint as whole, and only then remove older ones.
+
+    Args:
+        folder: the checkpoint; all processes have written what they had to.
+        limit: so many are kept, all when None.
+        best: one that stays in any case.
+    """
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    write_text(folder / MARKER, json.dumps(sizes, indent=2) + "\n")
+    if not limit:
+        return
+    # What a kill has left of a checkpoint may look newer than a whole one, and must not be kept in its place. One that
+    # has the trainer's state and no marker may be whole, of another trainer.
+    for other in folder.parent.glob("checkpoint-*"):
+        half = (other / MARKER).is_file() or not (other / TRAINER_STATE_NAME).is_file()
+        if half and not _is_complete(other):
+            shutil.rmtree(other)
+    rotate_checkpoints(str(folder.parent), limit, best, use_mtime=True)
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest checkpoint that was written to its end, None when there is none."""
+    complete = [folder for folder in Path(output_dir).glob("checkpoint-*") if _is_complete(folder)]
+    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))) if complete else None
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether all files are there that the marker, the last of them, names with their sizes."""
+    try:
+        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())

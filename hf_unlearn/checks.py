@@ -1,0 +1,142 @@
+"""Whether records hold what their format promises, found out before a model is loaded; no message quotes a record."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from .errors import InputError
+from .requests import require_columns
+from .tables import AnyDataset, column_names, read_tables
+from .tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    from .data import RecordFormat
+
+BATCH_ROWS = 1000
+EXAMPLE_COLUMNS = ("input_ids", "attention_mask", "labels")
+
+
+def check_records(dataset: AnyDataset, form: "RecordFormat") -> None:
+    """Look through all records of a data set; a stream is only looked at when its records are encoded.
+
+    Args:
+        dataset: records.
+        form: their format.
+
+    Raises:
+        InputError: a column is missing, or a record is not as its format says.
+    """
+    require_columns(form.columns, column_names(dataset))
+    if isinstance(dataset, Dataset):
+        for batch in dataset.select_columns(form.columns).with_format(None).iter(batch_size=BATCH_ROWS):
+            check_batch(batch, form)
+
+
+def check_batch(batch: dict[str, list[Any]], form: "RecordFormat") -> None:
+    """Check the columns of some records, as :func:`check_records` does those of a data set."""
+    for column in form.columns:
+        if None in batch[column]:
+            raise InputError(f"Some records have nothing in column {column!r}; remove or fill them.")
+    if form.kind == "messages":
+        for messages in batch["messages"]:
+            _check_turns(messages, "messages")
+            if not any(message["role"] == "assistant" for message in messages):
+                raise InputError("A conversation has no turn of the assistant, so there is nothing to train on.")
+    elif form.kind == "prompt_completion" and form.prompt is None:
+        _check_prompts(batch["prompt"], batch["completion"])
+    elif form.kind == "text_pairs" and form.prompt is None:
+        # A model that reads one text and writes another has no turns.
+        _check_texts(batch["prompt"], "prompt")
+        _check_texts(batch["completion"], "completion")
+    elif form.kind == "tagged_words":
+        _check_words(batch[form.text], batch[form.label], form)
+    elif form.prompt is None:
+        _check_texts(batch[form.text], form.text)
+    if form.kind == "classification":
+        _check_classes(batch[form.label], form.label)
+
+
+def _check_words(words: list[Any], tags: list[Any], form: "RecordFormat") -> None:
+    """Each record is a list of words, with as many tags."""
+    for record, its_tags in zip(words, tags, strict=True):
+        for value, column in ((record, form.text), (its_tags, form.label)):
+            if not isinstance(value, list):
+                raise InputError(f"Column {column!r} holds {type(value).__name__} values, not a list for each record.")
+        _check_texts(record, form.text)
+        _check_classes(its_tags, form.label)
+        if len(record) != len(its_tags):
+            raise InputError(f"Some records have more or fewer tags in {form.label!r} than words in {form.text!r}.")
+
+
+def _check_classes(values: list[Any], column: str) -> None:
+    for value in values:
+        if not isinstance(value, str | int | float):
+            raise InputError(f"Column {column!r} holds {type(value).__name__} values; a class is a name or a number.")
+
+
+def _check_texts(values: list[Any], column: str) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise InputError(f"Column {column!r} holds {type(value).__name__} values, not text.")
+
+
+def _check_prompts(prompts: list[Any], completions: list[Any]) -> None:
+    """Prompt and completion are both text, or both conversations, and that in every record."""
+    if isinstance(prompts[0], str):
+        _check_texts(prompts, "prompt")
+        _check_texts(completions, "completion")
+        return
+    for prompt, completion in zip(prompts, completions, strict=True):
+        _check_turns(prompt, "prompt")
+        _check_turns(completion, "completion")
+        if not any(message["role"] == "assistant" for message in completion):
+            raise InputError("A completion has no turn of the assistant, so there is nothing to train on.")
+
+
+def _check_turns(messages: Any, column: str) -> None:
+    if not isinstance(messages, list):
+        raise InputError(f"Column {column!r} holds {type(messages).__name__} values, not conversations.")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InputError(f"Column {column!r} holds a message without a role; each is {{'role', 'content'}}.")
+        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
+            raise InputError(f"Column {column!r} holds a message whose content is not text.")
+
+
+def check_examples(dataset: AnyDataset, task: Task, vocabulary: int) -> None:
+    """Look through a data set that is tokenised already.
+
+    Args:
+        dataset: examples with ``input_ids``, ``attention_mask`` and ``labels``.
+        task: what the model does: an example has one label, one for each token, or a text of its own as labels.
+        vocabulary: token ids that the model knows, counted from 0.
+
+    Raises:
+        InputError: a column is missing, or not as it must be.
+    """
+    require_columns(EXAMPLE_COLUMNS, column_names(dataset))
+    if not isinstance(dataset, Dataset):
+        return
+    lists = [name for name in EXAMPLE_COLUMNS if task != "text-classification" or name != "labels"]
+    for table, _ in read_tables(dataset, EXAMPLE_COLUMNS):
+        for name in EXAMPLE_COLUMNS:
+            kind = table.schema.field(name).type
+            is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            value = kind.value_type if is_list else kind
+            if is_list != (name in lists) or not pa.types.is_integer(value) or table[name].null_count:
+                raise InputError(
+                    f"The data set has a column 'input_ids', so it counts as tokenised, but its column {name!r} holds "
+                    f"{kind}; rename 'input_ids' if it is something else."
+                )
+        lengths = {name: pc.list_value_length(table[name]) for name in lists}
+        if any(pc.min(length).as_py() == 0 for length in lengths.values()):
+            raise InputError("Some examples have no token; remove them.")
+        if TASKS[task].two_texts:
+            del lengths["labels"]
+        if any(not pc.all(pc.equal(lengths["input_ids"], other)).as_py() for other in lengths.values()):
+            raise InputError(f"Some examples have columns of different lengths among {', '.join(lengths)}.")
+        ids = pc.min_max(pc.list_flatten(table["input_ids"])).as_py()
+        if ids["min"] < 0 or ids["max"] >= vocabulary:
+            raise InputError(f"Some 'input_ids' are outside the model's vocabulary of {vocabulary} tokens.")

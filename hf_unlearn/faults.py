@@ -1,0 +1,103 @@
+"""Trouble that the machine makes, in one sentence each."""
+
+import errno
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import TrainingArguments
+
+from .errors import InputError
+
+# What the allocators of torch and the writers of torch, safetensors and tokenizers say; their errors have no class.
+NO_MEMORY = ("out of memory", "can't allocate memory")
+NOT_WRITTEN = (
+    "PytorchStreamWriter failed writing",
+    "unexpected pos",
+    "iostream error",
+    "No space left",
+    "File too large",
+    "Read-only",
+)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an accelerator or the machine had too little memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
+def training_memory(args: TrainingArguments) -> str:
+    """What to try when training needs too much memory."""
+    batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    told = f"Out of memory while training with per_device_train_batch_size={batch}; "
+    if batch == 1:
+        return f"{told}use a shorter --max_length or --use_peft, in another --output_dir."
+    return (
+        f"{told}the same training in less is --per_device_train_batch_size {batch // 2} "
+        f"--gradient_accumulation_steps {2 * accumulation}, in another --output_dir."
+    )
+
+
+def measuring_memory(args: TrainingArguments) -> str:
+    """What to try when measuring needs too much memory."""
+    batch = args.per_device_eval_batch_size
+    return (
+        f"Out of memory while measuring with per_device_eval_batch_size={batch}; try "
+        f"--per_device_eval_batch_size {max(batch // 4, 1)}, in another --output_dir."
+    )
+
+
+def no_number(args: TrainingArguments, step: int) -> str:
+    """What to try when the loss is NaN or infinite."""
+    cause = "fp16 overflows: train with --bf16" if args.fp16 else "the learning rate is too high"
+    return (
+        f"The loss is no longer a number by step {step}. Most likely {cause} (learning_rate={args.learning_rate:g}), "
+        "else rows are to blame that nothing can be learned from; nothing was saved as a result."
+    )
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a model whose weights are no numbers.
+
+    Args:
+        folder: where it has just been saved.
+
+    Raises:
+        InputError: there is a NaN or an infinity in it.
+    """
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                weight = tensors.get_tensor(name)
+                if weight.is_floating_point() and not torch.isfinite(weight).all():
+                    raise InputError(
+                        f"The weights {name!r} are no longer numbers; most likely the learning rate is too high. "
+                        "Nothing was saved as a result."
+                    )
+
+
+def explain(error: Exception) -> str | None:
+    """What went wrong and what to do, None when it was not the machine's doing.
+
+    Args:
+        error: what ended a command.
+    """
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "A file of weights or of a checkpoint is damaged or holds a pickle, and was not read; use a model in "
+            "safetensors, or delete the newest checkpoint folder, and the same command goes on from the one before."
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+        return "Out of memory; use smaller batches, a shorter --max_length or --use_peft."
+    if isinstance(error, OSError):
+        place = error.filename or "A file"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f"{place} could not be written, the disk is full; make room, and the same command goes on."
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            return f"{place} cannot be used ({error.strerror}); if it is to be written, name another --output_dir."
+    if any(words in str(error) for words in NOT_WRITTEN):
+        return (
+            "The weights could not be written, most likely the disk is full; make room, and the same command goes on."
+        )
+    return None

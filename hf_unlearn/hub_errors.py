@@ -1,0 +1,157 @@
+"""What a Hub that refuses or fails makes its clients raise, as one sentence with the cure."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import httpx, parse_ratelimit_headers
+
+from .errors import InputError
+
+UNREACHABLE = (
+    httpx.TransportError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionResolutionError,
+    ConnectionError,
+)
+LOG_IN = "log in again with `hf auth login`"
+
+
+def hub_trouble(error: BaseException) -> BaseException | None:
+    """The exception of a Hub client that lies behind an error, None when the Hub has nothing to do with it.
+
+    What transformers, PEFT and datasets raise names their guess at what is wrong; what the Hub said is in the chain.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    # What the Hub answered says more than what the client made of it; a missing file is for the caller to judge.
+    for kind in (HfHubHTTPError, (HFValidationError, LocalTokenNotFoundError, *UNREACHABLE)):
+        for found in chain:
+            if isinstance(found, kind) and not isinstance(found, RemoteEntryNotFoundError):
+                return found
+    return None
+
+
+def hub_status(trouble: BaseException) -> int | None:
+    """The HTTP status that a Hub client met, None when there was no answer."""
+    if isinstance(trouble, HfHubHTTPError):
+        return trouble.response.status_code
+    # Xet, the default way to upload, tells it in the text only.
+    found = re.search(r"\((\d{3}) ", str(trouble)) if isinstance(trouble, ConnectionError) else None
+    return int(found[1]) if found else None
+
+
+def seconds_to_wait(trouble: BaseException) -> int | None:
+    """How long the Hub asks to wait after a 429, None when it does not say."""
+    if not isinstance(trouble, HfHubHTTPError):
+        return None
+    limit = parse_ratelimit_headers(trouble.response.headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds
+    told = trouble.response.headers.get("Retry-After", "")
+    return int(told) if told.isdigit() else None
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn what stands behind a failed load into one sentence.
+
+    Args:
+        what: is loaded; the sentence's subject.
+    """
+    with _one_sentence(lambda trouble: _not_loaded(trouble, what)):
+        yield
+
+
+@contextmanager
+def publishing_errors(repo_id: str, folder: Path) -> Iterator[None]:
+    """Turn what stands behind a failed upload into one sentence.
+
+    Args:
+        repo_id: where to.
+        folder: where the result is and stays.
+    """
+    with _one_sentence(lambda trouble: _not_published(trouble, repo_id, folder)):
+        yield
+
+
+@contextmanager
+def _one_sentence(sentence: Callable[[BaseException], str]) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        trouble = hub_trouble(error)
+        if trouble is None:
+            raise
+        raise InputError(sentence(trouble)) from None
+
+
+def _not_loaded(trouble: BaseException, what: str) -> str:
+    status = hub_status(trouble)
+    if isinstance(trouble, GatedRepoError):
+        return f"{what} is gated: ask for access on its page and log in with `hf auth login`."
+    if isinstance(trouble, RevisionNotFoundError):
+        return f"{what} has no such revision; name a branch, tag or commit that exists."
+    if status == 401 and isinstance(trouble, HfHubHTTPError) and "Authorization" in trouble.response.request.headers:
+        return f"{what} was not loaded: the Hub does not accept the token (401), it may have expired; {LOG_IN}."
+    if isinstance(trouble, RepositoryNotFoundError | HFValidationError):
+        return (
+            f"{what} is neither a folder or file here nor a repository on the Hub that you may read; "
+            "check its name, or log in with `hf auth login` if it is private."
+        )
+    if status == 404:
+        return f"{what} is neither a folder or file here nor a repository on the Hub."
+    if status is None:
+        return f"{what} is not on this machine and the Hub cannot be reached."
+    cures = {401: LOG_IN, 403: f"the token may not read it, {LOG_IN}", 429: _too_many(trouble)}
+    return f"{what} was not loaded: the Hub answered {status}; {cures.get(status, 'try again later')}."
+
+
+def _not_published(trouble: BaseException, repo_id: str, folder: Path) -> str:
+    again = (
+        f" The result is kept in {folder}: run the same command again, or "
+        f"`hf-unlearn push {folder} --hub_model_id {repo_id}`."
+    )
+    if isinstance(trouble, HFValidationError):
+        return f"{repo_id!r} is not a possible name of a repository: {trouble}" + again
+    if isinstance(trouble, LocalTokenNotFoundError):
+        return f"Publishing to {repo_id} needs a token; log in with `hf auth login`." + again
+    if isinstance(trouble, RevisionNotFoundError):
+        return f"{repo_id} has no such branch; name one that exists with --hub_revision." + again
+    status = hub_status(trouble)
+    if status is None:
+        return f"{repo_id} is not published: the Hub cannot be reached ({type(trouble).__name__})." + again
+    cures = {
+        400: "it does not accept a file, most likely the metadata on top of README.md; correct them",
+        401: f"the token is not valid or has expired; {LOG_IN}",
+        403: "the token may not write there; use a token with the role write, or a repository of your own",
+        404: "it is gone, or the token may not see it; check the name, or log in with `hf auth login`",
+        409: "another change to it is going on, or the name is taken; try again, or choose another name",
+        412: "somebody else pushed to it meanwhile; look at what is there before you try again",
+        429: _too_many(trouble),
+    }
+    return f"The Hub refused to publish to {repo_id} ({status}): {cures.get(status, 'try again later')}." + again
+
+
+def _too_many(trouble: BaseException) -> str:
+    seconds = seconds_to_wait(trouble)
+    return f"too many requests; try again {'later' if seconds is None else f'in {seconds} seconds'}"

@@ -1,0 +1,114 @@
+"""Trains and measures with every start, alone or as one of several processes, for test_processes.py to compare.
+
+python tests/two_processes.py LM CLASSIFIER ADAPTER TAGGER MASKED PAIRS OUTPUT
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
+from hf_unlearn.models import Model, locate
+from hf_unlearn.record import load_any
+
+GLOBAL_BATCH = 8
+# Three batches of S: an odd number for two processes, and the last one is not full.
+EVAL_BATCH = 4
+
+
+def load_without_dropout(folder: str) -> Model:
+    """The model with all dropout off, which each process would draw for itself."""
+    model = load_any(locate(folder), None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if "attention_dropout" in vars(module):
+            module.attention_dropout = 0.0
+    return model
+
+
+class KeepStart(TrainerCallback):
+    """Keeps the weights that the fine-tuning begins with."""
+
+    def on_train_begin(self, *args: Any, model: torch.nn.Module, **kwargs: Any) -> None:
+        self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+def run(name: str, folder: str, rows: list[dict], output: Path, **settings: Any) -> UnlearningTrainer:
+    """One run; what is to be compared goes to the output folder."""
+    lora = settings.pop("lora", None)
+    split = split_retained(Dataset.from_list(rows), Records.rows(range(10)), holdout=Records.rows(range(50, 60)))
+    config = UnlearningConfig(
+        str(output / name), max_steps=6, learning_rate=0.3, seed=11, use_cpu=True, save_strategy="no",
+        per_device_eval_batch_size=EVAL_BATCH, **{"measure_steps": 2, "optim": "sgd", **settings},
+    )  # fmt: skip
+    config.per_device_train_batch_size = GLOBAL_BATCH // config.world_size
+    start = KeepStart()
+    trainer = UnlearningTrainer(
+        load_without_dropout(folder), config, split.retained, split.forget, split.holdout,
+        peft_config=lora, source=locate(folder), callbacks=[start],
+    )  # fmt: skip
+    trainer.remove_callback(ProgressCallback)
+    trainer.train()
+    trainer.report(audit=split.audit)
+    trainer.save_model()
+    if config.process_index == 0:
+        torch.save(start.weights, output / f"{name}.start.pt")
+        final = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
+        torch.save({key: weight.detach() for key, weight in final}, output / f"{name}.final.pt")
+    return trainer
+
+
+def sharded(trainer: UnlearningTrainer, output: Path) -> None:
+    """Score a finished model again with its weights sharded over the processes (FSDP2)."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    mesh = init_device_mesh("cpu", (trainer.args.world_size,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert trainer.evidence is not None
+    table = trainer.evidence.score(model)["forget"]
+    if trainer.args.process_index == 0:
+        pq.write_table(table, output / "sharded.parquet")
+
+
+def main() -> None:
+    from tests.conftest import note_rows, secrets_rows, tagged_rows, tickets_rows
+
+    torch.set_num_threads(1)
+    lm, classifier, adapter, tagger, masked, pairs, output = sys.argv[1:]
+    folder = Path(output)
+    folder.mkdir(exist_ok=True)
+    secrets = secrets_rows()
+    plain = run("fine_tune", lm, secrets, folder)
+    for method in ("toward_base", "shrink_perturb", "base"):
+        run(method, lm, secrets, folder, method=method)
+    run("new_adapter", lm, secrets, folder, method="base", lora=LoraConfig(task_type="CAUSAL_LM", r=4))
+    run("adapter_toward_base", adapter, secrets, folder, method="toward_base")
+    run("adapter_base", adapter, secrets, folder, method="base")
+    run("classifier", classifier, tickets_rows(), folder)
+    run("tagger", tagger, tagged_rows(), folder)
+    run("masked", masked, note_rows(), folder)
+    run("pairs", pairs, secrets, folder)
+    stopped = run(
+        "stopped", lm, secrets, folder, method="base", stop_when_forgotten=True, auc_margin=0.49, measure_steps=1
+    )
+    if stopped.args.process_index == 0:
+        (folder / "stopped.json").write_text(json.dumps([stopped.state.global_step, stopped.stopping.stopped]))
+    if plain.args.world_size > 1:
+        sharded(plain, folder)
+    plain.end()
+
+
+if __name__ == "__main__":
+    main()
