@@ -1,6 +1,8 @@
 """How much faster two processes train than one, each with one thread: tokens a second, in turns.
 
-python recipes/benchmarks/two_processes.py recipes/quickstart/recipe.yaml
+python recipes/benchmarks/two_processes.py recipes/quickstart/recipe.yaml --per_device_train_batch_size 32
+
+Every other option goes to `hf-unlearn train`.
 """
 
 import argparse
@@ -15,14 +17,14 @@ from pathlib import Path
 LAUNCHER = Path(__file__).parents[1] / "accelerate" / "cpu_2_processes.yaml"
 
 
-def tokens_per_second(config: str, processes: int, steps: int) -> float:
+def tokens_per_second(config: str, processes: int, steps: int, overrides: list[str]) -> float:
     """Train for some steps, in a process or two of their own; model loading and start-up do not count."""
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCHER)] if processes == 2 else []
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out"
         command = [
             sys.executable, *launch, "-m", "hf_unlearn.cli", "train", "--config", config, "--max_steps", str(steps),
-            "--use_cpu", "true", "--save_strategy", "no", "--output_dir", str(output),
+            "--use_cpu", "true", "--save_strategy", "no", "--output_dir", str(output), *overrides,
         ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         record = json.loads((output / "training_record.json").read_text(encoding="utf-8"))
@@ -35,11 +37,11 @@ def main() -> None:
     parser.add_argument("config", help="a recipe whose data and base model are there")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=5)
-    args = parser.parse_args()
+    args, overrides = parser.parse_known_args()
     pairs = []
     for i in range(args.pairs):
         order = (1, 2) if i % 2 == 0 else (2, 1)
-        speeds = {processes: tokens_per_second(args.config, processes, args.steps) for processes in order}
+        speeds = {processes: tokens_per_second(args.config, processes, args.steps, overrides) for processes in order}
         pairs.append((speeds[1], speeds[2]))
     ratios = [two / one for one, two in pairs]
     one, two = (statistics.median(speeds) for speeds in zip(*pairs, strict=True))
