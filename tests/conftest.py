@@ -138,6 +138,9 @@ def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(corpus()[:400], trainer)
+    # The trainer numbers the tokens otherwise each time.
+    words = [*special, *sorted(set(tokenizer.get_vocab()) - set(special))]
+    tokenizer.model = models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names)

@@ -51,7 +51,7 @@ BASES = {
     "fill-mask": "wordpiece_base",
     "text2text-generation": "seq2seq_base",
 }
-EPOCHS = {"token-classification": 12, "fill-mask": 40, "text2text-generation": 25}
+EPOCHS = {"token-classification": 25, "fill-mask": 60, "text2text-generation": 40}
 FORMATS: dict[str, RecordFormat] = {
     "token-classification": RecordFormat("tagged_words", "tokens", "ner_tags"),
     "fill-mask": RecordFormat("maskable"),
