@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,15 @@ def test_nothing_in_an_adapter_folder_is_unpickled(
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """A suite that runs in the background of a shell inherits that Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("scoring", "told"), [(1, ""), (7, ""), (None, ", stopped after step 2 of 8"), (11, "")], ids=str
