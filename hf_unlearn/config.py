@@ -162,7 +162,7 @@ class UnlearningConfig(TrainingArguments):
         METHODS[self.method].resolve_alpha(self.alpha)
         for name, value in vars(self).items():
             _require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
-        for name in ("learning_rate", "weight_decay", "adam_epsilon"):
+        for name in ("learning_rate", "weight_decay", "adam_epsilon", "dataloader_num_workers"):
             _require(vars(self)[name] >= 0, name, vars(self)[name], "0 or more")
         for name in ("adam_beta1", "adam_beta2"):
             _require(0 <= vars(self)[name] < 1, name, vars(self)[name], "0 or more and below 1")
