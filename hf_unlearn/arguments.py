@@ -203,10 +203,10 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
         raise SystemExit(0)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
-    for word in argv:
-        # Bytes of a file name that are not UTF-8; neither a report nor a card could hold them.
+    for number, word in enumerate(argv, start=1):
+        # Bytes of a file name that are not UTF-8; neither a report nor a card could hold them. It may be an id.
         if not _is_unicode(word):
-            raise InputError(f"{word!r} is not valid UTF-8 text; rename what it stands for.")
+            raise InputError(f"Word {number} of the command line is not valid UTF-8 text; rename what it stands for.")
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         raise InputError(_unknown(unknown[0].split("=")[0].lstrip("-"), parser.names, "flag"))
