@@ -78,8 +78,15 @@ def print_report(console: Console, report: UnlearningReport) -> None:
             n = report.arms["unlearned"].sets[name].records
             table.add_row(f"{label}, n={n:,}: loss", *(show(s.loss, 2) if s else "" for s in scores))
             table.add_row(f"{quality:>26}", *(show(s.accuracy or s.perplexity, 2) if s else "" for s in scores))
+            for measure in ("exact_memorization", "extraction_strength"):
+                if any(s and vars(s)[measure] for s in scores):
+                    label = measure.replace("_", " ")
+                    table.add_row(f"{label:>26}", *(show(vars(s)[measure] if s else None, 2) for s in scores))
     if report.arms["unlearned"].membership_auc:
-        table.add_row("membership AUC of S", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
+        table.add_row("membership AUC of S: loss", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
+    for attack in report.arms["unlearned"].attacks:
+        if attack != "loss":
+            table.add_row(f"{attack:>26}", *(show(report.arms[arm].attacks.get(attack), 2) for arm in arms))
     console.print(table)
     if report.cost:
         console.print(_price(report.cost), highlight=False)

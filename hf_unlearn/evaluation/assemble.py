@@ -11,7 +11,7 @@ from ..models import ModelSource, read_card
 from ..record import DataSource, software_versions
 from ..retained import SplitAudit
 from ..tasks import Task
-from .evidence import losses
+from .evidence import attack_scores
 from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport, summarise_arm
 from .verdict import Provenance, decide
 
@@ -36,7 +36,7 @@ def assemble_report(
     """Summarise the tables, reach the verdict and put everything into one report.
 
     Args:
-        tables: by model (``original``, ``unlearned``, ``retrained``) and set, as scored.
+        tables: by model (``original``, ``unlearned``, ``retrained``, ``base``) and set, as scored.
         sampled: the sets of which only a part was scored.
         provenance: what is known about the unlearned model without measuring.
         margin: on the AUC, fixed before the run.
@@ -45,7 +45,9 @@ def assemble_report(
 
     The other arguments become the fields of the report that have their names.
     """
-    judged = {arm: losses(sets) for arm, sets in tables.items()}
+    difficulty = tables.get("base")
+    arms = {arm: sets for arm, sets in tables.items() if arm != "base"}
+    judged = {arm: attack_scores(sets, difficulty) for arm, sets in arms.items()}
     verdict = decide(
         provenance,
         judged["unlearned"],
@@ -61,7 +63,7 @@ def assemble_report(
         audit=audit,
         method=method,
         cost=cost,
-        arms={arm: summarise_arm(sets, task, sampled) for arm, sets in tables.items()},
+        arms={arm: summarise_arm(sets, task, sampled, judged[arm]) for arm, sets in arms.items()},
         curve=curve,
         verdict=verdict,
         judged_on_part=judged_on_part,

@@ -1,9 +1,11 @@
 """The sets of records that every model of a run is measured on."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +13,16 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from ..data import RecordEncoder, encode
 from ..errors import InputError
 from ..masking import TokenMasking
 from ..tables import AnyDataset
-from ..tasks import TASKS, Task
+from ..tasks import IGNORED, TASKS, Task
 from .report import SetName, written_whole
 from .scoring import score
-from .verdict import Losses
+from .verdict import Scores
 
 # S and H are scored whole; of L and the test split this many records give the losses well enough.
 SAMPLE_ROWS = 1000
@@ -101,6 +104,7 @@ def evidence_sets(
     batch_size: int,
     seed: int,
     masking: TokenMasking | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> EvidenceSets:
     """Encode the sets to measure on; of L and the test split a random part.
 
@@ -112,6 +116,7 @@ def evidence_sets(
         batch_size: examples in a forward pass.
         seed: of the random parts.
         masking: hides what a masked language model has to guess, in the same way for every model.
+        tokenizer: the model's; without it the attack by the size of the compressed text is left out.
 
     Raises:
         InputError: a set has no record, or some sets are encoded and some are not.
@@ -137,16 +142,37 @@ def evidence_sets(
             sets[name] = encode(part, encoder, name)
         else:
             raise InputError(f"The retained set is tokenised but the {name} set is not; tokenise both or neither.")
+        if tokenizer is not None and TASKS[task].quality == "perplexity":
+            sets[name] = _with_text_facts(sets[name], tokenizer)
         if masking is not None:
-            sets[name] = masking.fixed(sets[name])
+            # What is labelled then is not the end of the text.
+            sets[name] = masking.fixed(sets[name]).remove_columns("tail" if "tail" in sets[name].column_names else [])
     return EvidenceSets(task, sets, collator, batch_size, sampled)
 
 
-def losses(tables: Mapping[SetName, pa.Table]) -> Losses | None:
-    """The losses of S and H that a verdict rests on, None unless both were scored."""
+def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.Table] | None = None) -> Scores | None:
+    """What each attack makes of the records of S and H, None unless both were scored.
+
+    Args:
+        tables: a model's, by set.
+        base: those of the model it was fine-tuned from, which tell how hard a record is by nature.
+    """
     if "forget" not in tables or "holdout" not in tables:
         return None
-    return Losses(tables["forget"]["loss"].to_numpy(), tables["holdout"]["loss"].to_numpy())
+
+    def scores(name: SetName) -> dict[str, np.ndarray]:
+        columns = {column: tables[name][column].to_numpy() for column in tables[name].column_names}
+        found = {"loss": -columns["loss"]}
+        if "zlib" in columns:
+            found["zlib"] = -columns["loss"] / columns["zlib"]
+        found |= {column: columns[column] for column in ("min_k", "min_k_plus", "exact") if column in columns}
+        if "entropy" in columns:
+            found["entropy"] = -columns["entropy"]
+        if base is not None:
+            found["reference"] = base[name]["loss"].to_numpy() - columns["loss"]
+        return found
+
+    return Scores(scores("forget"), scores("holdout"))
 
 
 def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:
@@ -156,6 +182,27 @@ def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> Non
         parts = [table.append_column("set", pa.array([name] * table.num_rows)) for name, table in sets.items()]
         with written_whole(folder / f"{arm}.parquet") as temporary:
             pq.write_table(pa.concat_tables(parts), temporary)
+
+
+def _with_text_facts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Examples with ``tail``, how many labelled tokens at the end carry no text, and ``zlib``, the compressed size."""
+    special = set(tokenizer.all_special_ids)
+    blank: dict[int, bool] = {}
+
+    def is_blank(token: int) -> bool:
+        if token not in blank:
+            blank[token] = token in special or not str(tokenizer.decode([token])).strip()
+        return blank[token]
+
+    def facts(example: dict[str, Any]) -> dict[str, int]:
+        tokens = [token for token in example["labels"] if token != IGNORED]
+        tail = 0
+        while tail < len(tokens) and is_blank(tokens[-1 - tail]):
+            tail += 1
+        text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+        return {"tail": tail, "zlib": len(zlib.compress(text.encode("utf-8", "surrogatepass")))}
+
+    return examples.map(facts, desc="Measuring texts")
 
 
 def with_rows(examples: Dataset) -> Dataset:

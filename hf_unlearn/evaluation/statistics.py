@@ -146,17 +146,18 @@ def _variance(values: np.ndarray) -> float:
     return float(values.var(ddof=1)) if len(values) > 1 else 0.25
 
 
-def smallest_margin(m: int, n: int, alpha: float = 0.05, power: float = 0.90) -> float:
-    """The smallest AUC margin that an equivalence test on m and n records can be expected to confirm.
+def smallest_margin(m: int, n: int, attacks: int = 1, alpha: float = 0.05, power: float = 0.90) -> float:
+    """The smallest AUC margin that equivalence tests on m and n records can be expected to confirm.
 
     Two one-sided tests at level alpha reach the power for a true gap of zero when the margin is
     (z[1 - alpha] + z[1 - (1 - power) / 2]) standard errors, with the error of an AUC of one half,
-    sqrt((m + n + 1) / (12 m n)).
+    sqrt((m + n + 1) / (12 m n)). All attacks have to pass, so each gets its share of 1 - power.
 
     Args:
         m, n: records in S and H.
+        attacks: how many are made.
         alpha: of each one-sided test.
         power: wanted.
     """
     error = np.sqrt((m + n + 1) / (12 * m * n))
-    return float((stats.norm.ppf(1 - alpha) + stats.norm.ppf((1 + power) / 2)) * error)
+    return float((stats.norm.ppf(1 - alpha) + stats.norm.ppf(1 - (1 - power) / (2 * attacks))) * error)
