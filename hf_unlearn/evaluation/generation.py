@@ -17,7 +17,7 @@ from peft import PeftModel
 from rouge_score.rouge_scorer import RougeScorer
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data import padding_id
 from ..errors import InputError
@@ -109,7 +109,7 @@ def generate(
     writer: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     two_texts = TASKS[task].two_texts
     ends = _ends(writer, tokenizer)
-    limit = writer.config.get_text_config(decoder=True).to_dict().get("max_position_embeddings") or math.inf
+    limit = _positions(writer.config)
     requests = list(_requests(examples, tokenizer, ends, two_texts, sorted(set(prefixes)), new_tokens, limit))
     batches = list(_batches(requests, batch_size, limit))
     settings = GenerationConfig(
@@ -295,6 +295,13 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int
     for token in (tokenizer.eos_token_id, model.generation_config.eos_token_id, model.config.eos_token_id):
         ends |= set(token) if isinstance(token, list) else {token} - {None}
     return ends
+
+
+def _positions(config: PreTrainedConfig) -> float:
+    """How many tokens a model can attend to; infinity where it says nothing, as with relative positions."""
+    text = config.get_text_config(decoder=True)
+    name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    return text.to_dict().get(name) or math.inf
 
 
 def _until(ids: list[int], ends: set[int]) -> list[int]:

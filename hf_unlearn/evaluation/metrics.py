@@ -1,8 +1,8 @@
 """The measures of this project as metrics of Hugging Face's ``evaluate``.
 
 Each is usable alone, in a Trainer's ``compute_metrics`` and in ``evaluate.combine``; ``pip install
-'hf_unlearn[metrics]'`` installs what they need. What a metric is given, the tokens to forget included, stays in memory;
-with ``keep_in_memory=False`` it goes through a file in the cache folder of ``evaluate``.
+'hf_unlearn[metrics]'`` installs what they need. What a metric is given, the tokens to forget included, stays in
+memory; with ``keep_in_memory=False`` it goes through a file in the cache folder of ``evaluate``.
 """
 
 from typing import Any
