@@ -177,7 +177,7 @@ def test_no_position_beyond_the_models_last(byte_level_tokenizer: PreTrainedToke
         vocab_size=len(byte_level_tokenizer), n_positions=32, n_embd=16, n_layer=1, n_head=2,
         eos_token_id=byte_level_tokenizer.eos_token_id, bos_token_id=None,
     )  # fmt: skip
-    model = GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config).eval()
     rows = [{"prompt": "word " * n, "completion": "and more"} for n in (1, 3, 5, 7)]
     examples = examples_of(byte_level_tokenizer, rows, PAIR, max_length=32)
     runs = [

@@ -42,7 +42,7 @@ def greedy_and_nll(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Te
 
 
 class _InMemory(evaluate.Metric):
-    """A metric that writes nothing to disk."""
+    """A metric that writes nothing to disk; what it ignores are the inputs of others in ``evaluate.combine``."""
 
     def __init__(self, *args: Any, keep_in_memory: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
@@ -59,7 +59,7 @@ class ExactMemorization(_InMemory):
             references=(TOKENS, "labels, -100 where there is none and for tokens without text, such as EOS"),
         )
 
-    def _compute(self, predictions: list[list[int]], references: list[list[int]]) -> dict[str, float]:
+    def _compute(self, predictions: list[list[int]], references: list[list[int]], **others: Any) -> dict[str, float]:
         return {"exact_memorization": float(np.nanmean(exact_memorization(_padded(predictions), _padded(references))))}
 
 
@@ -74,7 +74,7 @@ class ExtractionStrength(_InMemory):
             references=(TOKENS, "labels, -100 where there is none and for tokens without text, such as EOS"),
         )
 
-    def _compute(self, predictions: list[list[int]], references: list[list[int]]) -> dict[str, float]:
+    def _compute(self, predictions: list[list[int]], references: list[list[int]], **others: Any) -> dict[str, float]:
         strength = extraction_strength(_padded(predictions), _padded(references))
         return {"extraction_strength": float(np.nanmean(strength))}
 
@@ -85,7 +85,7 @@ class Perplexity(_InMemory):
     def _info(self) -> evaluate.MetricInfo:
         return _about("exp of the mean negative log-likelihood per token.", "", nll=(NUMBERS, NLL))
 
-    def _compute(self, nll: list[list[float]]) -> dict[str, float]:
+    def _compute(self, nll: list[list[float]], **others: Any) -> dict[str, float]:
         return {"perplexity": float(np.exp(mean_loss(*_sums(nll)).value))}
 
 
@@ -99,7 +99,7 @@ class Probability(_InMemory):
             nll=(NUMBERS, NLL),
         )
 
-    def _compute(self, nll: list[list[float]]) -> dict[str, float]:
+    def _compute(self, nll: list[list[float]], **others: Any) -> dict[str, float]:
         total, tokens = _sums(nll)
         return {"probability": float(answer_probability(total / tokens).mean())}
 
@@ -115,7 +115,7 @@ class MembershipAUC(_InMemory):
             references=(Value("int64"), "1 for a record of S, 0 for one of H"),
         )
 
-    def _compute(self, predictions: list[float], references: list[int]) -> dict[str, float]:
+    def _compute(self, predictions: list[float], references: list[int], **others: Any) -> dict[str, float]:
         losses, members = np.array(predictions), np.array(references) == 1
         found = membership_auc(losses[members], losses[~members])
         return {"membership_auc": found.value, "membership_auc_low": found.low, "membership_auc_high": found.high}
@@ -133,7 +133,7 @@ class TruthRatio(_InMemory):
             references=(Value("float64"), "loss per token of the right answer"),
         )
 
-    def _compute(self, predictions: list[list[float]], references: list[float]) -> dict[str, float]:
+    def _compute(self, predictions: list[list[float]], references: list[float], **others: Any) -> dict[str, float]:
         correct, wrong = np.array(references), np.array(predictions)
         found: dict[str, float] = {}
         means: tuple[Mean, ...] = ("arithmetic", "geometric")
