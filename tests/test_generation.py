@@ -25,6 +25,7 @@ from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.generation import Generation, generate, is_refusal, measure
 
 from .conftest import corpus, secrets_rows
+from .test_processes import LAUNCH, ROOT, launched
 
 PAIR = RecordFormat("prompt_completion")
 
@@ -85,6 +86,18 @@ def test_batches_do_not_matter(lm_original: Path) -> None:
     tables = [measure(run, tokenizer) for run in runs]
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
+
+
+def test_two_processes_write_what_one_writes(lm_original: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_original)
+    model = AutoModelForCausalLM.from_pretrained(lm_original)
+    examples = examples_of(tokenizer, secrets_rows(10), PAIR)
+    alone = generate(model, examples, tokenizer, task="text-generation", batch_size=4, prefixes=(0, 2))
+    done = launched(*LAUNCH, str(ROOT / "tests" / "two_writers.py"), str(lm_original), str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for process in (0, 1):
+        found = json.loads((tmp_path / f"{process}.json").read_text())
+        assert found["whole"] == found["sharded"] == [generation.written for generation in alone]
 
 
 def test_what_was_learned_by_heart_is_extracted_and_a_fresh_model_knows_nothing(
