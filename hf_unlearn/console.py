@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .errors import in_one_line
-from .evaluation.report import CostEntry, UnlearningReport
+from .evaluation.report import ArmEntry, CostEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .retained import SplitAudit
 from .tasks import TASKS
@@ -86,7 +86,7 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         table.add_row("membership AUC of S: loss", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
     for attack in report.arms["unlearned"].attacks:
         if attack != "loss":
-            table.add_row(f"{attack:>26}", *(show(report.arms[arm].attacks.get(attack), 2) for arm in arms))
+            table.add_row(f"{attack:>26}", *(show(_auc(report.arms[arm], attack), 2) for arm in arms))
     console.print(table)
     if report.cost:
         console.print(_price(report.cost), highlight=False)
@@ -98,6 +98,10 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  [bold red]Warning:[/] {plain(line)}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+
+
+def _auc(arm: ArmEntry, attack: str) -> Estimate | None:
+    return arm.attacks[attack].auc if attack in arm.attacks else None
 
 
 def _price(cost: CostEntry) -> str:

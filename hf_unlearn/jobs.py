@@ -460,6 +460,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         tables,
         task=task,
         sampled=evidence.sampled,
+        blind=evidence.blind(config.seed),
+        seed=config.seed,
         provenance=Provenance(None, "", parts.audit.duplicates_retained),
         margin=config.auc_margin,
         judged_on_part=False,

@@ -11,6 +11,7 @@ from ..models import ModelSource, read_card
 from ..record import DataSource, software_versions
 from ..retained import SplitAudit
 from ..tasks import Task
+from .blind import BlindBaseline
 from .evidence import attack_scores
 from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport, summarise_arm
 from .verdict import Provenance, decide
@@ -21,6 +22,8 @@ def assemble_report(
     *,
     task: Task,
     sampled: set[SetName],
+    blind: BlindBaseline | None,
+    seed: int,
     provenance: Provenance,
     margin: float,
     judged_on_part: bool,
@@ -38,6 +41,8 @@ def assemble_report(
     Args:
         tables: by model (``original``, ``unlearned``, ``retrained``, ``base``) and set, as scored.
         sampled: the sets of which only a part was scored.
+        blind: how S and H differ before any model is asked.
+        seed: of what is drawn for the intervals.
         provenance: what is known about the unlearned model without measuring.
         margin: on the AUC, fixed before the run.
         original, base: where the models came from; None when unknown.
@@ -54,6 +59,7 @@ def assemble_report(
         original=judged.get("original"),
         retrained=judged.get("retrained"),
         margin=margin,
+        blind=blind,
     )
     return UnlearningReport(
         task=task,
@@ -63,7 +69,7 @@ def assemble_report(
         audit=audit,
         method=method,
         cost=cost,
-        arms={arm: summarise_arm(sets, task, sampled, judged[arm]) for arm, sets in arms.items()},
+        arms={arm: summarise_arm(sets, task, sampled, judged[arm], seed) for arm, sets in arms.items()},
         curve=curve,
         verdict=verdict,
         judged_on_part=judged_on_part,

@@ -291,9 +291,7 @@ def confidence_limits(
     p_low, p_high = _rate_limits(n_unlearned, alpha / 2)
     q_low, q_high = _rate_limits(n_retrained, alpha / 2)
     high = np.maximum(
-        np.maximum(
-            _log_ratio(p_high[hits_u], q_low[hits_r], delta), _log_ratio(q_high[hits_r], p_low[hits_u], delta)
-        ),
+        np.maximum(_log_ratio(p_high[hits_u], q_low[hits_r], delta), _log_ratio(q_high[hits_r], p_low[hits_u], delta)),
         np.maximum(
             _log_ratio(p_high[n_unlearned - hits_u], q_low[n_retrained - hits_r], delta),
             _log_ratio(q_high[n_retrained - hits_r], p_low[n_unlearned - hits_u], delta),

@@ -20,6 +20,8 @@ from ..errors import InputError
 from ..masking import TokenMasking
 from ..tables import AnyDataset
 from ..tasks import IGNORED, TASKS, Task
+from .blind import BlindBaseline, blind_baseline
+from .membership import calibrated_scores, loss_scores, zlib_scores
 from .report import SetName, written_whole
 from .scoring import score
 from .verdict import Scores
@@ -74,6 +76,18 @@ class EvidenceSets:
         columns = ("input_ids", "labels") if TASKS[self.task].two_texts else ("input_ids",)
         read = sum(len(ids) for part in self.sets.values() for column in columns for ids in part[column])
         return read // len(columns)
+
+    def blind(self, seed: int) -> BlindBaseline | None:
+        """How S and H differ before any model is asked; None without both."""
+        if not {"forget", "holdout"} <= self.sets.keys():
+            return None
+        # Of a document in pieces the first one is enough.
+        first = {name: np.unique(self.sets[name]["row"], return_index=True)[1] for name in ("forget", "holdout")}
+        ids: dict[str, list[list[int]]] = {
+            name: self.sets[name].select(rows)["input_ids"][:]  # type: ignore[index]
+            for name, rows in first.items()
+        }
+        return blind_baseline(ids["forget"], ids["holdout"], seed=seed)
 
     def halves(self, seed: int) -> tuple["EvidenceSets", "EvidenceSets"]:
         """Two parts with half of the records of S and H each, and all of the others."""
@@ -162,14 +176,14 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
 
     def scores(name: SetName) -> dict[str, np.ndarray]:
         columns = {column: tables[name][column].to_numpy() for column in tables[name].column_names}
-        found = {"loss": -columns["loss"]}
+        found = {"loss": loss_scores(columns["loss"])}
         if "zlib" in columns:
-            found["zlib"] = -columns["loss"] / columns["zlib"]
+            found["zlib"] = zlib_scores(columns["loss"], columns["zlib"])
         found |= {column: columns[column] for column in ("min_k", "min_k_plus", "exact") if column in columns}
         if "entropy" in columns:
             found["entropy"] = -columns["entropy"]
         if base is not None:
-            found["reference"] = base[name]["loss"].to_numpy() - columns["loss"]
+            found["reference"] = calibrated_scores(columns["loss"], base[name]["loss"].to_numpy())
         return found
 
     return Scores(scores("forget"), scores("holdout"))

@@ -21,7 +21,8 @@ from ..errors import InputError
 from ..record import DataSource
 from ..retained import SplitAudit
 from ..tasks import TASKS, Task
-from .statistics import Estimate, clustered_rate, mean_loss, membership_auc, rate
+from .membership import AttackResult, attack_result
+from .statistics import Estimate, clustered_rate, mean_loss, rate
 from .verdict import Scores, Verdict
 
 REPORT_FILE = "unlearning_report.json"
@@ -138,12 +139,12 @@ class ArmEntry:
     Attributes:
         sets: by ``forget`` (S), ``holdout`` (H), ``retained`` (L) and ``test``.
         membership_auc: how well its loss tells S from H, None without H.
-        attacks: the same for each attack, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`.
+        attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`.
     """
 
     sets: dict[str, SetScores]
     membership_auc: Estimate | None
-    attacks: dict[str, Estimate] = field(default_factory=dict)
+    attacks: dict[str, AttackResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -235,14 +236,14 @@ def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
 
 
 def summarise_arm(
-    tables: dict[SetName, pa.Table], task: Task, sampled: set[SetName], scores: Scores | None
+    tables: dict[SetName, pa.Table], task: Task, sampled: set[SetName], scores: Scores | None, seed: int
 ) -> ArmEntry:
     """The scores of a model from its tables, one a set, and from what the attacks make of S and H."""
     attacks = {}
     if scores is not None:
-        attacks = {name: membership_auc(-scores.forget[name], -scores.holdout[name]) for name in scores.forget}
+        attacks = {name: attack_result(scores.forget[name], scores.holdout[name], seed=seed) for name in scores.forget}
     sets: dict[str, SetScores] = {name: summarise(table, task, name in sampled) for name, table in tables.items()}
-    return ArmEntry(sets, attacks.get("loss"), attacks)
+    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks)
 
 
 @contextmanager

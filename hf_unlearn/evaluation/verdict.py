@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from .blind import BlindBaseline
 from .statistics import CONFIDENCE, Estimate, membership_auc, membership_gap, smallest_margin
 
 VerdictWord = Literal[
@@ -64,8 +65,8 @@ class Verdict:
     Attributes:
         word: ``exact``: the weights never depended on S. ``certified``: reserved. ``not_distinguished``: none of the
             attacks can tell S from H, within the margin. ``not_forgotten``: one can. ``over_forgotten``: S is treated
-            worse than records never seen. ``undecided``: the records are too few to say, the attacks are blind here,
-            or S and H differ by nature.
+            worse than records never seen. ``undecided``: the records are too few to say, or the attacks are blind
+            here.
         reasons: why, in words.
         warnings: what contradicts or weakens it.
         margin: the distance in AUC within which S counts as not distinguished.
@@ -74,7 +75,7 @@ class Verdict:
         compared_with: ``retrained``, ``chance``, or None without H.
         attack: the one that decided, a key of :data:`ATTACKS`; None without H.
         attacks: all that were made.
-        blind: how well the texts alone, without any model, tell S from H (AUC, 95 %); None when nobody looked.
+        blind: how S and H differ before any model is asked; None when nobody looked.
     """
 
     word: VerdictWord
@@ -86,7 +87,7 @@ class Verdict:
     compared_with: Literal["retrained", "chance"] | None
     attack: str | None = None
     attacks: list[str] = field(default_factory=list)
-    blind: Estimate | None = None
+    blind: BlindBaseline | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def decide(
     original: Scores | None,
     retrained: Scores | None,
     margin: float,
-    blind: Estimate | None = None,
+    blind: BlindBaseline | None = None,
 ) -> Verdict:
     """Reach a verdict.
 
@@ -124,8 +125,8 @@ def decide(
       to pass, so that needs no correction), and one of the attacks does tell S from H in the original model.
     - ``undecided``: otherwise.
 
-    Where the texts alone tell S from H, H is a poor stand-in for a model that never saw S: without a retrained model
-    only an AUC beyond what the texts alone give counts.
+    Where the texts alone tell S from H, H is a poor stand-in for a model that never saw S, and without a retrained
+    model the verdict comes with a warning.
 
     Args:
         provenance: what is known without measuring.
@@ -133,7 +134,7 @@ def decide(
         original: scores under the original model, which show whether an attack sees anything here.
         retrained: scores under a model that never saw S.
         margin: the margin on the AUC, fixed before the run.
-        blind: the AUC of a classifier that sees the texts of S and H and no model.
+        blind: how the texts of S and H differ.
     """
     reasons, warnings = _provenance_reasons(provenance)
     clean = provenance.start_saw_forget is False and not provenance.stopped_by_forget
@@ -148,7 +149,7 @@ def decide(
     m, n = len(unlearned.forget[names[0]]), len(unlearned.holdout[names[0]])
     smallest = smallest_margin(m, n, len(names))
     gaps = [_gap(unlearned, retrained, name, len(names)) for name in names]
-    word, worst, finding = _measured(gaps, margin, None if retrained else blind)
+    word, worst, finding = _measured(gaps, margin)
     if word == "not_distinguished" and original is not None:
         seen = [_gap(original, retrained, name, len(names)) for name in names]
         if not any(gap.strict_gap.low > 0 for gap in seen):
@@ -158,6 +159,8 @@ def decide(
     if word == "undecided":
         found += f" So many records can confirm a margin of ±{smallest:.2f}, and ±{margin:.2f} is asked for."
     compared_with: Literal["retrained", "chance"] = "retrained" if retrained else "chance"
+    if blind is not None and blind.separable and not exact and retrained is None:
+        warnings.append(_differ(blind))
     if exact and word == "not_forgotten":
         warnings.append(f"The measurement contradicts the provenance; check that the base never saw S. {found}")
     else:
@@ -182,14 +185,19 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
     return reasons, warnings
 
 
-def _measured(gaps: list[_Gap], margin: float, blind: Estimate | None) -> tuple[VerdictWord, _Gap, str]:
+def _differ(blind: BlindBaseline) -> str:
+    return (
+        "S and H differ by nature: a classifier that sees their texts and no model tells them apart with AUC "
+        f"{blind.auc.value:.2f} (95 % interval {blind.auc.low:.2f} to {blind.auc.high:.2f}), and a record of S is the "
+        f"longer one with probability {blind.length_auc.value:.2f}. So the attacks may see that, and not what the "
+        "model has learned; compare with a retrained model (--with_retrained)."
+    )
+
+
+def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
     """The word that the measurements alone give, the attack that decides, and the finding in words."""
-    differ = blind is not None and blind.low > 0.5
     told = [g for g in gaps if g.gap.value > margin and g.strict_gap.low > 0 and g.strict_auc.low > 0.5]
     avoided = [g for g in gaps if g.gap.value < -margin and g.strict_gap.high < 0 and g.strict_auc.high < 0.5]
-    if blind is not None and differ:
-        told = [g for g in told if g.strict_auc.low > blind.high]
-        avoided = [g for g in avoided if g.strict_auc.high < 1 - blind.high]
     if told:
         worst = max(told, key=lambda g: g.gap.value)
         return "not_forgotten", worst, f"{_name(worst)} still tells S from H"
@@ -197,13 +205,6 @@ def _measured(gaps: list[_Gap], margin: float, blind: Estimate | None) -> tuple[
         worst = min(avoided, key=lambda g: g.gap.value)
         return "over_forgotten", worst, f"S is treated worse than records that no model saw, as {_name(worst)} shows"
     worst = max(gaps, key=lambda g: abs(g.gap.value))
-    if blind is not None and differ:
-        finding = (
-            "S and H differ by nature: their texts alone tell them apart without a model (AUC "
-            f"{blind.value:.2f}, 95 % interval {blind.low:.2f} to {blind.high:.2f}), so H cannot stand in for a model "
-            "that never saw S; compare with a retrained one (--with_retrained). The furthest attack is"
-        )
-        return "undecided", worst, f"{finding} {_name(worst)}"
     if all(-margin < g.gap90.low and g.gap90.high < margin for g in gaps):
         which = "The attack by" if len(gaps) == 1 else f"None of {len(gaps)} attacks, of which the furthest is"
         tells = "no longer tells" if len(gaps) == 1 else "tells"
