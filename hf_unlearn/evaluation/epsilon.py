@@ -7,6 +7,7 @@ from below (Sekhari et al. 2021 for the definition, Jagielski et al. 2020 for th
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -70,7 +71,7 @@ class ExampleBounds:
         hits_unlearned, hits_retrained: as in :class:`EpsilonBound`, shape (examples,).
         threshold, above: as in :class:`EpsilonBound`, shape (examples,).
         n_unlearned, n_retrained, calibrated_on, alpha, delta: as in :class:`EpsilonBound`.
-        witness: the example on which the models of the calibration differ most.
+        witness: the example on which most would be proven with the models of the calibration; no tested model chose it.
     """
 
     epsilon: np.ndarray
@@ -139,18 +140,16 @@ def example_bounds(
     proofs = np.maximum(_promises(n_u, n_r, alpha, delta), 0)
     threshold, above, promise = np.empty(examples), np.empty(examples, bool), np.empty(examples)
     hits_u, hits_r = np.empty(examples, int), np.empty(examples, int)
-    gap = np.empty(examples)
     for start in range(0, examples, COLUMNS_AT_A_TIME):
         part = slice(start, start + COLUMNS_AT_A_TIME)
         # Sorting is fastest along the last axis.
         u, r = np.ascontiguousarray(unlearned[:, part].T), np.ascontiguousarray(retrained[:, part].T)
-        cal_u, cal_r = u[:, calibrate_u], r[:, calibrate_r]
-        threshold[part], above[part], promise[part] = _choose(cal_u, cal_r, promises)
-        gap[part] = _gap(cal_u, cal_r)
+        threshold[part], above[part], promise[part] = _choose(u[:, calibrate_u], r[:, calibrate_r], promises)
         reached_u = (u[:, test_u] >= threshold[part, None]).sum(1)
         reached_r = (r[:, test_r] >= threshold[part, None]).sum(1)
         hits_u[part] = np.where(above[part], reached_u, n_u - reached_u)
         hits_r[part] = np.where(above[part], reached_r, n_r - reached_r)
+    difference, variance = _difference(unlearned[calibrate_u], retrained[calibrate_r])
     return ExampleBounds(
         epsilon=proofs[hits_u, hits_r],
         hits_unlearned=hits_u,
@@ -160,8 +159,8 @@ def example_bounds(
         n_unlearned=n_u,
         n_retrained=n_r,
         calibrated_on=(len(calibrate_u), len(calibrate_r)),
-        # Few models separate many examples by chance; of those the widest gap tells most.
-        witness=int(np.lexsort((gap, promise))[-1]),
+        # Few models separate many examples by chance; of those the largest difference tells most.
+        witness=int(np.lexsort((np.abs(difference) / np.sqrt(variance), promise))[-1]),
         alpha=alpha,
         delta=delta,
     )
@@ -185,10 +184,8 @@ def pooled_bound(
     """
     unlearned, retrained = check_scores(unlearned, retrained)
     calibrate_u, calibrate_r = halves(len(unlearned), seed)[0], halves(len(retrained), seed)[0]
-    u, r = unlearned[calibrate_u], retrained[calibrate_r]
-    variance = _within(u.T, r.T)
-    spread = variance + variance.mean()
-    weights = (u.mean(0) - r.mean(0)) / np.where(spread > 0, spread, 1.0)
+    difference, variance = _difference(unlearned[calibrate_u], retrained[calibrate_r])
+    weights = difference / variance
     pooled = example_bounds(
         (unlearned @ weights)[:, None], (retrained @ weights)[:, None], alpha=alpha, delta=delta, seed=seed
     )
@@ -234,8 +231,11 @@ def _choose(u: np.ndarray, r: np.ndarray, promises: np.ndarray) -> tuple[np.ndar
     below_r = np.arange(1, n_u + n_r) - below_u
     promise_above, promise_below = promises[n_u - below_u, n_r - below_r], promises[below_u, below_r]
     promise = np.maximum(promise_above, promise_below)
-    promise[scores[:, 1:] <= scores[:, :-1]] = -np.inf
-    rows, cut = np.arange(len(scores)), promise.argmax(axis=1)
+    width = np.diff(scores, axis=1)
+    promise[width <= 0] = -np.inf
+    # Of cuts that prove as much the widest one.
+    width[promise < promise.max(axis=1, keepdims=True)] = -1
+    rows, cut = np.arange(len(scores)), width.argmax(axis=1)
     low, high = scores[rows, cut], scores[rows, cut + 1]
     middle = low / 2 + high / 2
     difference = promise_above[rows, cut] - promise_below[rows, cut]
@@ -243,17 +243,12 @@ def _choose(u: np.ndarray, r: np.ndarray, promises: np.ndarray) -> tuple[np.ndar
     return np.where(middle > low, middle, high), above, promise[rows, cut]
 
 
-def _within(u: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """The variance within the arms, shape (rows,)."""
-    squares = ((u - u.mean(1, keepdims=True)) ** 2).sum(1) + ((r - r.mean(1, keepdims=True)) ** 2).sum(1)
-    return squares / max(u.shape[1] + r.shape[1] - 2, 1)
-
-
-def _gap(u: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """How many standard deviations the arms' means lie apart, shape (rows,)."""
-    difference, spread = np.abs(u.mean(1) - r.mean(1)), np.sqrt(_within(u, r))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(difference > 0, difference / spread, 0.0)
+def _difference(u: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far the arms' means lie apart on each example, and the variance within the arms plus its mean."""
+    squares = ((u - u.mean(0)) ** 2).sum(0) + ((r - r.mean(0)) ** 2).sum(0)
+    variance = squares / max(len(u) + len(r) - 2, 1)
+    variance = variance + variance.mean()
+    return u.mean(0) - r.mean(0), np.where(variance > 0, variance, 1.0)
 
 
 # From counts to bounds
@@ -328,8 +323,7 @@ def credible_limits(
     missed, wrong = (n_unlearned - pairs[0], n_unlearned), (pairs[1], n_retrained)
     # The region is symmetric in the two rates; the narrower posterior takes the nodes.
     (a, n_a), (b, n_b) = (missed, wrong) if n_unlearned >= n_retrained else (wrong, missed)
-    u, weights = special.roots_legendre(NODES)
-    u, weights = (u + 1) / 2, weights / 2
+    u, weights = _quadrature()
     nodes = special.betaincinv(a[:, None] + 0.5, n_a - a[:, None] + 0.5, u)
     others = special.betaincinv(n_a - a[:, None] + 0.5, a[:, None] + 0.5, 1 - u)  # 1 - nodes, exact near 1
 
@@ -355,6 +349,13 @@ def credible_limits(
         # Without a root the region of epsilon 0 holds that mass already.
         limits.append(np.where(found.success, found.x, 0.0)[inverse.ravel()].reshape(hits_u.shape))
     return limits[0], limits[1]
+
+
+@lru_cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """Places and weights of Gauss and Legendre between 0 and 1."""
+    places, weights = special.roots_legendre(NODES)
+    return (places + 1) / 2, weights / 2
 
 
 def _rate_limits(n: int, tail: float) -> Limits:
