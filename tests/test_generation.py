@@ -236,6 +236,22 @@ def test_an_encoder_decoder(seq2seq_base: Path) -> None:
         assert generation.written == ids[given:]
 
 
+def test_a_text_without_a_prompt_begins_after_its_first_special_token(lm_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_base)
+    model = AutoModelForCausalLM.from_pretrained(lm_base)
+    bos = tokenizer.eos_token_id
+    texts = [[bos, 40, 41, 42, bos], [50, 51, 52]]
+    examples = Dataset.from_list([{"input_ids": ids, "labels": ids, "row": i} for i, ids in enumerate(texts)])
+    found = generate(model, examples, tokenizer, task="text-generation", batch_size=4, prefixes=(0, 1, 2, 3))
+    lines = [(g.row, g.prefix, g.read, g.wanted) for g in found]
+    assert lines == [
+        (0, 1, [bos, 40], [41, 42]),
+        (0, 2, [bos, 40, 41], [42]),
+        (1, 1, [50], [51, 52]),
+        (1, 2, [50, 51], [52]),
+    ]
+
+
 def test_conversations_have_a_passage_for_each_answer(lm_base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(lm_base)
     tokenizer.chat_template = (

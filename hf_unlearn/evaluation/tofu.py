@@ -116,7 +116,7 @@ def model_utility(values: Sequence[float] | np.ndarray) -> float:
     nine = np.asarray(values, dtype=np.float64).ravel()
     if len(nine) != 9 or not ((nine >= 0) & (nine <= 1)).all():
         raise InputError(f"Model utility is the harmonic mean of nine numbers from 0 to 1, not of {nine.tolist()}.")
-    return 0.0 if nine.min() == 0 else float(stats.hmean(nine))
+    return float(stats.hmean(nine))
 
 
 def privleak(forget: np.ndarray, holdout: np.ndarray, reference: tuple[np.ndarray, np.ndarray] | None = None) -> float:
