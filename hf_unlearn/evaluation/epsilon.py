@@ -71,7 +71,7 @@ class ExampleBounds:
         hits_unlearned, hits_retrained: as in :class:`EpsilonBound`, shape (examples,).
         threshold, above: as in :class:`EpsilonBound`, shape (examples,).
         n_unlearned, n_retrained, calibrated_on, alpha, delta: as in :class:`EpsilonBound`.
-        witness: the example on which most would be proven with the models of the calibration; no tested model chose it.
+        witness: the example on which most would be proven with the calibration's models; no tested model chose it.
     """
 
     epsilon: np.ndarray
