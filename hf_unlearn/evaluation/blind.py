@@ -65,9 +65,9 @@ def blind_baseline(
     sampling. Where S or H is a single group that is impossible: then records are the unit, because a set of one author
     differs from one of others just as much when the model has seen neither.
 
-    The interval of the AUC takes the classifiers as given; over sets drawn alike the AUC spreads about a fifth
-    wider than it says. The margin makes up for that: of 1,200 pairs of sets drawn alike, with 10 to 300 records a
-    side, 0 to 4 % came out separable.
+    The interval of the AUC takes the trained classifiers for given; over sets drawn alike the AUC spreads about a
+    fifth wider than it says. The margin makes up for that: of 100 to 300 pairs of sets drawn alike, at each size from
+    10 to 300 records a side, 0 to 4 % came out separable, and 5 % is the level.
 
     Args:
         forget, holdout: the records of S and of H, all of them texts or all of them token ids. Of each at most 1,000,

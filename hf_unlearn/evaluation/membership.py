@@ -264,6 +264,7 @@ def _balanced_accuracy(
 def _best_threshold(forget: np.ndarray, holdout: np.ndarray) -> float:
     """The score from which on a record counts as a member, with the best balanced accuracy; infinite for none."""
     candidates = np.append(np.unique(np.concatenate([forget, holdout])), np.inf)
-    missed = np.searchsorted(np.sort(forget), candidates) / len(forget)
-    cleared = np.searchsorted(np.sort(holdout), candidates) / len(holdout)
-    return float(candidates[np.argmax(cleared - missed)])
+    missed = np.searchsorted(np.sort(forget), candidates)
+    cleared = np.searchsorted(np.sort(holdout), candidates)
+    # In whole numbers, so that of equal ones the first wins.
+    return float(candidates[np.argmax(cleared * len(forget) - missed * len(holdout))])

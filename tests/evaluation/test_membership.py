@@ -66,27 +66,27 @@ def test_the_interval_of_the_rare_rate_knows_that_its_threshold_was_found(record
     rng = np.random.default_rng(0)
     truth = stats.norm.sf(stats.norm.ppf(0.99) - 1)
     covered = {"found": 0, "as if given": 0}
-    for seed in range(100):
+    for seed in range(50):
         forget, holdout = rng.normal(1, 1, records), rng.normal(0, 1, records)
         found = attack_result(forget, holdout, seed=seed).tpr_at_1pct
         given = rate(round(found.value * records), records)
         covered["found"] += found.low <= truth <= found.high
         covered["as if given"] += given.low <= truth <= given.high
-    assert covered["found"] / 100 >= least
-    assert covered["as if given"] / 100 < 0.85
+    assert covered["found"] / 50 >= least
+    assert covered["as if given"] / 50 < 0.85
 
 
 def test_a_threshold_is_not_judged_where_it_was_chosen() -> None:
     rng = np.random.default_rng(0)
     values, covered = [], 0
-    for seed in range(200):
+    for seed in range(60):
         found = attack_result(rng.normal(0, 1, 20), rng.normal(0, 1, 20), seed=seed).balanced_accuracy
         assert found is not None
         values.append(found.value)
         covered += found.low <= 0.5 <= found.high
     # The best threshold of twenty records a side has 0.6 and more where it was chosen.
     assert np.mean(values) == pytest.approx(0.5, abs=0.03)
-    assert covered / 200 >= 0.95
+    assert covered / 60 >= 0.95
 
 
 def test_groups_widen_every_interval() -> None:
@@ -96,14 +96,13 @@ def test_groups_widen_every_interval() -> None:
     alone = attack_result(forget, holdout, seed=0)
     found = attack_result(forget, holdout, (names, names + 12), seed=0)
     assert found.auc.value == alone.auc.value
-    for name in ("auc", "tpr_at_1pct", "tpr_at_01pct"):
+    for name in ("auc", "tpr_at_1pct", "tpr_at_01pct", "balanced_accuracy"):
         one, other = getattr(found, name), getattr(alone, name)
-        assert one.value == other.value
         assert one.high - one.low > 2 * (other.high - other.low)
+    assert found.tpr_at_1pct.value == alone.tpr_at_1pct.value
     assert (found.auc.n, found.tpr_at_1pct.n) == (24, 12)
     assert found.balanced_accuracy is not None
     assert found.balanced_accuracy.n == 12
-    assert found.balanced_accuracy.high - found.balanced_accuracy.low > 0.3
 
 
 def test_the_ends_of_what_can_be_judged() -> None:
