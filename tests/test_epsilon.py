@@ -140,7 +140,7 @@ def test_the_halves_are_all_models_and_nothing_of_the_test_chooses_the_attack() 
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 12))
-@settings(**COMMON)
+@settings(**{**COMMON, "max_examples": 15})
 def test_the_threshold_is_the_best_one_on_the_calibration(seed: int, n_u: int, n_r: int) -> None:
     rng = np.random.default_rng(seed)
     # With ties.
@@ -249,6 +249,15 @@ def test_scores_that_are_all_the_same_prove_nothing() -> None:
     assert pooled_bound(same, same + 1).epsilon == pytest.approx(float(ceiling(4, 4)))
 
 
+def test_where_delta_allows_everything_nothing_is_proven() -> None:
+    unlearned, retrained = arms(4, 4, 3, shift=9)
+    bounds = example_bounds(unlearned, retrained, delta=0.5)
+    assert bounds.epsilon.tolist() == [0, 0, 0]
+    # Where all cuts prove the same the means tell the side.
+    assert bounds.above.all()
+    assert not example_bounds(retrained, unlearned, delta=0.5).above.any()
+
+
 def test_every_example_is_attacked_whatever_their_number() -> None:
     unlearned, retrained = arms(8, 8, 2500, shift=1)
     together = example_bounds(unlearned, retrained)
@@ -299,11 +308,11 @@ def test_the_null_of_forgetting_quality_is_the_known_one(n: int, expected: float
     assert null_quality(n, examples=500, seed=3) == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize("n", [5, 12, 30])
-def test_challenge_epsilons_are_those_of_all_thresholds_one_by_one(n: int) -> None:
+@pytest.mark.parametrize(("n", "scale"), [(5, 1.0), (30, 1.0), (30, 0.02)])
+def test_challenge_epsilons_are_those_of_all_thresholds_one_by_one(n: int, scale: float) -> None:
     rng = np.random.default_rng(n)
     shift, spread = rng.uniform(-2, 2, 8), rng.uniform(0.3, 2, 8)
-    unlearned, retrained = rng.normal(shift, spread, (n, 8)), rng.normal(0, 1, (n, 8))
+    unlearned, retrained = scale * rng.normal(shift, spread, (n, 8)), scale * rng.normal(0, 1, (n, 8))
     expected = [_one_by_one(u, r) for u, r in zip(unlearned.T, retrained.T, strict=True)]
     assert challenge_epsilons(unlearned, retrained) == pytest.approx(expected, abs=1e-9)
 
@@ -334,6 +343,8 @@ def _one_by_one(unlearned: np.ndarray, retrained: np.ndarray, delta: float = 1e-
     width = np.ptp(inner)
     for right in np.linspace(inner.min() + width - 2, inner.max() + 2, 400):
         left = np.linspace(right - width - 2, right - width + 2, 400)[:, None]
+        # One of them is the lowest score itself, but for rounding.
+        left[np.abs(left - inner.min()) < 1e-12] = inner.min()
         best = max(best, shown(*((left <= arm) & (arm <= right) for arm in (inner, outer))))
     return min(best, 50.0)
 
@@ -382,7 +393,7 @@ def test_u_lira_without_a_difference_is_a_coin() -> None:
     for seed in range(100):
         lira = unlearning_lira(*arms(12, 12, 20, seed=seed), seed=seed)
         covered.append([e.low <= 0.5 <= e.high for e in (lira.auc, lira.accuracy)])
-    assert (np.mean(covered, axis=0) > 0.88).all()
+    assert ((np.mean(covered, axis=0) > 0.88) & (np.mean(covered, axis=0) < 1)).all(), np.mean(covered, axis=0)
 
 
 def test_u_lira_sees_a_difference_of_the_spread_alone() -> None:

@@ -71,7 +71,7 @@ class ExampleBounds:
         hits_unlearned, hits_retrained: as in :class:`EpsilonBound`, shape (examples,).
         threshold, above: as in :class:`EpsilonBound`, shape (examples,).
         n_unlearned, n_retrained, calibrated_on, alpha, delta: as in :class:`EpsilonBound`.
-        witness: the example on which most would be proven with the calibration's models; no tested model chose it.
+        witness: the example on which the models of the calibration prove most; no tested model chose it.
     """
 
     epsilon: np.ndarray
@@ -238,8 +238,8 @@ def _choose(u: np.ndarray, r: np.ndarray, promises: np.ndarray) -> tuple[np.ndar
     rows, cut = np.arange(len(scores)), width.argmax(axis=1)
     low, high = scores[rows, cut], scores[rows, cut + 1]
     middle = low / 2 + high / 2
-    difference = promise_above[rows, cut] - promise_below[rows, cut]
-    above = np.where(difference == 0, u.mean(1) > r.mean(1), difference > 0)
+    if_above, if_below = promise_above[rows, cut], promise_below[rows, cut]
+    above = np.where(if_above == if_below, u.mean(1) > r.mean(1), if_above > if_below)
     return np.where(middle > low, middle, high), above, promise[rows, cut]
 
 
