@@ -217,7 +217,9 @@ def _tpr(
     Its interval reaches as far as that of a rate at this threshold, which alone knows that no hit in few records says
     little, and as far as the bootstrap, which alone knows that another H would have given another threshold. Where H
     is so small that no false positive is allowed, its highest score says little of the threshold, and the interval
-    begins at zero.
+    begins at zero. On Gaussian scores with means one deviation apart, 95 % intervals at 1 % covered in 97 % of draws
+    with 1,000 records a side, in 92 % with 200 and in 84 % with 100, where they begin too high; those of the rate at
+    this threshold alone covered in 57 to 61 %.
     """
 
     def above(members: np.ndarray, others: np.ndarray) -> float:

@@ -173,7 +173,7 @@ def test_one_record_is_nothing_to_compare() -> None:
 
 def test_of_many_records_a_part_is_read() -> None:
     rng = np.random.default_rng(0)
-    forget, holdout = texts(rng, 1500, 0.1, 3), texts(rng, 200, 0.0, 3)
+    forget, holdout = texts(rng, 1500, 0.4, 3), texts(rng, 200, 0.0, 3)
     groups = np.arange(1500), np.arange(1500, 1700)
     found = blind_baseline(forget, holdout, groups, seed=0)
     assert found is not None

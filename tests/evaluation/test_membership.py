@@ -61,19 +61,20 @@ def test_a_hundredth_of_2900_is_29() -> None:
     assert found.tpr_at_1pct.value == 0.5
 
 
-@pytest.mark.parametrize(("records", "least"), [(50, 0.95), (200, 0.88)])
+@pytest.mark.parametrize(("records", "least"), [(50, 0.95), (200, 0.85)])
 def test_the_interval_of_the_rare_rate_knows_that_its_threshold_was_found(records: int, least: float) -> None:
     rng = np.random.default_rng(0)
     truth = stats.norm.sf(stats.norm.ppf(0.99) - 1)
     covered = {"found": 0, "as if given": 0}
-    for seed in range(50):
+    for seed in range(100):
         forget, holdout = rng.normal(1, 1, records), rng.normal(0, 1, records)
         found = attack_result(forget, holdout, seed=seed).tpr_at_1pct
         given = rate(round(found.value * records), records)
         covered["found"] += found.low <= truth <= found.high
         covered["as if given"] += given.low <= truth <= given.high
-    assert covered["found"] / 50 >= least
-    assert covered["as if given"] / 50 < 0.85
+    # What the docstring states, less the Monte Carlo error.
+    assert covered["found"] / 100 >= least
+    assert covered["as if given"] / 100 < 0.75
 
 
 def test_a_threshold_is_not_judged_where_it_was_chosen() -> None:
