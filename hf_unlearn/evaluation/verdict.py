@@ -200,7 +200,7 @@ def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
     avoided = [g for g in gaps if g.gap.value < -margin and g.strict_gap.high < 0 and g.strict_auc.high < 0.5]
     if told:
         worst = max(told, key=lambda g: g.gap.value)
-        return "not_forgotten", worst, f"{_name(worst)} still tells S from H"
+        return "not_forgotten", worst, f"The attack by {_name(worst)} still tells S from H"
     if avoided:
         worst = min(avoided, key=lambda g: g.gap.value)
         return "over_forgotten", worst, f"S is treated worse than records that no model saw, as {_name(worst)} shows"
