@@ -200,8 +200,7 @@ def _threshold(holdout: np.ndarray, false_positives: float) -> float:
 
 
 def _allowed(holdout: np.ndarray, false_positives: float) -> int:
-    # The little more keeps 29 of 2,900 from being 28.999....
-    return int(false_positives * len(holdout) + 1e-9)
+    return int(false_positives * len(holdout))
 
 
 def _tpr(

@@ -311,6 +311,13 @@ def test_the_bootstrap_of_groups_against_the_closed_form(shared: bool) -> None:
     assert found.high - found.low == pytest.approx(closed.high - closed.low, rel=0.12, abs=1e-9)
 
 
+def test_each_draw_of_the_bootstrap_has_as_many_groups_of_each_kind() -> None:
+    groups: Groups = np.arange(8).repeat(3), np.arange(5, 20).repeat(3)
+    for side in (0, 1):
+        found = bootstrap(lambda *values, side=side: len(values[side]), np.zeros(24), np.zeros(45), groups, seed=0)
+        assert found.low == found.high == found.value
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_folds_hold_whole_groups_of_both_sides(seed: int) -> None:
     rng = np.random.default_rng(seed)
