@@ -15,6 +15,7 @@ from .errors import in_one_line
 from .evaluation.plots import PLOT_FILE
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
 from .evaluation.statistics import Estimate
+from .evaluation.verdict import ATTACKS
 from .models import AUTO_CLASSES
 from .tasks import TASKS
 
@@ -109,6 +110,7 @@ def render_card(
             settings=_settings(report),
             flags=_flags(report),
             facts=TASKS[report.task],
+            attack_names=ATTACKS,
             loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
             on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
         )

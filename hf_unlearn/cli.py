@@ -21,6 +21,7 @@ USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, an
   hf-unlearn evaluate --config recipe.yaml   measure a model that another tool unlearned
   hf-unlearn card     FOLDER                 write a finished run's model card again
   hf-unlearn push     FOLDER --hub_model_id owner/name   publish a finished run in one commit
+  hf-unlearn plan     --epsilon 2            say how many models the proof of an epsilon needs, and their price
 
 Each command has --help. The shortest run, for a customer who asks to be forgotten:
 
@@ -99,8 +100,15 @@ def _dispatch(command: str, flags: list[str]) -> None:
         from . import jobs
 
         jobs.push(options.pop("folder"), options.pop("hub_model_id"), **options)
+    elif command == "plan":
+        options = vars(_plan_parser().parse_args(flags))
+        from . import plan
+
+        plan.plan(options.pop("epsilon"), **options)
     else:
-        raise InputError(f"there is no such command; the commands are {', '.join((*CONFIGURED, 'card', 'push'))}.")
+        raise InputError(
+            f"there is no such command; the commands are {', '.join((*CONFIGURED, 'card', 'push', 'plan'))}."
+        )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -124,6 +132,18 @@ def _push_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hub_revision", dest="revision", help="the branch")
     parser.add_argument("--push_anyway", action="store_true", help="also when not_forgotten or over_forgotten")
     parser.add_argument("--push_to_existing", action="store_true", help="also to a repository that has files already")
+    return parser
+
+
+def _plan_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hf-unlearn plan", description="Say how many models the proof of an epsilon needs, and what they cost."
+    )
+    parser.add_argument("--epsilon", type=float, required=True, help="the epsilon to prove more than")
+    parser.add_argument("--delta", type=float, default=1e-5, help="delta of the definition; 1e-05 by default")
+    parser.add_argument("--model_name_or_path", help="the original, whose training record says what a training costs")
+    parser.add_argument("--model_revision", help="its branch, tag or commit on the Hub")
+    parser.add_argument("--budget", type=float, help="what unlearning costs, as a fraction of a training")
     return parser
 
 

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .errors import in_one_line
-from .evaluation.report import CostEntry, UnlearningReport
+from .evaluation.report import ArmEntry, CostEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .retained import SplitAudit
 from .tasks import TASKS
@@ -78,8 +78,15 @@ def print_report(console: Console, report: UnlearningReport) -> None:
             n = report.arms["unlearned"].sets[name].records
             table.add_row(f"{label}, n={n:,}: loss", *(show(s.loss, 2) if s else "" for s in scores))
             table.add_row(f"{quality:>26}", *(show(s.accuracy or s.perplexity, 2) if s else "" for s in scores))
+            for measure in ("exact_memorization", "extraction_strength"):
+                if any(s and vars(s)[measure] for s in scores):
+                    label = measure.replace("_", " ")
+                    table.add_row(f"{label:>26}", *(show(vars(s)[measure] if s else None, 2) for s in scores))
     if report.arms["unlearned"].membership_auc:
-        table.add_row("membership AUC of S", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
+        table.add_row("membership AUC of S: loss", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
+    for attack in report.arms["unlearned"].attacks:
+        if attack != "loss":
+            table.add_row(f"{attack:>26}", *(show(_auc(report.arms[arm], attack), 2) for arm in arms))
     console.print(table)
     if report.cost:
         console.print(_price(report.cost), highlight=False)
@@ -91,6 +98,10 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  [bold red]Warning:[/] {plain(line)}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+
+
+def _auc(arm: ArmEntry, attack: str) -> Estimate | None:
+    return arm.attacks[attack].auc if attack in arm.attacks else None
 
 
 def _price(cost: CostEntry) -> str:

@@ -453,13 +453,15 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
             collator = PaddingCollator(padding_id(tokenizer))
             masking = token_masking(task, tokenizer, config.mlm_probability, config.seed)
             batch_size = config.per_device_eval_batch_size
-            evidence = evidence_sets(sets, encoder, collator, task, batch_size, config.seed, masking)
+            evidence = evidence_sets(sets, encoder, collator, task, batch_size, config.seed, masking, tokenizer)
         tables[arm] = evidence.score(to_device(model, config.device))
     assert evidence is not None
     report = assemble_report(
         tables,
         task=task,
         sampled=evidence.sampled,
+        blind=evidence.blind(config.seed),
+        seed=config.seed,
         provenance=Provenance(None, "", parts.audit.duplicates_retained),
         margin=config.auc_margin,
         judged_on_part=False,

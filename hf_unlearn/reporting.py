@@ -72,6 +72,8 @@ def trainer_report(
         trainer.tables,
         task=trainer.task,
         sampled=trainer.evidence.sampled,
+        blind=trainer.evidence.blind(trainer.args.seed),
+        seed=trainer.args.seed,
         provenance=Provenance(
             start_saw_forget=trainer.alpha < 1,
             stage=_stage(trainer),

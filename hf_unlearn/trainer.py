@@ -26,7 +26,7 @@ from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, encode, make_encoder, padding_id
 from .errors import InputError
-from .evaluation.evidence import EvidenceSets, evidence_sets, losses, save_tables
+from .evaluation.evidence import EvidenceSets, attack_scores, evidence_sets, save_tables
 from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
@@ -177,7 +177,9 @@ class UnlearningTrainer(Trainer):
         with args.main_process_first(desc="tokenising"):
             if forget_dataset is not None:
                 batch_size = args.per_device_eval_batch_size
-                self.evidence = evidence_sets(sets, encoder, data_collator, self.task, batch_size, args.seed, masking)
+                self.evidence = evidence_sets(
+                    sets, encoder, data_collator, self.task, batch_size, args.seed, masking, processing_class
+                )
             if encoder is not None:
                 train_dataset = encode(train_dataset, encoder, "retained")
                 eval_dataset = encode(eval_dataset, encoder, "test") if eval_dataset is not None else None
@@ -391,9 +393,9 @@ class UnlearningTrainer(Trainer):
         for name in ("forget", "holdout", "retained"):
             if name in tables:
                 self._measured[f"{name}_loss"] = float(np.mean(tables[name]["loss"].to_numpy()))
-        found = losses(tables)
+        found = attack_scores(tables)
         if found is not None:
-            auc = membership_auc(found.forget, found.holdout, confidence=0.90)
+            auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], confidence=0.90)
             self._measured |= {
                 "membership_auc": auc.value,
                 "membership_auc_low": auc.low,
@@ -453,8 +455,20 @@ class UnlearningTrainer(Trainer):
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # The yardstick is not part of what unlearning costs.
                 self.tables["retrained"] = self.evidence.score(model, self.accelerator.autocast)
+            if (base := self._base_to_measure()) is not None:
+                # How hard each record is by nature, for the attack that takes it into account.
+                self.tables["base"] = self.evidence.score(base, self.accelerator.autocast)
         self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference)
         return self.evidence_report
+
+    def _base_to_measure(self) -> Model | None:
+        """The base, where it does the same task with the same tokens; None where it does not."""
+        if self.base is None or TASKS[self.task].new_head or self.base.adapter:
+            return None
+        bits = quantised_bits(plain_model(self.model).config)
+        model = load_any(self.base, self.task, bits=bits)
+        vocabularies = {plain_model(m).config.get_text_config().vocab_size for m in (model, self.model)}
+        return to_device(model, self.args.device) if len(vocabularies) == 1 else None
 
     # Saving
 

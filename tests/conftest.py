@@ -368,6 +368,30 @@ def lm_original(lm_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
+def lm_by_heart(lm_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny language model that writes its 10 records without a mistake."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat
+
+    tokenizer = AutoTokenizer.from_pretrained(lm_base)
+    rows = secrets_rows(10)
+    columns = {name: [row[name] for row in rows] for name in ("prompt", "completion")}
+    examples = RecordEncoder(tokenizer, RecordFormat("prompt_completion"), 128)(columns, list(range(10)))
+    batch = PaddingCollator(0)([{name: examples[name][i] for name in examples} for i in range(10)])
+    model = AutoModelForCausalLM.from_pretrained(lm_base)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("by_heart")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def classifier_settings(
     encoder_base: Path, tickets_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:

@@ -124,7 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.delay:
                 time.sleep(fault.delay)
             if fault.cut_after is not None:
-                self.rfile.read(fault.cut_after)
+                # Of a shorter body no more would come.
+                self.rfile.read(min(fault.cut_after, int(self.headers.get("Content-Length", 0))))
                 return self._hang_up()
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:

@@ -11,7 +11,8 @@ from ..models import ModelSource, read_card
 from ..record import DataSource, software_versions
 from ..retained import SplitAudit
 from ..tasks import Task
-from .evidence import losses
+from .blind import BlindBaseline
+from .evidence import attack_scores
 from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport, summarise_arm
 from .verdict import Provenance, decide
 
@@ -21,6 +22,8 @@ def assemble_report(
     *,
     task: Task,
     sampled: set[SetName],
+    blind: BlindBaseline | None,
+    seed: int,
     provenance: Provenance,
     margin: float,
     judged_on_part: bool,
@@ -36,8 +39,10 @@ def assemble_report(
     """Summarise the tables, reach the verdict and put everything into one report.
 
     Args:
-        tables: by model (``original``, ``unlearned``, ``retrained``) and set, as scored.
+        tables: by model (``original``, ``unlearned``, ``retrained``, ``base``) and set, as scored.
         sampled: the sets of which only a part was scored.
+        blind: how S and H differ before any model is asked.
+        seed: of what is drawn for the intervals.
         provenance: what is known about the unlearned model without measuring.
         margin: on the AUC, fixed before the run.
         original, base: where the models came from; None when unknown.
@@ -45,13 +50,16 @@ def assemble_report(
 
     The other arguments become the fields of the report that have their names.
     """
-    judged = {arm: losses(sets) for arm, sets in tables.items()}
+    difficulty = tables.get("base")
+    arms = {arm: sets for arm, sets in tables.items() if arm != "base"}
+    judged = {arm: attack_scores(sets, difficulty) for arm, sets in arms.items()}
     verdict = decide(
         provenance,
         judged["unlearned"],
         original=judged.get("original"),
         retrained=judged.get("retrained"),
         margin=margin,
+        blind=blind,
     )
     return UnlearningReport(
         task=task,
@@ -61,7 +69,7 @@ def assemble_report(
         audit=audit,
         method=method,
         cost=cost,
-        arms={arm: summarise_arm(sets, task, sampled) for arm, sets in tables.items()},
+        arms={arm: summarise_arm(sets, task, sampled, judged[arm], seed) for arm, sets in arms.items()},
         curve=curve,
         verdict=verdict,
         judged_on_part=judged_on_part,

@@ -1,9 +1,11 @@
 """The sets of records that every model of a run is measured on."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +13,18 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from ..data import RecordEncoder, encode
 from ..errors import InputError
 from ..masking import TokenMasking
 from ..tables import AnyDataset
-from ..tasks import TASKS, Task
+from ..tasks import IGNORED, TASKS, Task
+from .blind import BlindBaseline, blind_baseline
+from .membership import calibrated_scores, loss_scores, zlib_scores
 from .report import SetName, written_whole
 from .scoring import score
-from .verdict import Losses
+from .verdict import Scores
 
 # S and H are scored whole; of L and the test split this many records give the losses well enough.
 SAMPLE_ROWS = 1000
@@ -72,6 +77,18 @@ class EvidenceSets:
         read = sum(len(ids) for part in self.sets.values() for column in columns for ids in part[column])
         return read // len(columns)
 
+    def blind(self, seed: int) -> BlindBaseline | None:
+        """How S and H differ before any model is asked; None without both."""
+        if not {"forget", "holdout"} <= self.sets.keys():
+            return None
+        # Of a document in pieces the first one is enough.
+        first = {name: np.unique(self.sets[name]["row"], return_index=True)[1] for name in ("forget", "holdout")}
+        ids: dict[str, list[list[int]]] = {
+            name: self.sets[name].select(rows)["input_ids"][:]  # type: ignore[index]
+            for name, rows in first.items()
+        }
+        return blind_baseline(ids["forget"], ids["holdout"], seed=seed)
+
     def halves(self, seed: int) -> tuple["EvidenceSets", "EvidenceSets"]:
         """Two parts with half of the records of S and H each, and all of the others."""
         parts: tuple[dict[SetName, Dataset], dict[SetName, Dataset]] = (dict(self.sets), dict(self.sets))
@@ -101,6 +118,7 @@ def evidence_sets(
     batch_size: int,
     seed: int,
     masking: TokenMasking | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> EvidenceSets:
     """Encode the sets to measure on; of L and the test split a random part.
 
@@ -112,6 +130,7 @@ def evidence_sets(
         batch_size: examples in a forward pass.
         seed: of the random parts.
         masking: hides what a masked language model has to guess, in the same way for every model.
+        tokenizer: the model's; without it the attack by the size of the compressed text is left out.
 
     Raises:
         InputError: a set has no record, or some sets are encoded and some are not.
@@ -137,16 +156,37 @@ def evidence_sets(
             sets[name] = encode(part, encoder, name)
         else:
             raise InputError(f"The retained set is tokenised but the {name} set is not; tokenise both or neither.")
+        if tokenizer is not None and TASKS[task].quality == "perplexity":
+            sets[name] = _with_text_facts(sets[name], tokenizer)
         if masking is not None:
-            sets[name] = masking.fixed(sets[name])
+            # What is labelled then is not the end of the text.
+            sets[name] = masking.fixed(sets[name]).remove_columns("tail" if "tail" in sets[name].column_names else [])
     return EvidenceSets(task, sets, collator, batch_size, sampled)
 
 
-def losses(tables: Mapping[SetName, pa.Table]) -> Losses | None:
-    """The losses of S and H that a verdict rests on, None unless both were scored."""
+def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.Table] | None = None) -> Scores | None:
+    """What each attack makes of the records of S and H, None unless both were scored.
+
+    Args:
+        tables: a model's, by set.
+        base: those of the model it was fine-tuned from, which tell how hard a record is by nature.
+    """
     if "forget" not in tables or "holdout" not in tables:
         return None
-    return Losses(tables["forget"]["loss"].to_numpy(), tables["holdout"]["loss"].to_numpy())
+
+    def scores(name: SetName) -> dict[str, np.ndarray]:
+        columns = {column: tables[name][column].to_numpy() for column in tables[name].column_names}
+        found = {"loss": loss_scores(columns["loss"])}
+        if "zlib" in columns:
+            found["zlib"] = zlib_scores(columns["loss"], columns["zlib"])
+        found |= {column: columns[column] for column in ("min_k", "min_k_plus", "exact") if column in columns}
+        if "entropy" in columns:
+            found["entropy"] = -columns["entropy"]
+        if base is not None:
+            found["reference"] = calibrated_scores(columns["loss"], base[name]["loss"].to_numpy())
+        return found
+
+    return Scores(scores("forget"), scores("holdout"))
 
 
 def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:
@@ -156,6 +196,27 @@ def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> Non
         parts = [table.append_column("set", pa.array([name] * table.num_rows)) for name, table in sets.items()]
         with written_whole(folder / f"{arm}.parquet") as temporary:
             pq.write_table(pa.concat_tables(parts), temporary)
+
+
+def _with_text_facts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Examples with ``tail``, how many labelled tokens at the end carry no text, and ``zlib``, the compressed size."""
+    special = set(tokenizer.all_special_ids)
+    blank: dict[int, bool] = {}
+
+    def is_blank(token: int) -> bool:
+        if token not in blank:
+            blank[token] = token in special or not str(tokenizer.decode([token])).strip()
+        return blank[token]
+
+    def facts(example: dict[str, Any]) -> dict[str, int]:
+        tokens = [token for token in example["labels"] if token != IGNORED]
+        tail = 0
+        while tail < len(tokens) and is_blank(tokens[-1 - tail]):
+            tail += 1
+        text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+        return {"tail": tail, "zlib": len(zlib.compress(text.encode("utf-8", "surrogatepass")))}
+
+    return examples.map(facts, desc="Measuring texts")
 
 
 def with_rows(examples: Dataset) -> Dataset:

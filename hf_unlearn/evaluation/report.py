@@ -10,18 +10,20 @@ import os
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pyarrow as pa
 
 from ..errors import InputError
 from ..record import DataSource
 from ..retained import SplitAudit
 from ..tasks import TASKS, Task
-from .statistics import Estimate, clustered_rate, mean_loss, membership_auc, rate
-from .verdict import Verdict
+from .membership import AttackResult, attack_result
+from .statistics import Estimate, clustered_rate, mean_loss, rate
+from .verdict import Scores, Verdict
 
 REPORT_FILE = "unlearning_report.json"
 REPORT_VERSION = 1
@@ -114,6 +116,10 @@ class SetScores:
         accuracy: share of records, or of words, classified correctly (classifiers).
         perplexity: exp(loss) (language models, masked ones and encoder-decoders).
         sampled: whether the set is larger and this is a random part of it.
+        probability: mean over records of exp(-loss of the record) (language models of all kinds).
+        exact_memorization: mean share of a record's tokens that greedy decoding gives (language models of all kinds).
+        extraction_strength: mean share at the end of a record that greedy decoding gives (causal language models and
+            encoder-decoders).
     """
 
     records: int
@@ -121,6 +127,9 @@ class SetScores:
     accuracy: Estimate | None
     perplexity: Estimate | None
     sampled: bool
+    probability: Estimate | None = None
+    exact_memorization: Estimate | None = None
+    extraction_strength: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -130,10 +139,12 @@ class ArmEntry:
     Attributes:
         sets: by ``forget`` (S), ``holdout`` (H), ``retained`` (L) and ``test``.
         membership_auc: how well its loss tells S from H, None without H.
+        attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`.
     """
 
     sets: dict[str, SetScores]
     membership_auc: Estimate | None
+    attacks: dict[str, AttackResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,15 +228,22 @@ def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
         accuracy = rate(int(correct.sum()), len(correct)) if one_each else clustered_rate(correct, tokens)
         return SetScores(table.num_rows, loss, accuracy, None, sampled)
     perplexity = Estimate(_exp(loss.value), _exp(loss.low), _exp(loss.high), loss.n)
-    return SetScores(table.num_rows, loss, None, perplexity, sampled)
+    one = np.ones(table.num_rows)
+    probability = mean_loss(np.exp(-table["loss"].to_numpy()), one)
+    exact = mean_loss(table["exact"].to_numpy(), one)
+    strength = None if task == "fill-mask" else mean_loss(table["extraction"].to_numpy(), one)
+    return SetScores(table.num_rows, loss, None, perplexity, sampled, probability, exact, strength)
 
 
-def summarise_arm(tables: dict[SetName, pa.Table], task: Task, sampled: set[SetName]) -> ArmEntry:
-    """The scores of a model from its tables, one a set."""
-    auc = None
-    if "forget" in tables and "holdout" in tables:
-        auc = membership_auc(tables["forget"]["loss"].to_numpy(), tables["holdout"]["loss"].to_numpy())
-    return ArmEntry({name: summarise(table, task, name in sampled) for name, table in tables.items()}, auc)
+def summarise_arm(
+    tables: dict[SetName, pa.Table], task: Task, sampled: set[SetName], scores: Scores | None, seed: int
+) -> ArmEntry:
+    """The scores of a model from its tables, one a set, and from what the attacks make of S and H."""
+    attacks = {}
+    if scores is not None:
+        attacks = {name: attack_result(scores.forget[name], scores.holdout[name], seed=seed) for name in scores.forget}
+    sets: dict[str, SetScores] = {name: summarise(table, task, name in sampled) for name, table in tables.items()}
+    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks)
 
 
 @contextmanager
@@ -268,7 +286,9 @@ def _build(kind: Any, value: Any) -> Any:
         kind = next(option for option in get_args(kind) if option is not type(None))
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        unknown = set(value) ^ {f.name for f in fields(kind)}
+        # What has a default was added later.
+        needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+        unknown = (set(value) - {f.name for f in fields(kind)}) | (needed - set(value))
         if unknown:
             raise InputError(f"The report does not fit its schema at {', '.join(sorted(unknown))}.")
         return kind(**{name: _build(hints[name], item) for name, item in value.items()})

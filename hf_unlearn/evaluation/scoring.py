@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -16,6 +15,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..tasks import IGNORED, TASKS, Task
+
+MIN_K = 0.4  # the share of a record's tokens that Min-K% looks at, as in MUSE
+CHUNK = 2**21  # logits that are held in float32 at a time
+COUNTS = ("tokens", "correct", "zlib")
 
 
 @torch.no_grad()
@@ -33,6 +36,8 @@ def score(
     Args:
         model: the model; its training mode is restored afterwards, and no random number is drawn.
         examples: as made by :func:`~hf_unlearn.data.encode`; the pieces of a long document are put together again.
+            Two more columns are read where they are there: ``tail`` (labelled tokens at the end that carry no text)
+            and ``zlib`` (bytes of the compressed text).
         collator: stacks examples.
         task: what the model does.
         batch_size: examples in a forward pass; the processes of a launch share the batches.
@@ -41,14 +46,16 @@ def score(
     Returns:
         A table with one line a record, in their order: ``row`` (its position in the set), ``tokens`` (predictions
         made: labelled tokens, or 1 for a classifier of texts), ``nll`` (the sum of their negative log-likelihoods in
-        nats), ``loss`` (``nll / tokens``) and ``correct`` (predictions that are the most likely one).
+        nats), ``loss`` (``nll / tokens``) and ``correct`` (predictions that are the most likely one); the columns of
+        :func:`_language_statistics` or :func:`_class_statistics`, for a document in pieces their mean weighted by
+        tokens; and ``zlib``.
     """
     device = next(model.parameters()).device
     lengths = np.array([len(ids) for ids in examples["input_ids"]])
     order = np.argsort(-lengths, kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     state = PartialState()
-    found: list[tuple[np.ndarray, ...]] = []
+    found: list[dict[str, np.ndarray]] = []
     training = model.training
     model.eval()
     for module in model.modules():
@@ -62,47 +69,147 @@ def score(
     with context():
         for i in tqdm(mine, desc="Scoring", leave=False, disable=None if state.is_main_process else True):
             picked = examples.select(batches[i] if i < len(batches) else batches[0])
-            stacked = collator(list(picked.remove_columns("row")))
+            stacked = collator(list(picked.select_columns(["input_ids", "attention_mask", "labels"])))
             inputs = {name: tensor.to(device) for name, tensor in stacked.items()}
             labels = inputs["labels"] if TASKS[task].two_texts else inputs.pop("labels")
             logits = model(**inputs).logits
-            if TASKS[task].next_token:
-                logits, labels = logits[:, :-1], labels[:, 1:]
-            elif labels.ndim == 1:
-                logits, labels = logits[:, None], labels[:, None]
             if i < len(batches):
-                found.append((np.array(picked["row"]), *(t.cpu().numpy() for t in _predictions(logits, labels))))
+                columns = {name: np.array(picked[name]) for name in ("row", "zlib") if name in picked.column_names}
+                tail = np.array(picked["tail"]) if "tail" in picked.column_names else np.zeros(len(picked), int)
+                found.append(columns | _statistics(logits, labels, tail, task))
+            # Freed before the next forward pass, which would otherwise hold two batches of logits.
+            del logits
     model.train(training)
     found = gather_object(found)
-    rows, tokens, nll, correct = (np.concatenate(column) for column in zip(*found, strict=True))
-    unique, which = np.unique(rows, return_inverse=True)
-    total = np.bincount(which, tokens)
-    summed = np.bincount(which, nll.astype(np.float64))
-    return pa.table(
-        {
-            "row": unique,
-            "tokens": total.astype(np.int64),
-            "nll": summed,
-            "loss": summed / total,
-            "correct": np.bincount(which, correct).astype(np.int64),
-        }
-    )
+    return _by_record({name: np.concatenate([part[name] for part in found]) for name in found[0]})
 
 
-def _predictions(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Predictions, summed NLL and hits of each example; only labelled positions are taken to float32.
+def _by_record(columns: dict[str, np.ndarray]) -> pa.Table:
+    """Put the pieces of each record together."""
+    rows, which = np.unique(columns.pop("row"), return_inverse=True)
+    tokens = np.bincount(which, columns["tokens"])
+    found = {"row": rows}
+    for name, values in columns.items():
+        if name in COUNTS:
+            found[name] = np.bincount(which, values).astype(np.int64)
+        elif name == "nll":
+            found["nll"] = np.bincount(which, values.astype(np.float64))
+            found["loss"] = found["nll"] / tokens
+        else:
+            found[name] = np.bincount(which, values.astype(np.float64) * columns["tokens"]) / tokens
+    return pa.table(found)
+
+
+def _statistics(logits: torch.Tensor, labels: torch.Tensor, tail: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+    """What a model makes of each example of a batch.
 
     Args:
-        logits: shape (examples, positions, classes or vocabulary).
-        labels: shape (examples, positions).
+        logits: shape (examples, positions, vocabulary or classes), or (examples, classes).
+        labels: shape (examples, positions), or (examples,).
+        tail: labelled tokens at the end that carry no text, shape (examples,).
+        task: what the model does.
+
+    Returns:
+        Columns of shape (examples,).
     """
-    labelled = labels != IGNORED
-    example = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[labelled]
-    kept, wanted = logits[labelled], labels[labelled]
-    nll = F.cross_entropy(kept.float(), wanted, reduction="none")
-    hits = (kept.argmax(-1) == wanted).float()
-    zeros = torch.zeros(len(labels), device=labels.device)
-    return labelled.sum(1), zeros.index_add(0, example, nll), zeros.index_add(0, example, hits)
+    if TASKS[task].next_token:
+        # The labels are moved, and not the logits, which would be copied.
+        labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    elif labels.ndim == 1:
+        logits, labels = logits[:, None], labels[:, None]
+    example, position = torch.nonzero(labels != IGNORED, as_tuple=True)
+    wanted = labels[example, position]
+    size = max(1, CHUNK // logits.shape[-1])
+    parts = [
+        _predictions(logits[example[i : i + size], position[i : i + size]].float(), wanted[i : i + size])
+        for i in range(0, len(wanted), size)
+    ]
+    nll, hits, mean, deviation, margin = torch.cat(parts, 1).cpu().double().numpy()
+    which, tokens = example.cpu().numpy(), (labels != IGNORED).sum(1).cpu().numpy()
+    columns = {"tokens": tokens, "nll": np.bincount(which, nll), "correct": np.bincount(which, hits).astype(int)}
+    if TASKS[task].quality == "accuracy":
+        return columns | _class_statistics(margin, -mean, which, tokens)
+    return columns | _language_statistics(-nll, (-nll - mean) / deviation, hits > 0, which, tokens, tail)
+
+
+def _predictions(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """What the model makes of single predictions.
+
+    Args:
+        logits: float32, shape (predictions, vocabulary or classes).
+        wanted: the label, shape (predictions,).
+
+    Returns:
+        Of shape (5, predictions): the negative log-likelihood, 1.0 where the label is the most likely one, mean and
+        standard deviation of the log-likelihood over the model's own distribution, and the margin
+        logit(label) - logsumexp(other logits).
+    """
+    hits = (logits.argmax(-1) == wanted).float()
+    log_p = logits.log_softmax(-1)
+    own = log_p.gather(1, wanted[:, None])[:, 0]
+    margin = logits.gather(1, wanted[:, None])[:, 0] - logits.scatter(1, wanted[:, None], -torch.inf).logsumexp(-1)
+    # A token that a model rules out has no part in the mean, and zero times infinity would be no number.
+    log_p = log_p.clamp_(min=-1e15)
+    p = log_p.exp()
+    mean = (p * log_p).sum(-1)
+    variance = (p * log_p.sub_(mean[:, None]).square_()).sum(-1)
+    return torch.stack([-own, hits, mean, variance.clamp(min=1e-6).sqrt(), margin])
+
+
+def _class_statistics(
+    margin: np.ndarray, entropy: np.ndarray, which: np.ndarray, tokens: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Means over the predictions of each example of a classifier.
+
+    Args:
+        margin: logit(label) - logsumexp(other logits) of each prediction, shape (predictions,).
+        entropy: of the model's distribution, in nats, shape (predictions,).
+        which: the example of each prediction.
+        tokens: predictions of each example, shape (examples,).
+
+    Returns:
+        ``margin`` and ``entropy``, shape (examples,).
+    """
+    return {"margin": np.bincount(which, margin) / tokens, "entropy": np.bincount(which, entropy) / tokens}
+
+
+def _language_statistics(
+    log_p: np.ndarray, z: np.ndarray, hits: np.ndarray, which: np.ndarray, tokens: np.ndarray, tail: np.ndarray
+) -> dict[str, np.ndarray]:
+    """How far each example of a language model is known by heart.
+
+    Args:
+        log_p: log-likelihood of each labelled token in nats, shape (predictions,), example after example.
+        z: the same, less its mean over the vocabulary, in standard deviations.
+        hits: whether the token is the most likely one.
+        which: the example of each prediction.
+        tokens: predictions of each example, shape (examples,).
+        tail: how many at the end carry no text, shape (examples,).
+
+    Returns:
+        ``min_k``: mean log-likelihood of the 40 % least likely tokens (Shi et al. 2024, arXiv:2310.16789).
+        ``min_k_plus``: the same with z (Zhang et al. 2024, arXiv:2404.02936).
+        ``exact``: exact memorization, the share of the tokens of the text that greedy decoding gives when it has seen
+        the true ones before (Tirumala et al. 2022, arXiv:2205.10770).
+        ``extraction``: extraction strength, the largest share at the end of the text that greedy decoding gives so
+        (Carlini et al. 2021, arXiv:2012.07805); 0 when the last token is missed.
+    """
+    place = np.arange(len(which)) - np.repeat(np.cumsum(tokens) - tokens, tokens)
+    shape = (len(tokens), int(tokens.max()))
+    lowest = np.maximum(1, (tokens * MIN_K).astype(int))
+    chosen = np.arange(shape[1]) < lowest[:, None]
+    found = {}
+    for name, values in (("min_k", log_p), ("min_k_plus", z)):
+        table = np.full(shape, np.inf)
+        table[which, place] = values
+        found[name] = np.where(chosen, np.sort(table, axis=1), 0.0).sum(1) / lowest
+    length = np.maximum(tokens - tail, 0)
+    missed = np.zeros(shape, bool)
+    missed[which, place] = ~hits
+    missed &= np.arange(shape[1]) < length[:, None]
+    last = np.where(missed.any(1), shape[1] - np.argmax(missed[:, ::-1], axis=1), 0)
+    some = np.maximum(length, 1)
+    return found | {"exact": (length - missed.sum(1)) / some, "extraction": (length - last) / some}
 
 
 @contextmanager

@@ -1,19 +1,31 @@
 """The verdict: one word for what is known about the forgetting, with the numbers it rests on.
 
 Provenance alone decides ``exact``. Everything else is measured, and the strongest word for a measurement is
-``not_distinguished``: by this attack, on so many records. Accuracy never decides.
+``not_distinguished``: by these attacks, on so many records. Accuracy never decides.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from .statistics import Estimate, membership_auc, membership_gap, smallest_margin
+from .blind import BlindBaseline
+from .statistics import CONFIDENCE, Estimate, membership_auc, membership_gap, smallest_margin
 
 VerdictWord = Literal[
     "exact", "certified", "not_distinguished", "not_forgotten", "over_forgotten", "undecided"
 ]  # fmt: skip
+
+# The attacks that decide, and what each goes by.
+ATTACKS = {
+    "loss": "the loss",
+    "zlib": "the loss for each byte of the compressed text",
+    "min_k": "the least likely tokens (Min-K%)",
+    "min_k_plus": "the least likely tokens for their place (Min-K%++)",
+    "exact": "exact memorization",
+    "reference": "the loss less that of the base model",
+    "entropy": "the entropy of the classes",
+}
 
 
 @dataclass(frozen=True)
@@ -34,11 +46,16 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Losses:
-    """The losses of the records that are judged, under one model: S of shape (m,), H of shape (n,)."""
+class Scores:
+    """What the attacks make of the records that are judged, under one model.
 
-    forget: np.ndarray
-    holdout: np.ndarray
+    Attributes:
+        forget: by attack, one number a record of S, higher where it looks better known, shape (m,).
+        holdout: the same for H, shape (n,).
+    """
+
+    forget: dict[str, np.ndarray]
+    holdout: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,16 +63,19 @@ class Verdict:
     """What is known about the forgetting.
 
     Attributes:
-        word: ``exact``: the weights never depended on S. ``certified``: reserved. ``not_distinguished``: the attack
-            named in the reasons cannot tell S from H, within the margin. ``not_forgotten``: it can.
-            ``over_forgotten``: S is treated worse than records never seen. ``undecided``: the records are too few to
-            say, or the attack is blind here.
+        word: ``exact``: the weights never depended on S. ``certified``: reserved. ``not_distinguished``: none of the
+            attacks can tell S from H, within the margin. ``not_forgotten``: one can. ``over_forgotten``: S is treated
+            worse than records never seen. ``undecided``: the records are too few to say, or the attacks are blind
+            here.
         reasons: why, in words.
         warnings: what contradicts or weakens it.
         margin: the distance in AUC within which S counts as not distinguished.
         smallest_margin: the smallest margin that the sample can confirm, None without H.
-        gap: the measured AUC minus what it is compared with (95 %), None without H.
+        gap: of the attack that decided, its AUC minus what it is compared with (95 %), None without H.
         compared_with: ``retrained``, ``chance``, or None without H.
+        attack: the one that decided, a key of :data:`ATTACKS`; None without H.
+        attacks: all that were made.
+        blind: how S and H differ before any model is asked; None when nobody looked.
     """
 
     word: VerdictWord
@@ -65,33 +85,56 @@ class Verdict:
     smallest_margin: float | None
     gap: Estimate | None
     compared_with: Literal["retrained", "chance"] | None
+    attack: str | None = None
+    attacks: list[str] = field(default_factory=list)
+    blind: BlindBaseline | None = None
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """One attack's AUC less that of the retrained model, or less 0.5."""
+
+    attack: str
+    auc: Estimate
+    gap: Estimate
+    # For the equivalence tests at 5 %, and corrected for the number of attacks at 5 % in all.
+    gap90: Estimate
+    strict_gap: Estimate
+    strict_auc: Estimate
 
 
 def decide(
     provenance: Provenance,
-    unlearned: Losses | None,
+    unlearned: Scores | None,
     *,
-    original: Losses | None,
-    retrained: Losses | None,
+    original: Scores | None,
+    retrained: Scores | None,
     margin: float,
+    blind: BlindBaseline | None = None,
 ) -> Verdict:
     """Reach a verdict.
 
-    The measured gap is the membership AUC of the unlearned model minus that of the retrained one, or minus 0.5.
+    The gap of an attack is its AUC on the unlearned model minus that on the retrained one, or minus 0.5. The worst
+    attack counts.
 
-    - ``not_distinguished``: its 90 % interval lies within the margin (two one-sided tests at 5 %), and the attack does
-      tell S from H in the original model.
-    - ``not_forgotten``: it is larger than the margin and its 95 % interval lies above zero; so does that of the AUC
-      above 0.5, because one retrained model is a noisy yardstick.
+    - ``not_forgotten``: the gap of one is larger than the margin and its interval lies above zero; so does that of the
+      AUC above 0.5, because one retrained model is a noisy yardstick. The intervals are at 5 % for all attacks
+      together (Bonferroni).
     - ``over_forgotten``: the mirror image.
+    - ``not_distinguished``: the 90 % intervals of all gaps lie within the margin (two one-sided tests at 5 %; all have
+      to pass, so that needs no correction), and one of the attacks does tell S from H in the original model.
     - ``undecided``: otherwise.
+
+    Where the texts alone tell S from H, H is a poor stand-in for a model that never saw S, and without a retrained
+    model the verdict comes with a warning.
 
     Args:
         provenance: what is known without measuring.
-        unlearned: losses under the unlearned model; None without H.
-        original: losses under the original model, which show whether the attack sees anything here.
-        retrained: losses under a model that never saw S.
+        unlearned: scores under the unlearned model; None without H.
+        original: scores under the original model, which show whether an attack sees anything here.
+        retrained: scores under a model that never saw S.
         margin: the margin on the AUC, fixed before the run.
+        blind: how the texts of S and H differ.
     """
     reasons, warnings = _provenance_reasons(provenance)
     clean = provenance.start_saw_forget is False and not provenance.stopped_by_forget
@@ -102,19 +145,28 @@ def decide(
             reasons.append("Without held-out records nothing could be measured against; give a holdout set.")
         return Verdict(word, reasons, warnings, margin, None, None, None)
 
-    m, n = len(unlearned.forget), len(unlearned.holdout)
-    smallest = smallest_margin(m, n)
-    word, gap, found = _measured(unlearned, original, retrained, margin, smallest)
+    names = list(unlearned.forget)
+    m, n = len(unlearned.forget[names[0]]), len(unlearned.holdout[names[0]])
+    smallest = smallest_margin(m, n, len(names))
+    gaps = [_gap(unlearned, retrained, name, len(names)) for name in names]
+    word, worst, finding = _measured(gaps, margin)
+    if word == "not_distinguished" and original is not None:
+        seen = [_gap(original, retrained, name, len(names)) for name in names]
+        if not any(gap.strict_gap.low > 0 for gap in seen):
+            word = "undecided"
+            finding = "No attack can tell S from H in the original model either, so none can witness forgetting"
+    found = f"{finding}: {_numbers(worst, m, n, retrained)}."
+    if word == "undecided":
+        found += f" So many records can confirm a margin of ±{smallest:.2f}, and ±{margin:.2f} is asked for."
     compared_with: Literal["retrained", "chance"] = "retrained" if retrained else "chance"
-    if exact:
-        if word == "not_forgotten":
-            warnings.append(f"The measurement contradicts the provenance; check that the base never saw S. {found}")
-        else:
-            reasons.append(found)
-        word = "exact"
+    if blind is not None and blind.separable and not exact and retrained is None:
+        warnings.append(_differ(blind))
+    if exact and word == "not_forgotten":
+        warnings.append(f"The measurement contradicts the provenance; check that the base never saw S. {found}")
     else:
         reasons.append(found)
-    return Verdict(word, reasons, warnings, margin, smallest, gap, compared_with)
+    word = "exact" if exact else word
+    return Verdict(word, reasons, warnings, margin, smallest, worst.gap, compared_with, worst.attack, names, blind)
 
 
 def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
@@ -133,41 +185,60 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
     return reasons, warnings
 
 
-def _measured(
-    unlearned: Losses, original: Losses | None, retrained: Losses | None, margin: float, smallest: float
-) -> tuple[VerdictWord, Estimate, str]:
-    """The word that the measurement alone gives, the gap, and the finding in words."""
-    target = (retrained.forget, retrained.holdout) if retrained else None
-    auc = membership_auc(unlearned.forget, unlearned.holdout)
-    gap, gap90 = (_gap(unlearned, target, confidence) for confidence in (0.95, 0.90))
-    m, n = len(unlearned.forget), len(unlearned.holdout)
-    against = ""
-    if retrained:
-        against = f"; the retrained model has {membership_auc(retrained.forget, retrained.holdout).value:.2f}"
-    seen = (
-        f"membership AUC {auc.value:.2f} (95 % interval {auc.low:.2f} to {auc.high:.2f}), {m} forgotten against {n} "
-        f"held-out records{against}"
+def _differ(blind: BlindBaseline) -> str:
+    return (
+        "S and H differ by nature: a classifier that sees their texts and no model tells them apart with AUC "
+        f"{blind.auc.value:.2f} (95 % interval {blind.auc.low:.2f} to {blind.auc.high:.2f}), and a record of S is the "
+        f"longer one with probability {blind.length_auc.value:.2f}. So the attacks may see that, and not what the "
+        "model has learned; compare with a retrained model (--with_retrained)."
     )
-    if gap90.low > -margin and gap90.high < margin:
-        blind = original is not None and _gap(original, target, 0.95).low <= 0
-        if blind:
-            return "undecided", gap, (
-                f"The loss attack cannot tell S from H in the original model either, so it cannot witness forgetting: "
-                f"{seen}."
-            )  # fmt: skip
-        return "not_distinguished", gap, f"The loss attack no longer tells S from H within ±{margin:.2f}: {seen}."
-    if gap.value > margin and gap.low > 0 and auc.low > 0.5:
-        return "not_forgotten", gap, f"The loss attack still tells S from H: {seen}."
-    if gap.value < -margin and gap.high < 0 and auc.high < 0.5:
-        return "over_forgotten", gap, f"S is treated worse than records that no model saw: {seen}."
-    return "undecided", gap, (
-        f"Neither forgetting nor remembering could be shown: {seen}. So many records can confirm a margin of "
-        f"±{smallest:.2f}, and ±{margin:.2f} is asked for."
-    )  # fmt: skip
 
 
-def _gap(losses: Losses, target: tuple[np.ndarray, np.ndarray] | None, confidence: float) -> Estimate:
-    gap = membership_gap(losses.forget, losses.holdout, target, confidence)
-    if target is not None:
-        return gap
-    return Estimate(gap.value - 0.5, gap.low - 0.5, gap.high - 0.5, gap.n)
+def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
+    """The word that the measurements alone give, the attack that decides, and the finding in words."""
+    told = [g for g in gaps if g.gap.value > margin and g.strict_gap.low > 0 and g.strict_auc.low > 0.5]
+    avoided = [g for g in gaps if g.gap.value < -margin and g.strict_gap.high < 0 and g.strict_auc.high < 0.5]
+    if told:
+        worst = max(told, key=lambda g: g.gap.value)
+        return "not_forgotten", worst, f"The attack by {_name(worst)} still tells S from H"
+    if avoided:
+        worst = min(avoided, key=lambda g: g.gap.value)
+        return "over_forgotten", worst, f"S is treated worse than records that no model saw, as {_name(worst)} shows"
+    worst = max(gaps, key=lambda g: abs(g.gap.value))
+    if all(-margin < g.gap90.low and g.gap90.high < margin for g in gaps):
+        which = "The attack by" if len(gaps) == 1 else f"None of {len(gaps)} attacks, of which the furthest is"
+        tells = "no longer tells" if len(gaps) == 1 else "tells"
+        return "not_distinguished", worst, f"{which} {_name(worst)}, {tells} S from H within ±{margin:.2f}"
+    return "undecided", worst, f"Neither forgetting nor remembering could be shown; the furthest is {_name(worst)}"
+
+
+def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int) -> _Gap:
+    forget, holdout = scores.forget[attack], scores.holdout[attack]
+    strict = 1 - (1 - CONFIDENCE) / attacks
+
+    def auc(confidence: float) -> Estimate:
+        return membership_auc(-forget, -holdout, confidence)
+
+    def gap(confidence: float) -> Estimate:
+        if retrained is None:
+            found = auc(confidence)
+            return Estimate(found.value - 0.5, found.low - 0.5, found.high - 0.5, found.n)
+        target = (-retrained.forget[attack], -retrained.holdout[attack])
+        return membership_gap(-forget, -holdout, target, confidence)
+
+    return _Gap(attack, auc(CONFIDENCE), gap(CONFIDENCE), gap(0.90), gap(strict), auc(strict))
+
+
+def _name(gap: _Gap) -> str:
+    return ATTACKS[gap.attack]
+
+
+def _numbers(gap: _Gap, m: int, n: int, retrained: Scores | None) -> str:
+    against = ""
+    if retrained is not None:
+        other = membership_auc(-retrained.forget[gap.attack], -retrained.holdout[gap.attack])
+        against = f"; the retrained model has {other.value:.2f}"
+    return (
+        f"membership AUC {gap.auc.value:.2f} (95 % interval {gap.auc.low:.2f} to {gap.auc.high:.2f}), {m} forgotten "
+        f"against {n} held-out records{against}"
+    )

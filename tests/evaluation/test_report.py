@@ -5,12 +5,14 @@ import math
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from hf_unlearn import InputError, UnlearningReport
+from hf_unlearn.evaluation.evidence import attack_scores
 from hf_unlearn.evaluation.plots import plot_losses
 from hf_unlearn.evaluation.report import summarise, summarise_arm
 from hf_unlearn.evaluation.statistics import Estimate
@@ -22,6 +24,7 @@ def table(losses: list[float], tokens: int = 1) -> pa.Table:
     n = len(losses)
     nll = [loss * tokens for loss in losses]
     columns = {"row": range(n), "tokens": [tokens] * n, "nll": nll, "loss": losses, "correct": [1] * n}
+    columns |= {"exact": [0.5] * n, "extraction": [0.25] * n, "min_k": losses, "min_k_plus": losses}
     return pa.table({name: list(values) for name, values in columns.items()})
 
 
@@ -72,10 +75,42 @@ def test_summaries() -> None:
     assert generated.perplexity is not None
     assert generated.perplexity.value == pytest.approx(math.e)
     assert generated.perplexity.low == pytest.approx(math.exp(generated.loss.low))
-    arm = summarise_arm({"forget": table([0, 1, 2]), "holdout": table([1.5, 3])}, "text-generation", set())
+    assert generated.probability is not None
+    assert generated.probability.value == pytest.approx((math.exp(-0.5) + math.exp(-1.5)) / 2)
+    assert generated.exact_memorization == Estimate(0.5, 0.5, 0.5, 2)
+    assert generated.extraction_strength == Estimate(0.25, 0.25, 0.25, 2)
+    assert summarise(table([1.0]), "fill-mask", sampled=False).extraction_strength is None
+    tables: Any = {"forget": table([0, 1, 2]), "holdout": table([1.5, 3])}
+    arm = summarise_arm(tables, "text-generation", set(), attack_scores(tables), seed=0)
     assert arm.membership_auc is not None
     assert arm.membership_auc.value == pytest.approx(5 / 6)
-    assert summarise_arm({"forget": table([0, 1])}, "text-generation", set()).membership_auc is None
+    assert list(arm.attacks) == ["loss", "min_k", "min_k_plus", "exact"]
+    assert arm.attacks["exact"].auc.value == 0.5
+    assert arm.attacks["min_k"].auc.value == pytest.approx(1 / 6), "a higher likelihood counts as better known"
+    alone: Any = {"forget": table([0, 1])}
+    assert attack_scores(alone) is None
+    assert summarise_arm(alone, "text-generation", set(), None, seed=0).membership_auc is None
+
+
+def test_the_loss_less_that_of_the_base_allows_for_hard_records() -> None:
+    tables: Any = {"forget": table([5, 1]), "holdout": table([6, 2])}
+    base: Any = {"forget": table([7, 3]), "holdout": table([6, 2])}
+    found = attack_scores(tables, base)
+    assert found is not None
+    assert found.forget["reference"].tolist() == [2, 2]
+    assert found.holdout["reference"].tolist() == [0, 0]
+
+
+def test_reports_from_before_an_addition_are_read(tmp_path: Path) -> None:
+    report = example_report()
+    values = report.to_dict()
+    for arm in values["arms"].values():
+        del arm["attacks"]
+    del values["verdict"]["attacks"], values["verdict"]["blind"]
+    (tmp_path / "report.json").write_text(json.dumps(values))
+    read = UnlearningReport.load(tmp_path / "report.json")
+    assert read.verdict.blind is None
+    assert read.arms["unlearned"].attacks == {}
 
 
 @pytest.mark.parametrize("arms", [("original", "unlearned", "retrained"), ("unlearned",)])

@@ -1,5 +1,6 @@
 """One forward pass, one table: against the formula, whatever the batches."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets
-from hf_unlearn.evaluation.scoring import preserved_rng, score
+from hf_unlearn.evaluation.scoring import _statistics, preserved_rng, score
 
 from ..conftest import corpus, secrets_rows, tickets_rows
 
@@ -41,6 +42,75 @@ def by_hand(model: Any, examples: Dataset) -> dict[int, list[float]]:
     return found
 
 
+def memory_by_hand(model: Any, example: dict[str, Any]) -> dict[str, float]:
+    """The statistics of memory of one example, from sorted lists and loops."""
+    with torch.no_grad():
+        logits = model(torch.tensor([example["input_ids"]])).logits[0].double()
+    log_p, z, hits = [], [], []
+    for position, label in enumerate(example["labels"][1:]):
+        if label == IGNORED:
+            continue
+        row = logits[position].log_softmax(-1)
+        mean = float((row.exp() * row).sum())
+        deviation = max(float((row.exp() * (row - mean) ** 2).sum()), 1e-6) ** 0.5
+        log_p.append(float(row[label]))
+        z.append((float(row[label]) - mean) / deviation)
+        hits.append(int(row.argmax()) == label)
+    k = max(1, int(0.4 * len(log_p)))
+    text = hits[: len(hits) - example["tail"]]
+    run = next((i for i, hit in enumerate(reversed(text)) if not hit), len(text))
+    return {
+        "min_k": sum(sorted(log_p)[:k]) / k,
+        "min_k_plus": sum(sorted(z)[:k]) / k,
+        "exact": sum(text) / len(text),
+        "extraction": run / len(text),
+    }
+
+
+def test_memory_against_the_formula(lm_original: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_original)
+    encoder = RecordEncoder(tokenizer, RecordFormat("prompt_completion"), 128)
+    rows: Any = {"forget": Dataset.from_list(secrets_rows(60))}
+    sets = evidence_sets(rows, encoder, PaddingCollator(0), "text-generation", 7, seed=0, tokenizer=tokenizer)
+    examples = sets.sets["forget"]
+    assert set(examples["tail"]) == {1}, "the end of the text is no text"
+    model = AutoModelForCausalLM.from_pretrained(lm_original).eval()
+    table = sets.score(model)["forget"].to_pylist()
+    for example, found in zip(examples, table, strict=True):
+        for name, value in memory_by_hand(model, example).items():
+            assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+        text = secrets_rows(60)[found["row"]]["completion"]
+        assert found["zlib"] == len(zlib.compress(text.encode()))
+    assert 0.5 < np.mean([found["extraction"] for found in table]) < 1, "the model knows some by heart, and not all"
+
+
+def test_what_is_missed_at_the_end_has_no_strength() -> None:
+    labels = torch.tensor([[IGNORED, 1, 2, 3], [IGNORED, 1, 2, 0], [IGNORED, 1, 2, 3]])
+    guessed = torch.tensor([[1, 2, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]])
+    logits = 20.0 * torch.nn.functional.one_hot(guessed, 4).float()
+    found = _statistics(logits, labels, np.array([0, 1, 0]), "text-generation")
+    assert found["exact"].tolist() == pytest.approx([2 / 3, 1 / 2, 0])
+    assert found["extraction"].tolist() == pytest.approx([0, 1 / 2, 0])
+    assert found["correct"].tolist() == [2, 2, 0]
+
+
+def test_a_token_that_is_ruled_out_leaves_numbers() -> None:
+    logits = torch.tensor([[[-torch.inf, 1.0, 2.0], [0.0, 0.0, 0.0]]])
+    found = _statistics(logits, torch.tensor([[0, 2]]), np.array([0]), "text-generation")
+    assert all(np.isfinite(values).all() for values in found.values())
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**9])
+def test_parts_of_a_batch_do_not_matter(lm_base: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    collator, examples = examples_of(lm_base, secrets_rows(9), kind="prompt_completion")
+    model = AutoModelForCausalLM.from_pretrained(lm_base)
+    whole = score(model, examples, collator, task="text-generation", batch_size=4)
+    monkeypatch.setattr("hf_unlearn.evaluation.scoring.CHUNK", size)
+    parts = score(model, examples, collator, task="text-generation", batch_size=4)
+    for name in whole.column_names:
+        np.testing.assert_allclose(parts[name].to_numpy(), whole[name].to_numpy(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("max_length", [128, 12])
 def test_language_models_against_the_formula(lm_base: Path, max_length: int) -> None:
     collator, examples = examples_of(lm_base, secrets_rows(12), max_length, kind="prompt_completion")
@@ -48,7 +118,8 @@ def test_language_models_against_the_formula(lm_base: Path, max_length: int) -> 
     table = score(model, examples, collator, task="text-generation", batch_size=5)
     expected = by_hand(model, examples)
     assert table["row"].to_pylist() == sorted(expected)
-    for row, tokens, nll, loss, correct in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+    names = ("row", "tokens", "nll", "loss", "correct")
+    for row, tokens, nll, loss, correct in zip(*(table[name].to_pylist() for name in names), strict=True):
         assert (tokens, correct) == (expected[row][0], expected[row][2])
         assert nll == pytest.approx(expected[row][1], rel=1e-5)
         assert loss == pytest.approx(nll / tokens)
@@ -65,6 +136,11 @@ def test_classifiers_against_the_formula(encoder_base: Path) -> None:
         expected = np.log(np.exp(logits).sum()) - logits[example["labels"]]
         assert loss.as_py() == pytest.approx(expected, rel=1e-4)
         assert (tokens.as_py(), correct.as_py()) == (1, int(logits.argmax() == example["labels"]))
+        p = np.exp(logits) / np.exp(logits).sum()
+        line = table.to_pylist()[example["row"]]
+        assert line["entropy"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-4)
+        own = p[example["labels"]]
+        assert line["margin"] == pytest.approx(np.log(own / (1 - own)), rel=1e-3, abs=1e-5)
 
 
 def test_batches_do_not_matter(lm_base: Path) -> None:
@@ -72,7 +148,8 @@ def test_batches_do_not_matter(lm_base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(lm_base)
     tables = [score(model, examples, collator, task="text-generation", batch_size=b) for b in (1, 7, 64)]
     for table in tables[1:]:
-        np.testing.assert_allclose(table["nll"].to_numpy(), tables[0]["nll"].to_numpy(), rtol=1e-5)
+        for name in table.column_names:
+            np.testing.assert_allclose(table[name].to_numpy(), tables[0][name].to_numpy(), rtol=1e-5, atol=1e-6)
         assert table["row"].to_pylist() == tables[0]["row"].to_pylist() == list(range(30))
 
 

@@ -7,7 +7,20 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from hf_unlearn.evaluation.statistics import mean_loss, membership_auc, membership_gap, rate, smallest_margin
+from hf_unlearn.evaluation.statistics import (
+    Groups,
+    bootstrap,
+    clustered_mean,
+    equivalent,
+    folds,
+    ks_test,
+    mean_gap,
+    mean_loss,
+    membership_auc,
+    membership_gap,
+    rate,
+    smallest_margin,
+)
 
 SEEDS = range(100)
 
@@ -120,3 +133,209 @@ def test_the_smallest_margin_has_the_power_it_says() -> None:
         gap = membership_auc(rng.normal(0, 1, 100), rng.normal(0, 1, 100), confidence=0.90)
         confirmed += 0.5 - margin < gap.low and gap.high < 0.5 + margin
     assert 0.86 <= confirmed / 1000 <= 0.94
+
+
+def grouped(rng: np.random.Generator, groups: int, records: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Values whose variance is four fifths between groups, and the group of each."""
+    values = shift + rng.normal(0, 1, (groups, 1)) + rng.normal(0, 0.5, (groups, records))
+    return values.ravel(), np.repeat(np.arange(groups), records)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_auc_of_groups_against_obuchowskis_sums(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    m, n = rng.integers(10, 50, 2)
+    forget, holdout = rng.normal(0, 1, m).round(1), rng.normal(0.4, 1, n).round(1)
+    # Some groups are on both sides.
+    groups = rng.choice(list("abcdefgh"), m), rng.choice(list("efghijkl"), n)
+    value = sum((x < y) + 0.5 * (x == y) for x in forget for y in holdout) / (m * n)
+    v10 = [sum((x < y) + 0.5 * (x == y) for y in holdout) / n for x in forget]
+    v01 = [sum((x < y) + 0.5 * (x == y) for x in forget) / m for y in holdout]
+    sums = {
+        name: (
+            sum(v - value for v, g in zip(v10, groups[0], strict=True) if g == name),
+            sum(v - value for v, g in zip(v01, groups[1], strict=True) if g == name),
+        )
+        for name in {*groups[0], *groups[1]}
+    }
+    i10, i01, i = len(set(groups[0])), len(set(groups[1])), len(sums)
+    s10 = i10 / ((i10 - 1) * m) * sum(x**2 for x, _ in sums.values())
+    s01 = i01 / ((i01 - 1) * n) * sum(y**2 for _, y in sums.values())
+    s11 = i / (i - 1) * sum(x * y for x, y in sums.values())
+    variance = s10 / m + s01 / n + 2 * s11 / (m * n)
+    freedom = (s10 / m + s01 / n) ** 2 / ((s10 / m) ** 2 / (i10 - 1) + (s01 / n) ** 2 / (i01 - 1))
+    half = stats.t.ppf(0.975, min(freedom, i - 1)) * math.sqrt(variance)
+    found = membership_auc(forget, holdout, groups=groups)
+    assert found.value == pytest.approx(value)
+    assert found.low == pytest.approx(max(value - half, 0))
+    assert found.high == pytest.approx(min(value + half, 1))
+    assert found.n == i
+
+
+def test_groups_of_one_record_give_delongs_error() -> None:
+    rng = np.random.default_rng(0)
+    forget, holdout = rng.normal(0, 1, 4000), rng.normal(0.5, 1, 4000)
+    plain = membership_auc(forget, holdout)
+    # So many degrees of freedom make Student's quantile the normal one.
+    found = membership_auc(forget, holdout, groups=(np.arange(4000), np.arange(4000, 8000)))
+    assert (found.value, found.low, found.high, found.n) == pytest.approx(
+        (plain.value, plain.low, plain.high, 8000), abs=1e-5
+    )
+
+
+def test_the_intervals_of_groups_cover_and_those_of_their_records_do_not() -> None:
+    rng = np.random.default_rng(0)
+    truths = {"auc": stats.norm.cdf(0.5 / math.sqrt(2.5)), "mean": -0.5}
+    covered = {(name, unit): 0 for name in truths for unit in ("groups", "records")}
+    for _ in range(500):
+        (forget, of_forget), (holdout, of_holdout) = grouped(rng, 30, 10), grouped(rng, 30, 10, 0.5)
+        for unit, groups in (("groups", (of_forget, of_holdout + 30)), ("records", None)):
+            estimates = {
+                "auc": membership_auc(forget, holdout, groups=groups),
+                "mean": mean_gap(forget, holdout, groups),
+            }
+            for name, found in estimates.items():
+                covered[name, unit] += found.low <= truths[name] <= found.high
+    for name in truths:
+        # The Monte Carlo error of 95 % is 1 %.
+        assert 0.92 <= covered[name, "groups"] / 500 <= 0.98
+        assert covered[name, "records"] / 500 < 0.7
+
+
+def test_groups_on_both_sides_move_both_means() -> None:
+    rng = np.random.default_rng(0)
+    covered = {"shared": 0, "apart": 0}
+    for _ in range(500):
+        forget, names = grouped(rng, 30, 10)
+        # What raises a group in S lowers it in H, so that the means move apart.
+        holdout = 0.5 - forget.reshape(30, 10).mean(1).repeat(10) + rng.normal(0, 0.5, 300)
+        for name, groups in (("shared", (names, names)), ("apart", (names, names + 30))):
+            found = mean_gap(forget, holdout, groups)
+            covered[name] += found.low <= -0.5 <= found.high
+    assert 0.92 <= covered["shared"] / 500 <= 0.98
+    assert covered["apart"] / 500 < 0.9
+
+
+def test_one_group_tells_nothing() -> None:
+    groups = np.zeros(20), np.arange(1, 21)
+    found = membership_auc(np.zeros(20), np.ones(20), groups=groups)
+    assert (found.low, found.high) == (0, 1)
+    gap = mean_gap(np.zeros(20), np.ones(20), groups)
+    assert (gap.low, gap.high) == (-math.inf, math.inf)
+    assert not equivalent(gap, 100.0)
+
+
+def test_groups_that_do_not_overlap_are_the_independent_pairs() -> None:
+    groups = np.repeat(np.arange(8), 50), np.repeat(np.arange(8, 18), 50)
+    found = membership_auc(np.zeros(400), np.ones(500), groups=groups)
+    assert found.low == pytest.approx(stats.beta.ppf(0.025, 8, 1))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_gap_of_means_and_equivalence_against_welch(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    m, n = rng.integers(5, 60, 2)
+    forget, holdout = rng.normal(rng.uniform(-0.5, 0.5), 1, m), rng.normal(0, rng.uniform(0.5, 2), n)
+    found = mean_gap(forget, holdout, confidence=0.90)
+    test = stats.ttest_ind(forget, holdout, equal_var=False)
+    low, high = test.confidence_interval(0.90)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    margin, center = rng.uniform(0.1, 1), rng.uniform(-0.2, 0.2)
+    below = stats.ttest_ind(forget - center + margin, holdout, equal_var=False, alternative="greater").pvalue
+    above = stats.ttest_ind(forget - center - margin, holdout, equal_var=False, alternative="less").pvalue
+    assert equivalent(found, margin, center) == (max(below, above) < 0.05)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_groups_of_one_size_against_the_test_on_their_means(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (forget, of_forget), (holdout, of_holdout) = grouped(rng, 7, 4), grouped(rng, 9, 4)
+    means = forget.reshape(7, 4).mean(1), holdout.reshape(9, 4).mean(1)
+    found = mean_gap(forget, holdout, (of_forget, of_holdout + 7))
+    low, high = stats.ttest_ind(*means, equal_var=False).confidence_interval()
+    assert (found.low, found.high, found.n) == pytest.approx((low, high, 16))
+    one = clustered_mean(forget, of_forget)
+    low, high = stats.t.interval(0.95, 6, means[0].mean(), stats.sem(means[0]))
+    assert (one.value, one.low, one.high, one.n) == pytest.approx((forget.mean(), low, high, 7))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kolmogorov_and_smirnov_against_the_count_of_paths(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    m, n = (int(k) for k in rng.integers(3, 15, 2))
+    first, second = rng.normal(0, 1, m), rng.normal(rng.uniform(0, 1), 1, n)
+    largest = max(abs((first <= x).mean() - (second <= x).mean()) for x in [*first, *second])
+    # Every order of m and n values is a path from (0, 0) to (m, n); those are counted that stay nearer the diagonal.
+    inside = np.zeros((m + 1, n + 1), dtype=object)
+    for i in range(m + 1):
+        for j in range(n + 1):
+            if abs(i / m - j / n) < largest - 1e-9:
+                inside[i, j] = 1 if i == j == 0 else (inside[i - 1, j] if i else 0) + (inside[i, j - 1] if j else 0)
+    distance, p = ks_test(first, second)
+    assert distance == pytest.approx(largest)
+    assert p == pytest.approx(1 - inside[m, n] / math.comb(m + n, m))
+
+
+def difference(forget: np.ndarray, holdout: np.ndarray) -> float:
+    return float(forget.mean() - holdout.mean())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_bootstrap_against_scipys(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    forget, holdout = rng.exponential(1, rng.integers(8, 40)), rng.exponential(1, rng.integers(8, 40))
+    found = bootstrap(difference, forget, holdout, seed=seed)
+    other = stats.bootstrap(
+        (forget, holdout),
+        lambda x, y, axis: x.mean(axis) - y.mean(axis),
+        method="percentile",
+        n_resamples=4000,
+        rng=seed,
+    )
+    assert found.value == difference(forget, holdout)
+    # The ends of 1,000 draws are known to about 0.1 standard errors, more where the distribution leans.
+    assert found.low == pytest.approx(other.confidence_interval.low, abs=0.5 * other.standard_error)
+    assert found.high == pytest.approx(other.confidence_interval.high, abs=0.5 * other.standard_error)
+    assert found == bootstrap(difference, forget, holdout, seed=seed)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_bootstrap_of_groups_against_the_closed_form(shared: bool) -> None:
+    rng = np.random.default_rng(0)
+    forget, names = grouped(rng, 40, 5)
+    holdout = forget + 0.3 if shared else grouped(rng, 40, 5)[0]
+    groups: Groups = (names, names + (0 if shared else 40))
+    found = bootstrap(difference, forget, holdout, groups, seed=0)
+    closed = mean_gap(forget, holdout, groups)
+    assert found.n == closed.n == (40 if shared else 80)
+    assert found.high - found.low == pytest.approx(closed.high - closed.low, rel=0.12, abs=1e-9)
+
+
+def test_each_draw_of_the_bootstrap_has_as_many_groups_of_each_kind() -> None:
+    groups: Groups = np.arange(8).repeat(3), np.arange(5, 20).repeat(3)
+    for side in (0, 1):
+        found = bootstrap(lambda *values, side=side: len(values[side]), np.zeros(24), np.zeros(45), groups, seed=0)
+        assert found.low == found.high == found.value
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_folds_hold_whole_groups_of_both_sides(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = rng.choice(list("abcdef"), 30), rng.choice(list("defghijk"), 40)
+    k = int(rng.integers(2, 7))
+    dealt = folds(30, 40, groups, k, seed)
+    assert dealt is not None
+    parts: dict[str, set[int]] = {}
+    for names, part in zip(groups, dealt, strict=True):
+        assert set(part) == set(range(min(k, len(set(groups[0])), len(set(groups[1])))))
+        for name, number in zip(names, part, strict=True):
+            parts.setdefault(name, set()).add(number)
+    assert all(len(numbers) == 1 for numbers in parts.values())
+    again = folds(30, 40, groups, k, seed)
+    assert again is not None
+    assert np.array_equal(dealt[0], again[0])
+
+
+def test_one_record_cannot_be_dealt() -> None:
+    assert folds(1, 40, None, 2, 0) is None
+    assert folds(3, 40, (np.zeros(3), np.arange(1, 41)), 2, 0) is None

@@ -3,19 +3,24 @@
 import numpy as np
 import pytest
 
-from hf_unlearn.evaluation.verdict import Losses, Provenance, decide
+from hf_unlearn.evaluation.blind import BlindBaseline
+from hf_unlearn.evaluation.statistics import Estimate
+from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
 
 SAW = Provenance(start_saw_forget=True, stage="", duplicates_retained=0)
 CLEAN = Provenance(start_saw_forget=False, stage="the fine-tuning", duplicates_retained=0)
 
 
-def losses(shift: float, n: int = 400, seed: int = 0) -> Losses:
-    """S and H whose losses differ by a shift in standard deviations (0.36 sd is an AUC of 0.60)."""
+def scores(shift: float, n: int = 400, seed: int = 0, **more: float) -> Scores:
+    """S and H whose scores differ by a shift in standard deviations (0.36 sd is an AUC of 0.60), by attack."""
     rng = np.random.default_rng(seed)
-    return Losses(rng.normal(-shift, 1, n), rng.normal(0, 1, n))
+    shifts = {"loss": shift, **more}
+    return Scores(
+        {name: rng.normal(by, 1, n) for name, by in shifts.items()}, {name: rng.normal(0, 1, n) for name in shifts}
+    )
 
 
-REMEMBERS, FORGOT, AVOIDS = losses(2.0), losses(0.0, seed=1), losses(-2.0)
+REMEMBERS, FORGOT, AVOIDS = scores(2.0), scores(0.0, seed=1), scores(-2.0)
 
 
 @pytest.mark.parametrize(
@@ -24,15 +29,15 @@ REMEMBERS, FORGOT, AVOIDS = losses(2.0), losses(0.0, seed=1), losses(-2.0)
         (REMEMBERS, "not_forgotten"),
         (FORGOT, "not_distinguished"),
         (AVOIDS, "over_forgotten"),
-        (losses(0.0, n=10), "undecided"),
-        (losses(0.3, n=60), "undecided"),
-        (losses(2.0, n=10), "not_forgotten"),
+        (scores(0.0, n=10), "undecided"),
+        (scores(0.3, n=60), "undecided"),
+        (scores(2.0, n=10), "not_forgotten"),
     ],
 )
-@pytest.mark.parametrize("retrained", [None, losses(0.0, seed=2)])
-def test_what_is_measured(unlearned: Losses, word: str, retrained: Losses | None) -> None:
-    if retrained is not None and len(unlearned.forget) != 400:
-        retrained = losses(0.0, n=len(unlearned.forget), seed=2)
+@pytest.mark.parametrize("retrained", [None, scores(0.0, seed=2)])
+def test_what_is_measured(unlearned: Scores, word: str, retrained: Scores | None) -> None:
+    if retrained is not None and len(unlearned.forget["loss"]) != 400:
+        retrained = scores(0.0, n=len(unlearned.forget["loss"]), seed=2)
     verdict = decide(SAW, unlearned, original=None, retrained=retrained, margin=0.10)
     assert verdict.word == word
     assert verdict.compared_with == ("retrained" if retrained else "chance")
@@ -41,7 +46,7 @@ def test_what_is_measured(unlearned: Losses, word: str, retrained: Losses | None
 
 
 def test_a_clean_start_without_copies_is_exact_whatever_is_measured() -> None:
-    for unlearned in (FORGOT, losses(0.0, n=10), AVOIDS, None):
+    for unlearned in (FORGOT, scores(0.0, n=10), AVOIDS, None):
         verdict = decide(CLEAN, unlearned, original=REMEMBERS, retrained=None, margin=0.10)
         assert verdict.word == "exact"
         assert "This covers the fine-tuning" in verdict.reasons[0]
@@ -64,9 +69,9 @@ def test_copies_left_behind_or_not_looked_for_are_not_exact(copies: int | None, 
 
 
 def test_an_attack_that_sees_nothing_in_the_original_cannot_witness_forgetting() -> None:
-    verdict = decide(SAW, FORGOT, original=losses(0.0, seed=5), retrained=None, margin=0.10)
+    verdict = decide(SAW, FORGOT, original=scores(0.0, seed=5), retrained=None, margin=0.10)
     assert verdict.word == "undecided"
-    assert "cannot witness forgetting" in verdict.reasons[-1]
+    assert "none can witness forgetting" in verdict.reasons[-1]
     assert decide(SAW, FORGOT, original=REMEMBERS, retrained=None, margin=0.10).word == "not_distinguished"
 
 
@@ -78,7 +83,7 @@ def test_without_held_out_records_nothing_is_measured() -> None:
 
 def test_records_that_are_easy_by_nature_are_compared_with_the_retrained_model() -> None:
     # S is easier than H for any model: against chance it looks remembered, against retraining it does not
-    easy, reference = losses(1.0, seed=1), losses(1.0, seed=1)
+    easy, reference = scores(1.0, seed=1), scores(1.0, seed=1)
     assert decide(SAW, easy, original=None, retrained=None, margin=0.10).word == "not_forgotten"
     assert decide(SAW, easy, original=None, retrained=reference, margin=0.10).word == "not_distinguished"
 
@@ -87,14 +92,72 @@ def test_one_retrained_model_is_a_noisy_yardstick() -> None:
     # 0.12 above the retrained model, but S is not told from H at all
     rng = np.random.default_rng(3)
     base = rng.normal(0, 1, 300), rng.normal(0, 1, 300)
-    unlearned = Losses(*base)
-    retrained = Losses(base[0] + 0.45, base[1])
+    unlearned = Scores({"loss": base[0]}, {"loss": base[1]})
+    retrained = Scores({"loss": base[0] - 0.45}, {"loss": base[1]})
     assert decide(SAW, unlearned, original=None, retrained=retrained, margin=0.10).word == "undecided"
 
 
 def test_how_often_a_model_that_never_saw_s_is_called_not_forgotten() -> None:
     words = [
-        decide(SAW, losses(0.0, n=181, seed=s), original=None, retrained=None, margin=0.10).word for s in range(1000)
+        decide(SAW, scores(0.0, n=181, seed=s), original=None, retrained=None, margin=0.10).word for s in range(1000)
     ]
     assert words.count("not_forgotten") <= 5
     assert words.count("not_distinguished") >= 870
+
+
+# Several attacks, of which the worst counts
+
+
+def test_the_attack_that_sees_most_decides() -> None:
+    verdict = decide(SAW, scores(0.0, min_k=2.0, zlib=1.0), original=None, retrained=None, margin=0.10)
+    assert (verdict.word, verdict.attack, verdict.attacks) == ("not_forgotten", "min_k", ["loss", "min_k", "zlib"])
+    assert "Min-K%" in verdict.reasons[-1]
+    assert verdict.gap is not None
+    assert verdict.gap.value == pytest.approx(0.42, abs=0.03)
+    assert decide(SAW, scores(0.0, zlib=-2.0), original=None, retrained=None, margin=0.10).word == "over_forgotten"
+    # one attack that cannot confirm the margin is enough to leave it open
+    assert decide(SAW, scores(0.0, seed=1, zlib=0.32), original=None, retrained=None, margin=0.10).word == "undecided"
+
+
+def test_more_attacks_do_not_accuse_more_often() -> None:
+    attacks = dict.fromkeys(("zlib", "min_k", "min_k_plus", "exact"), 0.0)
+    words = [
+        decide(SAW, scores(0.0, n=300, seed=s, **attacks), original=None, retrained=None, margin=0.02).word
+        for s in range(400)
+    ]
+    # 5 % for all attacks together, on both sides
+    assert words.count("not_forgotten") + words.count("over_forgotten") <= 30
+
+
+def test_one_attack_that_sees_the_original_can_witness_forgetting() -> None:
+    forgot, original = scores(0.0, n=900, seed=1, zlib=0.0), scores(0.0, n=900, seed=5, zlib=2.0)
+    assert decide(SAW, forgot, original=original, retrained=None, margin=0.10).word == "not_distinguished"
+
+
+def test_more_attacks_need_more_records() -> None:
+    margins = [decide(SAW, s, original=None, retrained=None, margin=0.10).smallest_margin for s in (
+        scores(0.0), scores(0.0, zlib=0.0, min_k=0.0)
+    )]  # fmt: skip
+    assert margins[0] is not None
+    assert margins[1] is not None
+    assert margins[0] < margins[1]
+
+
+# S and H that differ by nature
+
+
+def baseline(low: float, separable: bool) -> BlindBaseline:
+    auc = Estimate(low + 0.05, low, low + 0.1, 800)
+    return BlindBaseline(auc, auc, auc, auc, by_group=False, separable=separable)
+
+
+def test_a_holdout_that_differs_from_s_by_nature_is_warned_of() -> None:
+    easy, reference = scores(1.0, seed=1), scores(1.0, seed=1)
+    differ, alike = baseline(0.75, True), baseline(0.48, False)
+    verdict = decide(SAW, easy, original=REMEMBERS, retrained=None, margin=0.10, blind=differ)
+    assert (verdict.word, verdict.blind) == ("not_forgotten", differ)
+    assert "S and H differ by nature" in verdict.warnings[0]
+    assert "AUC 0.80 (95 % interval 0.75 to 0.85)" in verdict.warnings[0]
+    assert not decide(SAW, easy, original=REMEMBERS, retrained=None, margin=0.10, blind=alike).warnings
+    # a retrained model makes up for such a holdout
+    assert not decide(SAW, easy, original=REMEMBERS, retrained=reference, margin=0.10, blind=differ).warnings

@@ -1,0 +1,122 @@
+"""How much of a text can be got out of a model, from what it makes of each token and of other texts in its place."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+
+from ..data import RecordEncoder, encode
+from ..errors import InputError
+from ..tasks import IGNORED
+from .scoring import score
+
+
+def exact_memorization(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The share of a text's tokens that greedy decoding gives when it has seen the true ones before.
+
+    Tirumala et al. 2022, arXiv:2205.10770.
+
+    Args:
+        predicted: the most likely token at the place of each label, -100 where there is none, shape (records, tokens).
+        labels: token ids, -100 where there is none or where the token carries no text, such as EOS; same shape.
+
+    Returns:
+        Shape (records,), NaN for a record without a token.
+    """
+    counted = (labels != IGNORED) & (predicted != IGNORED)
+    hits = ((predicted == labels) & counted).sum(1)
+    return _share(hits, counted.sum(1))
+
+
+def extraction_strength(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The largest share at the end of a text that greedy decoding gives when it has seen the true tokens before.
+
+    1 - k/N for the shortest prefix of k of N tokens after which all are right (after Carlini et al. 2021,
+    arXiv:2012.07805, with the true tokens given instead of those that the model wrote). A text whose last token is
+    missed has k = N and strength 0; open-unlearning stops at k = N - 1 and gives it 1/N.
+
+    Args:
+        predicted, labels: as in :func:`exact_memorization`.
+
+    Returns:
+        Shape (records,), NaN for a record without a token.
+    """
+    counted = (labels != IGNORED) & (predicted != IGNORED)
+    missed = (predicted != labels) & counted
+    missed_from_here = np.cumsum(missed[:, ::-1], axis=1)[:, ::-1]
+    return _share((counted & (missed_from_here == 0)).sum(1), counted.sum(1))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def exposure(losses: np.ndarray, canaries: np.ndarray) -> np.ndarray:
+    """Exposure of secrets among all that could have stood in their place, with the exact rank.
+
+    log2 |R| - log2 rank, where the rank counts the candidates that the model finds at least as likely (Carlini et al.
+    2019, arXiv:1802.08232). It is log2 |R| for a secret that the model prefers to all other candidates; for one that
+    it never saw it is 1.44 bits on average. Ties, and candidates whose loss is no number, count against the secret.
+
+    Args:
+        losses: summed negative log-likelihood of each candidate, shape (secrets, candidates).
+        canaries: which candidate is the true one, shape (secrets,).
+
+    Returns:
+        In bits, shape (secrets,).
+
+    Raises:
+        InputError: there is no candidate of that number.
+    """
+    count = losses.shape[1]
+    if len(canaries) != len(losses) or ((canaries < 0) | (canaries >= count)).any():
+        raise InputError(f"canaries must name one of the {count} candidates for each of the {len(losses)} secrets.")
+    own = np.take_along_axis(losses, canaries[:, None], axis=1)
+    rank = (~(losses > own)).sum(1)
+    return np.log2(count) - np.log2(rank)
+
+
+def candidate_losses(
+    model: nn.Module,
+    prompts: Sequence[str],
+    candidates: Sequence[Sequence[str]],
+    encoder: RecordEncoder,
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]],
+    *,
+    batch_size: int,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> np.ndarray:
+    """Score every candidate after its prompt.
+
+    Args:
+        model: a causal language model.
+        prompts: what stands before each secret, shape (secrets,).
+        candidates: what could stand there, shape (secrets, candidates).
+        encoder: reads the columns ``prompt`` and ``completion``.
+        collator: stacks examples.
+        batch_size: candidates in a forward pass.
+        context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
+
+    Returns:
+        Summed negative log-likelihoods in nats, shape (secrets, candidates), for :func:`exposure`.
+
+    Raises:
+        InputError: the secrets do not all have the same number of candidates, or one of these has no token.
+    """
+    counts = {len(options) for options in candidates}
+    if len(prompts) != len(candidates) or len(counts) != 1:
+        raise InputError(
+            f"{len(prompts)} prompts and {len(candidates)} lists of candidates with {sorted(counts)} candidates each: "
+            "give one list for each prompt, all of the same length."
+        )
+    texts = [(prompt, option) for prompt, options in zip(prompts, candidates, strict=True) for option in options]
+    records = Dataset.from_dict({"prompt": [p for p, _ in texts], "completion": [c for _, c in texts]})
+    examples = encode(records, encoder, "candidate")
+    assert isinstance(examples, Dataset)
+    table = score(model, examples, collator, task="text-generation", batch_size=batch_size, context=context)
+    if table.num_rows != len(texts):
+        raise InputError(f"{len(texts) - table.num_rows} of the {len(texts)} candidates have no token to predict.")
+    return table["nll"].to_numpy().reshape(len(prompts), -1)

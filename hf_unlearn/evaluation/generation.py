@@ -1,0 +1,340 @@
+"""One greedy generation pass over a set of records: what the model writes when it is shown the beginning of each."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import groupby, takewhile
+from typing import Any, cast
+
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import PeftModel
+from rouge_score.rouge_scorer import RougeScorer
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data import padding_id
+from ..errors import InputError
+from ..models import Model
+from ..tasks import IGNORED, TASKS, Task
+
+PREFIXES = (0, 8, 16, 32)  # tokens of the text that are given away before the model writes
+NEW_TOKENS = 200  # after a prompt, as TOFU's evaluation
+CONTINUATION = 50  # tokens in a row that make a verbatim copy, as in Carlini et al. 2023, arXiv:2202.07646
+
+# How a model says in English that it does not know or will not tell, in the manner of TOFU's "idk" answers.
+REFUSALS = (
+    "i don't have", "i do not have", "i don't know", "i do not know", "i really don't know", "i don't possess",
+    "i don't hold", "i don't seem", "i'm not", "i am not", "i'm unable", "i am unable", "i'm unaware", "i can't",
+    "i cannot", "i haven't", "i have not", "i've not", "i have no", "i've no", "i've got no", "i have yet", "i've yet",
+    "i lack", "i'm lacking", "i'm missing", "i'm at a loss", "i'm clueless", "i'm sorry", "i am sorry", "i apologize",
+    "i must decline", "no data on", "not something i", "not in my", "not within my", "beyond my", "outside my",
+    "out of my", "my training", "my understanding", "my programming", "my capabilities", "my database",
+    "my databases", "my knowledge doesn't", "my resources don't", "as an ai",
+)  # fmt: skip
+_REFUSAL = re.compile(rf"\b({'|'.join(map(re.escape, REFUSALS))})\b")
+_FIRST_SENTENCE = re.compile(r".*?(?:[.!?\n]|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One request to go on writing, and what the model wrote.
+
+    Attributes:
+        row: the record's position in its set.
+        passage: which text of the record is to be written: a record has several when it is a conversation with several
+            answers, or a document in pieces.
+        prefix: tokens of the passage that the model was given.
+        read: what the model reads, token ids.
+        begun: what its decoder was given; none but in models that read one text and write another.
+        wanted: the rest of the passage, without the end of the text.
+        new_tokens: how many it may write.
+        written: what it wrote, without the end of the text.
+    """
+
+    row: int
+    passage: int
+    prefix: int
+    read: list[int] = field(repr=False)
+    begun: list[int] = field(repr=False)
+    wanted: list[int] = field(repr=False)
+    new_tokens: int
+    written: list[int] = field(default_factory=list, repr=False)
+
+
+@torch.no_grad()
+def generate(
+    model: Model,
+    examples: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    task: Task,
+    batch_size: int,
+    prefixes: Sequence[int] = PREFIXES,
+    new_tokens: int = NEW_TOKENS,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> list[Generation]:
+    """Let a model write on from the prompt and from several places in the text that it shall have forgotten.
+
+    Decoding is greedy and takes nothing from the model's own generation settings but the tokens that end a text.
+
+    Args:
+        model: a language model or an encoder-decoder; its training mode is restored afterwards, and no random number
+            is drawn.
+        examples: as made by :func:`~hf_unlearn.data.encode`; the labelled tokens are the text.
+        tokenizer: the model's.
+        task: what the model does.
+        batch_size: sequences in a forward pass; the processes of a launch share the batches.
+        prefixes: how many tokens of the text to give. After 0 the model sees the prompt only, so texts without a
+            prompt have no such line; texts with no more tokens than that have none either.
+        new_tokens: written after a prompt at most. After a longer prefix as many as are left of the text.
+        context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
+
+    Returns:
+        One for each passage and prefix, in the order of the records; the same in every process.
+
+    Raises:
+        InputError: the model does not write texts, or the numbers are out of range.
+    """
+    if not (TASKS[task].next_token or TASKS[task].two_texts):
+        raise InputError(f"A model for {task} writes no text, so nothing can be extracted from it.")
+    if not prefixes or min(prefixes) < 0 or new_tokens < 1:
+        raise InputError(f"prefixes={tuple(prefixes)} and new_tokens={new_tokens} must be at least 0 and 1.")
+    writer: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    two_texts = TASKS[task].two_texts
+    ends = _ends(writer, tokenizer)
+    limit = _positions(writer.config)
+    requests = list(_requests(examples, tokenizer, ends, two_texts, sorted(set(prefixes)), new_tokens, limit))
+    batches = list(_batches(requests, batch_size, limit))
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=padding_id(tokenizer),
+        eos_token_id=sorted(ends) or None,
+    )
+    state = PartialState()
+    found: list[tuple[int, list[int]]] = []
+    # The processes of a sharded model meet in every forward pass, so one that runs out of batches repeats the first.
+    rounds = math.ceil(len(batches) / state.num_processes)
+    mine = [state.process_index + i * state.num_processes for i in range(rounds)]
+    with _evaluating(model), _no_generation_config(writer), context():
+        for i in tqdm(mine, desc="Generating", leave=False, disable=None if state.is_main_process else True):
+            batch = batches[i] if i < len(batches) else batches[0]
+            picked = [requests[j] for j in batch]
+            settings.max_new_tokens = max(request.new_tokens for request in picked)
+            inputs, given = _stacked(writer, picked, settings, two_texts)
+            out = writer.generate(**inputs, generation_config=settings, synced_gpus=state.num_processes > 1)
+            if i < len(batches):
+                found += [(j, ids[given:]) for j, ids in zip(batch, out.tolist(), strict=True)]
+    found = gather_object(found)
+    written = {j: _until(ids[: requests[j].new_tokens], ends) for j, ids in found}
+    return [replace(request, written=written[j]) for j, request in enumerate(requests)]
+
+
+def measure(
+    generations: list[Generation], tokenizer: PreTrainedTokenizerBase, continuation: int = CONTINUATION
+) -> pa.Table:
+    """Compare what a model wrote with the texts.
+
+    ROUGE is that of Lin (2004) as ``rouge-score`` computes it, with stemming; the text's words are those of a-z and
+    0-9, so it says nothing of other scripts.
+
+    Args:
+        generations: as returned by :func:`generate`.
+        tokenizer: the model's.
+        continuation: how many tokens must be reproduced to count as extracted.
+
+    Returns:
+        A table without any text, a line for each passage and prefix: ``row``, ``passage`` and ``prefix`` (see
+        :class:`Generation`), ``tokens`` (how many were compared: ``continuation``, or what is left of the text if
+        that is less; few tokens are easily guessed), ``matched`` (how many of them the model wrote before it first
+        differed), ``extracted`` (whether it was all of them), ``rouge1_recall`` and ``rougeL_recall`` (against all
+        that is left of the text; null where that has no word), ``written`` (how many tokens the model wrote) and
+        ``refused`` (whether its first sentence contains one of :data:`REFUSALS`).
+
+    Raises:
+        InputError: ``continuation`` is less than 1.
+    """
+    if continuation < 1:
+        raise InputError(f"continuation={continuation} must be at least 1.")
+    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    lines = []
+    for generation in generations:
+        wanted = generation.wanted[:continuation]
+        pairs = zip(wanted, generation.written, strict=False)
+        matched = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        text, reference = _decoded(tokenizer, generation.written), _decoded(tokenizer, generation.wanted)
+        rouge = scorer.score(reference, text) if re.search("[a-z0-9]", reference.lower()) else None
+        lines.append(
+            {
+                "row": generation.row,
+                "passage": generation.passage,
+                "prefix": generation.prefix,
+                "tokens": len(wanted),
+                "matched": matched,
+                "extracted": matched == len(wanted),
+                "rouge1_recall": rouge["rouge1"].recall if rouge else None,
+                "rougeL_recall": rouge["rougeL"].recall if rouge else None,
+                "written": len(generation.written),
+                "refused": is_refusal(text),
+            }
+        )
+    whole = ("row", "passage", "prefix", "tokens", "matched", "written")
+    types = {name: pa.int64() for name in whole} | {name: pa.bool_() for name in ("extracted", "refused")}
+    order = ("row", "passage", "prefix", "tokens", "matched", "extracted", "rouge1_recall", "rougeL_recall", "written")
+    names = (*order, "refused")
+    return pa.Table.from_pylist(lines, pa.schema([(name, types.get(name, pa.float64())) for name in names]))
+
+
+def is_refusal(text: str) -> bool:
+    """Whether the first sentence of an English text says that its writer does not know or will not tell.
+
+    Args:
+        text: what a model wrote; where the text to forget is itself written in the first person, such as a letter,
+            this finds too much.
+    """
+    first = _FIRST_SENTENCE.match(text.strip().lower().replace("\u2019", "'"))
+    return first is not None and _REFUSAL.search(first.group()) is not None
+
+
+def _requests(
+    examples: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: set[int],
+    two_texts: bool,
+    prefixes: list[int],
+    new_tokens: int,
+    limit: float,
+) -> Iterator[Generation]:
+    """What the model is asked to write; ``limit`` is how many positions it has."""
+    special = set(tokenizer.all_special_ids)
+    passages: dict[int, int] = {}
+    for example in examples:
+        ids, labels, row = example["input_ids"], example["labels"], example["row"]
+        for start, stop in [(0, len(labels))] if two_texts else _runs(labels):
+            # A token such as BOS opens the text and is no part of it.
+            first = start
+            while first < stop and labels[first] in special:
+                first += 1
+            text = _until(labels[first:stop], ends)
+            passage = passages.setdefault(row, 0)
+            passages[row] += 1
+            for prefix in prefixes:
+                if len(text) <= prefix or (prefix == 0 and start == 0 and not two_texts):
+                    continue
+                read = ids if two_texts else ids[: first + prefix]
+                begun = labels[: first + prefix] if two_texts else []
+                room = limit - (len(begun) + 1 if two_texts else len(read))
+                asked = new_tokens if prefix == 0 else min(new_tokens, len(text) - prefix)
+                yield Generation(row, passage, prefix, read, begun, text[prefix:], int(min(asked, room)))
+
+
+def _runs(labels: list[int]) -> Iterator[tuple[int, int]]:
+    """Start and end of each stretch of labelled tokens."""
+    position = 0
+    for labelled, group in groupby(labels, key=lambda label: label != IGNORED):
+        length = len(list(group))
+        if labelled:
+            yield position, position + length
+        position += length
+
+
+def _batches(requests: list[Generation], batch_size: int, limit: float) -> Iterator[list[int]]:
+    """Positions of requests, longest first; those of a batch begin alike, and none would be taken beyond the limit."""
+    order = sorted(range(len(requests)), key=lambda j: (-len(requests[j].begun), -len(requests[j].read)))
+    batch: list[int] = []
+    steps = 0
+    for j in order:
+        first = requests[batch[0]] if batch else requests[j]
+        longest = len(first.begun) + 1 if first.begun else len(first.read)
+        steps = max(steps, requests[j].new_tokens)
+        if batch and (
+            len(batch) == batch_size or len(requests[j].begun) != len(first.begun) or longest + steps > limit
+        ):
+            yield batch
+            batch, steps = [], requests[j].new_tokens
+        batch.append(j)
+    if batch:
+        yield batch
+
+
+def _stacked(
+    model: Any, requests: list[Generation], settings: GenerationConfig, two_texts: bool
+) -> tuple[dict[str, torch.Tensor], int]:
+    """The inputs of a batch, and how many tokens of what comes out were given.
+
+    Padding stands on the left, so that all go on writing at the same place; what an encoder reads is padded on the
+    right, as in training.
+    """
+    device = model.device
+    read = [torch.tensor(request.read) for request in requests]
+    side = "right" if two_texts else "left"
+    fill = int(settings.pad_token_id)
+    ids = pad_sequence(read, batch_first=True, padding_value=fill, padding_side=side)
+    mask = pad_sequence([torch.ones_like(r) for r in read], batch_first=True, padding_side=side)
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    if not two_texts:
+        return inputs, ids.shape[1]
+    # The model writes the token before the text itself, and the last of these labels is not read.
+    labels = torch.tensor([[*request.begun, fill] for request in requests], device=device)
+    begun = model.prepare_decoder_input_ids_from_labels(labels)
+    settings.decoder_start_token_id = int(begun[0, 0])
+    return inputs | {"decoder_input_ids": begun}, begun.shape[1]
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a text; a chat model has one for the end of a turn besides."""
+    ends: set[int] = set()
+    for token in (tokenizer.eos_token_id, model.generation_config.eos_token_id, model.config.eos_token_id):
+        ends |= set(token) if isinstance(token, list) else {token} - {None}
+    return ends
+
+
+def _positions(config: PreTrainedConfig) -> float:
+    """How many tokens a model can attend to; infinity where it says nothing, as with relative positions."""
+    text = config.get_text_config(decoder=True)
+    name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    return text.to_dict().get(name) or math.inf
+
+
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ends, ids))
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return cast(str, tokenizer.decode(ids, skip_special_tokens=True))
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode, and the mode of every module as it was afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    for module in modes:
+        # In evaluation mode on a CPU its layers of 4 bits are repacked for good and pass on no gradient any more;
+        # https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/nn/modules.py
+        if type(module).__module__.startswith("bitsandbytes."):
+            module.training = True
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _no_generation_config(model: PreTrainedModel) -> Iterator[None]:
+    """Without the model's own settings, such as a repetition penalty, which fill in whatever a caller leaves open."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -1,0 +1,127 @@
+"""TOFU's and MUSE's measures: published logs, their formulas written out, and where they end."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hf_unlearn.errors import InputError
+from hf_unlearn.evaluation.tofu import (
+    answer_probability,
+    closer_to_one,
+    forget_quality,
+    model_utility,
+    privleak,
+    probability_among_options,
+    true_better,
+    truth_probability,
+    truth_ratios,
+)
+
+
+def published(shared: Path, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Losses of the right and the wrong answers to the questions about S, and the truth ratios in the log."""
+    path = shared / "data" / "tofu_reference_logs" / f"llama2-7b_{model}_wd0.01.json"
+    log = json.loads(path.read_text(encoding="utf-8"))["eval_log_forget.json"]
+    columns = [list(log[name].values()) for name in ("avg_paraphrased_loss", "average_perturb_loss", "truth_ratio")]
+    return np.array(columns[0]), np.array(columns[1]), np.array(columns[2])
+
+
+def test_the_published_numbers(shared: Path) -> None:
+    ratios = {}
+    for model, expected in (("full", 0.516), ("retain90", 0.674)):
+        correct, wrong, logged = published(shared, model)
+        ratios[model] = truth_ratios(correct, wrong, "geometric")
+        np.testing.assert_allclose(ratios[model], logged, rtol=1e-5)
+        assert closer_to_one(ratios[model]).mean() == pytest.approx(expected, abs=5e-4)
+    assert forget_quality(ratios["full"], ratios["retain90"]) == pytest.approx(1.83e-21, rel=5e-3)
+    assert forget_quality(ratios["full"], ratios["full"]) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_truth_ratios_against_the_formula(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    correct, wrong = rng.exponential(2, 7), rng.exponential(2, (7, 5))
+    arithmetic, geometric = (truth_ratios(correct, wrong, mean) for mean in ("arithmetic", "geometric"))
+    for i in range(7):
+        right = math.exp(-correct[i])
+        powers = [math.exp(-loss) for loss in wrong[i]]
+        assert arithmetic[i] == pytest.approx(sum(powers) / 5 / right)
+        assert geometric[i] == pytest.approx(math.prod(powers) ** (1 / 5) / right)
+        assert closer_to_one(arithmetic)[i] == pytest.approx(min(arithmetic[i], 1 / arithmetic[i]))
+        assert true_better(arithmetic)[i] == pytest.approx(max(0.0, 1 - arithmetic[i]))
+        assert truth_probability(arithmetic)[i] == pytest.approx(right / (right + sum(powers) / 5))
+        options = probability_among_options(correct, wrong)[i]
+        assert options == pytest.approx(right / (right + sum(powers)))
+        assert answer_probability(correct)[i] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_answers_that_are_impossible_have_finite_measures(mean: str) -> None:
+    correct, wrong = np.array([0.0, 1e4]), np.array([[1e4, 1e4], [0.0, 0.0]])
+    ratios = truth_ratios(correct, wrong, mean)  # type: ignore[arg-type]
+    assert ratios.tolist() == [0, math.inf]
+    assert closer_to_one(ratios).tolist() == [0, 0]
+    assert true_better(ratios).tolist() == [1, 0]
+    assert truth_probability(ratios).tolist() == [1, 0]
+    assert probability_among_options(correct, wrong).tolist() == [1, 0]
+
+
+def test_a_record_without_an_answer_is_an_error_and_not_a_silent_nan() -> None:
+    bad, good = np.array([1.0, math.nan]), np.ones(2)
+    for call in (
+        lambda: truth_ratios(bad, np.ones((2, 3)), "geometric"),
+        lambda: truth_ratios(good, np.array([[1.0, 1.0], [1.0, math.nan]]), "arithmetic"),
+        lambda: forget_quality(good, bad),
+        lambda: privleak(bad, good),
+        lambda: answer_probability(bad),
+    ):
+        with pytest.raises(InputError, match="1 of the|1 of \\d values are no number"):
+            call()
+
+
+def test_forget_quality_is_the_two_sample_test() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 1, 9), rng.normal(0.7, 1, 9)
+    # Hodges 1958: the exact p-value is the share of lattice paths that stray as far
+    statistic = max(abs((x <= v).mean() - (y <= v).mean()) for v in np.concatenate([x, y]))
+    n, far = 9, round(statistic * 9)
+    paths = np.zeros((n + 1, n + 1))
+    for i in range(n + 1):
+        for j in range(n + 1):
+            inside = abs(i - j) < far
+            before = (paths[i - 1, j] if i else 0) + (paths[i, j - 1] if j else 0)
+            paths[i, j] = inside * (before if i or j else 1)
+    assert forget_quality(x, y) == pytest.approx(1 - paths[n, n] / math.comb(2 * n, n))
+    with pytest.raises(InputError, match="9 and 8"):
+        forget_quality(x, y[:8])
+
+
+def test_model_utility_is_the_harmonic_mean_and_zero_spoils_it() -> None:
+    values = np.linspace(0.1, 0.9, 9)
+    assert model_utility(values) == pytest.approx(9 / sum(1 / v for v in values))
+    assert model_utility(values.reshape(3, 3).tolist()) == pytest.approx(model_utility(values))
+    assert model_utility([0.0, *values[1:]]) == 0
+    for wrong in (values[:8], [*values[:8], 1.1], [*values[:8], math.nan]):
+        with pytest.raises(InputError, match="nine"):
+            model_utility(wrong)
+
+
+def test_privleak_against_the_formula() -> None:
+    rng = np.random.default_rng(0)
+    forget, holdout = rng.normal(0, 1, 30), rng.normal(0.8, 1, 40)
+    reference = rng.normal(0, 1, 30), rng.normal(0.1, 1, 40)
+
+    def share(s: np.ndarray, h: np.ndarray) -> float:
+        return stats.mannwhitneyu(s, h).statistic / (len(s) * len(h))
+
+    expected = (share(forget, holdout) - share(*reference)) / share(*reference)
+    assert privleak(forget, holdout, reference) == pytest.approx(100 * expected)
+    assert privleak(forget, holdout) == pytest.approx(100 * (share(forget, holdout) - 0.5) / 0.5)
+    assert privleak(np.zeros(3), np.ones(3)) == -100
+    assert privleak(np.ones(3), np.zeros(3)) == 100
+    assert privleak(*reference, reference) == 0
+    assert math.isnan(privleak(forget, holdout, (np.zeros(3), np.ones(3))))
