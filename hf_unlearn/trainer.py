@@ -42,6 +42,7 @@ from .models import (
     check_quantised,
     freeze_all_but_last,
     load_anchor,
+    load_config,
     load_tokenizer,
     locate,
     lora_settings,
@@ -465,10 +466,10 @@ class UnlearningTrainer(Trainer):
         """The base, where it does the same task with the same tokens; None where it does not."""
         if self.base is None or TASKS[self.task].new_head or self.base.adapter:
             return None
-        bits = quantised_bits(plain_model(self.model).config)
-        model = load_any(self.base, self.task, bits=bits)
-        vocabularies = {plain_model(m).config.get_text_config().vocab_size for m in (model, self.model)}
-        return to_device(model, self.args.device) if len(vocabularies) == 1 else None
+        config = plain_model(self.model).config
+        if load_config(self.base).get_text_config().vocab_size != config.get_text_config().vocab_size:
+            return None
+        return to_device(load_any(self.base, self.task, bits=quantised_bits(config)), self.args.device)
 
     # Saving
 

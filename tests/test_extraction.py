@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.extraction import candidate_losses, exact_memorization, exposure, extraction_strength
+from hf_unlearn.evaluation.extraction import candidate_losses, exposure
+from hf_unlearn.evaluation.memorization import exact_memorization, extraction_strength
 
 from .conftest import secrets_rows
 

@@ -16,13 +16,13 @@ from datasets import Dataset
 from peft import PeftModel
 from rouge_score.rouge_scorer import RougeScorer
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data import padding_id
 from ..errors import InputError
 from ..models import Model
 from ..tasks import IGNORED, TASKS, Task
+from .scoring import evaluating, shared_batches
 
 PREFIXES = (0, 8, 16, 32)  # tokens of the text that are given away before the model writes
 NEW_TOKENS = 200  # after a prompt, as TOFU's evaluation
@@ -119,19 +119,15 @@ def generate(
         pad_token_id=padding_id(tokenizer),
         eos_token_id=sorted(ends) or None,
     )
-    state = PartialState()
     found: list[tuple[int, list[int]]] = []
-    # The processes of a sharded model meet in every forward pass, so one that runs out of batches repeats the first.
-    rounds = math.ceil(len(batches) / state.num_processes)
-    mine = [state.process_index + i * state.num_processes for i in range(rounds)]
-    with _evaluating(model), _no_generation_config(writer), context():
-        for i in tqdm(mine, desc="Generating", leave=False, disable=None if state.is_main_process else True):
-            batch = batches[i] if i < len(batches) else batches[0]
+    synced = PartialState().num_processes > 1
+    with evaluating(model), _no_generation_config(writer), context():
+        for batch, counts in shared_batches(batches, "Generating"):
             picked = [requests[j] for j in batch]
             settings.max_new_tokens = max(request.new_tokens for request in picked)
             inputs, given = _stacked(writer, picked, settings, two_texts)
-            out = writer.generate(**inputs, generation_config=settings, synced_gpus=state.num_processes > 1)
-            if i < len(batches):
+            out = writer.generate(**inputs, generation_config=settings, synced_gpus=synced)
+            if counts:
                 found += [(j, ids[given:]) for j, ids in zip(batch, out.tolist(), strict=True)]
     found = gather_object(found)
     written = {j: _until(ids[: requests[j].new_tokens], ends) for j, ids in found}
@@ -310,23 +306,6 @@ def _until(ids: list[int], ends: set[int]) -> list[int]:
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return cast(str, tokenizer.decode(ids, skip_special_tokens=True))
-
-
-@contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode, and the mode of every module as it was afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    for module in modes:
-        # In evaluation mode on a CPU its layers of 4 bits are repacked for good and pass on no gradient any more;
-        # https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/nn/modules.py
-        if type(module).__module__.startswith("bitsandbytes."):
-            module.training = True
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

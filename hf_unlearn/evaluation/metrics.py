@@ -13,7 +13,7 @@ import torch
 from datasets import Features, List, Value
 
 from ..tasks import IGNORED
-from .extraction import exact_memorization, extraction_strength
+from .memorization import exact_memorization, extraction_strength
 from .statistics import mean_loss, membership_auc
 from .tofu import Mean, answer_probability, closer_to_one, true_better, truth_ratios
 
@@ -49,7 +49,7 @@ class _InMemory(evaluate.Metric):
 
 
 class ExactMemorization(_InMemory):
-    """Mean over the records of :func:`~.extraction.exact_memorization`."""
+    """Mean over the records of :func:`~.memorization.exact_memorization`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _about(
@@ -64,7 +64,7 @@ class ExactMemorization(_InMemory):
 
 
 class ExtractionStrength(_InMemory):
-    """Mean over the records of :func:`~.extraction.extraction_strength`."""
+    """Mean over the records of :func:`~.memorization.extraction_strength`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _about(

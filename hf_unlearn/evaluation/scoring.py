@@ -2,8 +2,9 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..tasks import IGNORED, TASKS, Task
+from .memorization import exact_memorization, extraction_strength
+
+Batch = TypeVar("Batch")
 
 MIN_K = 0.4  # the share of a record's tokens that Min-K% looks at, as in MUSE
 CHUNK = 2**21  # logits that are held in float32 at a time
@@ -54,34 +58,51 @@ def score(
     lengths = np.array([len(ids) for ids in examples["input_ids"]])
     order = np.argsort(-lengths, kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    state = PartialState()
     found: list[dict[str, np.ndarray]] = []
-    training = model.training
-    model.eval()
-    for module in model.modules():
-        # In evaluation mode on a CPU its layers of 4 bits are repacked for good and pass on no gradient any more;
-        # https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/nn/modules.py
-        if type(module).__module__.startswith("bitsandbytes."):
-            module.training = True
-    # The processes of a sharded model meet in every forward pass, so one that runs out of batches repeats the first.
-    rounds = math.ceil(len(batches) / state.num_processes)
-    mine = [state.process_index + i * state.num_processes for i in range(rounds)]
-    with context():
-        for i in tqdm(mine, desc="Scoring", leave=False, disable=None if state.is_main_process else True):
-            picked = examples.select(batches[i] if i < len(batches) else batches[0])
+    with evaluating(model), context():
+        for batch, counts in shared_batches(batches, "Scoring"):
+            picked = examples.select(batch)
             stacked = collator(list(picked.select_columns(["input_ids", "attention_mask", "labels"])))
             inputs = {name: tensor.to(device) for name, tensor in stacked.items()}
             labels = inputs["labels"] if TASKS[task].two_texts else inputs.pop("labels")
             logits = model(**inputs).logits
-            if i < len(batches):
+            if counts:
                 columns = {name: np.array(picked[name]) for name in ("row", "zlib") if name in picked.column_names}
                 tail = np.array(picked["tail"]) if "tail" in picked.column_names else np.zeros(len(picked), int)
                 found.append(columns | _statistics(logits, labels, tail, task))
             # Freed before the next forward pass, which would otherwise hold two batches of logits.
             del logits
-    model.train(training)
     found = gather_object(found)
     return _by_record({name: np.concatenate([part[name] for part in found]) for name in found[0]})
+
+
+def shared_batches(batches: Sequence[Batch], desc: str) -> Iterator[tuple[Batch, bool]]:
+    """The batches of this process, each with whether it counts, while a bar shows how far it is.
+
+    The processes of a sharded model meet in every forward pass, so one that runs out of batches repeats the first.
+    """
+    state = PartialState()
+    rounds = range(math.ceil(len(batches) / state.num_processes))
+    for i in tqdm(rounds, desc=desc, leave=False, disable=None if state.is_main_process else True):
+        mine = state.process_index + i * state.num_processes
+        yield (batches[mine], True) if mine < len(batches) else (batches[0], False)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and the mode of every module as it was afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    for module in modes:
+        # In evaluation mode on a CPU its layers of 4 bits are repacked for good and pass on no gradient any more;
+        # https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/nn/modules.py
+        if type(module).__module__.startswith("bitsandbytes."):
+            module.training = True
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _by_record(columns: dict[str, np.ndarray]) -> pa.Table:
@@ -189,10 +210,8 @@ def _language_statistics(
     Returns:
         ``min_k``: mean log-likelihood of the 40 % least likely tokens (Shi et al. 2024, arXiv:2310.16789).
         ``min_k_plus``: the same with z (Zhang et al. 2024, arXiv:2404.02936).
-        ``exact``: exact memorization, the share of the tokens of the text that greedy decoding gives when it has seen
-        the true ones before (Tirumala et al. 2022, arXiv:2205.10770).
-        ``extraction``: extraction strength, the largest share at the end of the text that greedy decoding gives so
-        (Carlini et al. 2021, arXiv:2012.07805); 0 when the last token is missed.
+        ``exact`` and ``extraction``: exact memorization and extraction strength of the text
+        (:mod:`~hf_unlearn.evaluation.memorization`), 0 where there is none.
     """
     place = np.arange(len(which)) - np.repeat(np.cumsum(tokens) - tokens, tokens)
     shape = (len(tokens), int(tokens.max()))
@@ -203,13 +222,14 @@ def _language_statistics(
         table = np.full(shape, np.inf)
         table[which, place] = values
         found[name] = np.where(chosen, np.sort(table, axis=1), 0.0).sum(1) / lowest
-    length = np.maximum(tokens - tail, 0)
-    missed = np.zeros(shape, bool)
-    missed[which, place] = ~hits
-    missed &= np.arange(shape[1]) < length[:, None]
-    last = np.where(missed.any(1), shape[1] - np.argmax(missed[:, ::-1], axis=1), 0)
-    some = np.maximum(length, 1)
-    return found | {"exact": (length - missed.sum(1)) / some, "extraction": (length - last) / some}
+    # 1 stands for the true token and 0 for another.
+    guessed, wanted = np.zeros(shape, int), np.full(shape, IGNORED)
+    guessed[which, place] = hits
+    wanted[np.arange(shape[1]) < (tokens - tail)[:, None]] = 1
+    return found | {
+        "exact": np.nan_to_num(exact_memorization(guessed, wanted)),
+        "extraction": np.nan_to_num(extraction_strength(guessed, wanted)),
+    }
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from .blind import BlindBaseline
-from .statistics import CONFIDENCE, Estimate, membership_auc, membership_gap, smallest_margin
+from .statistics import CONFIDENCE, Estimate, equivalent, membership_auc, membership_gap, smallest_margin
 
 VerdictWord = Literal[
     "exact", "certified", "not_distinguished", "not_forgotten", "over_forgotten", "undecided"
@@ -205,10 +205,9 @@ def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
         worst = min(avoided, key=lambda g: g.gap.value)
         return "over_forgotten", worst, f"S is treated worse than records that no model saw, as {_name(worst)} shows"
     worst = max(gaps, key=lambda g: abs(g.gap.value))
-    if all(-margin < g.gap90.low and g.gap90.high < margin for g in gaps):
-        which = "The attack by" if len(gaps) == 1 else f"None of {len(gaps)} attacks, of which the furthest is"
-        tells = "no longer tells" if len(gaps) == 1 else "tells"
-        return "not_distinguished", worst, f"{which} {_name(worst)}, {tells} S from H within ±{margin:.2f}"
+    if all(equivalent(g.gap90, margin) for g in gaps):
+        finding = f"None of the attacks, of which the furthest is {_name(worst)}, tells S from H"
+        return "not_distinguished", worst, f"{finding} within ±{margin:.2f}"
     return "undecided", worst, f"Neither forgetting nor remembering could be shown; the furthest is {_name(worst)}"
 
 
