@@ -136,6 +136,24 @@ class TrainArguments:
 
 
 @dataclass
+class ReferencesArguments:
+    """Which reference models to train."""
+
+    _argument_group_name = "references: models that never saw S"
+
+    seeds: int = field(default=8, metadata={"help": "How many of each kind: --seed and the next ones."})
+    arms: list[str] = field(
+        default_factory=lambda: ["retrained"],
+        metadata={
+            "help": "The kinds. retrained: on L, as the training record says, a full training each; "
+            "retrained_unlearned: the same, then put through this run's own unlearning; same_budget: the base, "
+            "trained on L for what this run spends.",
+            "choices": ["retrained", "retrained_unlearned", "same_budget"],
+        },
+    )
+
+
+@dataclass
 class EvaluateArguments:
     """What `hf-unlearn evaluate` compares the model with."""
 
@@ -149,6 +167,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "run": (ModelArguments, DataArguments, RequestArguments, RunArguments, UnlearningConfig),
     "train": (ModelArguments, DataArguments, RequestArguments, TrainArguments, UnlearningConfig),
     "split": (DataArguments, RequestArguments, UnlearningConfig),
+    "references": (ModelArguments, DataArguments, RequestArguments, ReferencesArguments, UnlearningConfig),
     "evaluate": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, UnlearningConfig),
 }
 
@@ -187,7 +206,7 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
     """Read the recipe named by ``--config`` and the flags.
 
     Args:
-        command: ``run``, ``train``, ``split`` or ``evaluate``.
+        command: one of :data:`SETTINGS`.
         argv: the flags.
 
     Returns:

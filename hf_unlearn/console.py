@@ -1,5 +1,8 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +13,9 @@ from .evaluation.report import CostEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .retained import SplitAudit
 from .tasks import TASKS
+
+if TYPE_CHECKING:
+    from .references import Arm, ArmSummary
 
 COLOURS = {
     "exact": "green",
@@ -91,6 +97,24 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  [bold red]Warning:[/] {plain(line)}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+
+
+def print_references(console: Console, summaries: Mapping["Arm", "ArmSummary"]) -> None:
+    """Show what the reference models of each arm make of S and H."""
+    table = Table(title="The references, which never saw S", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for heading in ("models", "membership AUC of S", "SD", "lowest to highest", "loss of S", "loss of H"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm, found in summaries.items():
+        auc, deviation = (_number(value) for value in (found.auc, found.auc_deviation))
+        extremes = f"{_number(found.auc_lowest)} to {_number(found.auc_highest)}" if found.auc is not None else ""
+        means = (_number(found.forget_loss), _number(found.holdout_loss))
+        table.add_row(arm, f"{len(found.seeds)}", auc, deviation, extremes, *means)
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _price(cost: CostEntry) -> str:

@@ -50,7 +50,10 @@ def test_help_of_the_other_commands(command: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["unlearn"], "there is no such command; the commands are run, split, train, evaluate, card, push"),
+        (
+            ["unlearn"],
+            "the commands are run, split, train, references, evaluate, card, push",
+        ),
         (["run", "--lerning_rate", "1"], "there is no flag 'lerning_rate'; did you mean 'learning_rate'?"),
         (["run", "--learning_rate", "fast"], "Argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
         (["run", "--method", "zzz"], "invalid choice: 'zzz'"),

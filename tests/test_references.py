@@ -1,0 +1,225 @@
+"""Reference models: each arm and seed once, resumed to the same bits, from settings that cannot be mixed up."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from hf_unlearn import UnlearningReport, UnlearningTrainer
+from hf_unlearn.cli import main
+from hf_unlearn.evaluation.statistics import membership_auc
+from hf_unlearn.record import RECORD_FILE
+
+from .test_jobs import texts_in
+from .test_processes import LAUNCH, ROOT, launched
+
+ARMS = ("retrained", "retrained_unlearned", "same_budget")
+FLAGS = ("--seeds", "2", "--arms", *ARMS)
+
+
+@pytest.fixture(scope="module")
+def settings(lm_settings: dict[str, Any], lm_original: Path) -> dict[str, Any]:
+    """A run of the tiny language model."""
+    return {**lm_settings, "method": "toward_base", "use_cpu": True, "save_steps": 60}
+
+
+@pytest.fixture(scope="module")
+def trained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The output folder of a run of which only the references are there, not to be changed, and what was said."""
+    folder = tmp_path_factory.mktemp("references")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = main(
+            ["references", "--config", str(folder / "recipe.yaml"), *FLAGS, "--output_dir", str(folder / "out")]
+        )
+    assert code == 0
+    return folder / "out", said.getvalue()
+
+
+def tables(folder: Path) -> dict[str, np.ndarray]:
+    found = pq.read_table(next((folder / "tables").glob("*.parquet"))).to_pandas()
+    return {name: part["loss"].to_numpy() for name, part in found.groupby("set")}
+
+
+def test_references_do_not_know_what_the_original_knows(
+    trained: tuple[Path, str], settings: dict[str, Any], tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    folder, said = trained
+    names = {f"{arm}-seed{seed}" for arm in ARMS for seed in (3, 4)}
+    assert {path.name for path in (folder / "references").iterdir()} == names
+    for arm in ARMS:
+        losses = [tables(folder / "references" / f"{arm}-seed{seed}") for seed in (3, 4)]
+        aucs = [membership_auc(sets["forget"], sets["holdout"]).value for sets in losses]
+        assert all(0.1 < auc < 0.9 for auc in aucs), arm
+        line = re.findall(rf"^ +{arm} +(.+)$", said, re.MULTILINE)[-1].split()
+        means = [np.mean([sets[name].mean() for sets in losses]) for name in ("forget", "holdout")]
+        shown = [np.mean(aucs), np.std(aucs, ddof=1), min(aucs), max(aucs), *means]
+        assert line == ["2", *(f"{v:.2f}" for v in shown[:3]), "to", *(f"{v:.2f}" for v in shown[3:])]
+        assert losses[0].keys() == {"forget", "holdout", "retained"}
+        assert (len(losses[0]["forget"]), len(losses[0]["retained"])) == (10, 40)
+    # the run finds its reference there, scores it on the same records, and trains none
+    shutil.copytree(folder, tmp_path / "out")
+    weights = tmp_path / "out" / "references" / "retrained-seed3" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    config = recipe(**{**settings, "output_dir": str(tmp_path / "out"), "max_steps": 2})
+    assert main(["run", "--config", str(config), "--with_retrained"]) == 0
+    assert weights.stat().st_mtime_ns == before
+    report = UnlearningReport.load(tmp_path / "out" / "unlearning_report.json")
+    original, retrained = (report.arms[arm].membership_auc for arm in ("original", "retrained"))
+    assert original is not None
+    assert retrained is not None
+    assert original.value > 0.95
+    sets = tables(folder / "references" / "retrained-seed3")
+    assert retrained.value == pytest.approx(membership_auc(sets["forget"], sets["holdout"]).value, abs=1e-6)
+
+
+def test_each_reference_is_trained_as_its_arm_says(
+    trained: tuple[Path, str], lm_original: Path, lm_base: Path
+) -> None:
+    original = json.loads((lm_original / RECORD_FILE).read_text())
+    weights = {}
+    for path in (trained[0] / "references").iterdir():
+        record = json.loads((path / RECORD_FILE).read_text())
+        weights[path.name] = load_file(path / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+        assert record["base_model"] == str(lm_base)
+        assert record["dataset"]["rows"] == 40
+        assert record["epochs"] == original["epochs"] * (0.25 if path.name.startswith("same_budget") else 1)
+        assert record["seed"] == int(path.name[-1])
+        assert record["settings"] == original["settings"]
+        assert not list(path.glob("checkpoint-*"))
+    assert len({tuple(weight.flatten().tolist()) for weight in weights.values()}) == 6
+
+
+def test_the_same_unlearning_that_the_run_does_starts_at_the_retrained_model(
+    settings: dict[str, Any], trained: tuple[Path, str], tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    """R1 is what `run` makes of R0 when R0 is taken for the original."""
+    reference = trained[0] / "references" / "retrained-seed4"
+    config = recipe(**{**settings, "model_name_or_path": str(reference), "seed": 4})
+    assert main(["run", "--config", str(config), "--output_dir", str(tmp_path / "out")]) == 0
+    same = trained[0] / "references" / "retrained_unlearned-seed4" / "model.safetensors"
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == same.read_bytes()
+
+
+def test_killed_in_any_arm_the_same_command_gives_the_same_bits(
+    settings: dict[str, Any], tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    command = ("references", "--config", str(recipe(**settings)), "--seeds", "1", *FLAGS[2:])
+    done = launched(str(ROOT / "tests" / "killed.py"), str(tmp_path), "random:5", *command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = int(re.findall(r"killed in (\d+) folders", done.stdout)[0])
+    for i in range(folders):
+        for path in (tmp_path / "whole" / "references").iterdir():
+            twin = tmp_path / str(i) / "references" / path.name
+            assert (twin / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes(), path.name
+            assert {file.name for file in twin.iterdir()} == {file.name for file in path.iterdir()}
+
+
+def test_what_is_trained_is_not_trained_again_and_what_differs_is_refused(
+    settings: dict[str, Any],
+    trained: tuple[Path, str],
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = shutil.copytree(trained[0], tmp_path / "out")
+    steps: list[str] = []
+    training_step = UnlearningTrainer.training_step
+
+    def counted(trainer: UnlearningTrainer, *args: Any, **kwargs: Any) -> Any:
+        steps.append(trainer.args.folder.name)
+        return training_step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(UnlearningTrainer, "training_step", counted)
+
+    def references(*flags: str, **more: Any) -> tuple[int, str]:
+        config = str(recipe(**{**settings, "output_dir": str(out), **more}))
+        capsys.readouterr()
+        return main(["references", "--config", config, *flags]), capsys.readouterr().err
+
+    assert references(*FLAGS)[0] == 0
+    assert not steps
+    # one seed more
+    assert references("--seeds", "3", "--arms", "same_budget")[0] == 0
+    assert set(steps) == {"same_budget-seed5"}
+    steps.clear()
+    for more, flags, named in (
+        ({"method": "fine_tune"}, FLAGS, "method"),
+        ({"method": "fine_tune"}, ("--seeds", "1"), None),
+        ({"learning_rate": 1e-3}, FLAGS, "learning_rate"),
+        ({"forget_rows": [20]}, ("--seeds", "1"), "split"),
+        ({"dtype": "bfloat16"}, ("--seeds", "1"), "loading"),
+    ):
+        code, err = references(*flags, **more)
+        assert code == (2 if named else 0), (more, err)
+        if named:
+            assert re.search(rf"holds a run with other settings \([\w, ]*{named}[\w, ]*\); name another", err), err
+    assert not steps
+
+
+@pytest.mark.parametrize(
+    ("record", "more", "flags", "message"),
+    [
+        (None, {}, (), "as training_record.json beside the model says, and there is none"),
+        ({"base_model": None}, {}, (), "The original was trained from scratch"),
+        ({}, {}, ("--seeds", "0"), "--seeds 0 is not possible"),
+        ({}, {"seed": 2**32 - 2}, ("--seeds", "3"), "--seeds 3 is not possible"),
+        ({}, {}, ("--arms", "retrain"), "invalid choice: 'retrain'"),
+        ({}, {"stop_when_forgotten": True}, ("--arms", "same_budget"), "price of the run depends on S"),
+        ({}, {"dataset_streaming": True, "max_steps": 2}, (), "leave --dataset_streaming out"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_loaded(
+    settings: dict[str, Any],
+    lm_original: Path,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    record: dict[str, Any] | None,
+    more: dict[str, Any],
+    flags: tuple[str, ...],
+    message: str,
+) -> None:
+    # No weights: whoever loads the model fails otherwise.
+    model = tmp_path / "original"
+    shutil.copytree(lm_original, model, ignore=shutil.ignore_patterns("*.safetensors", "checkpoint-*", RECORD_FILE))
+    if record is not None:
+        told = json.loads((lm_original / RECORD_FILE).read_text())
+        (model / RECORD_FILE).write_text(json.dumps({**told, **record}))
+    out = tmp_path / "out"
+    config = recipe(**{**settings, **more, "model_name_or_path": str(model), "output_dir": str(out)})
+    assert main(["references", "--config", str(config), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_reference_lies_where_the_run_finds_it_and_leaks_nothing(trained: tuple[Path, str]) -> None:
+    everything = {**texts_in(trained[0]), Path("stdout"): trained[1]}
+    for path, text in everything.items():
+        assert not re.search(r"p-0\d\d", text), path
+
+
+def test_two_processes_train_references_together(
+    settings: dict[str, Any], tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    config = recipe(**{**settings, "output_dir": str(tmp_path / "out"), "max_steps": 2})
+    done = launched(*LAUNCH, "-m", "hf_unlearn.cli", "references", "--config", str(config), "--seeds", "1", *FLAGS[2:])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("The references, which never saw S") == 1
+    folders = sorted((tmp_path / "out" / "references").iterdir())
+    assert [path.name for path in folders] == [f"{arm}-seed3" for arm in sorted(ARMS)]
+    for path in folders:
+        assert (len(tables(path)["forget"]), len(tables(path)["retained"])) == (10, 40)
+        assert not [file for file in path.iterdir() if file.name.startswith(".") or file.suffix == ".part"]
