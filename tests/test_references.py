@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,39 @@ def test_killed_in_any_arm_the_same_command_gives_the_same_bits(
             twin = tmp_path / str(i) / "references" / path.name
             assert (twin / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes(), path.name
             assert {file.name for file in twin.iterdir()} == {file.name for file in path.iterdir()}
+
+
+@pytest.mark.parametrize(("arm", "step"), [("retrained", 100), ("retrained_unlearned", 10)])
+def test_interrupted_the_same_command_goes_on_where_it_was(
+    settings: dict[str, Any],
+    trained: tuple[Path, str],
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arm: str,
+    step: int,
+) -> None:
+    flags = ["--config", str(recipe(**settings)), "--output_dir", str(tmp_path / "out"), "--seeds", "1", "--arms", arm]
+    taken: Counter[str] = Counter()
+    training_step = UnlearningTrainer.training_step
+
+    def interrupted(trainer: UnlearningTrainer, *args: Any, **kwargs: Any) -> Any:
+        name = trainer.args.folder.name
+        taken[name] += 1
+        if (name, taken[name]) == (f"{arm}-seed3", step):
+            signal.raise_signal(signal.SIGTERM)
+        return training_step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(UnlearningTrainer, "training_step", interrupted)
+    assert main(["references", *flags]) == 130
+    assert "The same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert main(["references", *flags]) == 0
+    steps = {"retrained-seed3": 160, "retrained_unlearned-seed3": 40}
+    assert taken == {name: steps[name] for name in taken}
+    for name in taken:
+        made, whole = (folder / "references" / name / "model.safetensors" for folder in (tmp_path / "out", trained[0]))
+        assert made.read_bytes() == whole.read_bytes()
 
 
 def test_what_is_trained_is_not_trained_again_and_what_differs_is_refused(
