@@ -1,7 +1,7 @@
 """Attacks that reopen the wound: what a few steps of training, or rounding the weights, bring back of S.
 
 A model may hide what it still holds. Each attack works on a copy and costs what its arguments say. It means little
-alone: a reference that never saw S, attacked in the same way, says how much of the effect is learning, not remembering.
+alone: a reference that never saw S, attacked in the same way, says how much of it is learning and not remembering.
 """
 
 import copy
@@ -105,8 +105,8 @@ def relearn(
     """Train a copy of a model on half of S, or on L, and watch whether the other half of S comes back.
 
     All weights of the copy are trained, in float32, with AdamW at a constant rate and gradients of norm 1 at most; the
-    cost is that of ``steps`` batches and ``steps / measure_every + 1`` measurements. Every process of a launch takes the
-    same steps and scores its share. (Hu et al. 2024, arXiv:2406.13356; Łucki et al. 2024, arXiv:2409.18025.)
+    cost is that of ``steps`` batches and ``steps / measure_every + 1`` measurements. Every process of a launch takes
+    the same steps and scores its share. (Hu et al. 2024, arXiv:2406.13356; Łucki et al. 2024, arXiv:2409.18025.)
 
     Args:
         model: the model; it stays as it is, and so do the random number generators.
