@@ -163,12 +163,25 @@ class EvaluateArguments:
     retrained_model: str | None = field(default=None, metadata={"help": "A model trained on L alone."})
 
 
+@dataclass
+class AttackArguments:
+    """How hard `hf-unlearn attack` tries."""
+
+    _argument_group_name = "attacks"
+
+    attack_steps: int = field(
+        default=30,
+        metadata={"help": "Optimiser steps of relearning, each at --learning_rate on --per_device_train_batch_size."},
+    )
+
+
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "run": (ModelArguments, DataArguments, RequestArguments, RunArguments, UnlearningConfig),
     "train": (ModelArguments, DataArguments, RequestArguments, TrainArguments, UnlearningConfig),
     "split": (DataArguments, RequestArguments, UnlearningConfig),
     "references": (ModelArguments, DataArguments, RequestArguments, ReferencesArguments, UnlearningConfig),
     "evaluate": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, UnlearningConfig),
+    "attack": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, AttackArguments, UnlearningConfig),
 }
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.

@@ -20,6 +20,7 @@ USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, an
   hf-unlearn train    --config recipe.yaml   train the original model, with the record that later runs read
   hf-unlearn references --config recipe.yaml train models without the records, to compare the run with
   hf-unlearn evaluate --config recipe.yaml   measure a model that another tool unlearned
+  hf-unlearn attack   --config recipe.yaml   look whether a few steps of training bring the records back
   hf-unlearn card     FOLDER                 write a finished run's model card again
   hf-unlearn push     FOLDER --hub_model_id owner/name   publish a finished run in one commit
 
@@ -28,7 +29,7 @@ Each command has --help. The shortest run, for a customer who asks to be forgott
   hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir router-unlearned
 """
-CONFIGURED = ("run", "split", "train", "references", "evaluate")
+CONFIGURED = ("run", "split", "train", "references", "evaluate", "attack")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,6 +96,7 @@ def _dispatch(command: str, flags: list[str]) -> None:
                 "train": jobs.train,
                 "references": jobs.references,
                 "evaluate": jobs.evaluate,
+                "attack": jobs.attack,
             }[command](values)
     elif command == "card":
         folder = _card_parser().parse_args(flags).folder

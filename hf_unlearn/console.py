@@ -15,6 +15,7 @@ from .retained import SplitAudit
 from .tasks import TASKS
 
 if TYPE_CHECKING:
+    from .attacks import AttackReport
     from .references import Arm, ArmSummary
 
 COLOURS = {
@@ -111,6 +112,21 @@ def print_references(console: Console, summaries: Mapping["Arm", "ArmSummary"]) 
         means = (_number(found.forget_loss), _number(found.holdout_loss))
         table.add_row(arm, f"{len(found.seeds)}", auc, deviation, extremes, *means)
     console.print(table)
+
+
+def print_attacks(console: Console, report: "AttackReport") -> None:
+    """Show what the attacks brought back."""
+    table = Table(title="The attacks, on copies", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for heading in ("loss of S held back", "after S", "after L", "AUC at 8 bits", "AUC at 4 bits"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm, found in report.models.items():
+        first = found.relearning[0].points[0].forget_loss
+        last = (show(curve.points[-1].forget_loss, 2) for curve in found.relearning)
+        table.add_row(arm, show(first, 2), *last, *(show(score.membership_auc, 2) for score in found.quantised))
+    console.print(table)
+    for taught in report.models["unlearned"].steps_until_halfway:
+        console.print(f"  {report.finding(taught)}.", highlight=False)
 
 
 def _number(value: float | None) -> str:

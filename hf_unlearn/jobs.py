@@ -1,4 +1,4 @@
-"""The commands, each from its settings to its result: split, train, run, references, evaluate, card, push."""
+"""The commands, each from its settings to its result: split, train, run, references, evaluate, attack, card, push."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +8,7 @@ from datasets import Dataset
 from rich.console import Console
 
 from .arguments import (
+    AttackArguments,
     DataArguments,
     EvaluateArguments,
     ModelArguments,
@@ -17,9 +18,17 @@ from .arguments import (
     TrainArguments,
     build,
 )
+from .attacks import (
+    ATTACKS_FILE,
+    CURVE_FILE,
+    AttackReport,
+    attack_models,
+    attacked_models,
+    plot_relearning,
+)
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
-from .console import plain, print_audit, print_references, print_report
+from .console import plain, print_attacks, print_audit, print_references, print_report
 from .data import class_names, record_format
 from .errors import InputError
 from .evaluation.assemble import assemble_report
@@ -270,6 +279,34 @@ UNKNOWN_METHOD = MethodEntry(
     adapter_of=None,
     stopped_early=False,
 )
+
+
+# attack
+
+
+def attack(values: dict[str, Any]) -> AttackReport:
+    """Try to bring S back in a copy of a model, and of those that it is compared with."""
+    asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
+    if asked.attack_steps < 1:
+        raise InputError(f"--attack_steps {asked.attack_steps} is not possible; it must be 1 or more.")
+    model_args = build(ModelArguments, values)
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
+    # A recipe says what the unlearning costs, which is not the price of an attack.
+    others = {name: value for name, value in values.items() if name not in ("budget", "num_train_epochs")}
+    prepared = prepare_run({"output_dir": "attacks", **others, "max_steps": asked.attack_steps})
+    config = prepared.config
+    out = console(config)
+    require_folder(config.folder)
+    places = attacked_models(prepared, compare.original_model, compare.retrained_model)
+    report = attack_models(prepared, places, asked.attack_steps)
+    if PartialState().is_main_process:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        report.save(config.folder / ATTACKS_FILE)
+        plot_relearning(report, config.folder / CURVE_FILE)
+    print_attacks(out, report)
+    out.print(f"{ATTACKS_FILE} and {CURVE_FILE} are in {plain(config.output_dir)}.")
+    return report
 
 
 # card and push

@@ -1,6 +1,10 @@
 """Attacks on copies: a model that hides what it knows gives it away, one that never knew does not."""
 
 import copy
+import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +209,71 @@ def test_eight_bits_keep_what_four_lose(original: Model, evidence: EvidenceSets)
     assert eight.membership_auc is not None
     assert eight.membership_auc.n == 20
     assert abs(eight.forget_loss.value - whole) < abs(four.forget_loss.value - whole)
+
+
+# The command
+
+
+def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    retrained_folder: Path,
+    hidden: Model,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unlearned, out = tmp_path / "unlearned", tmp_path / "attacks"
+    hidden.save_pretrained(unlearned)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(lm_original / name, unlearned)
+    # The price of the run in the recipe is not that of the attack.
+    settings = {**lm_settings, "budget": 0.3, "max_steps": 1000, "learning_rate": 2e-3, "use_cpu": True}
+    flags = ["--config", str(recipe(**settings)), "--output_dir", str(out), "--model_name_or_path", str(unlearned)]
+    compared = ["--original_model", str(lm_original), "--retrained_model", str(retrained_folder)]
+    before = (unlearned / "model.safetensors").read_bytes()
+    assert main(["attack", *flags, *compared, "--attack_steps", "12"]) == 0
+    assert (unlearned / "model.safetensors").read_bytes() == before
+    assert {path.name for path in out.iterdir()} == {"attacks.json", "relearning_curve.png"}
+    report = json.loads((out / "attacks.json").read_text())
+    until = {arm: found["steps_until_halfway"] for arm, found in report["models"].items()}
+    said = capsys.readouterr().out
+    for taught, words in (("forget", "half of S"), ("retained", "records of L")):
+        steps = {arm: found[taught] for arm, found in until.items()}
+        assert steps["original"] == 0
+        assert 0 < steps["unlearned"] <= 8
+        assert steps["retrained"] is None
+        finding = f"halfway back after {steps['unlearned']} steps; the retrained one not in 12 steps."
+        assert f"Taught {words}, the unlearned model has the rest of S {finding}" in said
+    first = {arm: found["relearning"][0]["points"][0]["forget_loss"] for arm, found in report["models"].items()}
+    assert report["halfway_loss"] == (first["retrained"]["value"] + first["original"]["value"]) / 2
+    assert [score["bits"] for score in report["models"]["unlearned"]["quantised"]] == [8, 4]
+    assert not re.search(r"p-0\d\d|The code of", said + json.dumps(report))
+    # alone it has no yardstick
+    assert main(["attack", *flags, "--attack_steps", "2"]) == 0
+    alone = json.loads((out / "attacks.json").read_text())
+    assert (alone["halfway_loss"], list(alone["models"])) == (None, ["unlearned"])
+    assert "goes from a loss of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--attack_steps", "0"], "--attack_steps 0 is not possible"),
+        (["--original_model", "nowhere/at-all-"], "nowhere/at-all-"),
+        (["--load_in_8bit", "true", "--use_peft", "true"], "cannot be attacked"),
+    ],
+)
+def test_what_the_attacks_refuse(
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    config = str(recipe(**{**lm_settings, "output_dir": str(tmp_path / "out")}))
+    assert main(["attack", "--config", config, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
