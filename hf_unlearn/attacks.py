@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .evaluation.evidence import EvidenceSets
 from .evaluation.relearning import QuantisedScore, RelearningCurve, Taught, halfway, quantise, relearn
@@ -186,7 +187,8 @@ def plot_relearning(report: AttackReport, path: Path) -> None:
         axis.set_title(_two_lines(report.finding(taught)), fontsize=10)
         axis.set_xlabel(f"steps on {TAUGHT[taught]}")
         axis.set_ylim(bottom=0)
-    panels[0].set_ylabel(f"loss of the rest of S (nats{TASKS[report.task].unit})")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel(f"loss of the rest of S (nats{TASKS[report.task].unit}), 95 % intervals")
     panels[0].legend(fontsize=8, frameon=False)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -250,8 +250,8 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert [score["bits"] for score in report["models"]["unlearned"]["quantised"]] == [8, 4]
     assert not re.search(r"p-0\d\d|The code of", said + json.dumps(report))
     # alone it has no yardstick
-    assert main(["attack", *flags, "--attack_steps", "2"]) == 0
-    alone = json.loads((out / "attacks.json").read_text())
+    assert main(["attack", *flags, "--attack_steps", "2", "--output_dir", str(tmp_path / "alone")]) == 0
+    alone = json.loads((tmp_path / "alone" / "attacks.json").read_text())
     assert (alone["halfway_loss"], list(alone["models"])) == (None, ["unlearned"])
     assert "goes from a loss of" in capsys.readouterr().out
 
