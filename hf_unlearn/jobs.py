@@ -292,7 +292,7 @@ def attack(values: dict[str, Any]) -> AttackReport:
     model_args = build(ModelArguments, values)
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
-    # A recipe says what the unlearning costs, which is not the price of an attack.
+    # What an unlearning costs, by the recipe or by default, is not the price of an attack.
     others = {name: value for name, value in values.items() if name not in ("budget", "num_train_epochs")}
     prepared = prepare_run({"output_dir": "attacks", **others, "max_steps": asked.attack_steps})
     config = prepared.config

@@ -144,9 +144,14 @@ def test_an_adapter_is_attacked_with_all_its_weights(original: Model, evidence: 
     both = relearn(adapter, evidence, taught="forget", **ATTACK)
     assert losses(both)[0] == pytest.approx(losses(whole)[0], rel=1e-5)
     assert abs(losses(both)[-1] - losses(both)[0]) > 0.5 * abs(losses(whole)[-1] - losses(whole)[0])
-    # An adapter that changes nothing is merged before rounding: nothing but the rounding is seen.
-    assert quantise(adapter, evidence, 4) == quantise(original, evidence, 4)
     assert bits(adapter) == before
+    # What is rounded is what the adapter makes of the weights.
+    with torch.no_grad():
+        for name, weight in adapter.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.05)
+    merged = copy.deepcopy(adapter).merge_and_unload()
+    assert quantise(adapter, evidence, 4) == quantise(merged, evidence, 4)
 
 
 def test_what_cannot_be_attacked(original: Model, evidence: EvidenceSets) -> None:
@@ -227,8 +232,8 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     hidden.save_pretrained(unlearned)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(lm_original / name, unlearned)
-    # The price of the run in the recipe is not that of the attack.
-    settings = {**lm_settings, "budget": 0.3, "max_steps": 1000, "learning_rate": 2e-3, "use_cpu": True}
+    shutil.copy(lm_original / "training_record.json", unlearned)
+    settings = {**lm_settings, "num_train_epochs": 3, "learning_rate": 2e-3, "use_cpu": True}
     flags = ["--config", str(recipe(**settings)), "--output_dir", str(out), "--model_name_or_path", str(unlearned)]
     compared = ["--original_model", str(lm_original), "--retrained_model", str(retrained_folder)]
     before = (unlearned / "model.safetensors").read_bytes()
@@ -248,6 +253,9 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     first = {arm: found["relearning"][0]["points"][0]["forget_loss"] for arm, found in report["models"].items()}
     assert report["halfway_loss"] == (first["retrained"]["value"] + first["original"]["value"]) / 2
     assert [score["bits"] for score in report["models"]["unlearned"]["quantised"]] == [8, 4]
+    assert "per_device_train_batch_size=10" in said, "from the training record"
+    assert "budget" not in said, "the price of an unlearning is not that of an attack"
+    assert report["models"]["unlearned"]["relearning"][0]["batch_size"] == 10
     assert not re.search(r"p-0\d\d|The code of", said + json.dumps(report))
     # alone it has no yardstick
     assert main(["attack", *flags, "--attack_steps", "2", "--output_dir", str(tmp_path / "alone")]) == 0
