@@ -1,5 +1,6 @@
 """Reference models, which never saw S: what an unlearned model is compared with, several seeds of each kind."""
 
+import copy
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -183,12 +184,14 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
     if reference.finished:
         return reference.folder
     settings, retained = reference.settings, run.parts.retained
+    # PEFT notes in it what it was put on.
+    lora = copy.deepcopy(run.lora)
     if reference.arm == "retrained_unlearned":
         # The configuration that is made last is the one in force, so the other training comes before it.
         start = train_reference(run, plan_reference(run, "retrained", reference.seed))
         original = locate(str(start), trust_remote_code=run.source.trust_remote_code)
         config = build(UnlearningConfig, reference.arguments)
-        unlearn(original, run.task, retained, config, run.lora, run.loading, settings, test=run.test).save_model()
+        unlearn(original, run.task, retained, config, lora, run.loading, settings, test=run.test).save_model()
     else:
         record, base = recorded_base(run)
         recorded = LoraConfig(task_type=PEFT_TASKS[record.task], **record.peft) if record.peft else None
@@ -198,7 +201,7 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
             # Few bits are for the weights under an adapter, which may be the run's alone.
             loading = {**loading, "bits": loading["bits"] if lora else None}
         else:
-            lora, test = recorded if run.source.adapter else run.lora, run.test
+            lora, test = recorded if run.source.adapter else lora, run.test
         config = build(UnlearningConfig, reference.arguments)
         train_plainly(base, record.task, record.labels, retained, config, run.data, lora, loading, settings, test)
     # The others must not look for a model that one process is still writing.

@@ -246,6 +246,57 @@ def test_a_reference_lies_where_the_run_finds_it_and_leaks_nothing(trained: tupl
         assert not re.search(r"p-0\d\d", text), path
 
 
+def references(folder: Path, settings: dict[str, Any], recipe: Callable[..., Path]) -> dict[str, Path]:
+    """One model of each arm, by arm."""
+    config = recipe(**{**settings, "use_cpu": True, "output_dir": str(folder)})
+    assert main(["references", "--config", str(config), "--seeds", "1", *FLAGS[2:]]) == 0
+    return {arm: folder / "references" / f"{arm}-seed3" for arm in ARMS}
+
+
+@pytest.mark.filterwarnings("error:The PEFT config")
+def test_an_original_that_is_an_adapter_and_a_run_that_trains_one(
+    lm_settings: dict[str, Any], lm_base: Path, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    def adapter_on(folder: Path) -> str:
+        return json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+    quick = {**lm_settings["original"], "num_train_epochs": 1}
+    lora = {"use_peft": True, "lora_r": 4}
+    for name, peft in (("adapter", lora), ("merged", {**lora, "merge_adapter": True}), ("full", {})):
+        original = {**quick, **peft, "output_dir": str(tmp_path / name)}
+        assert main(["train", "--config", str(recipe(**{**lm_settings, "original": original}))]) == 0
+    settings = {**lm_settings, "model_name_or_path": str(tmp_path / "adapter"), "method": "toward_base"}
+    for folder in references(tmp_path / "out1", settings, recipe).values():
+        assert adapter_on(folder) == str(lm_base)
+        assert json.loads((folder / RECORD_FILE).read_text())["peft"]["r"] == 4
+    # An original that was merged has a retrained model that is merged.
+    settings = {**lm_settings, "model_name_or_path": str(tmp_path / "merged")}
+    folder = references(tmp_path / "out3", settings, recipe)["retrained"]
+    assert (folder / "model.safetensors").is_file()
+    assert json.loads((folder / RECORD_FILE).read_text())["peft"]["r"] == 4
+    # What the run puts on top of the original is put on top of the retrained model, or of the base.
+    settings = {**lm_settings, "model_name_or_path": str(tmp_path / "full"), "use_peft": True, "lora_r": 2}
+    made = references(tmp_path / "out2", settings, recipe)
+    assert (made["retrained"] / "model.safetensors").is_file()
+    assert adapter_on(made["retrained_unlearned"]) == str(made["retrained"])
+    assert adapter_on(made["same_budget"]) == str(lm_base)
+    assert json.loads((made["same_budget"] / RECORD_FILE).read_text())["peft"]["r"] == 2
+
+
+def test_references_of_a_classifier(
+    classifier_settings: dict[str, Any], classifier_original: Path, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    more = {"method": "shrink_perturb", "learning_rate": 1e-3, "budget": 0.5}
+    made = references(tmp_path / "out", {**classifier_settings, **more}, recipe)
+    records = {arm: json.loads((folder / RECORD_FILE).read_text()) for arm, folder in made.items()}
+    assert {tuple(record["labels"]) for record in records.values()} == {("billing", "delivery", "other")}
+    assert records["retrained"]["settings"]["learning_rate"] == 3e-3, "as the original"
+    assert records["same_budget"]["settings"]["learning_rate"] == 1e-3, "as the run"
+    assert (records["retrained"]["epochs"], records["same_budget"]["epochs"]) == (6, 3)
+    weights = [load_file(folder / "model.safetensors")["classifier.weight"] for folder in made.values()]
+    assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 3
+
+
 def test_two_processes_train_references_together(
     settings: dict[str, Any], tmp_path: Path, recipe: Callable[..., Path]
 ) -> None:
