@@ -201,6 +201,12 @@ def test_what_is_trained_is_not_trained_again_and_what_differs_is_refused(
         assert code == (2 if named else 0), (more, err)
         if named:
             assert re.search(rf"holds a run with other settings \([\w, ]*{named}[\w, ]*\); name another", err), err
+    # found before the first of them is trained
+    (out / "references" / "retrained-seed6").mkdir()
+    (out / "references" / "retrained-seed6" / "thesis.tex").write_text("important")
+    code, err = references("--seeds", "4")
+    assert code == 2
+    assert "is not empty and holds no run" in err
     assert not steps
 
 
