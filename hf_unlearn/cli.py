@@ -15,14 +15,14 @@ from .errors import InputError, in_one_line
 
 USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
 
-  hf-unlearn run      --config recipe.yaml   split, unlearn, measure, report, card (and publish: --push)
-  hf-unlearn split    --config recipe.yaml   show what the request would do; nothing is trained
-  hf-unlearn train    --config recipe.yaml   train the original model, with the record that later runs read
-  hf-unlearn references --config recipe.yaml train models without the records, to compare the run with
-  hf-unlearn evaluate --config recipe.yaml   measure a model that another tool unlearned
-  hf-unlearn attack   --config recipe.yaml   look whether a few steps of training bring the records back
-  hf-unlearn card     FOLDER                 write a finished run's model card again
-  hf-unlearn push     FOLDER --hub_model_id owner/name   publish a finished run in one commit
+  hf-unlearn run        --config recipe.yaml   split, unlearn, measure, report, card (and publish: --push)
+  hf-unlearn split      --config recipe.yaml   show what the request would do; nothing is trained
+  hf-unlearn train      --config recipe.yaml   train the original model, with the record that later runs read
+  hf-unlearn references --config recipe.yaml   train models that never saw the records, to compare a run with
+  hf-unlearn evaluate   --config recipe.yaml   measure a model that another tool unlearned
+  hf-unlearn attack     --config recipe.yaml   look whether a few steps of training bring the records back
+  hf-unlearn card       FOLDER                 write a finished run's model card again
+  hf-unlearn push       FOLDER --hub_model_id owner/name   publish a finished run in one commit
 
 Each command has --help. The shortest run, for a customer who asks to be forgotten:
 

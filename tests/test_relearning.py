@@ -30,6 +30,8 @@ from hf_unlearn.models import Model, locate
 from hf_unlearn.preparation import measured_sets, prepare_run
 from hf_unlearn.record import load_any
 
+from .test_processes import LAUNCH, launched
+
 ATTACK: dict[str, Any] = {"steps": 12, "learning_rate": 2e-3, "batch_size": 5, "seed": 1}
 
 
@@ -262,6 +264,22 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     alone = json.loads((tmp_path / "alone" / "attacks.json").read_text())
     assert (alone["halfway_loss"], list(alone["models"])) == (None, ["unlearned"])
     assert "goes from a loss of" in capsys.readouterr().out
+
+
+def test_two_processes_attack_as_one_does(
+    lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    flags = ["attack", "--config", str(recipe(**lm_settings)), "--use_cpu", "true", "--attack_steps", "3"]
+    assert main([*flags, "--output_dir", str(tmp_path / "one")]) == 0
+    done = launched(*LAUNCH, "-m", "hf_unlearn.cli", *flags, "--output_dir", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("The attacks, on copies") == 1
+    one, two = (json.loads((tmp_path / name / "attacks.json").read_text()) for name in ("one", "two"))
+    for a, b in zip(*(found["models"]["unlearned"]["relearning"] for found in (one, two)), strict=True):
+        assert [point["step"] for point in b["points"]] == [0, 1, 2, 3]
+        for p, q in zip(a["points"], b["points"], strict=True):
+            assert q["forget_loss"]["n"] == p["forget_loss"]["n"] == 5
+            assert q["forget_loss"]["value"] == pytest.approx(p["forget_loss"]["value"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
