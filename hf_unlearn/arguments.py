@@ -136,6 +136,24 @@ class TrainArguments:
 
 
 @dataclass
+class ReferencesArguments:
+    """Which reference models to train."""
+
+    _argument_group_name = "references: models that never saw S"
+
+    seeds: int = field(default=8, metadata={"help": "How many of each kind: --seed and the next ones."})
+    arms: list[str] = field(
+        default_factory=lambda: ["retrained"],
+        metadata={
+            "help": "The kinds. retrained: on L, as the training record says, a full training each; "
+            "retrained_unlearned: the same, then put through this run's own unlearning; same_budget: the base, "
+            "trained on L for what this run spends.",
+            "choices": ["retrained", "retrained_unlearned", "same_budget"],
+        },
+    )
+
+
+@dataclass
 class EvaluateArguments:
     """What `hf-unlearn evaluate` compares the model with."""
 
@@ -145,11 +163,25 @@ class EvaluateArguments:
     retrained_model: str | None = field(default=None, metadata={"help": "A model trained on L alone."})
 
 
+@dataclass
+class AttackArguments:
+    """How hard `hf-unlearn attack` tries."""
+
+    _argument_group_name = "attacks"
+
+    attack_steps: int = field(
+        default=30,
+        metadata={"help": "Optimiser steps of relearning, each at --learning_rate on --per_device_train_batch_size."},
+    )
+
+
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "run": (ModelArguments, DataArguments, RequestArguments, RunArguments, UnlearningConfig),
     "train": (ModelArguments, DataArguments, RequestArguments, TrainArguments, UnlearningConfig),
     "split": (DataArguments, RequestArguments, UnlearningConfig),
+    "references": (ModelArguments, DataArguments, RequestArguments, ReferencesArguments, UnlearningConfig),
     "evaluate": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, UnlearningConfig),
+    "attack": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, AttackArguments, UnlearningConfig),
 }
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
@@ -187,7 +219,7 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
     """Read the recipe named by ``--config`` and the flags.
 
     Args:
-        command: ``run``, ``train``, ``split`` or ``evaluate``.
+        command: one of :data:`SETTINGS`.
         argv: the flags.
 
     Returns:

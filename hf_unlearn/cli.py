@@ -15,20 +15,22 @@ from .errors import InputError, in_one_line
 
 USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
 
-  hf-unlearn run      --config recipe.yaml   split, unlearn, measure, report, card (and publish: --push)
-  hf-unlearn split    --config recipe.yaml   show what the request would do; nothing is trained
-  hf-unlearn train    --config recipe.yaml   train the original model, with the record that later runs read
-  hf-unlearn evaluate --config recipe.yaml   measure a model that another tool unlearned
-  hf-unlearn card     FOLDER                 write a finished run's model card again
-  hf-unlearn push     FOLDER --hub_model_id owner/name   publish a finished run in one commit
-  hf-unlearn plan     --epsilon 2            say how many models the proof of an epsilon needs, and their price
+  hf-unlearn run        --config recipe.yaml   split, unlearn, measure, report, card (and publish: --push)
+  hf-unlearn split      --config recipe.yaml   show what the request would do; nothing is trained
+  hf-unlearn train      --config recipe.yaml   train the original model, with the record that later runs read
+  hf-unlearn references --config recipe.yaml   train models that never saw the records, to compare a run with
+  hf-unlearn evaluate   --config recipe.yaml   measure a model that another tool unlearned
+  hf-unlearn attack     --config recipe.yaml   look whether a few steps of training bring the records back
+  hf-unlearn card       FOLDER                 write a finished run's model card again
+  hf-unlearn push       FOLDER --hub_model_id owner/name   publish a finished run in one commit
+  hf-unlearn plan       --epsilon 2            say how many models the proof of an epsilon needs, and their price
 
 Each command has --help. The shortest run, for a customer who asks to be forgotten:
 
   hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir router-unlearned
 """
-CONFIGURED = ("run", "split", "train", "evaluate")
+CONFIGURED = ("run", "split", "train", "references", "evaluate", "attack")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
-            rest = "goes on from the last checkpoint" if command in ("run", "train") else "starts again"
+            rest = "goes on from the last checkpoint" if command in ("run", "train", "references") else "starts again"
             print(
                 f"hf-unlearn {command}: interrupted{f', {error}' if str(error) else ''}. The same command {rest}.",
                 file=sys.stderr,
@@ -89,7 +91,14 @@ def _dispatch(command: str, flags: list[str]) -> None:
         values = arguments.parse(command, flags)
         # Streamed records come while they are used, so the Hub can fail anywhere.
         with hub_errors(f"The data set {values.get('dataset_name')!r}"):
-            {"run": jobs.run, "split": jobs.split, "train": jobs.train, "evaluate": jobs.evaluate}[command](values)
+            {
+                "run": jobs.run,
+                "split": jobs.split,
+                "train": jobs.train,
+                "references": jobs.references,
+                "evaluate": jobs.evaluate,
+                "attack": jobs.attack,
+            }[command](values)
     elif command == "card":
         folder = _card_parser().parse_args(flags).folder
         from . import jobs

@@ -1,5 +1,8 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +13,10 @@ from .evaluation.report import ArmEntry, CostEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .retained import SplitAudit
 from .tasks import TASKS
+
+if TYPE_CHECKING:
+    from .attacks import AttackReport
+    from .references import Arm, ArmSummary
 
 COLOURS = {
     "exact": "green",
@@ -102,6 +109,39 @@ def print_report(console: Console, report: UnlearningReport) -> None:
 
 def _auc(arm: ArmEntry, attack: str) -> Estimate | None:
     return arm.attacks[attack].auc if attack in arm.attacks else None
+
+
+def print_references(console: Console, summaries: Mapping["Arm", "ArmSummary"]) -> None:
+    """Show what the reference models of each arm make of S and H."""
+    table = Table(title="The references, which never saw S", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for heading in ("models", "membership AUC of S", "SD", "lowest to highest", "loss of S", "loss of H"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm, found in summaries.items():
+        auc, deviation = (_number(value) for value in (found.auc, found.auc_deviation))
+        extremes = f"{_number(found.auc_lowest)} to {_number(found.auc_highest)}" if found.auc is not None else ""
+        means = (_number(found.forget_loss), _number(found.holdout_loss))
+        table.add_row(arm, f"{len(found.seeds)}", auc, deviation, extremes, *means)
+    console.print(table)
+
+
+def print_attacks(console: Console, report: "AttackReport") -> None:
+    """Show what the attacks brought back."""
+    table = Table(title="The attacks, on copies", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for heading in ("loss of S held back", "after S", "after L", "AUC at 8 bits", "AUC at 4 bits"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm, found in report.models.items():
+        first = found.relearning[0].points[0].forget_loss
+        last = (show(curve.points[-1].forget_loss, 2) for curve in found.relearning)
+        table.add_row(arm, show(first, 2), *last, *(show(score.membership_auc, 2) for score in found.quantised))
+    console.print(table)
+    for taught in report.models["unlearned"].steps_until_halfway:
+        console.print(f"  {report.finding(taught)}.", highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _price(cost: CostEntry) -> str:

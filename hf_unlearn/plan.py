@@ -62,8 +62,8 @@ def plan(
 
 def _cost(name: str, revision: str | None, budget: float | None, models: int) -> str:
     """What the models cost by the training record of the original, in a sentence."""
-    from .jobs import DEFAULT_BUDGET
     from .models import locate
+    from .preparation import DEFAULT_BUDGET
     from .record import RECORD_FILE, load_record
 
     record = load_record(locate(name, revision))
@@ -71,7 +71,7 @@ def _cost(name: str, revision: str | None, budget: float | None, models: int) ->
         return f"What they cost is unknown: there is no {RECORD_FILE} beside the model."
     budget = DEFAULT_BUDGET if budget is None else budget
     shares = {f"retraining {models:,}": models, f"unlearning {models:,} at a budget of {budget:g}": models * budget}
-    parts = [f"{what} {_price(record.flops * share, record.seconds * share)}" for what, share in shares.items()]
+    parts = [f"{what}: {_price(record.flops * share, record.seconds * share)}" for what, share in shares.items()]
     total = _price(record.flops * sum(shares.values()), record.seconds * sum(shares.values()))
     return (
         f"Cost, by the original's training of {_price(record.flops, record.seconds)} on its own machine: "

@@ -294,7 +294,7 @@ def test_ctrl_c_at_any_stage(
         return score(*args, **kwargs)
 
     def stepped(trainer: UnlearningTrainer, *args: Any, **kwargs: Any) -> Any:
-        if scoring is None and trainer.args.folder.name == "retrained" and trainer.state.global_step == 1:
+        if scoring is None and trainer.args.folder.name == "retrained-seed3" and trainer.state.global_step == 1:
             signal.raise_signal(number)
         return training_step(trainer, *args, **kwargs)
 
@@ -513,5 +513,6 @@ def test_the_reference_trains_in_the_smaller_pieces_of_the_run(
     more = {"max_steps": 1, "with_retrained": True, "output_dir": str(tmp_path / "out")}
     more |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps}
     assert main(["run", "--config", str(recipe(**{**settings, **more}))]) == 0
-    record = json.loads((tmp_path / "out" / "retrained" / "training_record.json").read_text())["settings"]
+    reference = tmp_path / "out" / "references" / "retrained-seed3"
+    record = json.loads((reference / "training_record.json").read_text())["settings"]
     assert (record["per_device_train_batch_size"], record["gradient_accumulation_steps"]) == expected

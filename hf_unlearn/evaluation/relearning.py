@@ -1,0 +1,246 @@
+"""Attacks that reopen the wound: what a few steps of training, or rounding the weights, bring back of S.
+
+A model may hide what it still holds. Each attack works on a copy and costs what its arguments say. It means little
+alone: a reference that never saw S, attacked in the same way, says how much of it is learning and not remembering.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import InputError
+from ..models import Model, plain_model, quantised_bits
+from .evidence import EvidenceSets, attack_scores
+from .report import SetName
+from .scoring import preserved_rng
+from .statistics import Estimate, mean_loss, membership_auc
+
+Taught = Literal["forget", "retained"]
+
+
+@dataclass(frozen=True)
+class RelearningPoint:
+    """The model after some steps of relearning.
+
+    Attributes:
+        step: optimiser steps taken; 0 is the model as it was given.
+        forget_loss: mean loss of the records of S that it was not taught, in nats.
+        membership_auc: how well its loss tells these from H, None without H.
+    """
+
+    step: int
+    forget_loss: Estimate
+    membership_auc: Estimate | None
+
+
+@dataclass(frozen=True)
+class RelearningCurve:
+    """How a model gets records of S back that it is not taught.
+
+    Attributes:
+        taught: on what it was trained: the other records of S, or records of L.
+        taught_records: how many these are.
+        learning_rate: of AdamW, constant.
+        batch_size: examples a step.
+        seed: of the parts of S, the order of the records, and dropout.
+        points: the measurements.
+    """
+
+    taught: Taught
+    taught_records: int
+    learning_rate: float
+    batch_size: int
+    seed: int
+    points: tuple[RelearningPoint, ...]
+
+    def steps_until(self, loss: float) -> int | None:
+        """The first measured step at which the mean loss is no higher than this, None when there is none."""
+        return next((point.step for point in self.points if point.forget_loss.value <= loss), None)
+
+
+@dataclass(frozen=True)
+class QuantisedScore:
+    """What a model with rounded weights makes of S.
+
+    Attributes:
+        bits: of a weight.
+        forget_loss: mean loss of the records of S, in nats.
+        membership_auc: how well its loss tells S from H, None without H.
+    """
+
+    bits: int
+    forget_loss: Estimate
+    membership_auc: Estimate | None
+
+
+def halfway(forgotten: float, known: float) -> float:
+    """The loss halfway from that of a model without S to that of the original, in nats: here S counts as recovered.
+
+    Args:
+        forgotten: mean loss of S under the reference, or under the unlearned model before the attack.
+        known: mean loss of S under the original.
+    """
+    return (forgotten + known) / 2
+
+
+def relearn(
+    model: Model,
+    evidence: EvidenceSets,
+    *,
+    taught: Taught,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    measure_every: int = 1,
+) -> RelearningCurve:
+    """Train a copy of a model on half of S, or on L, and watch whether the other half of S comes back.
+
+    All weights of the copy are trained, in float32, with AdamW at a constant rate and gradients of norm 1 at most; the
+    cost is that of ``steps`` batches and ``steps / measure_every + 1`` measurements. Every process of a launch takes
+    the same steps and scores its share. (Hu et al. 2024, arXiv:2406.13356; Łucki et al. 2024, arXiv:2409.18025.)
+
+    Args:
+        model: the model; it stays as it is, and so do the random number generators.
+        evidence: S, H where there is one, and L when it is taught, encoded.
+        taught: ``forget``: the half of S that is not measured; ``retained``: L as far as it is in the evidence.
+        steps: to take.
+        learning_rate: of AdamW.
+        batch_size: examples a step.
+        seed: of the halves of S, the order of what is taught, and dropout.
+        measure_every: steps from one measurement to the next; the last step is measured too.
+
+    Raises:
+        InputError: S has fewer than two records, or there is nothing to teach; or the loss is no longer a number.
+    """
+    lesson, watched = _parts(evidence, taught, seed)
+    pupil = copy.deepcopy(model)
+    # Half precision would swallow small steps. What has fewer bits is not floating and stays.
+    nn.Module.float(pupil)
+    for weight in pupil.parameters():
+        weight.requires_grad_(weight.is_floating_point())
+    optimizer = torch.optim.AdamW((w for w in pupil.parameters() if w.requires_grad), learning_rate, weight_decay=0)
+    device = next(pupil.parameters()).device
+    order = _order(len(lesson), steps * batch_size, seed)
+    points = [_point(0, watched.score(pupil))]
+    with preserved_rng():
+        torch.manual_seed(seed)
+        pupil.train()
+        for step in range(1, steps + 1):
+            picked = lesson.select(order[(step - 1) * batch_size : step * batch_size])
+            batch = evidence.collator(list(picked.remove_columns("row")))
+            pupil(**{name: tensor.to(device) for name, tensor in batch.items()}).loss.backward()
+            nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            if step % measure_every == 0 or step == steps:
+                points.append(_point(step, watched.score(pupil)))
+    records = len(set(lesson["row"]))
+    return RelearningCurve(taught, records, learning_rate, batch_size, seed, tuple(points))
+
+
+def quantise(model: Model, evidence: EvidenceSets, bits: Literal[4, 8]) -> QuantisedScore:
+    """Round the weights of a copy of a model, and score S and H with it (Zhang et al. 2024, arXiv:2410.16454).
+
+    Args:
+        model: the model; it stays as it is.
+        evidence: S, and H where there is one, encoded.
+        bits: of a weight; see :func:`round_to_nearest`.
+
+    Raises:
+        InputError: the weights have few bits already.
+    """
+    point = _point(0, _only(evidence, evidence.sets["forget"]).score(quantised_copy(model, bits)))
+    return QuantisedScore(bits, point.forget_loss, point.membership_auc)
+
+
+@torch.no_grad()
+def quantised_copy(model: Model, bits: Literal[4, 8]) -> Model:
+    """A copy of a model whose linear layers hold rounded weights; embeddings and the layer that names tokens do not.
+
+    Args:
+        model: the model; an adapter is merged into the copy first.
+        bits: of a weight; see :func:`round_to_nearest`.
+
+    Raises:
+        InputError: the weights have few bits already.
+    """
+    if quantised_bits(plain_model(model).config) is not None:
+        raise InputError("The model's weights have few bits already; load them whole to see what rounding does.")
+    rounded = copy.deepcopy(model)
+    if isinstance(rounded, PeftModel):
+        rounded = rounded.merge_and_unload()
+    kept = rounded.get_output_embeddings()
+    for module in rounded.modules():
+        if module is kept:
+            continue
+        if isinstance(module, nn.Linear):
+            module.weight.copy_(round_to_nearest(module.weight, bits))
+        elif isinstance(module, Conv1D):
+            # Its rows are inputs.
+            module.weight.copy_(round_to_nearest(module.weight.T, bits).T)
+    return rounded
+
+
+def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round each row to whole multiples, from -m to m with m = 2^(bits - 1) - 1, of a scale of its own, max|w| / m.
+
+    Args:
+        weight: shape (outputs, inputs).
+        bits: of a weight.
+
+    Returns:
+        The rounded weights, of the same shape and dtype; a half goes to the even neighbour.
+    """
+    largest = 2 ** (bits - 1) - 1
+    scale = weight.float().abs().amax(dim=1, keepdim=True) / largest
+    # A row of zeros has no scale.
+    steps = torch.round(weight.float() / torch.where(scale > 0, scale, 1.0))
+    return (steps * scale).to(weight.dtype)
+
+
+def _parts(evidence: EvidenceSets, taught: Taught, seed: int) -> tuple[Dataset, EvidenceSets]:
+    """What is taught, and what is measured: the same half of S whatever is taught."""
+    forget = evidence.sets["forget"]
+    rows = np.array(forget["row"])
+    drawn = np.random.default_rng(seed).permutation(np.unique(rows))
+    if len(drawn) < 2:
+        raise InputError("To teach one part of S and measure another it must have two records or more.")
+    first = np.isin(rows, drawn[: len(drawn) // 2])
+    if taught == "forget":
+        lesson = forget.select(np.flatnonzero(first))
+    elif "retained" in evidence.sets:
+        lesson = evidence.sets["retained"]
+    else:
+        raise InputError("There are no retained records in the evidence to teach.")
+    return lesson, _only(evidence, forget.select(np.flatnonzero(~first)))
+
+
+def _only(evidence: EvidenceSets, forget: Dataset) -> EvidenceSets:
+    """These records of S, and H."""
+    sets: dict[SetName, Dataset] = {"forget": forget}
+    if "holdout" in evidence.sets:
+        sets["holdout"] = evidence.sets["holdout"]
+    return replace(evidence, sets=sets)
+
+
+def _point(step: int, tables: dict[SetName, pa.Table]) -> RelearningPoint:
+    forget, found = tables["forget"], attack_scores(tables)
+    loss = mean_loss(forget["nll"].to_numpy(), forget["tokens"].to_numpy())
+    auc = membership_auc(-found.forget["loss"], -found.holdout["loss"]) if found else None
+    return RelearningPoint(step, loss, auc)
+
+
+def _order(examples: int, needed: int, seed: int) -> np.ndarray:
+    """Positions of examples, pass after pass in another order."""
+    draw = np.random.default_rng(seed)
+    passes = [draw.permutation(examples) for _ in range(-(-needed // examples))]
+    return np.concatenate(passes)[:needed]

@@ -1,0 +1,72 @@
+"""Output folders: which run one belongs to, and whether it is finished."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from .errors import InputError
+from .evaluation.report import write_text
+
+SETTINGS_FILE = "run.json"
+REFERENCES_FOLDER = "references"
+PRIVATE_SETTINGS = ("forget_values", "forget_rows", "holdout_values", "holdout_rows", "hub_token")
+# What may change between a run and its repetition: where it is published, and whether.
+PUBLISHING_SETTINGS = ("push", "push_anyway", "push_to_existing", "hub_model_id", "hub_private_repo", "hub_token")
+
+
+def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
+    """Whether a folder holds the very run that these settings ask for, to its end.
+
+    Args:
+        folder: the output folder.
+        settings: what makes a run this run, as :func:`run_settings` gives it.
+        last_file: the file that is written last.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    require_folder(folder)
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        # A kill may have come before the settings had their name, and the references of a run before the run.
+        ours = {f".{SETTINGS_FILE}.part", REFERENCES_FOLDER}
+        if folder.is_dir() and {file.name for file in folder.iterdir()} - ours:
+            raise InputError(f"{folder} is not empty and holds no run; name another --output_dir.")
+        return False
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"{path} cannot be read; name another --output_dir or delete this one.")
+    changed = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
+    if changed:
+        raise InputError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}); name another --output_dir or delete it."
+        )
+    return (folder / last_file).is_file()
+
+
+def require_folder(folder: Path) -> None:
+    """Raise InputError where a folder cannot be made because a file is in its way."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise InputError(f"--output_dir {folder} cannot be a folder, {nearest} is a file; name another.")
+
+
+def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What makes a run this run, without ids: what of the request matters is in the digest of the audit."""
+    ignored = (*PRIVATE_SETTINGS, *PUBLISHING_SETTINGS, "output_dir")
+    return {name: value for name, value in values.items() if name not in ignored} | more
+
+
+def start_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the output folder and note what run it belongs to."""
+    # Until all have looked into the folder, nobody changes it.
+    PartialState().wait_for_everyone()
+    if PartialState().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+    PartialState().wait_for_everyone()

@@ -1,0 +1,208 @@
+"""From the settings of a command to what it works on; whatever can be wrong without a model is found here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from peft import LoraConfig
+from rich.console import Console
+from transformers import PretrainedConfig
+
+from .arguments import DataArguments, ModelArguments, RequestArguments, build
+from .config import UnlearningConfig
+from .console import print_audit
+from .data import PaddingCollator, make_encoder, padding_id
+from .errors import InputError
+from .evaluation.evidence import EvidenceSets, evidence_sets
+from .evaluation.report import SetName
+from .fit import check_fit
+from .masking import token_masking
+from .models import PEFT_TASKS, ModelSource, load_config, load_tokenizer, locate, peft_task, quantization, task_of
+from .record import DataSource, TrainingRecord, load_record
+from .retained import RetainedSplit
+from .sources import load_data, pick_split, split_data
+from .tables import AnyDataset
+from .tasks import Task
+
+DEFAULT_BUDGET = 0.25
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What an unlearning run works on.
+
+    Attributes:
+        values: the settings that were given.
+        inherited: the training settings that the original's record adds to them.
+        config: both together.
+        source: the original.
+        record: how it was trained, None when nobody says.
+        task: what it does.
+        lora: trains an adapter.
+        loading: options of :func:`~hf_unlearn.models.load_model`.
+        data: where D came from.
+        parts: L, S and H.
+        test: a split to report on.
+    """
+
+    values: dict[str, Any]
+    inherited: dict[str, Any]
+    config: UnlearningConfig
+    source: ModelSource
+    record: TrainingRecord | None
+    task: Task
+    lora: LoraConfig | None
+    loading: dict[str, Any]
+    data: DataSource
+    parts: RetainedSplit
+    test: AnyDataset | None
+
+    @property
+    def sets(self) -> dict[SetName, AnyDataset | None]:
+        """The records that models are measured on."""
+        return {
+            "forget": self.parts.forget,
+            "holdout": self.parts.holdout,
+            "retained": self.parts.retained,
+            "test": self.test,
+        }
+
+
+def prepare_run(values: dict[str, Any]) -> Preparation:
+    """Find the model and its record, split the data, and look whether all of it fits; shows what it finds.
+
+    Args:
+        values: the settings of ``run``.
+
+    Raises:
+        InputError: something does not fit together.
+    """
+    model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
+    if {"budget", "num_train_epochs"} <= set(values):
+        raise InputError("--budget and --num_train_epochs both say how long to train; give one of them.")
+    source = located(model_args)
+    record = load_record(source)
+    inherited = _inherited(record, values)
+    config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
+    out = console(config)
+    _tell_inherited(out, record, inherited, config)
+    data, data_source = load_data(data_args)
+    parts = split_data(data, data_source, data_args, build(RequestArguments, values), config)
+    print_audit(out, parts.audit)
+    model_config = load_config(source)
+    task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
+    lora = lora_config(model_args, task)
+    loading = loading_options(model_args, source)
+    test = None
+    if data_args.dataset_test_split is not None:
+        test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
+    check_fit([parts.retained, parts.forget, parts.holdout, test], source, model_config, task, config.layout)
+    _warn_of_other_data(out, record, parts)
+    return Preparation(values, inherited, config, source, record, task, lora, loading, data_source, parts, test)
+
+
+def console(config: UnlearningConfig) -> Console:
+    """Where results are shown: on the main process only, and not squeezed when they go to a file.
+
+    Args:
+        config: making it has told the processes of a launch apart.
+    """
+    shown = Console(quiet=config.process_index > 0, soft_wrap=True)
+    return shown if shown.is_terminal else Console(quiet=shown.quiet, soft_wrap=True, width=120)
+
+
+def _inherited(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
+    """The training settings that the record fills in where the user said nothing."""
+    if record is None:
+        return {}
+    inherited = {name: value for name, value in record.settings.items() if name not in values}
+    if not {"budget", "num_train_epochs", "max_steps"} & set(values):
+        inherited["budget"] = DEFAULT_BUDGET
+    return inherited
+
+
+def _tell_inherited(
+    out: Console, record: TrainingRecord | None, inherited: dict[str, Any], config: UnlearningConfig
+) -> None:
+    shown = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "budget")
+    told = ", ".join(f"{name}={inherited[name]}" for name in shown if name in inherited)
+    if told:
+        out.print(f"From the original's training record, or by default: {told}.")
+    if record is not None and record.world_size != config.world_size:
+        out.print(
+            f"The original was trained by {record.world_size} processes, this is {config.world_size}: with the same "
+            f"--per_device_train_batch_size a step sees {config.world_size / record.world_size:.3g} times the records."
+        )
+
+
+def _warn_of_other_data(out: Console, record: TrainingRecord | None, parts: RetainedSplit) -> None:
+    if record is None or record.dataset.rows is None:
+        return
+    if record.dataset.rows != parts.audit.dataset_rows:
+        out.print(
+            f"[bold red]The original was trained on {record.dataset.rows:,} rows, but D has "
+            f"{parts.audit.dataset_rows:,};[/] is this the data set it was trained on?"
+        )
+
+
+def measured_sets(
+    sets: Mapping[SetName, AnyDataset | None],
+    sources: Sequence[ModelSource],
+    model_config: PretrainedConfig,
+    task: Task,
+    config: UnlearningConfig,
+) -> EvidenceSets:
+    """Encode the sets to measure models on.
+
+    Args:
+        sets: records by set; None for a set that there is none of.
+        sources: models, of which the first that has a tokenizer gives it.
+        model_config: of a loaded model.
+        task: what the models do.
+        config: the settings.
+    """
+    retained = sets["retained"]
+    assert retained is not None
+    tokenizer = load_tokenizer(sources)
+    encoder = make_encoder(retained, task, model_config, tokenizer, config.max_length, config.layout)
+    collator = PaddingCollator(padding_id(tokenizer))
+    masking = token_masking(task, tokenizer, config.mlm_probability, config.seed)
+    with config.main_process_first(desc="tokenising"):
+        batch_size = config.per_device_eval_batch_size
+        return evidence_sets(sets, encoder, collator, task, batch_size, config.seed, masking, tokenizer)
+
+
+# Models
+
+
+def located(args: ModelArguments) -> ModelSource:
+    if args.model_name_or_path is None:
+        raise InputError("Which model? Name a folder or Hub id with --model_name_or_path.")
+    return locate(args.model_name_or_path, args.model_revision, trust_remote_code=args.trust_remote_code)
+
+
+def loading_options(args: ModelArguments, source: ModelSource, training: bool = True) -> dict[str, Any]:
+    if args.load_in_4bit and args.load_in_8bit:
+        raise InputError("--load_in_4bit and --load_in_8bit exclude each other; give one of them.")
+    bits: Literal[4, 8] | None = 4 if args.load_in_4bit else 8 if args.load_in_8bit else None
+    if bits is not None:
+        if training and not (args.use_peft or source.adapter):
+            raise InputError(
+                f"--load_in_{bits}bit is for the weights under an adapter; add --use_peft, or name an adapter."
+            )
+        quantization(bits, args.dtype)
+    return {"dtype": args.dtype, "attn_implementation": args.attn_implementation, "bits": bits}
+
+
+def lora_config(args: ModelArguments, task: Task) -> LoraConfig | None:
+    if not args.use_peft:
+        return None
+    if task not in PEFT_TASKS:
+        raise InputError(f"PEFT knows no adapters for {task}; leave --use_peft out.")
+    return LoraConfig(
+        task_type=PEFT_TASKS[task],
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules=args.lora_target_modules,
+    )
