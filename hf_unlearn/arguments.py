@@ -201,6 +201,7 @@ SHARED_WITH_ORIGINAL = (
 PLACES = (
     "model_name_or_path",
     "base_model_name_or_path",
+    "rewind_checkpoint",
     "original_model",
     "retrained_model",
     "dataset_name",

@@ -16,6 +16,7 @@ from .evaluation.plots import PLOT_FILE
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
+from .methods import METHODS
 from .models import AUTO_CLASSES
 from .tasks import TASKS
 
@@ -108,6 +109,8 @@ def render_card(
             set_names=SET_NAMES,
             parent=_parent(report),
             settings=_settings(report),
+            strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
+            ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
             flags=_flags(report),
             facts=TASKS[report.task],
             attack_names=ATTACKS,
@@ -159,7 +162,10 @@ def _parent(report: UnlearningReport) -> ModelEntry | None:
     """The model that this one was fine-tuned from, or is an adapter of."""
     if report.method.adapter_of is not None:
         return report.method.adapter_of
-    return report.base if report.method.name == "base" else report.original
+    row = METHODS.get(report.method.name)
+    if row and row.replaces and report.method.alpha == 1:
+        return report.base if row.uses_base else None
+    return report.original
 
 
 def _eval_results(report: UnlearningReport, config: str | None) -> list[EvalResult]:
@@ -213,9 +219,11 @@ def _flags(report: UnlearningReport) -> list[str]:
         flags |= {"model_name_or_path": report.original.name, "model_revision": report.original.revision}
     flags |= {"dataset_name": report.dataset.name, "dataset_revision": report.dataset.revision}
     flags["method"] = method.name
-    if method.name in ("toward_base", "shrink_perturb"):
+    row = METHODS.get(method.name)
+    if row and row.alpha is not None:
         flags["alpha"] = method.alpha
-    if report.base and method.name in ("toward_base", "base"):
+    flags["rewind_checkpoint"] = method.checkpoint
+    if report.base and row and row.uses_base:
         flags["base_model_name_or_path"] = report.base.name
     flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
     flags |= {name: method.settings.get(name) for name in (*REPEATED_SETTINGS, *TASKS[report.task].settings)}

@@ -12,7 +12,18 @@ from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
 from .errors import InputError
-from .methods import METHODS
+from .methods import HOT_FACTOR, METHODS, Method
+from .starts import checkpoint
+
+LEARNING_RATE = 5e-5
+
+
+def _strengths() -> str:
+    told: dict[str, list[str]] = {}
+    for method in METHODS.values():
+        if method.alpha is not None:
+            told.setdefault(method.strength, []).append(f"{method.name} {method.alpha:g}")
+    return "; ".join(f"{strength} ({', '.join(names)})" for strength, names in told.items())
 
 
 @dataclass
@@ -22,14 +33,19 @@ class UnlearningConfig(TrainingArguments):
     > Parameters that control the method
 
     Args:
-        method: ``fine_tune``, ``toward_base``, ``shrink_perturb`` or ``base``.
-        alpha: how far the start lies between the original (0) and the base or a fresh initialisation (1); the
-            method's own value when None.
+        method: a name in :data:`~hf_unlearn.methods.METHODS`.
+        alpha: the strength of the method, such as how far its start lies from the original (0 to 1; what it is in each
+            method is in its ``strength``); the method's own value when None.
         base_model_name_or_path: the model that the original was fine-tuned from; read from the training record, the
             model card or the adapter when None.
         base_model_revision: its branch, tag or commit on the Hub.
         budget: the epochs to train, as a fraction of the original training's; needs a training record.
-        train_last_layers: train only the last so many blocks and what follows them; all weights when None.
+        train_last_layers: train only the last so many blocks and what follows them; as the method says when None,
+            which is all weights for most.
+        rewind_checkpoint: the checkpoint folder of the original's training that ``rewind`` goes back to.
+        learning_rate: the peak; when None 5e-5 times the method's ``learning_rate_factor``. The command line takes it
+            from the training record.
+        lr_scheduler_type: the shape of the learning rate; when None the method's own, ``linear`` for most.
         merge_adapter: merge a LoRA adapter into the weights before saving.
 
     > Parameters that control the data
@@ -55,8 +71,9 @@ class UnlearningConfig(TrainingArguments):
         utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
             or as a fraction of the loss.
 
-    NOTE: these defaults differ from the parent's: ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2
-    instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``,
+    NOTE: these defaults differ from the parent's: ``learning_rate`` and ``lr_scheduler_type`` are None, which mostly
+    becomes 5e-5 and ``"linear"``, ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2 instead of None,
+    ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``,
     ``logging_nan_inf_filter`` is False instead of True, so that training stops when the loss is no number.
 
     Raises:
@@ -66,15 +83,12 @@ class UnlearningConfig(TrainingArguments):
     # > Parameters that control the method
     method: str = field(
         default="fine_tune",
-        metadata={"help": f"How to unlearn: {', '.join(METHODS)}.", "choices": list(METHODS)},
-    )
-    alpha: float | None = field(
-        default=None,
         metadata={
-            "help": "How far the start lies between the original (0) and the base or a fresh initialisation (1); "
-            "None: the method's own value, 0.6."
+            "help": f"How to unlearn: {', '.join(METHODS)}. fine_tune is the baseline, which mostly forgets little.",
+            "choices": list(METHODS),
         },
     )
+    alpha: float | None = field(default=None, metadata={"help": f"The strength of the method: {_strengths()}."})
     base_model_name_or_path: str | None = field(
         default=None,
         metadata={
@@ -94,7 +108,14 @@ class UnlearningConfig(TrainingArguments):
     )
     train_last_layers: int | None = field(
         default=None,
-        metadata={"help": "Train only the last so many blocks and what follows them; None: all weights."},
+        metadata={
+            "help": "Train only the last so many blocks and what follows them; None: all weights, or 1 block for "
+            "cf_k and eu_k."
+        },
+    )
+    rewind_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "The checkpoint folder of the original's own training that the method rewind goes back to."},
     )
     merge_adapter: bool = field(
         default=False, metadata={"help": "Merge the LoRA adapter into the weights before saving."}
@@ -158,6 +179,20 @@ class UnlearningConfig(TrainingArguments):
     )
 
     # > Defaults that differ from the parent's
+    # None is what nobody has set, so that a method's own value can go before a default; __post_init__ fills it in.
+    learning_rate: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "The peak of the learning rate. None: as the training record says, else 5e-05; "
+            f"{HOT_FACTOR} times that for fine_tune_high_lr."
+        },
+    )
+    lr_scheduler_type: str = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "The shape of the learning rate. None: the method's own, else as the record says, or linear."
+        },
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave losses that are no number out of the log instead of stopping."}
     )
@@ -175,7 +210,14 @@ class UnlearningConfig(TrainingArguments):
             )
         if self.method not in METHODS:
             raise InputError(f"There is no method {self.method!r}; the methods are {', '.join(METHODS)}.")
-        METHODS[self.method].resolve_alpha(self.alpha)
+        method = METHODS[self.method]
+        method.resolve_alpha(self.alpha)
+        if self.learning_rate is None:
+            self.learning_rate = LEARNING_RATE * method.learning_rate_factor
+        for name, value in {"lr_scheduler_type": "linear", **method.settings}.items():
+            if vars(self)[name] is None:
+                setattr(self, name, value)
+        self._check_rewind()
         for name, value in vars(self).items():
             _require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
         for name in ("learning_rate", "weight_decay", "adam_epsilon", "dataloader_num_workers"):
@@ -204,12 +246,20 @@ class UnlearningConfig(TrainingArguments):
                 _make_scheduler(self.lr_scheduler_type, self.lr_scheduler_kwargs)
         except (TypeError, ValueError) as error:
             raise InputError(" ".join(str(error).split())) from None
-        self._check_launch()
+        self._check_launch(method)
         if self.device.type == "cpu":
             # Pinned memory is for copies to an accelerator; without one torch warns at every training.
             self.dataloader_pin_memory = False
 
-    def _check_launch(self) -> None:
+    def _check_rewind(self) -> None:
+        rewinds = METHODS[self.method].start is checkpoint
+        if rewinds != (self.rewind_checkpoint is not None):
+            told = "needs the checkpoint folder" if rewinds else "goes back to no checkpoint; leave out what names one"
+            raise InputError(f"The method {self.method!r} {told}, rewind_checkpoint.")
+        if self.rewind_checkpoint is not None and not Path(self.rewind_checkpoint).is_dir():
+            raise InputError(f"rewind_checkpoint {self.rewind_checkpoint!r} is no folder; name a checkpoint's.")
+
+    def _check_launch(self, method: Method) -> None:
         """Refuse launches under which the processes would not work together."""
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched != self.world_size:
@@ -225,6 +275,11 @@ class UnlearningConfig(TrainingArguments):
             )
 
         sharded = self.deepspeed_plugin is not None or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        if self.deepspeed_plugin is not None and (method.rule is not None or method.objective.l1):
+            raise InputError(
+                f"The method {method.name!r} looks at the weights between the steps, and DeepSpeed keeps them to "
+                "itself; use one process, data parallelism or FSDP2 (recipes/accelerate)."
+            )
         if self.merge_adapter and sharded:
             raise InputError(
                 "merge_adapter is not possible while the weights are sharded over processes; leave it out, and merge "

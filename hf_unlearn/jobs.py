@@ -40,7 +40,16 @@ from .fit import check_fit, check_head
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
 from .models import load_config, locate, peft_task, task_of, to_device
-from .preparation import Preparation, console, loading_options, located, lora_config, measured_sets, prepare_run
+from .preparation import (
+    METHOD_SETTINGS,
+    Preparation,
+    console,
+    loading_options,
+    located,
+    lora_config,
+    measured_sets,
+    prepare_run,
+)
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
     Arm,
@@ -296,8 +305,9 @@ def attack(values: dict[str, Any]) -> AttackReport:
     model_args = build(ModelArguments, values)
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
-    # What an unlearning costs, by the recipe or by default, is not the price of an attack.
-    others = {name: value for name, value in values.items() if name not in ("budget", "num_train_epochs")}
+    # How a model was unlearned, and what it cost by the recipe or by default, is nothing to an attack.
+    dropped = ("budget", "num_train_epochs", *METHOD_SETTINGS)
+    others = {name: value for name, value in values.items() if name not in dropped}
     prepared = prepare_run({"output_dir": "attacks", **others, "max_steps": asked.attack_steps})
     config = prepared.config
     out = console(config)

@@ -1,5 +1,6 @@
 """Names to models: where a model lives, what it does, and its weights, tokenizer and training record."""
 
+import copy
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -332,25 +333,33 @@ def check_quantised(config: PretrainedConfig, *, adapter: bool, moved: bool, mer
 def load_anchor(
     source: ModelSource, task: Task, like: PretrainedConfig, *, dtype: torch.dtype, seed: int
 ) -> PreTrainedModel:
-    """Load the model that another was fine-tuned from, in that other's shape: its classes, its vocabulary.
-
-    Args:
-        source: the base model.
-        task: what the other model does.
-        like: the other model's configuration.
-        dtype: of the weights.
-        seed: for the weights that the base does not have, such as a classifier's head.
+    """Load the model that another was fine-tuned from, in that other's shape; see :func:`load_like`.
 
     Raises:
         InputError: it is an adapter, or cannot be loaded.
     """
     if source.adapter:
         raise InputError(f"The base {source.name!r} is itself an adapter; name the full model under it.")
+    return cast(PreTrainedModel, load_like(source, task, like, dtype=dtype, seed=seed))
+
+
+def load_like(source: ModelSource, task: Task, like: PretrainedConfig, *, dtype: torch.dtype, seed: int) -> Model:
+    """Load a model in the shape of another: with its classes and its vocabulary.
+
+    Args:
+        source: the model, full or adapter.
+        task: what the other model does.
+        like: the other model's configuration.
+        dtype: of the weights.
+        seed: for the weights that the model does not have, such as a classifier's head.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
     labels = cast(dict[int, str], like.id2label) if TASKS[task].classes else None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = load_model(source, task, id2label=labels, dtype=str(dtype).removeprefix("torch."), new_head=True)
-        assert isinstance(model, PreTrainedModel)
         differs = model.config.get_text_config().vocab_size != like.get_text_config().vocab_size
         # EncoderDecoderModel cannot be resized; the weights that differ are named when the start is made.
         if differs and model.config.model_type != "encoder-decoder":
@@ -380,27 +389,6 @@ def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
     raise InputError(f"{' and '.join(repr(s.name) for s in sources)} have no tokenizer; save one beside the model.")
 
 
-def freeze_all_but_last(model: PreTrainedModel, layers: int) -> None:
-    """Freeze the embeddings and all transformer blocks but the last ones; what follows the blocks stays trainable.
-
-    Args:
-        model: the model.
-        layers: how many blocks to train.
-
-    Raises:
-        InputError: the model has fewer blocks, or none that can be told.
-    """
-    if model.config.is_encoder_decoder:
-        raise InputError(f"train_last_layers={layers} is not possible: an encoder-decoder has two stacks of blocks.")
-    total = model.config.get_text_config().num_hidden_layers
-    blocks = next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)
-    if blocks is None or layers > total:
-        raise InputError(f"train_last_layers={layers} is not possible: the model has {total} blocks.")
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    for module in (*embeddings, *blocks[: total - layers]):
-        module.requires_grad_(False)
-
-
 def plain_model(model: Model) -> PreTrainedModel:
     """The model without PEFT's wrapper."""
     return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
@@ -410,6 +398,14 @@ def to_device(model: Model, device: torch.device) -> Model:
     """Move a model."""
     nn.Module.to(model, device)
     return model
+
+
+def frozen_copy(model: Model, device: torch.device) -> Model:
+    """A copy that is not trained, in evaluation mode: the teacher of a model that moves away from it."""
+    copied = copy.deepcopy(model)
+    copied.requires_grad_(False)
+    copied.eval()
+    return to_device(copied, device)
 
 
 def lora_settings(model: Model) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
 from .fit import check_fit
 from .masking import token_masking
+from .methods import METHODS
 from .models import PEFT_TASKS, ModelSource, load_config, load_tokenizer, locate, peft_task, quantization, task_of
 from .record import DataSource, TrainingRecord, load_record
 from .retained import RetainedSplit
@@ -25,6 +26,8 @@ from .tables import AnyDataset
 from .tasks import Task
 
 DEFAULT_BUDGET = 0.25
+# What says how to unlearn, and nothing else.
+METHOD_SETTINGS = ("method", "alpha", "rewind_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def prepare_run(values: dict[str, Any]) -> Preparation:
         raise InputError("--budget and --num_train_epochs both say how long to train; give one of them.")
     source = located(model_args)
     record = load_record(source)
-    inherited = _inherited(record, values)
+    inherited = inherited_settings(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
     out = console(config)
     _tell_inherited(out, record, inherited, config)
@@ -111,13 +114,22 @@ def console(config: UnlearningConfig) -> Console:
     return shown if shown.is_terminal else Console(quiet=shown.quiet, soft_wrap=True, width=120)
 
 
-def _inherited(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
-    """The training settings that the record fills in where the user said nothing."""
+def inherited_settings(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
+    """The training settings that the record fills in where neither the user nor the method says something.
+
+    Args:
+        record: how the original was trained, None when nobody says.
+        values: the settings that were given.
+    """
     if record is None:
         return {}
-    inherited = {name: value for name, value in record.settings.items() if name not in values}
+    method = METHODS.get(values.get("method", UnlearningConfig.method), METHODS[UnlearningConfig.method])
+    told = {*values, *method.settings}
+    inherited = {name: value for name, value in record.settings.items() if name not in told}
+    if "learning_rate" in inherited:
+        inherited["learning_rate"] *= method.learning_rate_factor
     if not {"budget", "num_train_epochs", "max_steps"} & set(values):
-        inherited["budget"] = DEFAULT_BUDGET
+        inherited["budget"] = method.budget or DEFAULT_BUDGET
     return inherited
 
 

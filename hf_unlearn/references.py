@@ -22,7 +22,7 @@ from .evaluation.report import SetName
 from .evaluation.statistics import membership_auc
 from .folders import REFERENCES_FOLDER, is_finished, run_settings
 from .models import PEFT_TASKS, ModelSource, locate, to_device
-from .preparation import Preparation, measured_sets
+from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
 from .record import RECORD_FILE, TrainingRecord, find_base, load_any
 from .trainer import TABLES_FOLDER
 from .training import train_plainly, unlearn
@@ -138,13 +138,14 @@ def plan_reference(run: Preparation, arm: Arm, seed: int) -> Reference:
         made |= trained
     else:
         arguments = {**run.inherited, **run.values}
-        if run.config.budget is not None:
-            arguments["num_train_epochs"] = run.config.budget * record.epochs
-        dropped = ["budget"]
         if arm == "same_budget":
             # Training from the base is the plain training; the base is no longer what something else came from.
-            dropped += ["method", "alpha", "base_model_name_or_path", "base_model_revision"]
-        arguments = {name: value for name, value in arguments.items() if name not in dropped}
+            dropped = (*METHOD_SETTINGS, "base_model_name_or_path", "base_model_revision")
+            given = {name: value for name, value in run.values.items() if name not in dropped}
+            arguments = {**inherited_settings(record, given), **given}
+        if run.config.budget is not None:
+            arguments["num_train_epochs"] = run.config.budget * record.epochs
+        arguments.pop("budget", None)
         asked = {name: value for name, value in run.values.items() if name not in ("arms", "seeds")}
         made = {**run_settings(asked), **made, "original": trained}
     folder = run.config.folder / REFERENCES_FOLDER / f"{arm}-seed{seed}"

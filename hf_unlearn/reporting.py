@@ -1,5 +1,6 @@
 """From a trainer that has run: its training record, and its report."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft import PeftModel
@@ -75,7 +76,7 @@ def trainer_report(
         blind=trainer.evidence.blind(trainer.args.seed),
         seed=trainer.args.seed,
         provenance=Provenance(
-            start_saw_forget=trainer.alpha < 1,
+            start_saw_forget=not trainer.method.is_clean(trainer.alpha),
             stage=_stage(trainer),
             duplicates_retained=audit.duplicates_retained if audit else None,
             stopped_by_forget=trainer.args.stop_when_forgotten,
@@ -101,7 +102,7 @@ def trainer_report(
 
 def _stage(trainer: "UnlearningTrainer") -> str:
     """What a start at the anchor leaves behind of the original's training."""
-    if trainer.method.name == "shrink_perturb" and not trainer.trained_adapter:
+    if not (trainer.trained_adapter or trainer.starts_at_base):
         return "the whole training, from random weights on"
     name = trainer.base.public_name if trainer.base else "the base"
     return f"the fine-tuning of {name}; whether {name} itself was ever trained on S is not known"
@@ -122,6 +123,7 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
         lora=trainer.lora,
         adapter_of=model_entry(trainer.adapter_base) if isinstance(trainer.model, PeftModel) else None,
         stopped_early=trainer.stopping.stopped,
+        checkpoint=Path(rewound).absolute().name if (rewound := trainer.args.rewind_checkpoint) else None,
     )
 
 

@@ -1,10 +1,11 @@
-"""Where the fine-tuning begins: functions from weights to weights.
+"""Where the fine-tuning begins: functions from weights to weights, between the original model and an anchor.
 
-Every start is a point between the original model and an anchor that never saw S: the model it was fine-tuned from, or
-a fresh initialisation. At ``alpha`` 0 it is the original, at 1 the anchor, both bit for bit.
+An anchor never saw S: it is the model that the original was fine-tuned from, or a fresh initialisation. At ``alpha`` 0
+these starts are the original, at 1 the anchor, both bit for bit. Starts that change a part of the weights are in
+:mod:`~hf_unlearn.resets`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .errors import InputError
+from .layers import own_weights, placed_like, plain_name
 from .models import Model, plain_model
 
 
@@ -22,16 +24,20 @@ class StartInputs:
     """What a start may draw on.
 
     Attributes:
-        alpha: the way from the original (0) to the anchor (1).
-        seed: of fresh weights.
+        alpha: the strength of the method; 0 leaves the original as it is.
+        seed: of whatever is drawn.
         trained_adapter: whether the model is an adapter that saw S; otherwise its full weights did.
-        load_base: loads the model that the original was fine-tuned from.
+        load_base: loads the model that the original was fine-tuned from; None when that is unknown.
+        load_checkpoint: loads a checkpoint of the original's training; None when none was named.
+        last_layers: how many blocks at the end are to be trained; None for all.
     """
 
     alpha: float
     seed: int
     trained_adapter: bool
-    load_base: Callable[[], PreTrainedModel]
+    load_base: Callable[[], PreTrainedModel] | None = None
+    load_checkpoint: Callable[[], Model] | None = None
+    last_layers: int | None = None
 
 
 Start = Callable[[Model, StartInputs], None]
@@ -56,11 +62,14 @@ def toward_base(model: Model, inputs: StartInputs) -> None:
     if inputs.trained_adapter:
         shrink_adapter(model, inputs.alpha, inputs.seed)
     else:
+        assert inputs.load_base is not None
         interpolate(model, inputs.load_base(), inputs.alpha)
 
 
 def shrink_perturb(model: Model, inputs: StartInputs) -> None:
     """Begin at (1 - alpha) * original + alpha * fresh initialisation, in place (Ash and Adams 2020, arXiv:1910.08475).
+
+    The fresh initialisation is the noise: it has the scale that the architecture gives each of its weights.
 
     Args:
         model: the original; it becomes the start.
@@ -70,6 +79,48 @@ def shrink_perturb(model: Model, inputs: StartInputs) -> None:
         shrink_adapter(model, inputs.alpha, inputs.seed)
     else:
         interpolate(model, fresh_model(plain_model(model), inputs.seed), inputs.alpha)
+
+
+def toward_anchor(model: Model, inputs: StartInputs) -> None:
+    """Begin at (1 - alpha) * original + alpha * anchor: the base where it is known, else a fresh initialisation.
+
+    Args:
+        model: the original; it becomes the start.
+        inputs: alpha, the base if there is one, and the seed.
+    """
+    move_to_anchor(model, inputs, inputs.alpha)
+
+
+def checkpoint(model: Model, inputs: StartInputs) -> None:
+    """Begin at a checkpoint of the original's own training (rewind-to-delete, Mu and Klabjan 2025, arXiv:2511.15983).
+
+    Args:
+        model: the original; it becomes the checkpoint.
+        inputs: the checkpoint.
+
+    Raises:
+        InputError: the checkpoint has other weights than the model.
+    """
+    assert inputs.load_checkpoint is not None
+    interpolate(model, inputs.load_checkpoint(), 1, adapter=inputs.trained_adapter)
+
+
+def move_to_anchor(model: Model, inputs: StartInputs, alpha: float, chosen: Collection[str] | None = None) -> None:
+    """Move weights by alpha toward the base where it is known, else toward a fresh initialisation, in place.
+
+    Of an adapter that saw S the anchor is an adapter drawn afresh, which changes nothing in the model under it.
+
+    Args:
+        model: the model.
+        inputs: the base if there is one, and the seed.
+        alpha: 1 copies the anchor, bit for bit.
+        chosen: the plain names of the weights to move; all when None.
+    """
+    if inputs.trained_adapter:
+        shrink_adapter(model, alpha, inputs.seed, chosen)
+        return
+    anchor = inputs.load_base() if inputs.load_base else fresh_model(plain_model(model), inputs.seed)
+    interpolate(model, anchor, alpha, chosen)
 
 
 def fresh_model(like: PreTrainedModel, seed: int) -> PreTrainedModel:
@@ -82,74 +133,83 @@ def fresh_model(like: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def interpolate(model: Model, anchor: PreTrainedModel, alpha: float) -> None:
+def interpolate(
+    model: Model, anchor: Model, alpha: float, chosen: Collection[str] | None = None, *, adapter: bool = False
+) -> None:
     """Move every weight of a model by alpha toward the anchor's, in place.
 
     Args:
         model: a full model, or one under a new adapter, whose own weights then stay.
         anchor: a model of the same shape.
         alpha: 0 leaves the model as it is, 1 copies the anchor; both are exact, not rounded.
+        chosen: the plain names of the weights to move; all when None.
+        adapter: whether the weights to move are those of an adapter, and the anchor has one too.
 
     Raises:
         InputError: the anchor lacks a weight or has it in another shape.
     """
+    if adapter:
+        weights = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    else:
+        weights = list(own_weights(model))
     anchor_weights = dict(anchor.named_parameters())
-    for name, weight in model.named_parameters():
-        if "lora_" in name:
+    for name, weight in weights:
+        if chosen is not None and name not in chosen:
             continue
-        target = anchor_weights.get(_plain_name(name))
-        if target is None or target.shape != weight.shape:
-            found = "has no such weight" if target is None else f"has the shape {tuple(target.shape)}"
-            raise InputError(
-                f"The base is not what this model was fine-tuned from: for {_plain_name(name)} of shape "
-                f"{tuple(weight.shape)} it {found}."
-            )
-        _mix(weight, target.to(weight.device, weight.dtype), alpha)
+        _mix(weight, counterpart(anchor_weights, name, weight), alpha)
+
+
+def counterpart(anchor: Mapping[str, torch.Tensor], name: str, weight: torch.Tensor) -> torch.Tensor:
+    """The weight of an anchor that stands for one of the model; raises InputError when there is none of its shape."""
+    target = anchor.get(name)
+    if target is None or target.shape != weight.shape:
+        found = "has no such weight" if target is None else f"has the shape {tuple(target.shape)}"
+        raise InputError(
+            "The base or checkpoint is not what this model was fine-tuned from: for "
+            f"{name} of shape {tuple(weight.shape)} it {found}."
+        )
+    return target
 
 
 @torch.no_grad()
-def shrink_adapter(model: nn.Module, alpha: float, seed: int) -> None:
+def shrink_adapter(model: nn.Module, alpha: float, seed: int, chosen: Collection[str] | None = None) -> None:
     """Scale the update of a LoRA adapter by 1 - alpha, in place; at 1 the adapter is drawn afresh.
 
     Args:
         model: a model with LoRA layers.
         alpha: how much of the update to take away.
         seed: of a fresh adapter.
+        chosen: the plain names of the weights whose update is meant; all when None.
 
     Raises:
         InputError: the adapter is not LoRA.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = [(plain_name(name), module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     if not layers:
         raise InputError("Only LoRA adapters can be moved toward their base; merge this adapter first.")
+    meant = [module for name, module in layers if chosen is None or f"{name}.weight" in chosen]
     if alpha == 1:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            for layer in layers:
+            for layer in meant:
                 for adapter in layer.active_adapters:
                     layer.reset_lora_parameters(adapter, init_lora_weights=True)
     else:
-        for name, weight in model.named_parameters():
-            if ".lora_B." in name or ".lora_embedding_B." in name:
+        for layer in meant:
+            for weight in (*layer.lora_B.parameters(), *layer.lora_embedding_B.values()):
                 weight.mul_(1 - alpha)
-    for wrapper in model.modules():
+    for name, wrapper in model.named_modules():
         if isinstance(wrapper, ModulesToSaveWrapper):
             for adapter in wrapper.active_adapters:
                 originals = wrapper.original_module.parameters()
-                for weight, target in zip(wrapper.modules_to_save[adapter].parameters(), originals, strict=True):
-                    _mix(weight, target, alpha)
+                saved = wrapper.modules_to_save[adapter].named_parameters(plain_name(name))
+                for (own, weight), target in zip(saved, originals, strict=True):
+                    if chosen is None or own in chosen:
+                        _mix(weight, target, alpha)
 
 
 def _mix(weight: torch.Tensor, target: torch.Tensor, alpha: float) -> None:
     if alpha == 1:
-        weight.copy_(target)
+        weight.copy_(placed_like(target, weight))
     elif alpha != 0:
-        weight.lerp_(target, alpha)
-
-
-def _plain_name(name: str) -> str:
-    """The name of a weight as in the model without PEFT's wrappers."""
-    name = name.removeprefix("base_model.model.")
-    for wrapper in (".base_layer", ".original_module", ".modules_to_save.default"):
-        name = name.replace(wrapper, "")
-    return name
+        weight.lerp_(placed_like(target, weight), alpha)

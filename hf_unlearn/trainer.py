@@ -33,6 +33,7 @@ from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
 from .faults import check_weights, is_out_of_memory, measuring_memory, no_number, training_memory
 from .hub import publish
+from .layers import freeze_all_but_last
 from .masking import MaskingCollator, NewMasksEachEpoch, token_masking
 from .methods import METHODS
 from .models import (
@@ -40,9 +41,10 @@ from .models import (
     Model,
     ModelSource,
     check_quantised,
-    freeze_all_but_last,
+    frozen_copy,
     load_anchor,
     load_config,
+    load_like,
     load_tokenizer,
     locate,
     lora_settings,
@@ -51,9 +53,11 @@ from .models import (
     task_of,
     to_device,
 )
+from .objectives import OWN_LOSS, l1_norm, l1_weight, labelled_rows
 from .record import RECORD_FILE, DataSource, find_base, load_any, load_record
 from .reporting import trainer_report
 from .retained import SplitAudit
+from .rules import keep_zeros
 from .starts import StartInputs
 from .tables import AnyDataset
 from .tasks import IGNORED, TASKS, Task
@@ -67,7 +71,7 @@ class UnlearningTrainer(Trainer):
     """Fine-tunes a model on the retained set and measures what it still knows of the forget set.
 
     ``train()`` scores the original model, moves it to the start of the method, and fine-tunes from there with the
-    model's own loss on L; S never enters a training batch. ``report()`` scores the result and reaches the verdict.
+    method's objective on L; S never enters a training batch. ``report()`` scores the result and reaches the verdict.
     A masked language model is measured under masks that are fixed for each record.
 
     Args:
@@ -145,18 +149,16 @@ class UnlearningTrainer(Trainer):
             processing_class = load_tokenizer([place for place in (self.source, self.base) if place is not None])
 
         # Trained weights
-        if args.train_last_layers is not None:
-            if peft_config is not None or self.trained_adapter:
-                raise InputError("train_last_layers is for full training; choose an adapter's layers in peft_config.")
-            freeze_all_but_last(plain, args.train_last_layers)
         check_quantised(
             plain.config,
             adapter=self.trained_adapter or peft_config is not None,
-            moved=self.alpha > 0 and not self.trained_adapter,
+            moved=self.method.moves(self.alpha) and not self.trained_adapter,
             merged=args.merge_adapter,
         )
         if peft_config is not None:
             loaded = self._add_adapter(loaded, peft_config, args)
+        if args.train_last_layers is not None:
+            freeze_all_but_last(plain, args.train_last_layers)
         self.lora = lora_settings(loaded)
 
         # Data
@@ -212,6 +214,9 @@ class UnlearningTrainer(Trainer):
         self.model_accepts_loss_kwargs |= not TASKS[self.task].next_token
         if self.training_collator is not None:
             self.add_callback(NewMasksEachEpoch(self.training_collator))
+        if self.method.rule is not None:
+            self.add_callback(self.method.rule(self._start_inputs()))
+        self.teacher: nn.Module | None = None
         self._prepare_measuring()
 
     def _check_lineage(self, args: UnlearningConfig) -> None:
@@ -237,7 +242,9 @@ class UnlearningTrainer(Trainer):
             raise InputError(
                 "The model is an adapter already, and that is what will be trained; leave peft_config out."
             )
-        if 0 < self.alpha < 1 and not args.merge_adapter:
+        if self.method.rule is keep_zeros:
+            raise InputError(f"{args.method!r} keeps weights at zero, and an adapter on them would not; leave it out.")
+        if self.method.moves(self.alpha) and not self.starts_at_base and not args.merge_adapter:
             raise InputError(
                 f"{args.method!r} moves the weights under the new adapter, so the adapter alone would not be the "
                 "result; set merge_adapter, or train without an adapter."
@@ -300,6 +307,8 @@ class UnlearningTrainer(Trainer):
         with preserved_rng():
             if self.evidence is not None:
                 self.tables["original"] = self._score(self.evidence)
+            if self.method.objective.needs_teacher:
+                self.teacher = frozen_copy(self.model, self.args.device)
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
             self._move_to_start()
         # The parent seeds when it is made; whatever was drawn since then must not matter.
@@ -314,6 +323,7 @@ class UnlearningTrainer(Trainer):
             self.interrupt.restore()
         if self.interrupt.interrupted:
             raise KeyboardInterrupt(f"stopped after step {self.state.global_step} of {self.state.max_steps}")
+        self.teacher = None
         self._check_loss(output.training_loss)
         if self.args.merge_adapter and isinstance(self.model, PeftModel):
             self.model = self.model_wrapped = self.model.merge_and_unload()
@@ -324,7 +334,12 @@ class UnlearningTrainer(Trainer):
         """The model that an adapter lies on; None for full training or when it is unknown."""
         if self.lora is None:
             return None
-        return self.base if self.trained_adapter or self.method.name == "base" else self.source
+        return self.base if self.trained_adapter or self.starts_at_base else self.source
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the fine-tuning begins at the model that the original was fine-tuned from, bit for bit."""
+        return self.method.replaces and self.method.uses_base and self.alpha == 1 and self.base is not None
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A checkpoint of the last step leaves nothing to do, but in the middle of an epoch the parent takes one step.
@@ -333,17 +348,33 @@ class UnlearningTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
-    def _move_to_start(self) -> None:
-        base = self.base
+    def _start_inputs(self) -> StartInputs:
+        base, rewind = self.base, self.args.rewind_checkpoint
 
         def load_base() -> PreTrainedModel:
             assert base is not None
             plain = plain_model(self.model)
             return load_anchor(base, self.task, plain.config, dtype=plain.dtype, seed=self.args.seed)
 
-        inputs = StartInputs(self.alpha, self.args.seed, self.trained_adapter, load_base)
-        self.method.start(self.model, inputs)
-        if self.method.name == "base" and isinstance(self.model, PeftModel) and base is not None:
+        def load_checkpoint() -> Model:
+            assert rewind is not None
+            plain = plain_model(self.model)
+            place = locate(rewind, trust_remote_code=self.source is not None and self.source.trust_remote_code)
+            return load_like(place, self.task, plain.config, dtype=plain.dtype, seed=self.args.seed)
+
+        return StartInputs(
+            alpha=self.alpha,
+            seed=self.args.seed,
+            trained_adapter=self.trained_adapter,
+            load_base=None if base is None else load_base,
+            load_checkpoint=None if rewind is None else load_checkpoint,
+            last_layers=self.args.train_last_layers,
+        )
+
+    def _move_to_start(self) -> None:
+        self.method.start(self.model, self._start_inputs())
+        base = self.base
+        if self.starts_at_base and isinstance(self.model, PeftModel) and base is not None:
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path, config.revision = base.name, base.revision
 
@@ -364,19 +395,54 @@ class UnlearningTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The model's own loss, normalised over all items of an optimiser step (see ``Trainer.compute_loss``)."""
+        """The method's objective, normalised over all items of an optimiser step; the model's own loss elsewhere."""
+        labels = inputs["labels"]
         if TASKS[self.task].next_token or num_items_in_batch is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # BertForSequenceClassification, BertForMaskedLM, EncoderDecoderModel and others take num_items_in_batch and
-        # average over the batch all the same, so the parent's gradient would grow with the accumulation steps. Without
-        # the number all of them average; without accumulation this factor is one.
-        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        share = (inputs["labels"] != IGNORED).sum() * processes / num_items_in_batch
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        return (loss * share, outputs) if return_outputs else loss * share
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        else:
+            # BertForSequenceClassification, BertForMaskedLM, EncoderDecoderModel and others take num_items_in_batch
+            # and average over the batch all the same, so the parent's gradient would grow with the accumulation
+            # steps. Without the number all of them average; without accumulation this factor is one.
+            share = (labels != IGNORED).sum() * self._averaged_processes / num_items_in_batch
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            loss = loss * share
+        if model.training and self.method.objective != OWN_LOSS:
+            loss = self._objective(loss, outputs.logits, {**inputs, "labels": labels}, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _averaged_processes(self) -> int:
+        """Over how many processes a gradient is averaged whose loss was divided by the items of all of them."""
+        return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+
+    def _objective(
+        self,
+        own: torch.Tensor,
+        logits: torch.Tensor,
+        inputs: dict[str, torch.Tensor],
+        items: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """The method's objective on a batch; where items are not counted the parent divides by a step's batches."""
+        objective, task = self.method.objective, TASKS[self.task]
+        student = teacher = None
+        share: torch.Tensor | float = 0.0
+        penalty: torch.Tensor | float = 0.0
+        if self.teacher is not None:
+            # An encoder-decoder makes from the labels what it reads.
+            read = {name: values for name, values in inputs.items() if name != "labels" or task.two_texts}
+            with torch.no_grad(), self.accelerator.autocast():
+                told = self.teacher(**read).logits
+            rows = [labelled_rows(values, inputs["labels"], task.next_token) for values in (logits, told)]
+            student, teacher = rows
+            share = 1 / max(1, len(student)) if items is None else self._averaged_processes / items
+        if objective.l1:
+            trained = (weight for weight in self.model.parameters() if weight.requires_grad)
+            strength = l1_weight(self.alpha, self.state.global_step / self.state.max_steps)
+            penalty = strength * l1_norm(trained) / (1 if items is None else self.current_gradient_accumulation_steps)
+        return objective(own, student, teacher, share, penalty)
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
-        """Operations of a forward and backward pass, for frozen weights and adapters too.
+        """Operations of a forward and backward pass, for frozen weights and adapters too, and of a teacher's forward.
 
         Per token two for each weight forward, two backward for each weight from the first trained one on, two more for
         each trained weight; embeddings are left out, as by the parent.
@@ -385,7 +451,8 @@ class UnlearningTrainer(Trainer):
         if TASKS[self.task].two_texts:
             # Each text passes through half of the model.
             tokens = (tokens + inputs["labels"].numel()) / 2
-        return int(tokens * self._flops()[0])
+        per_token = self._flops()[0] + (flops_per_token(self.teacher)[1] if self.teacher is not None else 0.0)
+        return int(tokens * per_token)
 
     def _flops(self) -> tuple[float, float]:
         """Operations per token of a training step and of a forward pass."""

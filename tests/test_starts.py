@@ -9,8 +9,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_unlearn import InputError
+from hf_unlearn.layers import freeze_all_but_last
 from hf_unlearn.methods import METHODS
-from hf_unlearn.models import freeze_all_but_last, load_anchor, locate
+from hf_unlearn.models import load_anchor, locate
 from hf_unlearn.starts import (
     StartInputs,
     fresh_model,
@@ -199,7 +200,8 @@ def test_alphas_of_the_methods() -> None:
     assert METHODS["base"].resolve_alpha(None) == 1
     assert METHODS["toward_base"].resolve_alpha(None) == 0.6
     assert METHODS["toward_base"].resolve_alpha(0.0) == 0
-    for name in ("fine_tune", "base"):
-        with pytest.raises(InputError, match="has no alpha; leave it out, or use one of toward_base, shrink_perturb"):
+    assert METHODS["retrain"].resolve_alpha(None) == 1
+    for name in ("fine_tune", "base", "eu_k", "rewind"):
+        with pytest.raises(InputError, match="has no alpha; leave it out, or use one of .*toward_base"):
             METHODS[name].resolve_alpha(0.5)
     assert {method.name for method in METHODS.values()} == set(METHODS)

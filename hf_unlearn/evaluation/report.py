@@ -64,6 +64,7 @@ class MethodEntry:
         lora: the LoRA settings, None for full training.
         adapter_of: the model that the result is an adapter of; None when it is a full model, merged or not.
         stopped_early: whether training stopped because S could no longer be told from H.
+        checkpoint: the name of the checkpoint of the original's training that the fine-tuning began at.
     """
 
     name: str
@@ -78,6 +79,7 @@ class MethodEntry:
     lora: dict[str, Any] | None
     adapter_of: ModelEntry | None
     stopped_early: bool
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,129 @@
+"""The parts of a model: its blocks, what follows them, its weight matrices."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from .errors import InputError
+from .models import Model, plain_model
+
+# What PEFT puts into the name of a weight that it wraps.
+WRAPPERS = (".base_layer", ".original_module", ".modules_to_save.default")
+
+
+def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The transformer blocks in the order of the forward pass; of an encoder-decoder those of both stacks.
+
+    Raises:
+        InputError: they cannot be told.
+    """
+    if model.config.is_encoder_decoder:
+        stacks = (model.get_encoder(), model.get_decoder())
+        found = [next((m for m in stack.modules() if isinstance(m, nn.ModuleList)), None) for stack in stacks]
+    else:
+        total = model.config.get_text_config().num_hidden_layers
+        found = [next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)]
+    blocks = [block for part in found if part is not None for block in part]
+    if None in found or not blocks:
+        raise InputError(f"The blocks of a {type(model).__name__} cannot be told; use a method for the whole model.")
+    return blocks
+
+
+def last_blocks(model: PreTrainedModel, layers: int) -> list[nn.Module]:
+    """The last so many transformer blocks.
+
+    Raises:
+        InputError: the model has fewer.
+    """
+    blocks = blocks_of(model)
+    if layers > len(blocks):
+        raise InputError(f"train_last_layers={layers} is not possible: the model has {len(blocks)} blocks.")
+    return blocks[len(blocks) - layers :]
+
+
+def freeze_all_but_last(model: PreTrainedModel, layers: int) -> None:
+    """Freeze the embeddings and all that comes before the last transformer blocks; what follows them is trained.
+
+    Args:
+        model: the model.
+        layers: how many blocks to train.
+
+    Raises:
+        InputError: the model has fewer blocks, or none that can be told.
+    """
+    trained = names_from(model, last_blocks(model, layers)[0])
+    for name, weight in model.named_parameters():
+        if plain_name(name) not in trained:
+            weight.requires_grad_(False)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError(f"train_last_layers={layers} leaves nothing to train: the adapter has no layer there.")
+
+
+def names_from(model: PreTrainedModel, block: nn.Module) -> set[str]:
+    """The plain names of a block's weights and of all that come after them in the forward pass.
+
+    Weights are defined in that order. What is tied to the embeddings counts as those, at the beginning.
+    """
+    first = next(iter(block.parameters()))
+    names = [name for name, _ in model.named_parameters()]
+    start = next(i for i, (_, weight) in enumerate(model.named_parameters()) if weight is first)
+    return {plain_name(name) for name in names[start:]}
+
+
+def names_of(model: PreTrainedModel, block: nn.Module) -> set[str]:
+    """The plain names of a block's weights."""
+    own = {id(weight) for weight in block.parameters()}
+    return {plain_name(name) for name, weight in model.named_parameters() if id(weight) in own}
+
+
+def names_after(model: PreTrainedModel) -> set[str]:
+    """The plain names of the weights after the last block: the last norm and the head."""
+    last = blocks_of(model)[-1]
+    return names_from(model, last) - names_of(model, last)
+
+
+def own_weights(model: Model) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights of the model itself with their plain names, without those of LoRA adapters."""
+    for name, weight in model.named_parameters():
+        if "lora_" not in name:
+            yield plain_name(name), weight
+
+
+def matrices(model: Model, trained_adapter: bool) -> list[tuple[str, nn.Parameter]]:
+    """The weight matrices with their names; embeddings, what is tied to them, norms and biases are left out.
+
+    Args:
+        model: the model.
+        trained_adapter: whether to give those of its adapter instead of its own.
+    """
+    embeddings = {id(module.weight) for module in plain_model(model).modules() if isinstance(module, nn.Embedding)}
+    named = model.named_parameters() if trained_adapter else own_weights(model)
+    return [
+        (name, weight)
+        for name, weight in named
+        if weight.ndim >= 2 and id(weight) not in embeddings and (weight.requires_grad or not trained_adapter)
+    ]
+
+
+def plain_name(name: str) -> str:
+    """The name of a weight or module as in the model without PEFT's wrappers."""
+    name = name.removeprefix("base_model.model.")
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def placed_like(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Whole values on the device and in the type of a weight, and sharded over the processes where it is."""
+    values = values.to(weight.device, weight.dtype)
+    if isinstance(weight, DTensor):
+        return distribute_tensor(values, weight.device_mesh, weight.placements)
+    return values
+
+
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    """A weight gathered from the processes that share it."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight

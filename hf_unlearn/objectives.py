@@ -1,0 +1,151 @@
+"""What a model learns from L: its own loss, and terms that may be added to it. A teacher is the original model.
+
+A term that compares with the teacher gives one number for each item: a labelled token, a labelled word, or a record of
+a text classifier. Rows of logits have the shape (items, classes or vocabulary). Whatever comes from the teacher was
+shaped by S.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from .layers import whole
+from .tasks import IGNORED
+
+Match = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats (Hinton et al. 2015, arXiv:1503.02531).
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+        temperature: T.
+
+    Returns:
+        Shape (items,).
+    """
+    log_p, log_q = _log_p(teacher / temperature), _log_p(student / temperature)
+    return temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def entropy_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """(H(softmax(student)) - H(softmax(teacher)))^2 in squared nats, H the entropy.
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+
+    Returns:
+        Shape (items,).
+    """
+    return (_entropy(student) - _entropy(teacher)).square()
+
+
+def logit_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The mean over the classes of (student - teacher)^2.
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+
+    Returns:
+        Shape (items,).
+    """
+    return (student - teacher).square().mean(-1)
+
+
+def l1_weight(strength: float, progress: float) -> float:
+    """strength * (1 - progress): the weight of the L1 norm, which ends at nothing (Jia et al. 2023, arXiv:2304.04934).
+
+    Args:
+        strength: at the beginning.
+        progress: the part of the training that is done, from 0 to 1.
+    """
+    return strength * (1 - progress)
+
+
+def l1_norm(weights: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum of the magnitudes of all weights, sharded ones included."""
+    return torch.stack([whole(weight.abs().sum()) for weight in weights]).sum()
+
+
+def labelled_rows(logits: torch.Tensor, labels: torch.Tensor, next_token: bool) -> torch.Tensor:
+    """The logits of what a model is taught, item after item, in float32 or better.
+
+    Args:
+        logits: shape (records, positions, vocabulary or classes), or (records, classes).
+        labels: shape (records, positions), or (records,); -100 is left out.
+        next_token: whether the label of a position is predicted one position earlier.
+
+    Returns:
+        Shape (items, vocabulary or classes).
+    """
+    if next_token:
+        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    rows = logits[labels != IGNORED]
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class RetainObjective:
+    """own * (the model's own loss) + weight * (mean of match over all items of a step) + l1_weight * ||trained||_1.
+
+    Attributes:
+        own: weight of the model's own loss, which is cross-entropy.
+        match: compares with the teacher, item by item; None without a teacher.
+        weight: of that term.
+        l1: whether the L1 norm of the trained weights is added; the method's alpha is its strength.
+    """
+
+    own: float = 1.0
+    match: Match | None = None
+    weight: float = 1.0
+    l1: bool = False
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.match is not None
+
+    def __call__(
+        self,
+        own: torch.Tensor,
+        student: torch.Tensor | None,
+        teacher: torch.Tensor | None,
+        share: torch.Tensor | float,
+        penalty: torch.Tensor | float,
+    ) -> torch.Tensor:
+        """The loss of one batch, such that the batches of a step add up to the objective.
+
+        Args:
+            own: the model's own loss on the batch, as it adds up.
+            student, teacher: rows of logits, see :func:`labelled_rows`; None without a teacher.
+            share: what one item of this batch counts in the step.
+            penalty: what this batch bears of the weighted L1 norm.
+        """
+        loss = self.own * own + penalty
+        if self.match is not None:
+            assert student is not None
+            assert teacher is not None
+            loss = loss + self.weight * share * self.match(student, teacher).sum()
+        return loss
+
+
+OWN_LOSS = RetainObjective()
+L1_SPARSE = RetainObjective(l1=True)
+DISTIL = RetainObjective(match=partial(distillation, temperature=2.0))
+# With the factor T^2, 2 / 25 makes it twice the plain KL divergence at T = 5.
+DISTIL_SOFTLY = RetainObjective(match=partial(distillation, temperature=5.0), weight=2 / 25)
+MATCH_ENTROPY = RetainObjective(match=entropy_gap)
+MATCH_LOGITS = RetainObjective(own=0.0, match=logit_gap)
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    log_p = _log_p(logits)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def _log_p(logits: torch.Tensor) -> torch.Tensor:
+    # A class that a model rules out has no part in a sum, and zero times infinity would be no number.
+    return logits.log_softmax(-1).clamp(min=-1e15)

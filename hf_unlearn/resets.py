@@ -1,0 +1,151 @@
+"""Starts that draw a part of the weights afresh, disturb it, or take it away.
+
+Layers that are drawn afresh go back to what the original's training began at: the base where it is known, else a fresh
+initialisation. What is drawn afresh weight by weight always comes from a fresh initialisation, for the base's own
+value of a weight that hardly moved is the original's.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .errors import InputError
+from .layers import blocks_of, last_blocks, matrices, names_after, names_from, names_of, placed_like, whole
+from .models import Model, plain_model
+from .starts import StartInputs, counterpart, fresh_model, move_to_anchor
+
+
+def reset_last(model: Model, inputs: StartInputs) -> None:
+    """Begin with the last blocks and what follows them drawn afresh (Goel et al. 2022, arXiv:2201.06640: EU-k).
+
+    Args:
+        model: the original; it becomes the start.
+        inputs: how many blocks, the base if there is one, and the seed.
+    """
+    plain = plain_model(model)
+    move_to_anchor(model, inputs, 1, names_from(plain, last_blocks(plain, inputs.last_layers or 1)[0]))
+
+
+def reset_ends(model: Model, inputs: StartInputs) -> None:
+    """Begin with the first block and what follows the last one drawn afresh.
+
+    Args:
+        model: the original; it becomes the start.
+        inputs: the base if there is one, and the seed.
+    """
+    plain = plain_model(model)
+    move_to_anchor(model, inputs, 1, names_of(plain, blocks_of(plain)[0]) | names_after(plain))
+
+
+def reset_head(model: Model, inputs: StartInputs) -> None:
+    """Begin with what follows the last block drawn afresh.
+
+    Args:
+        model: the original; it becomes the start.
+        inputs: the base if there is one, and the seed.
+    """
+    move_to_anchor(model, inputs, 1, names_after(plain_model(model)))
+
+
+def noise(model: Model, inputs: StartInputs) -> None:
+    """Begin with normal noise on every weight matrix, or on those of an adapter.
+
+    Args:
+        model: the original; it becomes the start.
+        inputs: alpha, the noise's standard deviation in units of the matrix's own, and the seed.
+    """
+    add_noise((weight for _, weight in matrices(model, inputs.trained_adapter)), inputs.alpha, inputs.seed)
+
+
+@torch.no_grad()
+def add_noise(weights: Iterable[nn.Parameter], scale: float, seed: int) -> None:
+    """Add normal noise to weights, in place; it is the same on every device and however they are sharded.
+
+    Args:
+        weights: matrices.
+        scale: the noise's standard deviation, in units of the standard deviation of each matrix's entries.
+        seed: of the noise.
+    """
+    if scale == 0:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    for weight in weights:
+        spread = whole(weight).float().std(correction=0).cpu()
+        drawn = torch.randn(weight.shape, generator=generator) * (scale * spread)
+        weight.add_(placed_like(drawn, weight))
+
+
+@torch.no_grad()
+def prune(model: Model, inputs: StartInputs) -> None:
+    """Begin with the smallest entries of the weight matrices at zero (magnitude pruning, all matrices as one).
+
+    Args:
+        model: the original; it becomes the start.
+        inputs: alpha, the share of the entries that goes.
+
+    Raises:
+        InputError: the model is an adapter.
+    """
+    _require_whole(inputs)
+    for weight, small in _smallest(model, inputs.alpha):
+        weight.masked_fill_(small, 0)
+
+
+@torch.no_grad()
+def reset_smallest(model: Model, inputs: StartInputs) -> None:
+    """Begin with the smallest entries of the weight matrices drawn afresh, all matrices taken as one.
+
+    Args:
+        model: the original; it becomes the start.
+        inputs: alpha, the share of the entries that is drawn, and the seed.
+
+    Raises:
+        InputError: the model is an adapter.
+    """
+    _require_whole(inputs)
+    fresh = dict(matrices(fresh_model(plain_model(model), inputs.seed), False))
+    names = [name for name, _ in matrices(model, False)]
+    for name, (weight, small) in zip(names, _smallest(model, inputs.alpha), strict=True):
+        weight.copy_(torch.where(small, fresh[name].to(weight.device), weight))
+
+
+@torch.no_grad()
+def reset_least_changed(model: Model, inputs: StartInputs) -> None:
+    """Begin with those entries of each weight matrix drawn afresh that the fine-tuning changed least.
+
+    The challenge's third solution draws those afresh whose gradients on L and on S differ least, for which it needs S.
+    This start must do without S and takes the change since the base for a sign of what the fine-tuning needs; it is
+    not the same choice.
+
+    Args:
+        model: the original; it becomes the start.
+        inputs: alpha, the share of each matrix that is drawn, the base, and the seed.
+
+    Raises:
+        InputError: the model is an adapter.
+    """
+    _require_whole(inputs)
+    assert inputs.load_base is not None
+    base = dict(matrices(inputs.load_base(), False))
+    fresh = dict(matrices(fresh_model(plain_model(model), inputs.seed), False))
+    for name, weight in matrices(model, False):
+        before = counterpart(base, name, weight).to(weight.device)
+        change = (weight.float() - before.float()).abs().flatten()
+        # Sorted and not cut at a value, for what a frozen layer has is all unchanged.
+        least = change.argsort(stable=True)[: round(inputs.alpha * len(change))]
+        weight.view(-1)[least] = fresh[name].to(weight.device).flatten()[least]
+
+
+def _smallest(model: Model, share: float) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """Each weight matrix with a mask of its entries that are among the smallest of all in magnitude."""
+    weights = [weight for _, weight in matrices(model, False)]
+    sizes = torch.cat([weight.detach().abs().flatten().float().cpu() for weight in weights])
+    count = round(share * len(sizes))
+    limit = float(sizes.kthvalue(count).values) if count else -1.0
+    return [(weight, weight.abs().float() <= limit) for weight in weights]
+
+
+def _require_whole(inputs: StartInputs) -> None:
+    if inputs.trained_adapter:
+        raise InputError("This method picks single weights of the model, and an adapter has none; merge it first.")
