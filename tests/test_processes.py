@@ -23,7 +23,7 @@ LAUNCHER = ROOT / "recipes" / "accelerate" / "cpu_2_processes.yaml"
 LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCHER)]
 RUNS = [
     "fine_tune", "toward_base", "shrink_perturb", "base", "new_adapter", "adapter_toward_base", "adapter_base",
-    "classifier", "tagger", "masked", "pairs",
+    "classifier", "tagger", "masked", "pairs", "pruned", "noisy", "penalised", "distilled", "entropies", "cycled",
 ]  # fmt: skip
 
 

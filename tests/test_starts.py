@@ -195,6 +195,15 @@ def test_all_but_the_last_layers_are_frozen(lm_base: Path) -> None:
         freeze_all_but_last(model, 3)
 
 
+def test_what_comes_before_the_blocks_of_an_encoder_is_frozen_too(encoder_base: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_base)
+    freeze_all_but_last(model, 1)
+    trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[1] for name in trainable if name.startswith("bert.")} == {"encoder", "pooler"}
+    assert all(".layer.0." not in name for name in trainable)
+    assert "classifier.weight" in trainable
+
+
 def test_alphas_of_the_methods() -> None:
     assert METHODS["fine_tune"].resolve_alpha(None) == 0
     assert METHODS["base"].resolve_alpha(None) == 1

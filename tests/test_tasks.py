@@ -437,9 +437,14 @@ def test_no_adapter_is_asked_for_where_there_is_none(
     assert not (tmp_path / "o").exists()
 
 
-def test_an_encoder_decoder_has_no_last_blocks(seq2seq_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="an encoder-decoder has two stacks of blocks"):
-        trainer(tmp_path, str(seq2seq_base), split_of("text2text-generation"), train_last_layers=1)
+def test_the_last_blocks_of_an_encoder_decoder_are_the_decoders(seq2seq_base: Path, tmp_path: Path) -> None:
+    split = split_of("text2text-generation")
+    ours = trainer(tmp_path, str(seq2seq_base), split, train_last_layers=1)
+    trained = {name for name, weight in ours.model.named_parameters() if weight.requires_grad}
+    assert trained
+    assert all(name.startswith(("decoder.bert.encoder.layer.1.", "decoder.cls.")) for name in trained)
+    with pytest.raises(InputError, match="train_last_layers=5 is not possible: the model has 4 blocks"):
+        trainer(tmp_path, str(seq2seq_base), split, train_last_layers=5)
 
 
 # A real model

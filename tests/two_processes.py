@@ -100,6 +100,13 @@ def main() -> None:
     run("tagger", tagger, tagged_rows(), folder)
     run("masked", masked, note_rows(), folder)
     run("pairs", pairs, secrets, folder)
+    # Between the steps, and with a teacher: where items are tokens, and where they are records.
+    run("pruned", lm, secrets, folder, method="prune_then_fine_tune")
+    run("noisy", lm, secrets, folder, method="noisy_matrices", alpha=0.1)
+    run("penalised", lm, secrets, folder, method="l1_sparse", alpha=1e-3)
+    run("distilled", lm, secrets, folder, method="distill")
+    run("entropies", classifier, tickets_rows(), folder, method="reset_smallest")
+    run("cycled", pairs, secrets, folder, method="cyclic_resets")
     stopped = run(
         "stopped", lm, secrets, folder, method="base", stop_when_forgotten=True, auc_margin=0.49, measure_steps=1
     )
