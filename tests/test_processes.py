@@ -36,6 +36,7 @@ def launched(*command: str, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def outputs(
+    lm_base: Path,
     lm_original: Path,
     classifier_original: Path,
     wordpiece_base: Path,
@@ -61,6 +62,7 @@ def outputs(
         assert main(["train", *flags, "--learning_rate", "5e-3", "--output_dir", str(folder / name)]) == 0
     models = [str(lm_original), str(classifier_original)]
     models += [str(folder / name) for name in ("adapter", "tagger", "masked", "pairs")]
+    models.append(str(lm_base))
     for name, launch in (("one", []), ("two", LAUNCH)):
         done = launched(*launch, str(ROOT / "tests" / "two_processes.py"), *models, str(folder / name))
         assert done.returncode == 0, done.stderr[-3000:]
@@ -128,6 +130,18 @@ def test_sharded_weights_are_scored_as_whole_ones_are(outputs: dict[str, Path]) 
     table = pq.read_table(outputs["two"] / "fine_tune" / "tables" / "unlearned.parquet").to_pylist()
     whole = [row["nll"] for row in table if row["set"] == "forget"]
     assert pq.read_table(outputs["two"] / "sharded.parquet")["nll"].to_pylist() == pytest.approx(whole, rel=1e-5)
+
+
+def test_what_is_done_between_the_steps_is_done_to_sharded_weights_too(outputs: dict[str, Path]) -> None:
+    one, two = (weights(folder, "rules") for folder in outputs.values())
+    assert one.keys() == two.keys()
+    for key, values in one.items():
+        torch.testing.assert_close(values, two[key], rtol=1e-5, atol=1e-6, msg=key)
+    pruned = one["1.model.layers.0.mlp.up_proj.weight"]
+    assert 0.5 < float((pruned == 0).float().mean()) < 0.9
+    assert torch.equal(pruned == 0, two["1.model.layers.0.mlp.up_proj.weight"] == 0)
+    assert not torch.equal(one["1.lm_head.weight"], one["0.lm_head.weight"])
+    assert any(not torch.equal(values, one[f"1.{key[4:]}"]) for key, values in one.items() if key.startswith("end."))
 
 
 def run_flags(settings: dict[str, Any], recipe: Any, folder: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Trains and measures with every start, alone or as one of several processes, for test_processes.py to compare.
 
-python tests/two_processes.py LM CLASSIFIER ADAPTER TAGGER MASKED PAIRS OUTPUT
+python tests/two_processes.py LM CLASSIFIER ADAPTER TAGGER MASKED PAIRS LM_BASE OUTPUT
 """
 
 import json
@@ -14,12 +14,17 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
 from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
+from hf_unlearn.layers import whole
 from hf_unlearn.models import Model, locate
+from hf_unlearn.objectives import l1_norm
 from hf_unlearn.record import load_any
+from hf_unlearn.resets import prune
+from hf_unlearn.rules import KeepZeros, cyclic_resets, noisy_matrices
+from hf_unlearn.starts import StartInputs
 
 GLOBAL_BATCH = 8
 # Three batches of S: an odd number for two processes, and the last one is not full.
@@ -82,11 +87,43 @@ def sharded(trainer: UnlearningTrainer, output: Path) -> None:
         pq.write_table(table, output / "sharded.parquet")
 
 
+def between_the_steps(original: str, base: str, output: Path) -> None:
+    """Two steps by hand with what methods do between them; with several processes the weights are sharded (FSDP2)."""
+    config = UnlearningConfig(str(output / "rules"), use_cpu=True)
+    model: Any = load_without_dropout(original)
+    inputs = StartInputs(0.5, 3, False, load_base=lambda: load_without_dropout(base))  # type: ignore[arg-type,return-value]
+    prune(model, inputs)
+    if config.world_size > 1:
+        mesh = init_device_mesh("cpu", (config.world_size,))
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    state, control = TrainerState(max_steps=2), TrainerControl()
+    zeros = KeepZeros()
+    zeros.on_train_begin(config, state, control, model=model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    batch = torch.arange(3, 33).reshape(3, 10)
+    found: dict[str, Any] = {}
+    for step in range(2):
+        penalty = 1e-3 * l1_norm(model.parameters())
+        (model(input_ids=batch, labels=batch).loss + penalty).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found |= {f"{step}.{name}": whole(weight.detach()).clone() for name, weight in model.named_parameters()}
+        found[f"{step}.penalty"] = penalty.detach()
+    zeros.on_train_end(config, state, control)
+    for rule in (noisy_matrices(inputs), cyclic_resets(inputs)):
+        rule.disturb(model, 1)  # type: ignore[attr-defined]
+    found |= {f"end.{name}": whole(weight.detach()).clone() for name, weight in model.named_parameters()}
+    if config.process_index == 0:
+        torch.save(found, output / "rules.pt")
+
+
 def main() -> None:
     from tests.conftest import note_rows, secrets_rows, tagged_rows, tickets_rows
 
     torch.set_num_threads(1)
-    lm, classifier, adapter, tagger, masked, pairs, output = sys.argv[1:]
+    lm, classifier, adapter, tagger, masked, pairs, base, output = sys.argv[1:]
     folder = Path(output)
     folder.mkdir(exist_ok=True)
     secrets = secrets_rows()
@@ -112,6 +149,7 @@ def main() -> None:
     )
     if stopped.args.process_index == 0:
         (folder / "stopped.json").write_text(json.dumps([stopped.state.global_step, stopped.stopping.stopped]))
+    between_the_steps(lm, base, folder)
     if plain.args.world_size > 1:
         sharded(plain, folder)
     plain.end()
