@@ -71,10 +71,10 @@ class UnlearningConfig(TrainingArguments):
         utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
             or as a fraction of the loss.
 
-    NOTE: these defaults differ from the parent's: ``learning_rate`` and ``lr_scheduler_type`` are None, which mostly
-    becomes 5e-5 and ``"linear"``, ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2 instead of None,
-    ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``,
-    ``logging_nan_inf_filter`` is False instead of True, so that training stops when the loss is no number.
+    NOTE: these defaults differ from the parent's: ``learning_rate`` is None, which mostly becomes the parent's 5e-5,
+    ``lr_scheduler_type`` is None, which mostly becomes the parent's ``"linear"``, ``logging_steps`` is 10 instead of
+    500, ``save_total_limit`` is 2 instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of
+    ``"no"``, ``logging_nan_inf_filter`` is False instead of True, so that training stops when the loss is no number.
 
     Raises:
         InputError: a value that is not possible.

@@ -35,6 +35,7 @@ class Method:
         budget: of a run that says nothing about how long to train, None for the usual one.
         needs_base: whether the model that the original was fine-tuned from must be known.
         uses_base: whether that model is used where it is known.
+        picks_weights: whether it picks single weights of the model, so that all of them must be there to be trained.
         replaces: whether at alpha 1 nothing is left of the original, so that S has not shaped the start.
         source: where it was published, with the published setting.
         ours: how this differs from what was published.
@@ -52,6 +53,7 @@ class Method:
     budget: float | None = None
     needs_base: bool = False
     uses_base: bool = False
+    picks_weights: bool = False
     replaces: bool = False
     source: str = ""
     ours: str = ""
@@ -128,6 +130,7 @@ METHODS = {
             name="prune_then_fine_tune",
             start=resets.prune,
             rule=rules.keep_zeros,
+            picks_weights=True,
             alpha=0.95,
             strength="the share of the weights that is pruned",
             summary="The original model with its smallest weights pruned, fine-tuned on the retained records while "
@@ -170,6 +173,7 @@ METHODS = {
         Method(
             name="reset_smallest",
             start=resets.reset_smallest,
+            picks_weights=True,
             alpha=0.99,
             strength="the share of the weights that is drawn afresh",
             objective=objectives.MATCH_ENTROPY,
@@ -220,6 +224,7 @@ METHODS = {
         Method(
             name="reset_least_changed",
             start=resets.reset_least_changed,
+            picks_weights=True,
             alpha=0.3,
             strength="the share of each matrix that is drawn afresh",
             needs_base=True,

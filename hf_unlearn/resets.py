@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .errors import InputError
 from .layers import blocks_of, last_blocks, matrices, names_after, names_from, names_of, placed_like, whole
 from .models import Model, plain_model
 from .starts import StartInputs, counterpart, fresh_model, move_to_anchor
@@ -81,13 +80,9 @@ def prune(model: Model, inputs: StartInputs) -> None:
     """Begin with the smallest entries of the weight matrices at zero (magnitude pruning, all matrices as one).
 
     Args:
-        model: the original; it becomes the start.
+        model: the original, whole; it becomes the start.
         inputs: alpha, the share of the entries that goes.
-
-    Raises:
-        InputError: the model is an adapter.
     """
-    _require_whole(inputs)
     for weight, small in _smallest(model, inputs.alpha):
         weight.masked_fill_(small, 0)
 
@@ -97,13 +92,9 @@ def reset_smallest(model: Model, inputs: StartInputs) -> None:
     """Begin with the smallest entries of the weight matrices drawn afresh, all matrices taken as one.
 
     Args:
-        model: the original; it becomes the start.
+        model: the original, whole; it becomes the start.
         inputs: alpha, the share of the entries that is drawn, and the seed.
-
-    Raises:
-        InputError: the model is an adapter.
     """
-    _require_whole(inputs)
     fresh = dict(matrices(fresh_model(plain_model(model), inputs.seed), False))
     names = [name for name, _ in matrices(model, False)]
     for name, (weight, small) in zip(names, _smallest(model, inputs.alpha), strict=True):
@@ -119,13 +110,12 @@ def reset_least_changed(model: Model, inputs: StartInputs) -> None:
     not the same choice.
 
     Args:
-        model: the original; it becomes the start.
+        model: the original, whole; it becomes the start.
         inputs: alpha, the share of each matrix that is drawn, the base, and the seed.
 
     Raises:
-        InputError: the model is an adapter.
+        InputError: the base has other weights than the model.
     """
-    _require_whole(inputs)
     assert inputs.load_base is not None
     base = dict(matrices(inputs.load_base(), False))
     fresh = dict(matrices(fresh_model(plain_model(model), inputs.seed), False))
@@ -144,8 +134,3 @@ def _smallest(model: Model, share: float) -> list[tuple[nn.Parameter, torch.Tens
     count = round(share * len(sizes))
     limit = float(sizes.kthvalue(count).values) if count else -1.0
     return [(weight, weight.abs().float() <= limit) for weight in weights]
-
-
-def _require_whole(inputs: StartInputs) -> None:
-    if inputs.trained_adapter:
-        raise InputError("This method picks single weights of the model, and an adapter has none; merge it first.")

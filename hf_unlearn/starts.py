@@ -94,6 +94,9 @@ def toward_anchor(model: Model, inputs: StartInputs) -> None:
 def checkpoint(model: Model, inputs: StartInputs) -> None:
     """Begin at a checkpoint of the original's own training (rewind-to-delete, Mu and Klabjan 2025, arXiv:2511.15983).
 
+    Whether that training had met S by then nobody can tell: its record does not hold the order of the rows. So the
+    checkpoint counts as shaped by S.
+
     Args:
         model: the original; it becomes the checkpoint.
         inputs: the checkpoint.

@@ -57,7 +57,6 @@ from .objectives import OWN_LOSS, l1_norm, l1_weight, labelled_rows
 from .record import RECORD_FILE, DataSource, find_base, load_any, load_record
 from .reporting import trainer_report
 from .retained import SplitAudit
-from .rules import keep_zeros
 from .starts import StartInputs
 from .tables import AnyDataset
 from .tasks import IGNORED, TASKS, Task
@@ -149,6 +148,11 @@ class UnlearningTrainer(Trainer):
             processing_class = load_tokenizer([place for place in (self.source, self.base) if place is not None])
 
         # Trained weights
+        if self.method.picks_weights and (self.trained_adapter or peft_config is not None):
+            raise InputError(
+                f"{args.method!r} picks single weights of the model, and an adapter leaves them out; merge it into "
+                "the model, and train all weights."
+            )
         check_quantised(
             plain.config,
             adapter=self.trained_adapter or peft_config is not None,
@@ -242,8 +246,6 @@ class UnlearningTrainer(Trainer):
             raise InputError(
                 "The model is an adapter already, and that is what will be trained; leave peft_config out."
             )
-        if self.method.rule is keep_zeros:
-            raise InputError(f"{args.method!r} keeps weights at zero, and an adapter on them would not; leave it out.")
         if self.method.moves(self.alpha) and not self.starts_at_base and not args.merge_adapter:
             raise InputError(
                 f"{args.method!r} moves the weights under the new adapter, so the adapter alone would not be the "

@@ -175,10 +175,9 @@ def test_a_method_moves_what_it_should(method: str, task: str, base: Path, origi
 def test_a_method_on_an_adapter_moves_the_adapter_alone(
     method: str, task: str, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    if method in ("prune_then_fine_tune", "reset_smallest", "reset_least_changed"):
-        run, _ = run_of(method, tmp_path, task, base, adapter)
-        with pytest.raises(InputError, match="picks single weights of the model, and an adapter has none; merge it"):
-            run.train()
+    if METHODS[method].picks_weights:
+        with pytest.raises(InputError, match="picks single weights of the model, and an adapter leaves them out"):
+            run_of(method, tmp_path, task, base, adapter)
         return
     run, start = run_of(method, tmp_path, task, base, adapter)
     before = weights(run.model)
@@ -428,7 +427,7 @@ def test_the_verdict_is_exact_only_then(
 # Adapters on a full original
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("rewind", "prune_then_fine_tune")])
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "rewind"])
 def test_a_new_adapter_needs_merging_where_the_weights_under_it_move(
     lm_base: Path, tmp_path: Path, method: str
 ) -> None:
@@ -440,8 +439,11 @@ def test_a_new_adapter_needs_merging_where_the_weights_under_it_move(
             assert run.adapter_base is not None
             assert run.adapter_base.name == str(lm_base)
         return
-    with pytest.raises(InputError, match="moves the weights under the new adapter"):
+    message = "picks single weights" if METHODS[method].picks_weights else "moves the weights under the new adapter"
+    with pytest.raises(InputError, match=message):
         trainer(tmp_path, lm(tmp_path / "o", lm_base), **options)
+    if METHODS[method].picks_weights:
+        return
     merged = trainer(tmp_path, lm(tmp_path / "o", lm_base), **options, merge_adapter=True, max_steps=1)
     merged.train()
     assert not isinstance(merged.model, PeftModel)
@@ -454,14 +456,6 @@ def test_an_adapter_on_a_fresh_model_needs_merging(lm_base: Path, tmp_path: Path
                 tmp_path, lm(tmp_path / "o", lm_base), method=method, alpha=alpha,
                 peft_config=LoraConfig(task_type="CAUSAL_LM", r=2),
             )  # fmt: skip
-
-
-def test_an_adapter_does_not_keep_what_was_pruned(lm_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="keeps weights at zero, and an adapter on them would not"):
-        trainer(
-            tmp_path, lm(tmp_path / "o", lm_base), method="prune_then_fine_tune", merge_adapter=True,
-            peft_config=LoraConfig(task_type="CAUSAL_LM", r=2),
-        )  # fmt: skip
 
 
 # Settings that a method brings
