@@ -225,6 +225,20 @@ def test_the_first_line_says_what_matters(word: str, first: str) -> None:
     assert body.startswith(first)
 
 
+def test_why_it_stopped_and_how_near_the_end_would_be() -> None:
+    report = example_report()
+    assert "topped" not in render_card(report, "name")
+    told = {
+        "stopped_early": True,
+        "stop_reason": "overshoot, at look 2 of 5.",
+        "plateau": "As close as it gets: 0.30.",
+    }
+    card = render_card(replace(report, method=replace(report.method, **told)), "name")
+    assert "\n\nStopped early: overshoot, at look 2 of 5.\n\nAs close as it gets: 0.30.\n\n## Evidence\n" in card
+    old = replace(report, method=replace(report.method, stopped_early=True))
+    assert "| 1, 58 (stopped when S could no longer be told from H) |" in render_card(old, "name")
+
+
 def test_the_numbers_in_the_metadata_are_those_of_the_table() -> None:
     report = example_report()
     results = ModelCard(render_card(report, "name")).data.eval_results
