@@ -134,8 +134,8 @@ class UnlearningConfig(TrainingArguments):
     stop_when_forgotten: bool = field(
         default=False,
         metadata={
-            "help": "Stop once the verdict's tests find S forgotten, or treated worse than H. Half of each is watched, "
-            "the other half is judged."
+            "help": "Stop once the verdict's tests find S forgotten, or treated worse than H. Half of each is "
+            "watched, the other half is judged."
         },
     )
     auc_margin: float = field(

@@ -27,7 +27,7 @@ from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, encode, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, attack_scores, evidence_sets, save_tables
-from .evaluation.plots import PLOT_FILE, plot_losses
+from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
@@ -515,7 +515,7 @@ class UnlearningTrainer(Trainer):
             write_text(target / RECORD_FILE, self.record.to_json())
         if self.evidence_report is not None:
             save_tables(self.tables, target / TABLES_FOLDER)
-            plot_losses(self.evidence_report, self.tables, target / PLOT_FILE)
+            draw_pictures(self.evidence_report, self.tables, target)
             self.evidence_report.save(target / REPORT_FILE)
             self.create_model_card()
 
