@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .console import SET_NAMES, show
 from .errors import in_one_line
-from .evaluation.plots import PLOT_FILE
+from .evaluation.plots import PICTURES
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
@@ -74,13 +74,14 @@ def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, A
 
 def rendered_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, Any] | None = None) -> str:
     """The card of a finished run, as :func:`write_card` writes it."""
-    return render_card(report, folder.resolve().name, (folder / PLOT_FILE).is_file(), overrides)
+    pictures = [name for name in PICTURES if (folder / name).is_file()]
+    return render_card(report, folder.resolve().name, pictures, overrides)
 
 
 def render_card(
     report: UnlearningReport,
     name: str,
-    has_plot: bool = True,
+    pictures: Collection[str] = tuple(PICTURES),
     overrides: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the card.
@@ -88,7 +89,7 @@ def render_card(
     Args:
         report: what the card says.
         name: of the model, unless overridden.
-        has_plot: whether the picture lies beside it.
+        pictures: those of :data:`~hf_unlearn.evaluation.plots.PICTURES` that lie beside it.
         overrides: see :func:`write_card`.
     """
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
@@ -101,7 +102,7 @@ def render_card(
             report=report,
             metadata=_metadata(report, name, given).to_yaml(),
             name=name,
-            has_plot=has_plot,
+            pictures={name: text for name, text in PICTURES.items() if name in pictures},
             first_line=FIRST_LINES.get(report.verdict.word),
             arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
             sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],

@@ -50,7 +50,8 @@ class UnlearningConfig(TrainingArguments):
 
     Args:
         measure_steps: measure S against H every so many steps, or that fraction of the training when below 1; 0 never.
-        stop_when_forgotten: stop once S can no longer be told from H; half of each is watched, the other half judged.
+        stop_when_forgotten: stop once the verdict's tests find S forgotten, or treated worse than H, and say when
+            neither is to come; half of each is watched, the other half judged, and the looks share the 5 % error.
         auc_margin: the distance in membership AUC within which S counts as not distinguished.
         utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
             or as a fraction of the loss.
@@ -145,7 +146,8 @@ class UnlearningConfig(TrainingArguments):
     stop_when_forgotten: bool = field(
         default=False,
         metadata={
-            "help": "Stop once S can no longer be told from H. Half of each is watched, the other half is judged."
+            "help": "Stop once the verdict's tests find S forgotten, or treated worse than H. Half of each is "
+            "watched, the other half is judged."
         },
     )
     auc_margin: float = field(

@@ -33,7 +33,7 @@ from .data import class_names, record_format
 from .errors import InputError
 from .evaluation.assemble import assemble_report
 from .evaluation.evidence import save_tables
-from .evaluation.plots import PLOT_FILE, plot_losses
+from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head
@@ -136,7 +136,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     else:
         report = _unlearn(prepared, run_args.retrained_model, reference, settings)
     print_report(out, report)
-    out.print(f"The model, its card, {REPORT_FILE} and {PLOT_FILE} are in {plain(folder)}.")
+    out.print(f"The model, its card, {REPORT_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
     return report
@@ -262,10 +262,10 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         folder = config.folder
         folder.mkdir(parents=True, exist_ok=True)
         save_tables(tables, folder / "tables")
-        plot_losses(report, tables, folder / PLOT_FILE)
+        draw_pictures(report, tables, folder)
         report.save(folder / REPORT_FILE)
     print_report(out, report)
-    out.print(f"{REPORT_FILE} and {PLOT_FILE} are in {plain(config.output_dir)}.")
+    out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report
 
 

@@ -21,6 +21,9 @@ CURVE_FIELDS = (
     "membership_auc",
     "membership_auc_low",
     "membership_auc_high",
+    "worst_gap",
+    "worst_gap_low",
+    "worst_gap_high",
 )
 
 
@@ -122,6 +125,8 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
         lora=trainer.lora,
         adapter_of=model_entry(trainer.adapter_base) if isinstance(trainer.model, PeftModel) else None,
         stopped_early=trainer.stopping.stopped,
+        stop_reason=trainer.stopping.reason,
+        plateau=trainer.stopping.plateau,
     )
 
 

@@ -27,7 +27,7 @@ from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, encode, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, attack_scores, evidence_sets, save_tables
-from .evaluation.plots import PLOT_FILE, plot_losses
+from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
@@ -255,7 +255,8 @@ class UnlearningTrainer(Trainer):
         self._measured: dict[str, float] = {}
         self._flops_per_token: tuple[float, float] | None = None
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
-        self.stopping = StopWhenForgotten(self.args.auc_margin)
+        self.stopping = StopWhenForgotten(self.args.auc_margin, self.args.measure_steps)
+        self._watched_base: dict[SetName, pa.Table] | None = None
         self.add_callback(self.cost)
         self.add_callback(self.interrupt)
         if self.evidence is None or self.args.measure_steps == 0:
@@ -300,6 +301,8 @@ class UnlearningTrainer(Trainer):
         with preserved_rng():
             if self.evidence is not None:
                 self.tables["original"] = self._score(self.evidence)
+            if self.args.stop_when_forgotten:
+                self._prepare_stopping()
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
             self._move_to_start()
         # The parent seeds when it is made; whatever was drawn since then must not matter.
@@ -318,6 +321,13 @@ class UnlearningTrainer(Trainer):
         if self.args.merge_adapter and isinstance(self.model, PeftModel):
             self.model = self.model_wrapped = self.model.merge_and_unload()
         return output
+
+    def _prepare_stopping(self) -> None:
+        """Score what the stopping rule compares with, on the records that it watches."""
+        original = self._score(self.watched)
+        if (base := self._base_to_measure()) is not None:
+            self._watched_base = self._score(self.watched, base)
+        self.stopping.watch(attack_scores(original, self._watched_base), self.watched.blind(self.args.seed))
 
     @property
     def adapter_base(self) -> ModelSource | None:
@@ -402,7 +412,7 @@ class UnlearningTrainer(Trainer):
         for name in ("forget", "holdout", "retained"):
             if name in tables:
                 self._measured[f"{name}_loss"] = float(np.mean(tables[name]["loss"].to_numpy()))
-        found = attack_scores(tables)
+        found = attack_scores(tables, self._watched_base)
         if found is not None:
             auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], confidence=0.90)
             self._measured |= {
@@ -410,6 +420,8 @@ class UnlearningTrainer(Trainer):
                 "membership_auc_low": auc.low,
                 "membership_auc_high": auc.high,
             }
+            if self.args.stop_when_forgotten:
+                self._measured |= self.stopping.look(found, self.state)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the measurement that was made at this step if there was one; stop when the loss is no number."""
@@ -423,10 +435,10 @@ class UnlearningTrainer(Trainer):
         if not math.isfinite(loss):
             raise InputError(no_number(self.args, self.state.global_step))
 
-    def _score(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
+    def _score(self, sets: EvidenceSets, model: nn.Module | None = None) -> dict[SetName, pa.Table]:
         started = time.perf_counter()
         try:
-            tables = sets.score(self.model, self.accelerator.autocast)
+            tables = sets.score(self.model if model is None else model, self.accelerator.autocast)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -511,7 +523,7 @@ class UnlearningTrainer(Trainer):
             write_text(target / RECORD_FILE, self.record.to_json())
         if self.evidence_report is not None:
             save_tables(self.tables, target / TABLES_FOLDER)
-            plot_losses(self.evidence_report, self.tables, target / PLOT_FILE)
+            draw_pictures(self.evidence_report, self.tables, target)
             self.evidence_report.save(target / REPORT_FILE)
             self.create_model_card()
 

@@ -45,6 +45,7 @@ from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
 from hf_unlearn.data import template_fields
 from hf_unlearn.duplicates import normalised_text
+from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import ModelEntry
 from hf_unlearn.record import DataSource
 from hf_unlearn.requests import _row_keys
@@ -222,7 +223,7 @@ def check_card(path: Path) -> None:
         for inline in token.children or []:
             assert inline.type not in ("html_inline", "s_open", "em_open"), inline.content
             if inline.type == "image":
-                assert inline.attrGet("src") == "loss_histograms.png"
+                assert inline.attrGet("src") in PICTURES
             if inline.type == "link_open":
                 assert str(inline.attrGet("href")).startswith("https://huggingface.co/"), inline.attrGet("href")
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
+from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.record import RECORD_FILE, TrainingRecord
 
 from .conftest import secrets_rows, tickets_rows, write_rows
@@ -74,7 +75,7 @@ def test_the_whole_road_for_a_language_model(
     assert report.cost.retraining_flops == TrainingRecord.from_dict(reference).flops
     assert AutoModelForCausalLM.from_pretrained(folder)
     names = {path.name for path in folder.iterdir()}
-    assert {"README.md", "loss_histograms.png", "model.safetensors", "tokenizer.json", RECORD_FILE} <= names
+    assert {"README.md", *PICTURES, "model.safetensors", "tokenizer.json", RECORD_FILE} <= names
     assert not [name for name in names if name.startswith(".") or name.endswith(".bin")]
 
 
@@ -387,7 +388,8 @@ def test_evaluate_measures_what_others_made(
     assert report.method.name == "unknown"
     assert list(report.arms) == ["original", "unlearned"]
     assert report.verdict.word in ("undecided", "not_distinguished"), "never exact: nobody knows how it was made"
-    assert {path.name for path in folder.iterdir()} == {"unlearning_report.json", "loss_histograms.png", "tables"}
+    written = {"unlearning_report.json", "loss_histograms.png", "roc.png", "tables"}
+    assert {path.name for path in folder.iterdir()} == written
     code, out, _ = command("evaluate", {**settings, "output_dir": str(tmp_path / "e2")})
     assert "Verdict: not_forgotten" in out
 

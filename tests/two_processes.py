@@ -46,11 +46,13 @@ class KeepStart(TrainerCallback):
 
 def run(name: str, folder: str, rows: list[dict], output: Path, **settings: Any) -> UnlearningTrainer:
     """One run; what is to be compared goes to the output folder."""
-    lora = settings.pop("lora", None)
-    split = split_retained(Dataset.from_list(rows), Records.rows(range(10)), holdout=Records.rows(range(50, 60)))
+    lora, forgotten = settings.pop("lora", None), settings.pop("forgotten", 10)
+    held_out = Records.rows(range(50, len(rows)))
+    split = split_retained(Dataset.from_list(rows), Records.rows(range(forgotten)), holdout=held_out)
     config = UnlearningConfig(
-        str(output / name), max_steps=6, learning_rate=0.3, seed=11, use_cpu=True, save_strategy="no",
-        per_device_eval_batch_size=EVAL_BATCH, **{"measure_steps": 2, "optim": "sgd", **settings},
+        str(output / name), max_steps=6, seed=11, use_cpu=True, save_strategy="no",
+        per_device_eval_batch_size=EVAL_BATCH,
+        **{"learning_rate": 0.3, "measure_steps": 2, "optim": "sgd", **settings},
     )  # fmt: skip
     config.per_device_train_batch_size = GLOBAL_BATCH // config.world_size
     start = KeepStart()
@@ -100,11 +102,13 @@ def main() -> None:
     run("tagger", tagger, tagged_rows(), folder)
     run("masked", masked, note_rows(), folder)
     run("pairs", pairs, secrets, folder)
-    stopped = run(
-        "stopped", lm, secrets, folder, method="base", stop_when_forgotten=True, auc_margin=0.49, measure_steps=1
-    )
+    # What is left makes one batch, so that no process has to fill up its part of the last one.
+    many: dict[str, Any] = {"forgotten": 42, "stop_when_forgotten": True, "auc_margin": 0.3, "measure_steps": 1}
+    stopped = run("stopped", lm, secrets_rows(100), folder, method="base", **many)
+    watched = run("watched", lm, secrets_rows(100), folder, **many, learning_rate=1e-5)
     if stopped.args.process_index == 0:
-        (folder / "stopped.json").write_text(json.dumps([stopped.state.global_step, stopped.stopping.stopped]))
+        found = {trainer.args.folder.name: trainer.stopping.state()["attributes"] for trainer in (stopped, watched)}
+        (folder / "stopped.json").write_text(json.dumps({**found, "step": stopped.state.global_step}))
     if plain.args.world_size > 1:
         sharded(plain, folder)
     plain.end()

@@ -108,13 +108,16 @@ class EvidenceSets:
         return blind_baseline(ids["forget"], ids["holdout"], groups, labels, seed=seed)
 
     def halves(self, seed: int) -> tuple["EvidenceSets", "EvidenceSets"]:
-        """Two parts with half of the records of S and H each, and all of the others."""
+        """Two parts with half of the records, or of the groups, of S and H each, and all of the others."""
         parts: tuple[dict[SetName, Dataset], dict[SetName, Dataset]] = (dict(self.sets), dict(self.sets))
         for name in ("forget", "holdout"):
             if name in self.sets:
-                rows = np.array(self.sets[name]["row"])
-                drawn = np.random.default_rng(seed).permutation(np.unique(rows))
-                first = np.isin(rows, drawn[: len(drawn) // 2])
+                units = np.array(self.sets[name]["row"])
+                if "group" in self.sets[name].column_names and len(set(self.sets[name]["group"])) > 1:
+                    # Other records of the same author are no fresh evidence; of one alone there are no others.
+                    units = np.array(self.sets[name]["group"])
+                drawn = np.random.default_rng(seed).permutation(np.unique(units))
+                first = np.isin(units, drawn[: len(drawn) // 2])
                 for part, mask in zip(parts, (first, ~first), strict=True):
                     part[name] = self.sets[name].select(np.flatnonzero(mask))
         first_half, second_half = (

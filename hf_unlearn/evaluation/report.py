@@ -63,7 +63,9 @@ class MethodEntry:
         settings: the training arguments that matter.
         lora: the LoRA settings, None for full training.
         adapter_of: the model that the result is an adapter of; None when it is a full model, merged or not.
-        stopped_early: whether training stopped because S could no longer be told from H.
+        stopped_early: whether training stopped because S could no longer be told from H, or was treated worse.
+        stop_reason: why, in words that begin with ``forgotten`` or ``overshoot``, with the tests' values.
+        plateau: that the trend during the training would not reach the margin, in words; None where it might.
     """
 
     name: str
@@ -78,6 +80,8 @@ class MethodEntry:
     lora: dict[str, Any] | None
     adapter_of: ModelEntry | None
     stopped_early: bool
+    stop_reason: str | None = None
+    plateau: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,15 @@ class ArmEntry:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One measurement during training; losses are means over records, the AUC's interval is the 90 % one."""
+    """One measurement during training.
+
+    Attributes:
+        step: after which.
+        forget_loss, holdout_loss, retained_loss: means over records.
+        membership_auc, membership_auc_low, membership_auc_high: of the loss, with its 90 % interval.
+        worst_gap, worst_gap_low, worst_gap_high: of the attack that decided, its AUC less 0.5, with its 95 % interval;
+            None where training was not to stop early.
+    """
 
     step: int
     forget_loss: float | None
@@ -159,6 +171,9 @@ class CurvePoint:
     membership_auc: float | None
     membership_auc_low: float | None
     membership_auc_high: float | None
+    worst_gap: float | None = None
+    worst_gap_low: float | None = None
+    worst_gap_high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class _Gap:
     attack: str
     auc: Estimate
     gap: Estimate
-    # For the equivalence tests at 5 %, and corrected for the number of attacks at 5 % in all.
+    # For the equivalence tests at 5 %, and corrected for the number of attacks at 5 % in all; over all looks.
     gap90: Estimate
     strict_gap: Estimate
     strict_auc: Estimate
@@ -117,6 +117,7 @@ def decide(
     retrained: Scores | None,
     margin: float,
     blind: BlindBaseline | None = None,
+    looks: int = 1,
 ) -> Verdict:
     """Reach a verdict.
 
@@ -142,6 +143,7 @@ def decide(
         retrained: scores under a model that never saw S.
         margin: the margin on the AUC, fixed before the run.
         blind: how the texts of S and H differ.
+        looks: of how many verdicts on the same records this is one; each then gets its share of the 5 % (Bonferroni).
     """
     reasons, warnings = _provenance_reasons(provenance)
     clean = provenance.start_saw_forget is False and not provenance.stopped_by_forget
@@ -154,7 +156,7 @@ def decide(
 
     names = list(unlearned.forget)
     m, n = len(unlearned.forget[names[0]]), len(unlearned.holdout[names[0]])
-    gaps = [_gap(unlearned, retrained, name, len(names)) for name in names]
+    gaps = [_gap(unlearned, retrained, name, len(names), looks) for name in names]
     word, worst, finding = _measured(gaps, margin)
     if word == "not_distinguished" and original is not None:
         seen = [_gap(original, retrained, name, len(names)) for name in names]
@@ -233,9 +235,10 @@ def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
     return "undecided", worst, f"Neither forgetting nor remembering could be shown; the furthest is {_name(worst)}"
 
 
-def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int) -> _Gap:
+def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int, looks: int = 1) -> _Gap:
     forget, holdout = scores.forget[attack], scores.holdout[attack]
-    strict = 1 - (1 - CONFIDENCE) / attacks
+    share = (1 - CONFIDENCE) / looks
+    equivalence, strict = 1 - 2 * share, 1 - share / attacks
 
     def auc(confidence: float) -> Estimate:
         return membership_auc(-forget, -holdout, confidence, scores.groups)
@@ -247,7 +250,7 @@ def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int) ->
         target = (-retrained.forget[attack], -retrained.holdout[attack])
         return membership_gap(-forget, -holdout, target, confidence, scores.groups)
 
-    return _Gap(attack, auc(CONFIDENCE), gap(CONFIDENCE), gap(0.90), gap(strict), auc(strict))
+    return _Gap(attack, auc(CONFIDENCE), gap(CONFIDENCE), gap(equivalence), gap(strict), auc(strict))
 
 
 def _name(gap: _Gap) -> str:

@@ -222,8 +222,13 @@ def test_groups_travel_with_the_records(lm_base: Path) -> None:
     assert holdout[2] == forget[2]
     assert holdout[1] not in forget
     assert "group" not in tables["retained"].column_names
-    first, _ = sets.halves(seed=0)
-    assert "group" in first.sets["forget"].column_names
+    first, second = sets.halves(seed=0)
+    assert not set(first.sets["forget"]["group"]) & set(second.sets["forget"]["group"])
+    alone: Any = {**parts, "forget": rows.select([0, 4])}
+    halves = evidence_sets(
+        alone, encoder, PaddingCollator(0), "text-generation", 8, seed=0, group_column="who"
+    ).halves(0)
+    assert all(len(set(half.sets["forget"]["row"])) == 1 for half in halves), "of one author the records are dealt"
 
     tokenised: Any = {name: part.add_column("group", [5] * len(part)) for name, part in sets.sets.items()
                       if name == "retained"}  # fmt: skip

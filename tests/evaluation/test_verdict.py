@@ -229,3 +229,16 @@ def test_groups_are_counted_and_named() -> None:
 def test_one_author_a_side_decides_nothing() -> None:
     verdict = decide(SAW, grouped(0.0, 1, 1, each=400), original=None, retrained=None, margin=0.10)
     assert verdict.word == "undecided"
+
+
+# Several looks, which share the error
+
+
+def test_looks_at_the_same_records_each_get_a_share_of_the_error() -> None:
+    # the equivalence tests look 0.045 away, a hundred of them 0.079
+    assert decide(SAW, FORGOT, original=None, retrained=None, margin=0.05).word == "not_distinguished"
+    assert decide(SAW, FORGOT, original=None, retrained=None, margin=0.05, looks=100).word == "undecided"
+    for shift, word in ((0.5, "not_forgotten"), (-0.5, "over_forgotten")):
+        near = scores(shift, n=60, seed=3)
+        assert decide(SAW, near, original=None, retrained=None, margin=0.02).word == word
+        assert decide(SAW, near, original=None, retrained=None, margin=0.02, looks=1000).word == "undecided"
