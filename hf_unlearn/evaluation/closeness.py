@@ -15,7 +15,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from ..errors import InputError
-from .challenge import BIN_WIDTH, LARGEST_EPSILON, challenge_epsilons, forgetting_quality
+from .challenge import BIN_WIDTH, LARGEST_EPSILON, challenge_epsilons, dealt_epsilons, qualities
 from .epsilon import ALPHA, DELTA, EpsilonBound, example_bounds, models_needed, pooled_bound
 from .membership import logit_confidence
 from .report import SetName, written_whole
@@ -26,9 +26,6 @@ HISTOGRAM_FILE = "epsilon_histogram.png"
 
 # The challenge's score is 0 for fewer models, whatever they are.
 FEWEST_MODELS = 3
-
-NULL_EXAMPLES = 2000
-MOST_DEALS = 20
 
 Tables: TypeAlias = Mapping[SetName, pa.Table]
 Compared = Literal["forget", "holdout"]
@@ -48,8 +45,8 @@ class SetCloseness:
         pooled: what the attack on all records at once proves; of S the deciding figure.
         single: what the attack on one record alone proves, the one on which the models of the calibration prove most.
         quality: the challenge's F, the mean over the records; 1 is out of reach.
-        quality_null: F of two arms with the same distribution and as many models.
-        quality_ratio: quality / quality_null; near 1 for arms that are alike.
+        quality_null: F of arms that are alike: the same models, dealt at random.
+        quality_ratio: quality / quality_null; near 1 for arms that are alike, None where they get 0.
         lira_auc, lira_accuracy, lira_tpr: of U-LiRA, see :class:`~hf_unlearn.evaluation.ulira.UnlearningLira`.
     """
 
@@ -58,7 +55,7 @@ class SetCloseness:
     single: EpsilonBound
     quality: float
     quality_null: float
-    quality_ratio: float
+    quality_ratio: float | None
     lira_auc: Estimate
     lira_accuracy: Estimate
     lira_tpr: Estimate | None
@@ -133,14 +130,21 @@ def closeness(
     for name in compared_sets(unlearned, reference):
         u, r = model_scores(unlearned, name), model_scores(reference, name)
         examples = example_bounds(u, r, alpha=alpha, delta=delta, seed=seed)
-        quality, lira = forgetting_quality(u[:n], r[:n], delta=delta, seed=seed), unlearning_lira(u, r, seed=seed)
+        lira = unlearning_lira(u, r, seed=seed)
+        quality, null = (
+            float(qualities(found, n).mean())
+            for found in (
+                challenge_epsilons(u[:n], r[:n], delta),
+                dealt_epsilons(u[:n], r[:n], delta=delta, seed=seed),
+            )
+        )
         sets[name] = SetCloseness(
             records=u.shape[1],
             pooled=pooled_bound(u, r, alpha=alpha, delta=delta, seed=seed),
             single=examples.bound(examples.witness),
-            quality=quality.score,
-            quality_null=quality.null,
-            quality_ratio=quality.ratio,
+            quality=quality,
+            quality_null=null,
+            quality_ratio=quality / null if null > 0 else None,
             lira_auc=lira.auc,
             lira_accuracy=lira.accuracy,
             lira_tpr=lira.tpr,
@@ -231,11 +235,12 @@ def plot_closeness(
         for axis, (name, numbers), sentence in zip(row, found.sets.items(), found.findings, strict=True):
             u, r = model_scores(unlearned[:n], name), model_scores(reference[:n], name)
             drawn = {f"unlearned against {arm}": challenge_epsilons(u, r, found.delta)}
-            drawn["the same models dealt at random"] = _dealt(u, r, found.delta, seed)
+            drawn["the same models dealt at random"] = dealt_epsilons(u, r, delta=found.delta, seed=seed)
             for (label, values), style in zip(drawn.items(), STYLES, strict=True):
                 shown = np.where(values >= LARGEST_EPSILON, perfect, np.minimum(values, top - 1e-9))
                 axis.hist(shown, bins=edges, weights=np.full(len(shown), 100 / len(shown)), label=label, **style)
-            axis.set_title(textwrap.fill(f"{sentence}; F = {numbers.quality_ratio:.2f} of its null", 66), fontsize=9)
+            told = f"{sentence}; F = {numbers.quality:.3f}, of models alike {numbers.quality_null:.3f}"
+            axis.set_title(textwrap.fill(told, 66), fontsize=9)
             axis.set_xticks(list(ticks), list(ticks.values()))
             axis.set_ylim(top=1.35 * axis.get_ylim()[1])
             axis.legend(loc="upper left", fontsize=8, frameon=False)
@@ -243,14 +248,3 @@ def plot_closeness(
             axis.set_ylabel(f"% of the {numbers.records:,} records of {LETTERS[name]}")
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-def _dealt(unlearned: np.ndarray, reference: np.ndarray, delta: float, seed: int) -> np.ndarray:
-    """The challenge's epsilons of arms that are alike: the models of both, dealt into two at random, several times."""
-    models, n = np.concatenate([unlearned, reference]), len(unlearned)
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(min(math.ceil(NULL_EXAMPLES / unlearned.shape[1]), MOST_DEALS)):
-        order = rng.permutation(2 * n)
-        found.append(challenge_epsilons(models[order[:n]], models[order[n:]], delta))
-    return np.concatenate(found)
