@@ -187,8 +187,7 @@ def _unlearn(
     assert evidence is not None
     scored = score_references(
         named if named is not None else _own_references(prepared),
-        prepared.task,
-        lambda _: evidence,
+        evidence,
         loading=prepared.loading,
         device=prepared.config.device,
         trust_remote_code=prepared.source.trust_remote_code,
@@ -235,13 +234,14 @@ def references(values: dict[str, Any]) -> ReferencesReport:
     config = prepared.config
     out = console(config)
     planned = plan_references(prepared, cast(list[Arm], asked.arms), asked.seeds)
+    # What the records cannot be read with is found before the first of them is trained.
+    evidence = evidence_of(prepared)
     for number, reference in enumerate(planned, start=1):
         out.print(f"Model {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
         train_reference(prepared, reference)
     scored = score_references(
         _own_references(prepared),
-        prepared.task,
-        lambda model_config: evidence_of(prepared, model_config),
+        evidence,
         loading=prepared.loading,
         device=config.device,
         trust_remote_code=prepared.source.trust_remote_code,
@@ -314,8 +314,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         curve=[],
         processes=PartialState().num_processes,
     )
-    found = evidence
-    scored = score_references(references, task, lambda _: found, loading=loading, device=config.device)
+    scored = score_references(references, evidence, loading=loading, device=config.device)
     report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,6 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PretrainedConfig
 
 from .arguments import ComparisonArguments, ReferencesArguments, RunArguments, build
 from .config import UnlearningConfig
@@ -326,8 +325,7 @@ def check_task(references: Sequence[TrainedReference], task: Task) -> None:
 
 def score_references(
     references: Sequence[TrainedReference],
-    task: Task,
-    evidence_for: Callable[[PretrainedConfig], EvidenceSets],
+    evidence: EvidenceSets,
     *,
     loading: dict[str, Any],
     device: torch.device,
@@ -340,35 +338,30 @@ def score_references(
 
     Args:
         references: by arm and seed.
-        task: what they do.
-        evidence_for: gives the records, encoded for a model with a configuration; it is asked once.
+        evidence: the records.
         loading: options of :func:`~hf_unlearn.models.load_model`.
         device: to score on.
         trust_remote_code: whether to run code from the models' folders.
         context: makes what is entered around the forward passes.
     """
     found: dict[Arm, ScoredArm] = {}
-    evidence: EvidenceSets | None = None
     for reference in references:
         place = locate(str(reference.folder), trust_remote_code=trust_remote_code)
-        model = to_device(load_any(place, task, **loading), device)
-        if evidence is None:
-            evidence = evidence_for(model.config)
+        model = to_device(load_any(place, evidence.task, **loading), device)
         arm = found.setdefault(reference.arm, ScoredArm([], []))
         arm.models.append(reference)
         arm.tables.append(evidence.score(model, context))
     return found
 
 
-def evidence_of(run: Preparation, config: PretrainedConfig) -> EvidenceSets:
-    """The records that the evidence about a run rests on.
-
-    Args:
-        run: the run.
-        config: of a loaded model.
-    """
-    _, base = recorded_base(run)
-    evidence = measured_sets(run.sets, [run.source, base], config, run.task, run.config)
+def evidence_of(run: Preparation) -> EvidenceSets:
+    """The records that the evidence about a run rests on, encoded without loading a model."""
+    record, base = recorded_base(run)
+    model_config = load_config(run.source)
+    if run.source.adapter and record.labels:
+        # That of the model under an adapter knows nothing of the adapter's classes.
+        model_config.id2label = dict(enumerate(record.labels))
+    evidence = measured_sets(run.sets, [run.source, base], model_config, run.task, run.config)
     return evidence.halves(run.config.seed)[1] if run.config.stop_when_forgotten else evidence
 
 
