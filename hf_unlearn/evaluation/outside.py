@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from .evidence import attack_scores
 from .membership import AttackResult, attack_result, lira_scores, logit_confidence, rmia_scores
 from .report import SetName
 
@@ -31,7 +32,8 @@ def outside_attacks(
     Returns:
         By name in :data:`OUTSIDE_ATTACKS`; empty without S, H or two models to compare with.
     """
-    if len(outside) < FEWEST_OUTSIDE or not {"forget", "holdout"} <= judged.keys():
+    without = attack_scores(judged)
+    if len(outside) < FEWEST_OUTSIDE or without is None:
         return {}
     split = judged["forget"].num_rows
 
@@ -46,4 +48,6 @@ def outside_attacks(
         # themselves do so without ties.
         "rmia": rmia_scores(loss, loss, others, others),
     }
-    return {name: attack_result(found[:split], found[split:], seed=seed) for name, found in scores.items()}
+    return {
+        name: attack_result(found[:split], found[split:], without.groups, seed=seed) for name, found in scores.items()
+    }

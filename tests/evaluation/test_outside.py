@@ -56,6 +56,17 @@ def test_their_scores_are_those_of_the_papers() -> None:
     assert found["rmia"].auc.value == pytest.approx(roc_auc_score(member, ratio))
 
 
+def test_intervals_take_groups_for_the_unit() -> None:
+    draw = np.random.default_rng(3)
+    judged, outside = tables(draw, 0.2), [tables(draw, 0) for _ in range(3)]
+    grouped = {
+        name: part.append_column("group", pa.array(np.arange(len(part)) // 10)) for name, part in judged.items()
+    }
+    alone, together = (outside_attacks(one, outside, seed=0)["lira"].auc for one in (judged, grouped))
+    assert (alone.n, together.n) == (110, 6)
+    assert alone.value == together.value
+
+
 def test_one_model_outside_or_no_h_is_too_little() -> None:
     draw = np.random.default_rng(2)
     judged, outside = tables(draw, 0.2), [tables(draw, 0) for _ in range(3)]
