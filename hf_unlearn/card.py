@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .console import SET_NAMES, show
 from .errors import in_one_line
+from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
 from .evaluation.statistics import Estimate
@@ -50,6 +51,13 @@ REPEATED_SETTINGS = (
     "prompt_template",
     "completion_template",
 )
+
+REFERENCE_NAMES = {
+    "retrained": "retrained on L",
+    "retrained_unlearned": "retrained on L, then put through the same unlearning",
+    "same_budget": "trained on L from the base at the price of the unlearning",
+    "unlearned": "this unlearning of the same original, repeated",
+}
 
 # What a reader must know before anything else.
 FIRST_LINES = {
@@ -107,11 +115,12 @@ def render_card(
             arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
             sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],
             set_names=SET_NAMES,
+            reference_names=REFERENCE_NAMES,
             parent=_parent(report),
             settings=_settings(report),
             flags=_flags(report),
             facts=TASKS[report.task],
-            attack_names=ATTACKS,
+            attack_names=ATTACKS | OUTSIDE_ATTACKS,
             loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
             on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
         )

@@ -1,7 +1,7 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -9,14 +9,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from .errors import in_one_line
-from .evaluation.report import ArmEntry, CostEntry, UnlearningReport
+from .evaluation.closeness import Closeness
+from .evaluation.outside import OUTSIDE_ATTACKS
+from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .retained import SplitAudit
 from .tasks import TASKS
 
 if TYPE_CHECKING:
     from .attacks import AttackReport
-    from .references import Arm, ArmSummary
+    from .references import ReferencesReport
 
 COLOURS = {
     "exact": "green",
@@ -95,6 +97,11 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         if attack != "loss":
             table.add_row(f"{attack:>26}", *(show(_auc(report.arms[arm], attack), 2) for arm in arms))
     console.print(table)
+    if report.references:
+        console.print(_references_table(report.references))
+        if OUTSIDE_ATTACKS.keys() & report.arms["unlearned"].attacks:
+            seeds = report.references["retrained"].seeds
+            console.print(f"lira and rmia compare with {len(seeds)} retrained models that saw neither S nor H.")
     if report.cost:
         console.print(_price(report.cost), highlight=False)
     if report.method.stop_reason:
@@ -117,18 +124,54 @@ def _auc(arm: ArmEntry, attack: str) -> Estimate | None:
     return arm.attacks[attack].auc if attack in arm.attacks else None
 
 
-def print_references(console: Console, summaries: Mapping["Arm", "ArmSummary"]) -> None:
-    """Show what the reference models of each arm make of S and H."""
-    table = Table(title="The references, which never saw S", title_justify="left", box=SIMPLE_HEAD)
+def print_references(console: Console, report: "ReferencesReport") -> None:
+    """Show what the models of each arm make of S and H, and how close the unlearned ones are to the others."""
+    console.print(_references_table(report.arms))
+    for arm, found in report.closeness.items():
+        console.print(_closeness_table(arm, found))
+        for sentence in found.findings:
+            console.print(f"  {sentence}.", highlight=False)
+        for assumption in found.assumptions:
+            console.print(f"  - {assumption}", highlight=False)
+
+
+def _references_table(arms: Mapping[Any, ReferenceEntry]) -> Table:
+    title = "The references, which never saw S"
+    if "unlearned" in arms:
+        title += ", and this unlearning repeated"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for heading in ("models", "membership AUC of S", "SD", "lowest to highest", "loss of S", "loss of H"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for arm, found in summaries.items():
-        auc, deviation = (_number(value) for value in (found.auc, found.auc_deviation))
-        extremes = f"{_number(found.auc_lowest)} to {_number(found.auc_highest)}" if found.auc is not None else ""
-        means = (_number(found.forget_loss), _number(found.holdout_loss))
-        table.add_row(arm, f"{len(found.seeds)}", auc, deviation, extremes, *means)
-    console.print(table)
+    for arm, found in arms.items():
+        auc = found.aucs.get("loss")
+        spread = ("", "", "")
+        if auc is not None:
+            extremes = f"{_number(auc.lowest)} to {_number(auc.highest)}"
+            spread = (_number(auc.mean), _number(auc.deviation), extremes)
+        means = (_number(found.losses["forget"]), _number(found.losses.get("holdout")))
+        table.add_row(arm, f"{len(found.seeds)}", *spread, *means)
+    return table
+
+
+def _closeness_table(arm: str, closeness: Closeness) -> Table:
+    table = Table(title=f"How far this unlearning is from {arm}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    headings = ("epsilon >", "of at most", "credible", "by one record", "F (of models alike)", "U-LiRA AUC")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, found in closeness.sets.items():
+        low, high = found.pooled.credible
+        table.add_row(
+            "S" if name == "forget" else "H, the control",
+            _number(found.pooled.epsilon),
+            _number(found.pooled.ceiling),
+            f"{low:.2f} to {high:.2f}",
+            _number(found.single.epsilon),
+            f"{found.quality:.3f} ({found.quality_null:.3f})",
+            show(found.lira_auc, 2),
+        )
+    return table
 
 
 def print_attacks(console: Console, report: "AttackReport") -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from .arguments import (
     AttackArguments,
+    ComparisonArguments,
     DataArguments,
     EvaluateArguments,
     ModelArguments,
@@ -32,6 +33,7 @@ from .console import plain, print_attacks, print_audit, print_references, print_
 from .data import class_names, record_format
 from .errors import InputError
 from .evaluation.assemble import assemble_report
+from .evaluation.closeness import HISTOGRAM_FILE
 from .evaluation.evidence import save_tables
 from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
@@ -43,14 +45,23 @@ from .models import load_config, locate, peft_task, task_of, to_device
 from .preparation import Preparation, console, loading_options, located, lora_config, measured_sets, prepare_run
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
+    REFERENCES_FILE,
     Arm,
-    ArmSummary,
     Reference,
+    ReferencesReport,
+    TrainedReference,
+    check_task,
+    evidence_of,
+    named_references,
+    own_references,
     plan_reference,
     plan_references,
+    precision,
+    references_report,
+    save_references,
     score_references,
-    summarise_references,
     train_reference,
+    with_references,
 )
 from .retained import split_retained
 from .sources import holdout_rows, load_data, pick_split, split_data
@@ -128,13 +139,17 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         model = locate(run_args.retrained_model)
         task_of(model.name, load_config(model), task, peft=peft_task(model))
     reference = plan_reference(prepared, "retrained", config.seed) if run_args.with_retrained else None
+    named = None
+    if (place := build(ComparisonArguments, values).references) is not None:
+        named = named_references(Path(place), prepared.parts.audit)
+        check_task(named, task)
 
     folder, settings = config.folder, run_settings(values, split=prepared.parts.audit.to_dict())
     if is_finished(folder, settings, CARD_FILE):
         out.print(f"{plain(folder)} holds this run, finished.")
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
-        report = _unlearn(prepared, run_args.retrained_model, reference, settings)
+        report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
     print_report(out, report)
     out.print(f"The model, its card, {REPORT_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
@@ -143,7 +158,11 @@ def run(values: dict[str, Any]) -> UnlearningReport:
 
 
 def _unlearn(
-    prepared: Preparation, retrained: str | None, reference: Reference | None, settings: dict[str, Any]
+    prepared: Preparation,
+    retrained: str | None,
+    reference: Reference | None,
+    named: list[TrainedReference] | None,
+    settings: dict[str, Any],
 ) -> UnlearningReport:
     parts, data = prepared.parts, prepared.data
     trainer = unlearn(
@@ -164,8 +183,29 @@ def _unlearn(
         data.name, data.config, data.split, data.revision, parts.audit.dataset_fingerprint, parts.audit.dataset_rows
     )
     report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained)
+    evidence = trainer.evidence
+    assert evidence is not None
+    scored = score_references(
+        named if named is not None else _own_references(prepared),
+        evidence,
+        loading=prepared.loading,
+        device=prepared.config.device,
+        trust_remote_code=prepared.source.trust_remote_code,
+        context=trainer.accelerator.autocast,
+    )
+    report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
+    trainer.evidence_report = report
     trainer.save_model()
     return report
+
+
+def _own_references(prepared: Preparation) -> list[TrainedReference]:
+    """The references in the run's own folder; tells of those that are left out."""
+    found, others = own_references(prepared)
+    if others:
+        place = plain(prepared.config.folder / REFERENCES_FOLDER)
+        console(prepared.config).print(f"{others} models in {place} belong to other settings and are left out.")
+    return found
 
 
 def _publish(folder: Path, config: UnlearningConfig, run_args: RunArguments, out: Console) -> None:
@@ -185,22 +225,36 @@ def _publish(folder: Path, config: UnlearningConfig, run_args: RunArguments, out
 # references
 
 
-def references(values: dict[str, Any]) -> dict[Arm, ArmSummary]:
+def references(values: dict[str, Any]) -> ReferencesReport:
     """Train the reference models of a run, score them on its records, and show what they make of S and H."""
     asked = build(ReferencesArguments, values)
+    if not 0 <= asked.delta < 1:
+        raise InputError(f"--delta {asked.delta} is not possible; it must be 0 or more and below 1.")
     prepared = prepare_run(values)
-    out = console(prepared.config)
+    config = prepared.config
+    out = console(config)
     planned = plan_references(prepared, cast(list[Arm], asked.arms), asked.seeds)
+    # What the records cannot be read with is found before the first of them is trained.
+    evidence = evidence_of(prepared)
     for number, reference in enumerate(planned, start=1):
-        out.print(f"Reference {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
+        out.print(f"Model {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
         train_reference(prepared, reference)
-    summaries = {
-        arm: summarise_references([reference.seed for reference in planned if reference.arm == arm], scored)
-        for arm, scored in score_references(prepared, planned).items()
-    }
-    print_references(out, summaries)
-    out.print(f"The models and their tables are in {plain(prepared.config.folder / REFERENCES_FOLDER)}.")
-    return summaries
+    scored = score_references(
+        _own_references(prepared),
+        evidence,
+        loading=prepared.loading,
+        device=config.device,
+        trust_remote_code=prepared.source.trust_remote_code,
+        context=lambda: precision(config),
+    )
+    report = references_report(scored, prepared.task, delta=asked.delta, seed=config.seed)
+    folder = config.folder / REFERENCES_FOLDER
+    if PartialState().is_main_process:
+        save_references(report, scored, folder, config.seed)
+    print_references(out, report)
+    pictured = f" and {HISTOGRAM_FILE}" if report.closeness else ""
+    out.print(f"The models, their tables, {REFERENCES_FILE}{pictured} are in {plain(folder)}.")
+    return report
 
 
 # evaluate
@@ -227,6 +281,10 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         "test": pick_split(data, test, "dataset_test_split") if test is not None else None,
     }
     check_fit(list(sets.values()), source, model_config, task, config.layout)
+    references: list[TrainedReference] = []
+    if (folder := build(ComparisonArguments, values).references) is not None:
+        references = named_references(Path(folder), parts.audit)
+        check_task(references, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     loading = loading_options(model_args, source, training=False)
@@ -258,12 +316,13 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         curve=[],
         processes=PartialState().num_processes,
     )
+    scored = score_references(references, evidence, loading=loading, device=config.device)
+    report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
     if PartialState().is_main_process:
-        folder = config.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tables(tables, folder / "tables")
-        draw_pictures(report, tables, folder)
-        report.save(folder / REPORT_FILE)
+        config.folder.mkdir(parents=True, exist_ok=True)
+        save_tables(tables, config.folder / "tables")
+        draw_pictures(report, tables, config.folder)
+        report.save(config.folder / REPORT_FILE)
     print_report(out, report)
     out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report

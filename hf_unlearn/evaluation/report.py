@@ -144,12 +144,38 @@ class ArmEntry:
     Attributes:
         sets: by ``forget`` (S), ``holdout`` (H), ``retained`` (L) and ``test``.
         membership_auc: how well its loss tells S from H, None without H.
-        attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`.
+        attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`; with two
+            retrained references or more, also in :data:`~hf_unlearn.evaluation.outside.OUTSIDE_ATTACKS`.
     """
 
     sets: dict[str, SetScores]
     membership_auc: Estimate | None
     attacks: dict[str, AttackResult] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of one number for each of several models the mean, the standard deviation (None for one model), the extremes."""
+
+    mean: float
+    deviation: float | None
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class ReferenceEntry:
+    """What the models of one kind, which differ in their seed alone, make of the records.
+
+    Attributes:
+        seeds: of the models.
+        losses: the mean loss of a record over all models in nats, by set.
+        aucs: of each attack, over the models; empty without H.
+    """
+
+    seeds: list[int]
+    losses: dict[str, float]
+    aucs: dict[str, Spread]
 
 
 @dataclass(frozen=True)
@@ -196,6 +222,8 @@ class UnlearningReport:
         software: versions.
         hardware: device and number of processes.
         schema_version: 1.
+        references: by arm of :class:`~hf_unlearn.references.TrainedReference`, the models to compare with; the attacks
+            that need some took those of ``retrained``, without the arm ``retrained`` itself when it is among them.
         utility: what the unlearning cost in utility; None where there was nothing to compare.
         group_column: the column that says whose record it is, None where records count as independent.
     """
@@ -216,6 +244,7 @@ class UnlearningReport:
     software: dict[str, str]
     hardware: dict[str, str]
     schema_version: int = REPORT_VERSION
+    references: dict[str, ReferenceEntry] = field(default_factory=dict)
     utility: Utility | None = None
     group_column: str | None = None
 
