@@ -122,10 +122,22 @@ def test_a_plateau_is_told_once_and_taken_back_when_the_trend_goes_on(caplog: py
 def test_records_that_differ_by_nature_are_not_judged_by_their_trend() -> None:
     rng = np.random.default_rng(3)
     forget, holdout = ([f"{word} {i}" for i in range(200)] for word in ("alpha", "beta"))
+    found = scores(rng, loss=2.0)
+    for blind in (None, blind_baseline(forget, holdout, seed=0)):
+        rule = StopWhenForgotten(0.10, every=10)
+        rule.watch(found, blind)
+        for number in range(1, 5):
+            looked(rule, 10 * number, found)
+        assert (rule.plateau is None) == (blind is not None)
+
+
+def test_few_records_at_a_standstill_are_no_plateau() -> None:
+    # 0.15 from 0.5, but with so few records that may be 0.05
+    values = np.linspace(-1, 1, 30)
     rule = StopWhenForgotten(0.10, every=10)
-    rule.watch(scores(rng, loss=3.0), blind_baseline(forget, holdout, seed=0))
     for number in range(1, 5):
-        looked(rule, 10 * number, scores(rng, loss=2.0))
+        looked(rule, 10 * number, Scores({"loss": values + 0.33}, {"loss": values}))
+    assert rule.gaps["loss"] == pytest.approx([0.15] * 4, abs=0.02)
     assert rule.plateau is None
 
 
@@ -207,6 +219,13 @@ def test_too_low_a_rate_is_told_in_the_log_the_console_and_the_report(
     console = Console(record=True, width=500)
     print_report(console, report)
     assert report.method.plateau in console.export_text()
+
+
+def test_an_original_that_knows_nothing_of_s_cannot_be_found_to_have_forgotten(lm_base: Path, tmp_path: Path) -> None:
+    run = stopping(tmp_path, lm_base, learning_rate=1e-5)
+    run.train()
+    assert abs(run.stopping.gaps["loss"][0]) < 0.1, "the margin is ±0.30"
+    assert not run.stopping.stopped
 
 
 def test_watching_does_not_change_the_training(lm_original: Path, tmp_path: Path) -> None:
