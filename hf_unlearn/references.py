@@ -17,6 +17,7 @@ from peft import LoraConfig
 from .arguments import build
 from .config import UnlearningConfig
 from .errors import InputError
+from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets, attack_scores, save_tables
 from .evaluation.report import SetName
 from .evaluation.statistics import membership_auc
@@ -233,7 +234,7 @@ def score_references(run: Preparation, planned: list[Reference]) -> dict[Arm, li
             evidence = measured_sets(run.sets, [run.source, base], model.config, run.task, run.config)
             if run.config.stop_when_forgotten:
                 evidence = evidence.halves(run.config.seed)[1]
-        tables = evidence.score(model, lambda: precision(run.config))
+        tables, _ = score_once(evidence, model, lambda: precision(run.config))
         found.setdefault(reference.arm, []).append(tables)
         if PartialState().is_main_process:
             save_tables({reference.arm: tables}, reference.folder / TABLES_FOLDER)

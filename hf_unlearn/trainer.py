@@ -26,6 +26,7 @@ from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, encode, make_encoder, padding_id
 from .errors import InputError
+from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets, attack_scores, evidence_sets, save_tables
 from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
@@ -179,7 +180,8 @@ class UnlearningTrainer(Trainer):
             if forget_dataset is not None:
                 batch_size = args.per_device_eval_batch_size
                 self.evidence = evidence_sets(
-                    sets, encoder, data_collator, self.task, batch_size, args.seed, masking, processing_class
+                    sets, encoder, data_collator, self.task, batch_size, args.seed, masking, processing_class,
+                    args.group_column,
                 )
             if encoder is not None:
                 train_dataset = encode(train_dataset, encoder, "retained")
@@ -291,7 +293,7 @@ class UnlearningTrainer(Trainer):
                 self.stopping.restore(state.stateful_callbacks["StopWhenForgotten"]["attributes"])
         with preserved_rng():
             if self.evidence is not None:
-                self.tables["original"] = self._score(self.evidence)
+                self.tables["original"] = self._score(self.evidence, kept=True)
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
             self._move_to_start()
         # The parent seeds when it is made; whatever was drawn since then must not matter.
@@ -415,15 +417,20 @@ class UnlearningTrainer(Trainer):
         if not math.isfinite(loss):
             raise InputError(no_number(self.args, self.state.global_step))
 
-    def _score(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
-        started = time.perf_counter()
+    def _score(self, sets: EvidenceSets, kept: bool = False) -> dict[SetName, pa.Table]:
+        """Score the model, or read what an earlier run made of the same weights and records, and note what it cost."""
+        started, tokens = time.perf_counter(), sets.tokens
         try:
-            tables = sets.score(self.model, self.accelerator.autocast)
+            if kept:
+                tables, tokens = score_once(sets, self.model, self.accelerator.autocast)
+            else:
+                tables = sets.score(self.model, self.accelerator.autocast)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise InputError(measuring_memory(self.args)) from None
-        self.cost.measured(time.perf_counter() - started, self._flops()[1] * sets.tokens)
+        flops = self._flops()[1]
+        self.cost.measured(time.perf_counter() - started, flops * tokens, flops * (sets.tokens - tokens))
         return tables
 
     # Results
@@ -455,10 +462,10 @@ class UnlearningTrainer(Trainer):
                 bits = quantised_bits(plain_model(self.model).config)
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # The yardstick is not part of what unlearning costs.
-                self.tables["retrained"] = self.evidence.score(model, self.accelerator.autocast)
+                self.tables["retrained"], _ = score_once(self.evidence, model, self.accelerator.autocast)
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
-                self.tables["base"] = self.evidence.score(base, self.accelerator.autocast)
+                self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
         self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference)
         return self.evidence_report
 
