@@ -219,6 +219,7 @@ def _flags(report: UnlearningReport) -> list[str]:
         flags["base_model_name_or_path"] = report.base.name
     flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
     flags |= {name: method.settings.get(name) for name in (*REPEATED_SETTINGS, *TASKS[report.task].settings)}
+    flags["group_column"] = report.group_column
     if method.lora:
         flags |= {"use_peft": "true", "lora_r": method.lora["r"], "lora_alpha": method.lora["lora_alpha"]}
         flags["merge_adapter"] = None if method.adapter_of else "true"

@@ -43,6 +43,8 @@ class UnlearningConfig(TrainingArguments):
         max_length: tokens in an example; longer documents are split for language models and cut for classifiers and
             encoder-decoders. The model's limit, up to 1024, when None.
         mlm_probability: the share of its tokens that a masked language model has to guess, other ones in each epoch.
+        group_column: the column that says whose record it is, such as an author or a customer. Records of one group
+            resemble each other, so with it every interval takes groups for the unit of sampling.
 
     > Parameters that control the measuring
 
@@ -50,6 +52,8 @@ class UnlearningConfig(TrainingArguments):
         measure_steps: measure S against H every so many steps, or that fraction of the training when below 1; 0 never.
         stop_when_forgotten: stop once S can no longer be told from H; half of each is watched, the other half judged.
         auc_margin: the distance in membership AUC within which S counts as not distinguished.
+        utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
+            or as a fraction of the loss.
 
     NOTE: these defaults differ from the parent's: ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2
     instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``,
@@ -123,6 +127,14 @@ class UnlearningConfig(TrainingArguments):
         metadata={"help": "Share of its tokens that a masked language model has to guess, other ones in each epoch."},
     )
 
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "The column that says whose record it is (author, customer); with it 400 records of 20 people "
+            "count as 20 in every interval."
+        },
+    )
+
     # > Parameters that control the measuring
     measure_steps: float = field(
         default=0.2,
@@ -139,6 +151,10 @@ class UnlearningConfig(TrainingArguments):
     auc_margin: float = field(
         default=0.10,
         metadata={"help": "Distance in membership AUC within which S counts as not distinguished from H."},
+    )
+    utility_margin: float = field(
+        default=0.05,
+        metadata={"help": "How much worse the result may do on other records: in accuracy, or as a part of the loss."},
     )
 
     # > Defaults that differ from the parent's
@@ -174,6 +190,7 @@ class UnlearningConfig(TrainingArguments):
         layers = self.train_last_layers
         _require(layers is None or layers >= 1, "train_last_layers", layers, "1 or more")
         _require(0 < self.auc_margin < 0.5, "auc_margin", self.auc_margin, "between 0 and 0.5")
+        _require(0 < self.utility_margin < 1, "utility_margin", self.utility_margin, "between 0 and 1")
         _require(0 < self.mlm_probability < 1, "mlm_probability", self.mlm_probability, "between 0 and 1")
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")

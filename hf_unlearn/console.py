@@ -103,6 +103,8 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  {plain(line)}", highlight=False)
     for line in verdict.warnings:
         console.print(f"  [bold red]Warning:[/] {plain(line)}", highlight=False)
+    if report.utility:
+        console.print(f"  Utility {report.utility.word}. {report.utility.sentence}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
 

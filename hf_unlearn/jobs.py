@@ -247,6 +247,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         seed=config.seed,
         provenance=Provenance(None, "", parts.audit.duplicates_retained),
         margin=config.auc_margin,
+        utility_margin=config.utility_margin,
+        group_column=config.group_column,
         judged_on_part=False,
         original=places.get("original"),
         base=None,

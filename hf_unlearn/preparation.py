@@ -169,7 +169,9 @@ def measured_sets(
     masking = token_masking(task, tokenizer, config.mlm_probability, config.seed)
     with config.main_process_first(desc="tokenising"):
         batch_size = config.per_device_eval_batch_size
-        return evidence_sets(sets, encoder, collator, task, batch_size, config.seed, masking, tokenizer)
+        return evidence_sets(
+            sets, encoder, collator, task, batch_size, config.seed, masking, tokenizer, config.group_column
+        )
 
 
 # Models

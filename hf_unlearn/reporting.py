@@ -81,6 +81,8 @@ def trainer_report(
             stopped_by_forget=trainer.args.stop_when_forgotten,
         ),
         margin=trainer.args.auc_margin,
+        utility_margin=trainer.args.utility_margin,
+        group_column=trainer.args.group_column,
         judged_on_part=trainer.args.stop_when_forgotten,
         original=trainer.source,
         base=trainer.base,

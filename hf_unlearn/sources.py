@@ -18,9 +18,9 @@ from .digests import load_digest_key
 from .errors import InputError
 from .hub_errors import hub_errors, hub_trouble
 from .record import DataSource
-from .requests import Records
+from .requests import Records, require_columns
 from .retained import RetainedSplit, split_retained
-from .tables import AnyDataset
+from .tables import AnyDataset, column_names
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 
@@ -158,6 +158,10 @@ def split_data(
     """
     dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
     request, holdout = forget_request(request_args), _holdout(data, data_args, request_args)
+    if config.group_column is not None:
+        for part in (dataset, holdout):
+            if isinstance(part, Dataset | IterableDataset):
+                require_columns([config.group_column], column_names(part))
     # The files of a stream are read here for the first time.
     with _reading(data_args.dataset_name) if isinstance(dataset, IterableDataset) else nullcontext():
         return split_retained(

@@ -180,7 +180,14 @@ class UnlearningTrainer(Trainer):
             if forget_dataset is not None:
                 batch_size = args.per_device_eval_batch_size
                 self.evidence = evidence_sets(
-                    sets, encoder, data_collator, self.task, batch_size, args.seed, masking, processing_class,
+                    sets,
+                    encoder,
+                    data_collator,
+                    self.task,
+                    batch_size,
+                    args.seed,
+                    masking,
+                    processing_class,
                     args.group_column,
                 )
             if encoder is not None:

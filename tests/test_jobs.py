@@ -104,6 +104,28 @@ def test_no_text_of_a_forgotten_record_and_no_id_leaves_a_run(
             assert not re.search(r"p-00\d", text), path
 
 
+def test_records_of_one_group_are_no_independent_witnesses(
+    command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
+) -> None:
+    settings = {**lm_settings, "output_dir": str(tmp_path / "out")}
+    code, out, err = command("run", settings, "--group_column", "group")
+    assert code == 0, err
+    report = UnlearningReport.load(tmp_path / "out" / "unlearning_report.json")
+    assert (report.group_column, report.verdict.groups) == ("group", [6, 6])
+    assert report.arms["original"].sets["forget"].loss.n == 6
+    assert report.utility is not None
+    assert (report.utility.measured_on, report.utility.compared_with) == ("retained", "original")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "S comes from 6 groups and H from 6 (`group`)" in card
+    assert "--group_column group" in card
+    assert "g0" not in card + out + (tmp_path / "out" / "unlearning_report.json").read_text()
+    assert f"Utility {report.utility.word}. On retained records" in out
+    code, _, err = command("run", {**settings, "output_dir": str(tmp_path / "no")}, "--group_column", "author")
+    assert code == 2
+    assert "no column 'author'" in err
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_classifier_with_a_test_split_and_a_reference_of_its_own(
     command: Any, classifier_settings: dict[str, Any], classifier_original: Path, tmp_path: Path
 ) -> None:

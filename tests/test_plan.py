@@ -55,8 +55,8 @@ def test_a_plan_says_what_the_models_cost(tmp_path: Path, capsys: pytest.Capture
     assert main(["plan", "--epsilon", "1", "--model_name_or_path", place]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "training of 2e+12 FLOPs (90.0 s)" in text
-    assert "retraining 24 4.8e+13 FLOPs (36.0 min)" in text
-    assert "unlearning 24 at a budget of 0.25 1.2e+13 FLOPs (9.0 min)" in text
+    assert "retraining 24: 4.8e+13 FLOPs (36.0 min)" in text
+    assert "unlearning 24 at a budget of 0.25: 1.2e+13 FLOPs (9.0 min)" in text
     assert "together 6e+13 FLOPs (45.0 min)" in text
     assert main(["plan", "--epsilon", "1", "--model_name_or_path", place, "--budget", "1"]) == 0
     assert "together 9.6e+13 FLOPs (72.0 min)" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from ..tasks import Task
 from .blind import BlindBaseline
 from .evidence import attack_scores
 from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport, summarise_arm
+from .utility import utility
 from .verdict import Provenance, decide
 
 
@@ -26,6 +27,8 @@ def assemble_report(
     seed: int,
     provenance: Provenance,
     margin: float,
+    utility_margin: float,
+    group_column: str | None,
     judged_on_part: bool,
     original: ModelSource | None,
     base: ModelSource | None,
@@ -45,6 +48,7 @@ def assemble_report(
         seed: of what is drawn for the intervals.
         provenance: what is known about the unlearned model without measuring.
         margin: on the AUC, fixed before the run.
+        utility_margin: on the accuracy or the relative loss, fixed before the run.
         original, base: where the models came from; None when unknown.
         processes: of the launch.
 
@@ -77,6 +81,8 @@ def assemble_report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         software=software_versions(),
         hardware={"device": _device(), "processes": str(processes)},
+        utility=utility(arms, task, utility_margin),
+        group_column=group_column,
     )
 
 

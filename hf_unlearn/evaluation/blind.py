@@ -29,6 +29,22 @@ MOST_FEATURES = 50_000
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Classes of records.
+
+    Attributes:
+        forget, holdout: the class of each record of S and of H, shapes (m,) and (n,).
+        texts: records of L, as those of S and H.
+        retained: their classes.
+    """
+
+    forget: np.ndarray
+    holdout: np.ndarray
+    texts: Sequence[Text]
+    retained: np.ndarray
+
+
+@dataclass(frozen=True)
 class BlindBaseline:
     """How S and H differ before any model is asked.
 
@@ -37,8 +53,11 @@ class BlindBaseline:
         length_auc: the probability that a record of S is the longer one; 0.5 when they are drawn alike.
         forget_length, holdout_length: mean length in characters, or in tokens where records are token ids.
         by_group: whether the classifier was judged on groups that it had not seen.
-        separable: whether S and H differ so much in topic or length that a membership AUC means nothing: the interval
-            of ``auc`` lies above 0.5, or that of ``length_auc`` on either side of it, by more than the margin.
+        separable: whether S and H differ so much in topic, length or labels that a membership AUC means little: the
+            interval of ``auc`` lies above 0.5, or that of one of the others on either side of it, by more than the
+            margin.
+        label_auc: of records with a class, the probability that the class of a record of S is the likelier one to a
+            classifier trained on the texts of L; 0.5 when S and H are labelled alike, None where there is no class.
     """
 
     auc: Estimate
@@ -47,12 +66,20 @@ class BlindBaseline:
     holdout_length: Estimate
     by_group: bool
     separable: bool
+    label_auc: Estimate | None = None
+
+    @property
+    def natural_auc(self) -> float:
+        """The membership AUC that the difference of S and H may well explain, with no memory at all."""
+        label = self.label_auc.high if self.label_auc else 0.5
+        return max(self.auc.high, self.length_auc.high, 1 - self.length_auc.low, label)
 
 
 def blind_baseline(
     forget: Sequence[Text],
     holdout: Sequence[Text],
     groups: Groups | None = None,
+    labels: "Labelled | None" = None,
     *,
     seed: int,
     margin: float = BLIND_MARGIN,
@@ -73,6 +100,7 @@ def blind_baseline(
         forget, holdout: the records of S and of H, all of them texts or all of them token ids. Of each at most 1,000,
             drawn at random, are read, to their 1,000th character or token.
         groups: label of each record's group (author, customer), for S and H; None when records are independent.
+        labels: the classes of the records, with records of L to learn from what is to be expected of them.
         seed: of the draw and of the folds.
         margin: how far from 0.5 an interval must lie for ``separable``.
 
@@ -92,6 +120,10 @@ def blind_baseline(
     records = [[side[int(i)] for i in rows] for side, rows in zip((forget, holdout), kept, strict=True)]
     if groups is not None:
         groups = groups[0][kept[0]], groups[1][kept[1]]
+    label_auc = None
+    if labels is not None:
+        of_forget, of_holdout = (side[rows] for side, rows in zip((labels.forget, labels.holdout), kept, strict=True))
+        label_auc = _label_auc(records, (of_forget, of_holdout), labels, groups)
     m, n = map(len, records)
     dealt = folds(m, n, groups, FOLDS, seed)
     if dealt is None:
@@ -109,8 +141,34 @@ def blind_baseline(
         forget_length=_mean(lengths[:m], groups[0] if groups else None),
         holdout_length=_mean(lengths[m:], groups[1] if groups else None),
         by_group=groups is not None,
-        separable=auc.low > 0.5 + margin or length_auc.low > 0.5 + margin or length_auc.high < 0.5 - margin,
+        separable=auc.low > 0.5 + margin or any(_off(found, margin) for found in (length_auc, label_auc) if found),
+        label_auc=label_auc,
     )
+
+
+def _off(found: Estimate, margin: float) -> bool:
+    return found.low > 0.5 + margin or found.high < 0.5 - margin
+
+
+def _label_auc(
+    records: list[list[Text]], of_records: Groups, labels: "Labelled", groups: Groups | None
+) -> Estimate | None:
+    """How a classifier that never saw S or H takes to the labels of the one and of the other."""
+    known, inverse = np.unique(labels.retained[:MOST_RECORDS], return_inverse=True)
+    if len(known) < 2:
+        return None
+    texts = [record[:MOST_SYMBOLS] for record in (*labels.texts[:MOST_RECORDS], *records[0], *records[1])]
+    features = _features(texts, np.array([len(text) for text in texts], dtype=float))
+    size = len(texts) - len(records[0]) - len(records[1])
+    classifier = LogisticRegression(class_weight="balanced", max_iter=1000).fit(features[:size], inverse)
+    odds = classifier.predict_log_proba(features[size:])
+    # A class that L does not have is none that a classifier of L would expect.
+    columns = {label: column for column, label in enumerate(known)}
+    of_all = np.concatenate(of_records)
+    lowest = float(odds.min())
+    surprise = -np.array([odds[i, columns[y]] if y in columns else lowest for i, y in enumerate(of_all)])
+    m = len(records[0])
+    return membership_auc(surprise[:m], surprise[m:], groups=groups)
 
 
 def _kind(record: Text) -> str | None:

@@ -18,9 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from ..data import RecordEncoder, encode
 from ..errors import InputError
 from ..masking import TokenMasking
+from ..requests import require_columns
 from ..tables import AnyDataset
 from ..tasks import IGNORED, TASKS, Task
-from .blind import BlindBaseline, blind_baseline
+from .blind import BlindBaseline, Labelled, blind_baseline
 from .membership import calibrated_scores, loss_scores, zlib_scores
 from .report import SetName, written_whole
 from .scoring import score
@@ -60,6 +61,11 @@ class EvidenceSets:
             name: score(model, part, self.collator, task=self.task, batch_size=self.batch_size, context=context)
             for name, part in self.sets.items()
         }
+        for name, part in self.sets.items():
+            if "group" in part.column_names:
+                # The pieces of a document are all of one group; the table has a line for each document, in order.
+                first = np.unique(part["row"], return_index=True)[1]
+                tables[name] = tables[name].append_column("group", pa.array(np.array(part["group"])[first]))
         for name, table in tables.items():
             bad = np.count_nonzero(~np.isfinite(table["loss"].to_numpy()))
             if bad:
@@ -87,7 +93,19 @@ class EvidenceSets:
             name: self.sets[name].select(rows)["input_ids"][:]  # type: ignore[index]
             for name, rows in first.items()
         }
-        return blind_baseline(ids["forget"], ids["holdout"], seed=seed)
+        groups = None
+        if all("group" in self.sets[name].column_names for name in ("forget", "holdout")):
+            of_forget, of_holdout = (
+                np.array(self.sets[name].select(rows)["group"])  # type: ignore[index]
+                for name, rows in first.items()
+            )
+            groups = of_forget, of_holdout
+        labels = None
+        if self.task == "text-classification" and "retained" in self.sets:
+            retained = self.sets["retained"]
+            classes = [np.array(self.sets[name]["labels"]) for name in ("forget", "holdout", "retained")]
+            labels = Labelled(classes[0], classes[1], retained["input_ids"][:], classes[2])
+        return blind_baseline(ids["forget"], ids["holdout"], groups, labels, seed=seed)
 
     def halves(self, seed: int) -> tuple["EvidenceSets", "EvidenceSets"]:
         """Two parts with half of the records of S and H each, and all of the others."""
@@ -119,6 +137,7 @@ def evidence_sets(
     seed: int,
     masking: TokenMasking | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    group_column: str | None = None,
 ) -> EvidenceSets:
     """Encode the sets to measure on; of L and the test split a random part.
 
@@ -131,11 +150,13 @@ def evidence_sets(
         seed: of the random parts.
         masking: hides what a masked language model has to guess, in the same way for every model.
         tokenizer: the model's; without it the attack by the size of the compressed text is left out.
+        group_column: says whose record it is; only S and H need it.
 
     Raises:
-        InputError: a set has no record, or some sets are encoded and some are not.
+        InputError: a set has no record or lacks the column of the groups, or some sets are encoded and some are not.
     """
     sets: dict[SetName, Dataset] = {}
+    codes: dict[Any, int] = {}
     sampled: set[SetName] = set()
     for name, part in records.items():
         if part is None:
@@ -150,6 +171,7 @@ def evidence_sets(
             sampled.add(name)
         if len(part) == 0:
             raise InputError(f"The {name} set is empty; leave it out or put records in it.")
+        groups = _group_codes(part, group_column, codes) if group_column is not None and whole else None
         if "input_ids" in part.column_names:
             sets[name] = with_rows(part)
         elif encoder is not None:
@@ -161,6 +183,10 @@ def evidence_sets(
         if masking is not None:
             # What is labelled then is not the end of the text.
             sets[name] = masking.fixed(sets[name]).remove_columns("tail" if "tail" in sets[name].column_names else [])
+        # Examples may come with a column of that name which means something else.
+        sets[name] = sets[name].remove_columns("group" if "group" in sets[name].column_names else [])
+        if groups is not None:
+            sets[name] = sets[name].add_column("group", groups[_places(part, sets[name])])
     return EvidenceSets(task, sets, collator, batch_size, sampled)
 
 
@@ -179,14 +205,17 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
         found = {"loss": loss_scores(columns["loss"])}
         if "zlib" in columns:
             found["zlib"] = zlib_scores(columns["loss"], columns["zlib"])
-        found |= {column: columns[column] for column in ("min_k", "min_k_plus", "exact") if column in columns}
+        found |= {name: columns[name] for name in ("min_k", "min_k_plus", "exact", "extraction") if name in columns}
         if "entropy" in columns:
             found["entropy"] = -columns["entropy"]
         if base is not None:
             found["reference"] = calibrated_scores(columns["loss"], base[name]["loss"].to_numpy())
         return found
 
-    return Scores(scores("forget"), scores("holdout"))
+    groups = None
+    if all("group" in tables[name].column_names for name in ("forget", "holdout")):
+        groups = tables["forget"]["group"].to_numpy(), tables["holdout"]["group"].to_numpy()
+    return Scores(scores("forget"), scores("holdout"), groups)
 
 
 def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:
@@ -195,7 +224,8 @@ def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> Non
     for arm, sets in tables.items():
         parts = [table.append_column("set", pa.array([name] * table.num_rows)) for name, table in sets.items()]
         with written_whole(folder / f"{arm}.parquet") as temporary:
-            pq.write_table(pa.concat_tables(parts), temporary)
+            # Only S and H have groups.
+            pq.write_table(pa.concat_tables(parts, promote_options="default"), temporary)
 
 
 def _with_text_facts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -224,6 +254,22 @@ def with_rows(examples: Dataset) -> Dataset:
     if "row" in examples.column_names:
         return examples
     return examples.add_column("row", list(range(len(examples))))
+
+
+def _group_codes(part: Dataset, column: str, codes: dict[Any, int]) -> np.ndarray:
+    """A number for the group of each record, the same one for the same label in every set that shares ``codes``."""
+    require_columns([column], part.column_names)
+    found = []
+    for label in part.select_columns([column])[column]:
+        # Nobody knows whose record it is, so it stands for itself.
+        key = (len(codes),) if label is None else str(label)
+        found.append(codes.setdefault(key, len(codes)))
+    return np.array(found)
+
+
+def _places(part: Dataset, examples: Dataset) -> np.ndarray:
+    """The record of each example, as a position in the set."""
+    return np.arange(len(part)) if "input_ids" in part.column_names else np.array(examples["row"])
 
 
 def _draw(examples: Dataset, records: int, seed: int) -> Dataset:

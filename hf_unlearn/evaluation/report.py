@@ -23,6 +23,7 @@ from ..retained import SplitAudit
 from ..tasks import TASKS, Task
 from .membership import AttackResult, attack_result
 from .statistics import Estimate, clustered_rate, mean_loss, rate
+from .utility import Utility
 from .verdict import Scores, Verdict
 
 REPORT_FILE = "unlearning_report.json"
@@ -184,6 +185,8 @@ class UnlearningReport:
         software: versions.
         hardware: device and number of processes.
         schema_version: 1.
+        utility: what the unlearning cost in utility; None where there was nothing to compare.
+        group_column: the column that says whose record it is, None where records count as independent.
     """
 
     task: Task
@@ -202,6 +205,8 @@ class UnlearningReport:
     software: dict[str, str]
     hardware: dict[str, str]
     schema_version: int = REPORT_VERSION
+    utility: Utility | None = None
+    group_column: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return _finite(asdict(self))
@@ -225,17 +230,26 @@ class UnlearningReport:
 def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
     """The scores of a set from its table of records."""
     nll, tokens = table["nll"].to_numpy(), table["tokens"].to_numpy()
-    loss = mean_loss(nll, tokens)
+    # The unit of sampling: a record, or those of one author or customer together.
+    unit = np.unique(table["group"].to_numpy(), return_inverse=True)[1] if "group" in table.column_names else None
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return values if unit is None else np.bincount(unit, values)
+
+    def mean(values: np.ndarray) -> Estimate:
+        return mean_loss(total(values), total(np.ones(len(values))))
+
+    loss = mean_loss(total(nll), total(tokens))
     if TASKS[task].quality == "accuracy":
         correct = table["correct"].to_numpy()
-        one_each = bool((tokens == 1).all())
-        accuracy = rate(int(correct.sum()), len(correct)) if one_each else clustered_rate(correct, tokens)
+        one_each = unit is None and bool((tokens == 1).all())
+        accuracy = (
+            rate(int(correct.sum()), len(correct)) if one_each else clustered_rate(total(correct), total(tokens))
+        )
         return SetScores(table.num_rows, loss, accuracy, None, sampled)
     perplexity = Estimate(_exp(loss.value), _exp(loss.low), _exp(loss.high), loss.n)
-    one = np.ones(table.num_rows)
-    probability = mean_loss(np.exp(-table["loss"].to_numpy()), one)
-    exact = mean_loss(table["exact"].to_numpy(), one)
-    strength = None if task == "fill-mask" else mean_loss(table["extraction"].to_numpy(), one)
+    probability, exact = mean(np.exp(-table["loss"].to_numpy())), mean(table["exact"].to_numpy())
+    strength = None if task == "fill-mask" else mean(table["extraction"].to_numpy())
     return SetScores(table.num_rows, loss, None, perplexity, sampled, probability, exact, strength)
 
 
@@ -245,7 +259,10 @@ def summarise_arm(
     """The scores of a model from its tables, one a set, and from what the attacks make of S and H."""
     attacks = {}
     if scores is not None:
-        attacks = {name: attack_result(scores.forget[name], scores.holdout[name], seed=seed) for name in scores.forget}
+        attacks = {
+            name: attack_result(scores.forget[name], scores.holdout[name], scores.groups, seed=seed)
+            for name in scores.forget
+        }
     sets: dict[str, SetScores] = {name: summarise(table, task, name in sampled) for name, table in tables.items()}
     return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks)
 

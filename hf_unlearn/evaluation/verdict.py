@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
 from .blind import BlindBaseline
-from .statistics import CONFIDENCE, Estimate, equivalent, membership_auc, membership_gap, smallest_margin
+from .statistics import CONFIDENCE, Estimate, Groups, equivalent, membership_auc, membership_gap, smallest_margin
 
 VerdictWord = Literal[
     "exact", "certified", "not_distinguished", "not_forgotten", "over_forgotten", "undecided"
@@ -23,6 +24,7 @@ ATTACKS = {
     "min_k": "the least likely tokens (Min-K%)",
     "min_k_plus": "the least likely tokens for their place (Min-K%++)",
     "exact": "exact memorization",
+    "extraction": "extraction strength",
     "reference": "the loss less that of the base model",
     "entropy": "the entropy of the classes",
 }
@@ -52,10 +54,12 @@ class Scores:
     Attributes:
         forget: by attack, one number a record of S, higher where it looks better known, shape (m,).
         holdout: the same for H, shape (n,).
+        groups: label of each record's group (author, customer), for S and H; None when records are independent.
     """
 
     forget: dict[str, np.ndarray]
     holdout: dict[str, np.ndarray]
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Verdict:
         attack: the one that decided, a key of :data:`ATTACKS`; None without H.
         attacks: all that were made.
         blind: how S and H differ before any model is asked; None when nobody looked.
+        groups: how many authors or customers S and H come from, where the intervals take these for the unit.
     """
 
     word: VerdictWord
@@ -88,6 +93,7 @@ class Verdict:
     attack: str | None = None
     attacks: list[str] = field(default_factory=list)
     blind: BlindBaseline | None = None
+    groups: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,9 @@ def decide(
       to pass, so that needs no correction), and one of the attacks does tell S from H in the original model.
     - ``undecided``: otherwise.
 
-    Where the texts alone tell S from H, H is a poor stand-in for a model that never saw S, and without a retrained
-    model the verdict comes with a warning.
+    Where the texts alone tell S from H, H is a poor stand-in for a model that never saw S. Without a retrained model
+    the only word left is then ``not_forgotten``, and only where an attack tells S from H better than the texts do: the
+    interval of its AUC lies above theirs.
 
     Args:
         provenance: what is known without measuring.
@@ -147,7 +154,6 @@ def decide(
 
     names = list(unlearned.forget)
     m, n = len(unlearned.forget[names[0]]), len(unlearned.holdout[names[0]])
-    smallest = smallest_margin(m, n, len(names))
     gaps = [_gap(unlearned, retrained, name, len(names)) for name in names]
     word, worst, finding = _measured(gaps, margin)
     if word == "not_distinguished" and original is not None:
@@ -155,18 +161,30 @@ def decide(
         if not any(gap.strict_gap.low > 0 for gap in seen):
             word = "undecided"
             finding = "No attack can tell S from H in the original model either, so none can witness forgetting"
-    found = f"{finding}: {_numbers(worst, m, n, retrained)}."
+    smallest = smallest_margin(m, n, len(names)) if unlearned.groups is None else _smallest_of_groups(gaps)
+    found = f"{finding}: {_numbers(worst, unlearned, retrained)}."
     if word == "undecided":
         found += f" So many records can confirm a margin of ±{smallest:.2f}, and ±{margin:.2f} is asked for."
     compared_with: Literal["retrained", "chance"] = "retrained" if retrained else "chance"
     if blind is not None and blind.separable and not exact and retrained is None:
-        warnings.append(_differ(blind))
+        beyond = [gap for gap in gaps if gap.gap.value > margin and gap.strict_auc.low > blind.natural_auc]
+        if word == "not_forgotten" and beyond:
+            worst = max(beyond, key=lambda gap: gap.gap.value)
+            found = (
+                f"S and H differ by nature, but the attack by {_name(worst)} tells them apart better than the texts "
+                f"do, which can explain an AUC of {blind.natural_auc:.2f}: {_numbers(worst, unlearned, retrained)}."
+            )
+        else:
+            word, found = "undecided", _differ(blind, worst)
     if exact and word == "not_forgotten":
         warnings.append(f"The measurement contradicts the provenance; check that the base never saw S. {found}")
     else:
         reasons.append(found)
     word = "exact" if exact else word
-    return Verdict(word, reasons, warnings, margin, smallest, worst.gap, compared_with, worst.attack, names, blind)
+    groups = [len(np.unique(side)) for side in unlearned.groups] if unlearned.groups else None
+    return Verdict(
+        word, reasons, warnings, margin, smallest, worst.gap, compared_with, worst.attack, names, blind, groups
+    )
 
 
 def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
@@ -185,12 +203,16 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
     return reasons, warnings
 
 
-def _differ(blind: BlindBaseline) -> str:
+def _differ(blind: BlindBaseline, worst: _Gap) -> str:
+    labels = ""
+    if blind.label_auc is not None:
+        labels = f", and the label of a record of S is the likelier one with probability {blind.label_auc.value:.2f}"
     return (
         "S and H differ by nature: a classifier that sees their texts and no model tells them apart with AUC "
-        f"{blind.auc.value:.2f} (95 % interval {blind.auc.low:.2f} to {blind.auc.high:.2f}), and a record of S is the "
-        f"longer one with probability {blind.length_auc.value:.2f}. So the attacks may see that, and not what the "
-        "model has learned; compare with a retrained model (--with_retrained)."
+        f"{blind.auc.value:.2f} (95 % interval {blind.auc.low:.2f} to {blind.auc.high:.2f}), a record of S is the "
+        f"longer one with probability {blind.length_auc.value:.2f}{labels}. So H says little of how a model treats S "
+        f"that never saw it, and an AUC of {worst.auc.value:.2f} ({_name(worst)}) may be nature or memory; compare "
+        "with a model that never saw S (--with_retrained, or `hf-unlearn references`)."
     )
 
 
@@ -216,14 +238,14 @@ def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int) ->
     strict = 1 - (1 - CONFIDENCE) / attacks
 
     def auc(confidence: float) -> Estimate:
-        return membership_auc(-forget, -holdout, confidence)
+        return membership_auc(-forget, -holdout, confidence, scores.groups)
 
     def gap(confidence: float) -> Estimate:
         if retrained is None:
             found = auc(confidence)
             return Estimate(found.value - 0.5, found.low - 0.5, found.high - 0.5, found.n)
         target = (-retrained.forget[attack], -retrained.holdout[attack])
-        return membership_gap(-forget, -holdout, target, confidence)
+        return membership_gap(-forget, -holdout, target, confidence, scores.groups)
 
     return _Gap(attack, auc(CONFIDENCE), gap(CONFIDENCE), gap(0.90), gap(strict), auc(strict))
 
@@ -232,12 +254,21 @@ def _name(gap: _Gap) -> str:
     return ATTACKS[gap.attack]
 
 
-def _numbers(gap: _Gap, m: int, n: int, retrained: Scores | None) -> str:
+def _smallest_of_groups(gaps: list[_Gap]) -> float:
+    """As :func:`~.statistics.smallest_margin`, with the errors that the groups show instead of those expected."""
+    half = max(gap.gap90.high - gap.gap90.low for gap in gaps) / 2
+    quantiles = stats.norm.ppf([0.95, 1 - 0.10 / (2 * len(gaps))])
+    return float(half * quantiles.sum() / quantiles[0])
+
+
+def _numbers(gap: _Gap, unlearned: Scores, retrained: Scores | None) -> str:
     against = ""
     if retrained is not None:
         other = membership_auc(-retrained.forget[gap.attack], -retrained.holdout[gap.attack])
         against = f"; the retrained model has {other.value:.2f}"
+    sizes = [len(scores[gap.attack]) for scores in (unlearned.forget, unlearned.holdout)]
+    of = [f" in {len(np.unique(side))} groups" for side in unlearned.groups] if unlearned.groups else ["", ""]
     return (
-        f"membership AUC {gap.auc.value:.2f} (95 % interval {gap.auc.low:.2f} to {gap.auc.high:.2f}), {m} forgotten "
-        f"against {n} held-out records{against}"
+        f"membership AUC {gap.auc.value:.2f} (95 % interval {gap.auc.low:.2f} to {gap.auc.high:.2f}), {sizes[0]} "
+        f"forgotten{of[0]} against {sizes[1]} held-out records{of[1]}{against}"
     )

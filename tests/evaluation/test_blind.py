@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.blind import BlindBaseline, Text, blind_baseline
+from hf_unlearn.evaluation.blind import BlindBaseline, Labelled, Text, blind_baseline
 
 ALPHABET = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 WORDS = ["".join(letters) for letters in np.random.default_rng(0).choice(ALPHABET, (2400, 5))]
@@ -27,6 +27,37 @@ def texts(rng: np.random.Generator, count: int, topic: float = 0.0, length: int 
 
 def token_ids(texts: list[Text]) -> list[Text]:
     return [[WORDS.index(word) for word in str(text).split()] for text in texts]
+
+
+def test_it_sees_labels_that_no_text_tells() -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(count: int, wrong: float) -> tuple[list[Text], np.ndarray]:
+        classes = rng.integers(0, 3, count)
+        found: list[Text] = [f"{WORDS[i]} {text(rng)}" for i in classes]
+        return found, np.where(rng.random(count) < wrong, (classes + 1) % 3, classes)
+
+    retained, known = drawn(600, 0.0)
+    for of_forget, of_holdout, separable in ((0.9, 0.0, True), (0.5, 0.5, False), (0.0, 0.9, True)):
+        (forget, first), (holdout, second) = drawn(100, of_forget), drawn(100, of_holdout)
+        found = blind_baseline(forget, holdout, labels=Labelled(first, second, retained, known), seed=0)
+        assert found is not None
+        assert found.label_auc is not None
+        assert found.separable == separable
+        assert (found.label_auc.high < 0.45) == (of_forget > of_holdout)
+        assert (found.label_auc.low > 0.55) == (of_holdout > of_forget)
+        assert found.natural_auc >= found.label_auc.high
+        alone = blind_baseline(forget, holdout, seed=0)
+        assert alone is not None
+        assert not alone.separable
+    # a class that L does not have, or L of one class
+    strange = Labelled(np.full(100, 7), second, retained, known)
+    found = blind_baseline(forget, holdout, labels=strange, seed=0)
+    assert found is not None
+    assert found.separable
+    one = blind_baseline(forget, holdout, labels=Labelled(first, second, retained, np.zeros(600)), seed=0)
+    assert one is not None
+    assert one.label_auc is None
 
 
 def compared(forget: list[Text], holdout: list[Text], seed: int = 0) -> BlindBaseline:
@@ -210,4 +241,4 @@ def test_only_numbers_come_out_and_the_same_again() -> None:
     def leaves(value: object) -> list[object]:
         return [leaf for part in value.values() for leaf in leaves(part)] if isinstance(value, dict) else [value]
 
-    assert all(type(leaf) in (float, int, bool) for leaf in leaves(dataclasses.asdict(found)))
+    assert all(type(leaf) in (float, int, bool) or leaf is None for leaf in leaves(dataclasses.asdict(found)))

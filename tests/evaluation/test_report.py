@@ -84,12 +84,34 @@ def test_summaries() -> None:
     arm = summarise_arm(tables, "text-generation", set(), attack_scores(tables), seed=0)
     assert arm.membership_auc is not None
     assert arm.membership_auc.value == pytest.approx(5 / 6)
-    assert list(arm.attacks) == ["loss", "min_k", "min_k_plus", "exact"]
+    assert list(arm.attacks) == ["loss", "min_k", "min_k_plus", "exact", "extraction"]
     assert arm.attacks["exact"].auc.value == 0.5
     assert arm.attacks["min_k"].auc.value == pytest.approx(1 / 6), "a higher likelihood counts as better known"
     alone: Any = {"forget": table([0, 1])}
     assert attack_scores(alone) is None
     assert summarise_arm(alone, "text-generation", set(), None, seed=0).membership_auc is None
+
+
+def test_records_of_one_author_count_once() -> None:
+    alone, together = table([0, 1, 5, 6], tokens=2), table([0, 1, 5, 6], tokens=2)
+    together = together.append_column("group", pa.array([7, 7, 9, 9]))
+    for task in ("text-generation", "text-classification"):
+        records, authors = (summarise(t, task, False) for t in (alone, together))  # type: ignore[arg-type]
+        assert (records.loss.value, records.loss.n) == (3.0, 4)
+        assert (authors.loss.value, authors.loss.n) == (3.0, 2)
+        # two authors with means of 0.5 and 5.5: t(1) * 2.5
+        assert authors.loss.high - authors.loss.value == pytest.approx(12.7062 * 2.5, rel=1e-4)
+    grouped = summarise(together, "text-generation", False)
+    assert grouped.probability is not None
+    assert grouped.probability.n == 2
+    sides: Any = {"forget": together, "holdout": together}
+    found = attack_scores(sides)
+    assert found is not None
+    assert found.groups is not None
+    assert found.groups[0].tolist() == [7, 7, 9, 9]
+    arm = summarise_arm(sides, "text-generation", set(), found, seed=0)
+    assert arm.membership_auc is not None
+    assert arm.membership_auc.n == 2, "both sides are the same two authors"
 
 
 def test_the_loss_less_that_of_the_base_allows_for_hard_records() -> None:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets
 from hf_unlearn.evaluation.scoring import _statistics, preserved_rng, score
 
@@ -203,6 +204,34 @@ def sets_of(lm_base: Path, n: int = 60) -> EvidenceSets:
         "test": None,
     }
     return evidence_sets(parts, encoder, PaddingCollator(0), "text-generation", 8, seed=0)
+
+
+def test_groups_travel_with_the_records(lm_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_base)
+    rows = Dataset.from_list([{"text": text, "who": who} for text, who in (
+        ("a" * 40, "x"), ("b", None), ("c" * 70, "y"), ("d", None), ("e" * 30, "x"), ("f", "z"),
+    )])  # fmt: skip
+    encoder = RecordEncoder(tokenizer, RecordFormat("text"), 16)
+    parts: Any = {"forget": rows.select(range(4)), "holdout": rows.select([4, 5, 2]), "retained": rows}
+    sets = evidence_sets(parts, encoder, PaddingCollator(0), "text-generation", 8, seed=0, group_column="who")
+    assert len(sets.sets["forget"]) > 4, "long texts are in pieces"
+    tables = sets.score(AutoModelForCausalLM.from_pretrained(lm_base))
+    forget, holdout = (tables[name]["group"].to_pylist() for name in ("forget", "holdout"))  # type: ignore[index]
+    assert len(set(forget)) == 4, "without a name each record stands for itself"
+    assert holdout[0] == forget[0]
+    assert holdout[2] == forget[2]
+    assert holdout[1] not in forget
+    assert "group" not in tables["retained"].column_names
+    first, _ = sets.halves(seed=0)
+    assert "group" in first.sets["forget"].column_names
+
+    tokenised: Any = {name: part.add_column("group", [5] * len(part)) for name, part in sets.sets.items()
+                      if name == "retained"}  # fmt: skip
+    tokenised["forget"] = tokenised["retained"]
+    own = evidence_sets(tokenised, None, PaddingCollator(0), "text-generation", 8, seed=0)
+    assert "group" not in own.sets["forget"].column_names
+    with pytest.raises(InputError, match="no column 'author'"):
+        evidence_sets(parts, encoder, PaddingCollator(0), "text-generation", 8, seed=0, group_column="author")
 
 
 def test_halves_share_no_record_of_s_and_h(lm_base: Path) -> None:
