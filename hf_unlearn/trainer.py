@@ -300,7 +300,11 @@ class UnlearningTrainer(Trainer):
                 self.stopping.restore(state.stateful_callbacks["StopWhenForgotten"]["attributes"])
         with preserved_rng():
             if self.evidence is not None:
+                counted = self.cost.kept_flops
                 self.tables["original"] = self._score(self.evidence, kept=True)
+                if checkpoint is not None:
+                    # What is read now was made, or read, before the interruption, and the checkpoint counts it.
+                    self.cost.kept_flops = counted
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
             self._move_to_start()
         # The parent seeds when it is made; whatever was drawn since then must not matter.

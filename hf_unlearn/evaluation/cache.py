@@ -30,12 +30,15 @@ from ..data import PaddingCollator
 from ..models import Model, plain_model
 from ..record import software_versions
 from ..tasks import TASKS
+from . import evidence as evidence_code
 from . import memorization, scoring
 from .evidence import EvidenceSets
 from .report import SetName
 
 # Where the code of a model's layers is of a known version.
 KNOWN_CODE = ("torch.nn.", "transformers.", "peft.")
+# What makes the numbers; a change of it makes all tables old, with no version to be remembered.
+SCORING_CODE = (scoring, memorization, evidence_code)
 BATCH_ROWS = 10_000
 
 
@@ -98,11 +101,11 @@ def _places(
         "matmul": [torch.backends.fp32_precision, torch.backends.cuda.matmul.fp32_precision],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "software": software_versions(),
-        "code": [xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (scoring, memorization)],
+        "code": [xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest() for module in SCORING_CODE],
     }
     about = f"{weights} {json.dumps(settings)}"
     return {
-        name: tables_folder() / f"{xxh3_128(f'{about} {data_digest(part)}').hexdigest()}.parquet"
+        name: tables_folder() / f"{xxh3_128(f'{about} {data_digest(part)}'.encode()).hexdigest()}.parquet"
         for name, part in evidence.sets.items()
     }
 
@@ -123,14 +126,14 @@ def model_digest(model: Model) -> str | None:
     if not all(_is_known(module) for module in model.modules()) or not all(_is_whole(t) for _, t in tensors):
         return None
     config = {key: value for key, value in plain.config.to_dict().items() if key not in NAMES}
-    digest = xxh3_128(json.dumps(config, sort_keys=True, default=str))
-    digest.update(f"{plain.config._attn_implementation} {model!r}")
+    digest = xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(f"{plain.config._attn_implementation} {model!r}".encode())
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             used = (module.scaling, module.active_adapters, module.merged_adapters, module.disable_adapters)
-            digest.update(f"{name} {used}")
+            digest.update(f"{name} {used}".encode())
     for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy())
     return digest.hexdigest()
 
@@ -156,10 +159,14 @@ def data_digest(examples: Dataset) -> str:
     Args:
         examples: encoded records.
     """
-    digest = xxh3_128()
-    for table in examples.with_format("arrow").iter(BATCH_ROWS):
-        batch = table.combine_chunks().to_batches()[0]
-        digest.update(str(batch.schema.remove_metadata()))
+    tables = examples.with_format("arrow").iter(BATCH_ROWS)
+    return xxh3_128("".join(_table_digest(table) for table in tables).encode()).hexdigest()
+
+
+def _table_digest(table: pa.Table) -> str:
+    digest = xxh3_128(str(table.schema.remove_metadata()).encode())
+    # A part of a larger table is serialised with more of it than the part, unless it is copied out.
+    for batch in table.take(pa.array(range(table.num_rows))).combine_chunks().to_batches():
         digest.update(batch.serialize())
     return digest.hexdigest()
 
@@ -167,9 +174,11 @@ def data_digest(examples: Dataset) -> str:
 def _read(place: Path) -> pa.Table | None:
     """A table, None where there is none or a damaged one."""
     try:
-        return pq.read_table(place, page_checksum_verification=True)
+        table = pq.read_table(place)
     except (OSError, pa.ArrowException):
         return None
+    whole = (table.schema.metadata or {}).get(b"digest") == _table_digest(table).encode()
+    return table.replace_schema_metadata(None) if whole else None
 
 
 def _write(place: Path, table: pa.Table) -> None:
@@ -180,7 +189,7 @@ def _write(place: Path, table: pa.Table) -> None:
         try:
             descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
             os.close(descriptor)
-            pq.write_table(table, temporary, write_page_checksum=True)
+            pq.write_table(table.replace_schema_metadata({"digest": _table_digest(table)}), temporary)
             os.replace(temporary, place)
             temporary = None
         finally:
