@@ -197,6 +197,8 @@ def _price(cost: CostEntry) -> str:
     spent = (
         f"Cost: {cost.seconds:.0f} s, {cost.flops:.2g} FLOPs for training, {cost.measuring_flops:.2g} for measuring"
     )
+    if cost.kept_flops:
+        spent += f" ({cost.kept_flops:.2g} more by an earlier run)"
     if cost.training_ratio is None or cost.total_ratio is None:
         return f"{spent}; retraining's is unknown (no training record)."
     return f"{spent}: {cost.training_ratio:.0%} of retraining's, {cost.total_ratio:.0%} with the measuring."

@@ -33,6 +33,7 @@ from .console import plain, print_attacks, print_audit, print_references, print_
 from .data import class_names, record_format
 from .errors import InputError
 from .evaluation.assemble import assemble_report
+from .evaluation.cache import score_once
 from .evaluation.closeness import HISTOGRAM_FILE
 from .evaluation.evidence import save_tables
 from .evaluation.plots import draw_pictures
@@ -294,7 +295,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         model = load_any(place, task, **loading)
         if evidence is None:
             evidence = measured_sets(sets, [source, *places.values()], model.config, task, config)
-        tables[arm] = evidence.score(to_device(model, config.device))
+        tables[arm], _ = score_once(evidence, to_device(model, config.device))
     assert evidence is not None
     report = assemble_report(
         tables,

@@ -19,6 +19,7 @@ from peft import LoraConfig
 from .arguments import ComparisonArguments, ReferencesArguments, RunArguments, build
 from .config import UnlearningConfig
 from .errors import InputError
+from .evaluation.cache import score_once
 from .evaluation.closeness import FEWEST_MODELS, HISTOGRAM_FILE, Closeness, Tables, closeness, plot_closeness
 from .evaluation.evidence import EvidenceSets, attack_scores, save_tables
 from .evaluation.outside import outside_attacks
@@ -350,7 +351,8 @@ def score_references(
         model = to_device(load_any(place, evidence.task, **loading), device)
         arm = found.setdefault(reference.arm, ScoredArm([], []))
         arm.models.append(reference)
-        arm.tables.append(evidence.score(model, context))
+        tables, _ = score_once(evidence, model, context)
+        arm.tables.append(tables)
     return found
 
 

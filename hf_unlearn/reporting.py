@@ -143,4 +143,5 @@ def _cost_entry(trainer: "UnlearningTrainer", retraining_flops: float | None) ->
         retraining_flops=retraining_flops,
         training_ratio=training / retraining_flops if retraining_flops else None,
         total_ratio=total / retraining_flops if retraining_flops else None,
+        kept_flops=trainer.cost.kept_flops,
     )

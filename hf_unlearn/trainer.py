@@ -26,6 +26,7 @@ from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, encode, make_encoder, padding_id
 from .errors import InputError
+from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets, attack_scores, evidence_sets, save_tables
 from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
@@ -300,7 +301,11 @@ class UnlearningTrainer(Trainer):
                 self.stopping.restore(state.stateful_callbacks["StopWhenForgotten"]["attributes"])
         with preserved_rng():
             if self.evidence is not None:
-                self.tables["original"] = self._score(self.evidence)
+                counted = self.cost.kept_flops
+                self.tables["original"] = self._score(self.evidence, kept=True)
+                if checkpoint is not None:
+                    # What is read now was made, or read, before the interruption, and the checkpoint counts it.
+                    self.cost.kept_flops = counted
             if self.args.stop_when_forgotten:
                 self._prepare_stopping()
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
@@ -435,15 +440,21 @@ class UnlearningTrainer(Trainer):
         if not math.isfinite(loss):
             raise InputError(no_number(self.args, self.state.global_step))
 
-    def _score(self, sets: EvidenceSets, model: nn.Module | None = None) -> dict[SetName, pa.Table]:
-        started = time.perf_counter()
+    def _score(self, sets: EvidenceSets, model: Model | None = None, kept: bool = False) -> dict[SetName, pa.Table]:
+        """Score the model, or read what an earlier run made of the same weights and records, and note what it cost."""
+        started, tokens = time.perf_counter(), sets.tokens
+        model = self.model if model is None else model
         try:
-            tables = sets.score(self.model if model is None else model, self.accelerator.autocast)
+            if kept:
+                tables, tokens = score_once(sets, model, self.accelerator.autocast)
+            else:
+                tables = sets.score(model, self.accelerator.autocast)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise InputError(measuring_memory(self.args)) from None
-        self.cost.measured(time.perf_counter() - started, self._flops()[1] * sets.tokens)
+        flops = self._flops()[1]
+        self.cost.measured(time.perf_counter() - started, flops * tokens, flops * (sets.tokens - tokens))
         return tables
 
     # Results
@@ -475,10 +486,10 @@ class UnlearningTrainer(Trainer):
                 bits = quantised_bits(plain_model(self.model).config)
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # The yardstick is not part of what unlearning costs.
-                self.tables["retrained"] = self.evidence.score(model, self.accelerator.autocast)
+                self.tables["retrained"], _ = score_once(self.evidence, model, self.accelerator.autocast)
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
-                self.tables["base"] = self.evidence.score(base, self.accelerator.autocast)
+                self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
         self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference)
         return self.evidence_report
 

@@ -62,7 +62,13 @@ def outputs(
     models = [str(lm_original), str(classifier_original)]
     models += [str(folder / name) for name in ("adapter", "tagger", "masked", "pairs")]
     for name, launch in (("one", []), ("two", LAUNCH)):
-        done = launched(*launch, str(ROOT / "tests" / "two_processes.py"), *models, str(folder / name))
+        done = launched(
+            *launch,
+            str(ROOT / "tests" / "two_processes.py"),
+            *models,
+            str(folder / name),
+            HF_HOME=str(folder / f"{name}_home"),
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     return {name: folder / name for name in ("one", "two")}
 

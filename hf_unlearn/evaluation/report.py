@@ -93,11 +93,14 @@ class CostEntry:
         measuring_seconds: of that, and of the measurements before and after, the measuring.
         tokens: tokens trained on, without padding.
         flops: floating point operations of the training, padding included, adapters accounted for.
-        measuring_flops: floating point operations of all measuring of the original and the unlearned model.
+        measuring_flops: floating point operations of all measuring of the original and the unlearned model that this
+            run did itself.
         peak_memory_bytes: most memory held: of the accelerator, else resident memory of the process.
         retraining_flops: what training A(L) costs, from the reference or the training record; None when unknown.
         training_ratio: flops / retraining_flops, None when unknown.
         total_ratio: (flops + measuring_flops) / retraining_flops, None when unknown.
+        kept_flops: what the measurements of the original that were read, because an earlier run had made them, cost
+            then; in no ratio.
     """
 
     seconds: float
@@ -109,6 +112,7 @@ class CostEntry:
     retraining_flops: float | None
     training_ratio: float | None
     total_ratio: float | None
+    kept_flops: float = 0.0
 
 
 @dataclass(frozen=True)

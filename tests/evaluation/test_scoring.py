@@ -101,6 +101,21 @@ def test_a_token_that_is_ruled_out_leaves_numbers() -> None:
     assert all(np.isfinite(values).all() for values in found.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_part_of_the_logits_is_held_in_float32(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    held = []
+
+    def predictions(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        held.append(logits.numel())
+        return torch.ones(5, len(wanted))
+
+    monkeypatch.setattr("hf_unlearn.evaluation.scoring._predictions", predictions)
+    logits = torch.zeros(2, 128, 64_000, dtype=dtype)
+    _statistics(logits, torch.zeros(2, 128, dtype=torch.int64), np.zeros(2, int), "text-generation")
+    assert sum(held) == logits.numel() * 254 // 256, "all of the labelled ones"
+    assert max(held) <= logits.numel() / 50
+
+
 @pytest.mark.parametrize("size", [1, 7, 10**9])
 def test_parts_of_a_batch_do_not_matter(lm_base: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     collator, examples = examples_of(lm_base, secrets_rows(9), kind="prompt_completion")
