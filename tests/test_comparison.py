@@ -141,6 +141,22 @@ def test_a_run_takes_the_references_in_its_folder(
     assert UnlearningReport.load(out / "unlearning_report.json") == replace(report, references={})
 
 
+def test_a_retrained_model_is_no_reference_for_itself(
+    settings: dict[str, Any], trained: tuple[Path, str], tmp_path: Path, command: Command
+) -> None:
+    out = shutil.copytree(trained[0], tmp_path / "out")
+    shutil.rmtree(out / "references" / "retrained-seed5")
+    assert command("run", {**settings, "output_dir": str(out)}, "--with_retrained")[0] == 0
+    arms = UnlearningReport.load(out / "unlearning_report.json").arms
+    assert {arm: "lira" in entry.attacks for arm, entry in arms.items()} == {
+        "original": True,
+        "unlearned": True,
+        "retrained": False,
+    }, "one of the two is left to compare the retrained model with"
+    row = next(line for line in (out / "README.md").read_text().splitlines() if "(LiRA)" in line)
+    assert row.endswith("|  |")
+
+
 def test_what_belongs_to_another_run_is_left_out_and_said_so(
     settings: dict[str, Any], trained: tuple[Path, str], tmp_path: Path, command: Command
 ) -> None:
