@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .console import SET_NAMES, show
+from .console import SET_NAMES, generation_rows, show
 from .errors import in_one_line
 from .evaluation.plots import PLOT_FILE
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
@@ -111,6 +111,7 @@ def render_card(
             flags=_flags(report),
             facts=TASKS[report.task],
             attack_names=ATTACKS,
+            generation_rows=generation_rows(report),
             loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
             on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
         )

@@ -62,7 +62,13 @@ def outputs(
     models = [str(lm_original), str(classifier_original)]
     models += [str(folder / name) for name in ("adapter", "tagger", "masked", "pairs")]
     for name, launch in (("one", []), ("two", LAUNCH)):
-        done = launched(*launch, str(ROOT / "tests" / "two_processes.py"), *models, str(folder / name), HF_HOME=str(folder / f"{name}_home"))
+        done = launched(
+            *launch,
+            str(ROOT / "tests" / "two_processes.py"),
+            *models,
+            str(folder / name),
+            HF_HOME=str(folder / f"{name}_home"),
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     return {name: folder / name for name in ("one", "two")}
 
@@ -115,6 +121,23 @@ def test_two_processes_measure_and_count_as_one_does(outputs: dict[str, Path], n
     assert two.cost.measuring_flops == one.cost.measuring_flops
     # Each process pads its own batches.
     assert two.cost.flops == pytest.approx(one.cost.flops, rel=0.1)
+
+
+def test_two_processes_write_on_from_the_records_as_one_does(outputs: dict[str, Path]) -> None:
+    one, two = (
+        UnlearningReport.load(folder / "fine_tune" / "unlearning_report.json").arms for folder in outputs.values()
+    )
+    assert one["original"].generation["forget"].records == 5
+    assert {arm: entry.generation for arm, entry in two.items()} == {arm: e.generation for arm, e in one.items()}
+
+
+def test_every_process_has_the_tables_that_one_has_read(outputs: dict[str, Path]) -> None:
+    one = json.loads((outputs["one"] / "kept-0.json").read_text())
+    two = [json.loads((outputs["two"] / f"kept-{process}.json").read_text()) for process in (0, 1)]
+    assert one[1] == 0 < one[0]
+    assert two[0] == two[1]
+    assert two[0][:2] == one[:2]
+    assert two[0][2] == pytest.approx(one[2], rel=1e-5)
 
 
 def test_two_processes_stop_at_the_same_step(outputs: dict[str, Path]) -> None:

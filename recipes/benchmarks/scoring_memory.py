@@ -92,7 +92,8 @@ def main() -> None:
                     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
                     found[which].append(json.loads(done.stdout.splitlines()[-1]))
             (memory, seconds), (least, fewest) = (
-                [statistics.median(values) for values in zip(*found[which], strict=True)] for which in ("score", "forward")
+                [statistics.median(values) for values in zip(*found[which], strict=True)]
+                for which in ("score", "forward")
             )
             pairs = zip(found["score"], found["forward"], strict=True)
             ratios = [scored[0] / alone[0] for scored, alone in pairs]
