@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .console import SET_NAMES, show
+from .console import SET_NAMES, generation_rows, show
 from .errors import in_one_line
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES
@@ -121,6 +121,7 @@ def render_card(
             flags=_flags(report),
             facts=TASKS[report.task],
             attack_names=ATTACKS | OUTSIDE_ATTACKS,
+            generation_rows=generation_rows(report),
             loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
             on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
         )

@@ -55,6 +55,8 @@ class UnlearningConfig(TrainingArguments):
         auc_margin: the distance in membership AUC within which S counts as not distinguished.
         utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
             or as a fraction of the loss.
+        generate_records: how many records of S and of H to let the models write on from (language models and
+            encoder-decoders): ROUGE-L recall, verbatim extraction, refusals; 0 none.
 
     NOTE: these defaults differ from the parent's: ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2
     instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``,
@@ -159,6 +161,14 @@ class UnlearningConfig(TrainingArguments):
         metadata={"help": "How much worse the result may do on other records: in accuracy, or as a part of the loss."},
     )
 
+    generate_records: int = field(
+        default=0,
+        metadata={
+            "help": "Records of S and of H to let the models write on from, for ROUGE-L recall, verbatim extraction "
+            "and refusals; costs a greedy generation each. 0: none."
+        },
+    )
+
     # > Defaults that differ from the parent's
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave losses that are no number out of the log instead of stopping."}
@@ -195,6 +205,7 @@ class UnlearningConfig(TrainingArguments):
         _require(0 < self.utility_margin < 1, "utility_margin", self.utility_margin, "between 0 and 1")
         _require(0 < self.mlm_probability < 1, "mlm_probability", self.mlm_probability, "between 0 and 1")
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
+        _require(self.generate_records >= 0, "generate_records", self.generate_records, "0 or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
         if self.stop_when_forgotten and self.measure_steps == 0:
             raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")

@@ -91,6 +91,8 @@ def print_report(console: Console, report: UnlearningReport) -> None:
                 if any(s and vars(s)[measure] for s in scores):
                     label = measure.replace("_", " ")
                     table.add_row(f"{label:>26}", *(show(vars(s)[measure] if s else None, 2) for s in scores))
+    for label, found in generation_rows(report):
+        table.add_row(f"{label:>26}", *(show(found.get(arm), 2) for arm in arms))
     if report.arms["unlearned"].membership_auc:
         table.add_row("membership AUC of S: loss", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
     for attack in report.arms["unlearned"].attacks:
@@ -118,6 +120,22 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  Utility {report.utility.word}. {report.utility.sentence}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+
+
+def generation_rows(report: UnlearningReport) -> list[tuple[str, dict[str, Estimate]]]:
+    """What the models write, a row for each number: what it is, and by model how much."""
+    rows: dict[str, dict[str, Estimate]] = {}
+    for name, letter in (("forget", "S"), ("holdout", "H")):
+        for arm, entry in report.arms.items():
+            if (scores := entry.generation.get(name)) is None:
+                continue
+            of = f"of {scores.records:,} records of {letter}"
+            if scores.rouge_l_recall is not None:
+                rows.setdefault(f"ROUGE-L recall {of}", {})[arm] = scores.rouge_l_recall
+            rows.setdefault(f"refusals {of}", {})[arm] = scores.refusal_rate
+            for given, share in scores.extracted.items():
+                rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share
+    return list(rows.items())
 
 
 def _auc(arm: ArmEntry, attack: str) -> Estimate | None:

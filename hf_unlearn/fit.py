@@ -6,8 +6,10 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from .checks import check_examples, check_records
+from .config import UnlearningConfig
 from .data import class_ids, label_ids, record_format
 from .errors import InputError
+from .evaluation.generation import check_writes
 from .models import ARCHITECTURES, ModelSource
 from .tables import AnyDataset, column_names
 from .tasks import TASKS, Task
@@ -44,6 +46,12 @@ def check_fit(
         # The classes of a classifier that is an adapter are in its training record; encoding looks at them.
         if TASKS[task].classes and source is not None and not source.adapter:
             label_ids(part, form.label, class_ids(model_config))
+
+
+def check_measures(task: Task, config: UnlearningConfig) -> None:
+    """Raise InputError where a measurement is asked for that a model for this task has nothing to say to."""
+    if config.generate_records:
+        check_writes(task)
 
 
 def check_head(base: ModelSource, model_config: PretrainedConfig, task: Task, classes: int) -> None:

@@ -36,13 +36,14 @@ from .evaluation.assemble import assemble_report
 from .evaluation.cache import score_once
 from .evaluation.closeness import HISTOGRAM_FILE
 from .evaluation.evidence import save_tables
+from .evaluation.generation import generation_tables
 from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import Provenance
-from .fit import check_fit, check_head
+from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
-from .models import load_config, locate, peft_task, task_of, to_device
+from .models import load_config, load_tokenizer, locate, peft_task, task_of, to_device
 from .preparation import Preparation, console, loading_options, located, lora_config, measured_sets, prepare_run
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
@@ -274,6 +275,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     print_audit(out, parts.audit)
     model_config = load_config(source)
     task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
+    check_measures(task, config)
     test = data_args.dataset_test_split
     sets: dict[SetName, AnyDataset | None] = {
         "forget": parts.forget,
@@ -289,16 +291,21 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     loading = loading_options(model_args, source, training=False)
-    tables = {}
+    tables, generated = {}, {}
     evidence = None
     for arm, place in places.items():
         model = load_any(place, task, **loading)
         if evidence is None:
             evidence = measured_sets(sets, [source, *places.values()], model.config, task, config)
         tables[arm], _ = score_once(evidence, to_device(model, config.device))
+        if config.generate_records:
+            tokenizer = load_tokenizer([source, *places.values()])
+            records, seed = config.generate_records, config.seed
+            generated[arm], _ = generation_tables(model, evidence, tokenizer, records=records, seed=seed)
     assert evidence is not None
     report = assemble_report(
         tables,
+        generated=generated,
         task=task,
         sampled=evidence.sampled,
         blind=evidence.blind(config.seed),

@@ -15,7 +15,7 @@ from .data import PaddingCollator, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
-from .fit import check_fit
+from .fit import check_fit, check_measures
 from .masking import token_masking
 from .models import PEFT_TASKS, ModelSource, load_config, load_tokenizer, locate, peft_task, quantization, task_of
 from .record import DataSource, TrainingRecord, load_record
@@ -91,6 +91,7 @@ def prepare_run(values: dict[str, Any]) -> Preparation:
     print_audit(out, parts.audit)
     model_config = load_config(source)
     task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
+    check_measures(task, config)
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, source)
     test = None

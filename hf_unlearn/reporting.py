@@ -73,6 +73,7 @@ def trainer_report(
         retraining_flops = record.flops * rows / record.dataset.rows
     return assemble_report(
         trainer.tables,
+        generated=trainer.generated,
         task=trainer.task,
         sampled=trainer.evidence.sampled,
         blind=trainer.evidence.blind(trainer.args.seed),

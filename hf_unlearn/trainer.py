@@ -28,11 +28,13 @@ from .data import PaddingCollator, encode, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets, attack_scores, evidence_sets, save_tables
+from .evaluation.generation import generation_tables
 from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
 from .faults import check_weights, is_out_of_memory, measuring_memory, no_number, training_memory
+from .fit import check_measures
 from .hub import publish
 from .masking import MaskingCollator, NewMasksEachEpoch, token_masking
 from .methods import METHODS
@@ -131,6 +133,7 @@ class UnlearningTrainer(Trainer):
             loaded = model
         plain = plain_model(loaded)
         self.task: Task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
+        check_measures(self.task, args)
         self.trained_adapter = isinstance(loaded, PeftModel)
 
         # Lineage
@@ -252,6 +255,7 @@ class UnlearningTrainer(Trainer):
 
     def _prepare_measuring(self) -> None:
         self.tables: dict[str, dict[SetName, pa.Table]] = {}
+        self.generated: dict[str, dict[SetName, pa.Table]] = {}
         self.evidence_report: UnlearningReport | None = None
         self._measured: dict[str, float] = {}
         self._flops_per_token: tuple[float, float] | None = None
@@ -306,6 +310,7 @@ class UnlearningTrainer(Trainer):
                 if checkpoint is not None:
                     # What is read now was made, or read, before the interruption, and the checkpoint counts it.
                     self.cost.kept_flops = counted
+                self.generated["original"] = self._write_on(self.evidence)
             if self.args.stop_when_forgotten:
                 self._prepare_stopping()
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
@@ -457,6 +462,25 @@ class UnlearningTrainer(Trainer):
         self.cost.measured(time.perf_counter() - started, flops * tokens, flops * (sets.tokens - tokens))
         return tables
 
+    def _write_on(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
+        """Let the model write on from some records, when that is asked for, and note what it cost."""
+        started = time.perf_counter()
+        try:
+            tables, tokens = self._written(sets, self.model)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(measuring_memory(self.args)) from None
+        self.cost.measured(time.perf_counter() - started, self._flops()[1] * tokens)
+        return tables
+
+    def _written(self, sets: EvidenceSets, model: Model) -> tuple[dict[SetName, pa.Table], int]:
+        if not self.args.generate_records:
+            return {}, 0
+        tokenizer, records, seed = self.processing_class, self.args.generate_records, self.args.seed
+        assert isinstance(tokenizer, PreTrainedTokenizerBase)
+        return generation_tables(model, sets, tokenizer, records=records, seed=seed, context=self.accelerator.autocast)
+
     # Results
 
     def report(
@@ -480,6 +504,7 @@ class UnlearningTrainer(Trainer):
         reference = None
         with preserved_rng():
             self.tables["unlearned"] = self._score(self.evidence)
+            self.generated["unlearned"] = self._write_on(self.evidence)
             if retrained is not None:
                 place = locate(retrained)
                 reference = load_record(place)
@@ -487,6 +512,7 @@ class UnlearningTrainer(Trainer):
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # The yardstick is not part of what unlearning costs.
                 self.tables["retrained"], _ = score_once(self.evidence, model, self.accelerator.autocast)
+                self.generated["retrained"], _ = self._written(self.evidence, model)
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
                 self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)

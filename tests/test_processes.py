@@ -123,6 +123,23 @@ def test_two_processes_measure_and_count_as_one_does(outputs: dict[str, Path], n
     assert two.cost.flops == pytest.approx(one.cost.flops, rel=0.1)
 
 
+def test_two_processes_write_on_from_the_records_as_one_does(outputs: dict[str, Path]) -> None:
+    one, two = (
+        UnlearningReport.load(folder / "fine_tune" / "unlearning_report.json").arms for folder in outputs.values()
+    )
+    assert one["original"].generation["forget"].records == 5
+    assert {arm: entry.generation for arm, entry in two.items()} == {arm: e.generation for arm, e in one.items()}
+
+
+def test_every_process_has_the_tables_that_one_has_read(outputs: dict[str, Path]) -> None:
+    one = json.loads((outputs["one"] / "kept-0.json").read_text())
+    two = [json.loads((outputs["two"] / f"kept-{process}.json").read_text()) for process in (0, 1)]
+    assert one[1] == 0 < one[0]
+    assert two[0] == two[1]
+    assert two[0][:2] == one[:2]
+    assert two[0][2] == pytest.approx(one[2], rel=1e-5)
+
+
 def test_two_processes_stop_at_the_same_step(outputs: dict[str, Path]) -> None:
     one, two = (json.loads((folder / "stopped.json").read_text()) for folder in outputs.values())
     assert one["step"] == two["step"] < 6

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
+from hf_unlearn.evaluation.cache import score_once
 from hf_unlearn.models import Model, locate
 from hf_unlearn.record import load_any
 
@@ -92,7 +93,7 @@ def main() -> None:
     folder = Path(output)
     folder.mkdir(exist_ok=True)
     secrets = secrets_rows()
-    plain = run("fine_tune", lm, secrets, folder)
+    plain = run("fine_tune", lm, secrets, folder, generate_records=5)
     for method in ("toward_base", "shrink_perturb", "base"):
         run(method, lm, secrets, folder, method=method)
     run("new_adapter", lm, secrets, folder, method="base", lora=LoraConfig(task_type="CAUSAL_LM", r=4))
@@ -109,6 +110,14 @@ def main() -> None:
     if stopped.args.process_index == 0:
         found = {trainer.args.folder.name: trainer.stopping.state()["attributes"] for trainer in (stopped, watched)}
         (folder / "stopped.json").write_text(json.dumps({**found, "step": stopped.state.global_step}))
+    assert plain.evidence is not None
+    (table, again), tokens = zip(
+        *(score_once(plain.evidence, load_without_dropout(lm)) for _ in range(2)), strict=True
+    )
+    assert again["forget"].equals(table["forget"])
+    (folder / f"kept-{plain.args.process_index}.json").write_text(
+        json.dumps([*tokens, table["forget"]["nll"].to_pylist()])
+    )
     if plain.args.world_size > 1:
         sharded(plain, folder)
     plain.end()

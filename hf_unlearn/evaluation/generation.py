@@ -22,6 +22,8 @@ from ..data import padding_id
 from ..errors import InputError
 from ..models import Model
 from ..tasks import IGNORED, TASKS, Task
+from .evidence import EvidenceSets
+from .report import SetName
 from .scoring import evaluating, shared_batches
 
 PREFIXES = (0, 8, 16, 32)  # tokens of the text that are given away before the model writes
@@ -102,8 +104,7 @@ def generate(
     Raises:
         InputError: the model does not write texts, or the numbers are out of range.
     """
-    if not (TASKS[task].next_token or TASKS[task].two_texts):
-        raise InputError(f"A model for {task} writes no text, so nothing can be extracted from it.")
+    check_writes(task)
     if not prefixes or min(prefixes) < 0 or new_tokens < 1:
         raise InputError(f"prefixes={tuple(prefixes)} and new_tokens={new_tokens} must be at least 0 and 1.")
     writer: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -187,6 +188,51 @@ def measure(
     order = ("row", "passage", "prefix", "tokens", "matched", "extracted", "rouge1_recall", "rougeL_recall", "written")
     names = (*order, "refused")
     return pa.Table.from_pylist(lines, pa.schema([(name, types.get(name, pa.float64())) for name in names]))
+
+
+def generation_tables(
+    model: Model,
+    evidence: EvidenceSets,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    records: int,
+    seed: int,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> tuple[dict[SetName, pa.Table], int]:
+    """Let a model write on from records of S and H, and compare that with them.
+
+    Args:
+        model: as for :func:`generate`.
+        evidence: the encoded records.
+        tokenizer: the model's.
+        records: of each set at most, drawn at random.
+        seed: of the draw.
+        context: as for :func:`generate`.
+
+    Returns:
+        By set the table of :func:`measure`, with the column ``group`` where the examples have it; and how many tokens
+        were read and written, of two texts half as many, as each passes through half of the model.
+    """
+    sets: dict[SetName, Dataset] = {
+        name: part for name, part in evidence.sets.items() if name in ("forget", "holdout")
+    }
+    tables: dict[SetName, pa.Table] = {}
+    tokens = 0
+    for name, part in replace(evidence, sets=sets).at_most(records, seed).sets.items():
+        found = generate(model, part, tokenizer, task=evidence.task, batch_size=evidence.batch_size, context=context)
+        tokens += sum(len(ids) for one in found for ids in (one.read, one.begun, one.written))
+        tables[name] = measure(found, tokenizer)
+        if "group" in part.column_names:
+            groups = dict(zip(part["row"], part["group"], strict=True))
+            column = [groups[row] for row in tables[name]["row"].to_pylist()]
+            tables[name] = tables[name].append_column("group", pa.array(column, pa.int64()))
+    return tables, tokens // 2 if TASKS[evidence.task].two_texts else tokens
+
+
+def check_writes(task: Task) -> None:
+    """Raise InputError for a task whose models write no text."""
+    if not (TASKS[task].next_token or TASKS[task].two_texts):
+        raise InputError(f"A model for {task} writes no text, so nothing can be extracted from it.")
 
 
 def is_refusal(text: str) -> bool:

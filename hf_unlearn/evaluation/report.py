@@ -22,7 +22,7 @@ from ..record import DataSource
 from ..retained import SplitAudit
 from ..tasks import TASKS, Task
 from .membership import AttackResult, attack_result
-from .statistics import Estimate, clustered_rate, mean_loss, rate
+from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, rate
 from .utility import Utility
 from .verdict import Scores, Verdict
 
@@ -142,6 +142,25 @@ class SetScores:
 
 
 @dataclass(frozen=True)
+class GenerationScores:
+    """What a model writes, by greedy decoding, when it is shown the beginning of some records of a set.
+
+    Attributes:
+        records: how many it was shown.
+        rouge_l_recall: mean ROUGE-L recall of the true text in what it writes after the prompt, or, where a text has
+            none, after the first tokens; None where no text has a word.
+        refusal_rate: share of these in which it says that it does not know or will not tell.
+        extracted: by the number of tokens of the text that it was given besides the prompt, the share of texts whose
+            next 50 tokens (or what is left of them) it writes without a mistake.
+    """
+
+    records: int
+    rouge_l_recall: Estimate | None
+    refusal_rate: Estimate
+    extracted: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
 class ArmEntry:
     """One model under the same measurements.
 
@@ -150,11 +169,13 @@ class ArmEntry:
         membership_auc: how well its loss tells S from H, None without H.
         attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`; with two
             retrained references or more, also in :data:`~hf_unlearn.evaluation.outside.OUTSIDE_ATTACKS`.
+        generation: what it writes, by set; only when it was asked for, and where the texts are long enough.
     """
 
     sets: dict[str, SetScores]
     membership_auc: Estimate | None
     attacks: dict[str, AttackResult] = field(default_factory=dict)
+    generation: dict[str, GenerationScores] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -297,10 +318,41 @@ def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
     return SetScores(table.num_rows, loss, None, perplexity, sampled, probability, exact, strength)
 
 
+def summarise_generation(table: pa.Table) -> GenerationScores:
+    """The scores of a set from its table of :func:`~hf_unlearn.evaluation.generation.measure`, a line or more."""
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    unit = columns.get("group", columns["row"])
+    # Of each passage the line with the fewest tokens given.
+    first = np.unique(np.stack([columns["row"], columns["passage"]]), axis=1, return_index=True)[1]
+    worded = first[~np.isnan(columns["rougeL_recall"][first])]
+
+    def share(lines: np.ndarray, column: str) -> Estimate:
+        hits, codes = columns[column][lines].astype(float), np.unique(unit[lines], return_inverse=True)[1]
+        trials = np.bincount(codes)
+        if (trials == 1).all():
+            return rate(int(hits.sum()), len(hits))
+        return clustered_rate(np.bincount(codes, hits), trials)
+
+    return GenerationScores(
+        records=len(np.unique(columns["row"])),
+        rouge_l_recall=clustered_mean(columns["rougeL_recall"][worded], unit[worded]) if len(worded) else None,
+        refusal_rate=share(first, "refused"),
+        extracted={
+            str(prefix): share(np.flatnonzero(columns["prefix"] == prefix), "extracted")
+            for prefix in np.unique(columns["prefix"])
+        },
+    )
+
+
 def summarise_arm(
-    tables: dict[SetName, pa.Table], task: Task, sampled: set[SetName], scores: Scores | None, seed: int
+    tables: dict[SetName, pa.Table],
+    task: Task,
+    sampled: set[SetName],
+    scores: Scores | None,
+    seed: int,
+    generated: dict[SetName, pa.Table] | None = None,
 ) -> ArmEntry:
-    """The scores of a model from its tables, one a set, and from what the attacks make of S and H."""
+    """The scores of a model from its tables, one a set, from what the attacks make of S and H, and what it wrote."""
     attacks = {}
     if scores is not None:
         attacks = {
@@ -308,7 +360,10 @@ def summarise_arm(
             for name in scores.forget
         }
     sets: dict[str, SetScores] = {name: summarise(table, task, name in sampled) for name, table in tables.items()}
-    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks)
+    written: dict[str, GenerationScores] = {
+        name: summarise_generation(table) for name, table in (generated or {}).items() if table.num_rows
+    }
+    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks, written)
 
 
 @contextmanager
