@@ -173,6 +173,25 @@ class AttackArguments:
         default=30,
         metadata={"help": "Optimiser steps of relearning, each at --learning_rate on --per_device_train_batch_size."},
     )
+    attack_records: int = field(
+        default=50,
+        metadata={"help": "Records of S, and of H, that the models are asked for and shown, drawn by --seed."},
+    )
+    attack_samples: int = field(default=8, metadata={"help": "How often they are asked for each, at temperature 1."})
+    paraphrase_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "A column of D with each prompt in other words; takes the place of the prompt's own. None: a few "
+            "fixed phrases around the prompt."
+        },
+    )
+    public_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Texts that have nothing to do with S (as for --dataset_name, with a column 'text') to train a "
+            "LoRA adapter on, at ten times --learning_rate; None: this attack is left out."
+        },
+    )
 
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -206,6 +225,7 @@ PLACES = (
     "dataset_name",
     "forget_dataset",
     "holdout_dataset",
+    "public_dataset",
     "digest_key_file",
     "output_dir",
 )

@@ -131,15 +131,50 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
     """Show what the attacks brought back."""
     table = Table(title="The attacks, on copies", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    for heading in ("loss of S held back", "after S", "after L", "AUC at 8 bits", "AUC at 4 bits"):
+    learned = {"forget": "after S", "retained": "after L", "public": "after LoRA"}
+    curves = [learned[curve.taught] for curve in report.models["unlearned"].relearning]
+    for heading in ("loss of S held back", *curves, "AUC at 8 bits", "AUC at 4 bits"):
         table.add_column(heading, justify="right", no_wrap=True)
     for arm, found in report.models.items():
         first = found.relearning[0].points[0].forget_loss
         last = (show(curve.points[-1].forget_loss, 2) for curve in found.relearning)
         table.add_row(arm, show(first, 2), *last, *(show(score.membership_auc, 2) for score in found.quantised))
     console.print(table)
-    for taught in report.models["unlearned"].steps_until_halfway:
-        console.print(f"  {report.finding(taught)}.", highlight=False)
+    if report.models["unlearned"].sampling or report.models["unlearned"].wordings:
+        console.print(_asked(report))
+    for finding in report.findings():
+        console.print(f"  {plain(finding)}.", highlight=False)
+    for attack, reason in report.skipped.items():
+        console.print(f"  Left out: {attack.replace('_', ' ')}, because {plain(reason)}.", highlight=False)
+
+
+def _asked(report: "AttackReport") -> Table:
+    """What the models tell, as they are, when they are asked."""
+    table = Table(title="The questions", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for arm in report.models:
+        table.add_column(arm, justify="right", no_wrap=True)
+    models, first = report.models.values(), report.models["unlearned"]
+    if (told := first.sampling) is not None:
+        often = told.forget[-1].samples
+        last = [found.sampling.forget[-1] if found.sampling else None for found in models]
+        guessed = [
+            found.sampling.holdout[-1] if found.sampling and found.sampling.holdout else None for found in models
+        ]
+        for name, points in (("S", last), ("H", guessed)):
+            if any(points):
+                table.add_row(f"{name} told in {often} samples", *(show(p.verbatim if p else None, 2) for p in points))
+    if (shown := first.in_context) is not None:
+        others = SETS[shown.others]
+        for label, value in {"alone": "alone", "after S": "after_forget", f"after {others}": "after_others"}.items():
+            scores = [found.in_context for found in models]
+            table.add_row(f"loss of S, {label}", *(show(vars(score)[value] if score else None, 2) for score in scores))
+    for number, wording in enumerate(first.wordings):
+        label = plain(wording.wording)
+        table.add_row(f"loss of S, {label}", *(show(found.wordings[number].forget_loss, 2) for found in models))
+        if wording.membership_auc is not None:
+            table.add_row(f"AUC, {label}", *(show(found.wordings[number].membership_auc, 2) for found in models))
+    return table
 
 
 def _number(value: float | None) -> str:

@@ -18,12 +18,15 @@ from .arguments import (
     TrainArguments,
     build,
 )
+from .attack_plan import plan_attacks
 from .attacks import (
     ATTACKS_FILE,
     CURVE_FILE,
+    LEAKS_FILE,
     AttackReport,
     attack_models,
     attacked_models,
+    plot_leaks,
     plot_relearning,
 )
 from .card import CARD_FILE, write_card
@@ -291,8 +294,9 @@ UNKNOWN_METHOD = MethodEntry(
 def attack(values: dict[str, Any]) -> AttackReport:
     """Try to bring S back in a copy of a model, and of those that it is compared with."""
     asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
-    if asked.attack_steps < 1:
-        raise InputError(f"--attack_steps {asked.attack_steps} is not possible; it must be 1 or more.")
+    for name in ("attack_steps", "attack_records", "attack_samples"):
+        if vars(asked)[name] < 1:
+            raise InputError(f"--{name} {vars(asked)[name]} is not possible; it must be 1 or more.")
     model_args = build(ModelArguments, values)
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
@@ -302,14 +306,17 @@ def attack(values: dict[str, Any]) -> AttackReport:
     config = prepared.config
     out = console(config)
     require_folder(config.folder)
+    plan = plan_attacks(prepared, asked, model_args)
     places = attacked_models(prepared, compare.original_model, compare.retrained_model)
-    report = attack_models(prepared, places, asked.attack_steps)
+    report = attack_models(prepared, places, plan)
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
         report.save(config.folder / ATTACKS_FILE)
         plot_relearning(report, config.folder / CURVE_FILE)
+        if report.models["unlearned"].sampling is not None:
+            plot_leaks(report, config.folder / LEAKS_FILE)
     print_attacks(out, report)
-    out.print(f"{ATTACKS_FILE} and {CURVE_FILE} are in {plain(config.output_dir)}.")
+    out.print(f"{ATTACKS_FILE} and its plots are in {plain(config.output_dir)}.")
     return report
 
 

@@ -241,7 +241,7 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     before = (unlearned / "model.safetensors").read_bytes()
     assert main(["attack", *flags, *compared, "--attack_steps", "12"]) == 0
     assert (unlearned / "model.safetensors").read_bytes() == before
-    assert {path.name for path in out.iterdir()} == {"attacks.json", "relearning_curve.png"}
+    assert {path.name for path in out.iterdir()} == {"attacks.json", "relearning_curve.png", "leak_curve.png"}
     report = json.loads((out / "attacks.json").read_text())
     until = {arm: found["steps_until_halfway"] for arm, found in report["models"].items()}
     said = capsys.readouterr().out
