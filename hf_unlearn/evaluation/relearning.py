@@ -139,7 +139,8 @@ def relearn(
         with preserved_rng():
             torch.manual_seed(seed)
             plain = pupil.merge_and_unload() if isinstance(pupil, PeftModel) else pupil
-            pupil = get_peft_model(plain, lora)
+            # PEFT writes the model's name into it.
+            pupil = get_peft_model(plain, copy.deepcopy(lora))
     optimizer = torch.optim.AdamW((w for w in pupil.parameters() if w.requires_grad), learning_rate, weight_decay=0)
     device = next(pupil.parameters()).device
     order = _order(len(lesson), steps * batch_size, seed)
