@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from .attack_plan import AttackPlan
+from .console import TAUGHT
 from .data import RecordEncoder, RecordFormat, encode, resolve_max_length
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.prompting import (
@@ -41,7 +42,6 @@ LORA_RATE = 10
 Attacked = Literal["original", "unlearned", "retrained"]
 MOST_MEASUREMENTS = 20
 BITS: tuple[Literal[4, 8], ...] = (8, 4)
-TAUGHT: dict[Taught, str] = {"forget": "half of S", "retained": "records of L", "public": "public texts with LoRA"}
 STYLES: dict[Attacked, dict[str, Any]] = {
     "original": {"label": "original", "color": "#7570b3", "linestyle": ":", "marker": "s"},
     "unlearned": {"label": "unlearned", "color": "#d95f02", "linestyle": "-", "marker": "o"},
@@ -102,7 +102,9 @@ class AttackReport:
         if self.halfway_loss is None:
             first, last = (self._curve("unlearned", taught).points[i].forget_loss.value for i in (0, -1))
             return f"{subject} goes from a loss of {first:.2f} on the rest of S to {last:.2f} in {self.steps} steps"
-        sentence = f"{subject} has the rest of S halfway back {self._when('unlearned', taught)}"
+        verb = "does not have" if self.models["unlearned"].steps_until_halfway[taught] is None else "has"
+        when = self._when("unlearned", taught).removeprefix("not ")
+        sentence = f"{subject} {verb} the rest of S halfway back {when}"
         compared = f"; the retrained one {self._when('retrained', taught)}" if "retrained" in self.models else ""
         return sentence + compared
 
@@ -133,8 +135,8 @@ class AttackReport:
         others = "H" if mine.others == "holdout" else "L"
         return self._compared(
             f"After {mine.shots} other record{'s' if mine.shots > 1 else ''} of S the unlearned model's loss of a "
-            f"record of S is {mine.gain.value:.2f} lower than after records of {others}",
-            {arm: f"{score.gain.value:.2f}" for arm, score in scores.items()},
+            f"record of S is {_lower(mine.gain.value)} than after records of {others}",
+            {arm: _lower(score.gain.value) for arm, score in scores.items()},
         )
 
     def _wording(self) -> str | None:
@@ -319,8 +321,8 @@ def plot_relearning(report: AttackReport, path: Path) -> None:
             )  # fmt: skip
         axis.set_title(_two_lines(report.finding(taught)), fontsize=10)
         axis.set_xlabel(f"steps on {TAUGHT[taught]}")
-        axis.set_ylim(bottom=0)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel(f"loss of the rest of S (nats{TASKS[report.task].unit}), 95 % intervals")
     panels[0].legend(fontsize=8, frameon=False)
     with written_whole(path) as temporary:
@@ -342,26 +344,33 @@ def plot_leaks(report: AttackReport, path: Path) -> None:
         lines.append((guessed, {"label": "H, unlearned", "color": "gray", "linestyle": "-.", "marker": "x"}))
     kinds = {"verbatim": f"{report.leak_finding()}"}
     if (similar := curves["unlearned"].forget[-1].similar) is not None:
-        kinds["similar"] = f"By ROUGE-L recall of {curves['unlearned'].similar_recall} it is {similar.value:.0%} of S"
+        recall = curves["unlearned"].similar_recall
+        kinds["similar"] = f"It tells {similar.value:.0%} of them with a ROUGE-L recall of {recall} or more"
     figure = Figure(figsize=(5.5 * len(kinds), 4.6), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axis, (kind, title) in zip(panels, kinds.items(), strict=True):
-        for points, style in lines:
+        for number, (points, style) in enumerate(lines):
             shares = [(point.samples, vars(point)[kind]) for point in points if vars(point)[kind] is not None]
-            counts = [count for count, _ in shares]
-            axis.plot(counts, [share.value for _, share in shares], **style, markersize=4, linewidth=1.6)
-            low, high = [share.low for _, share in shares], [share.high for _, share in shares]
-            axis.fill_between(counts, low, high, color=style["color"], alpha=0.10, linewidth=0)
+            # Beside each other, because many are zero.
+            places = [count * 2 ** (0.08 * (number - 1.5)) for count, _ in shares]
+            values = [share.value for _, share in shares]
+            errors = [[s.value - s.low for _, s in shares], [s.high - s.value for _, s in shares]]
+            axis.errorbar(places, values, errors, **style, markersize=5, linewidth=1.2, elinewidth=1, capsize=2)
+        counts = [point.samples for point in curves["unlearned"].forget]
         axis.set_title(_two_lines(title), fontsize=10)
         axis.set_xscale("log", base=2)
         axis.set_xticks(counts, [f"{count}" for count in counts])
         axis.set_xlabel("samples of each record")
-        axis.set_ylim(0, 1)
+        axis.set_ylim(-0.02, 1)
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set_ylabel("share of records told, 95 % intervals")
     panels[0].legend(fontsize=8, frameon=False)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def _lower(gain: float) -> str:
+    return f"{abs(gain):.2f} {'lower' if gain >= 0 else 'higher'}"
 
 
 def _two_lines(text: str) -> str:

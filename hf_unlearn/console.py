@@ -1,6 +1,6 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -33,6 +33,7 @@ SET_NAMES = {
     "retained": "the retained records (L)",
     "test": "the test split",
 }
+TAUGHT = {"forget": "half of S", "retained": "records of L", "public": "public texts with LoRA"}
 ARMS = {"original": "before", "unlearned": "after", "retrained": "retrained"}
 
 
@@ -129,52 +130,45 @@ def print_references(console: Console, summaries: Mapping["Arm", "ArmSummary"]) 
 
 def print_attacks(console: Console, report: "AttackReport") -> None:
     """Show what the attacks brought back."""
+    models, first = report.models.values(), report.models["unlearned"]
     table = Table(title="The attacks, on copies", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    learned = {"forget": "after S", "retained": "after L", "public": "after LoRA"}
-    curves = [learned[curve.taught] for curve in report.models["unlearned"].relearning]
-    for heading in ("loss of S held back", *curves, "AUC at 8 bits", "AUC at 4 bits"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for arm, found in report.models.items():
-        first = found.relearning[0].points[0].forget_loss
-        last = (show(curve.points[-1].forget_loss, 2) for curve in found.relearning)
-        table.add_row(arm, show(first, 2), *last, *(show(score.membership_auc, 2) for score in found.quantised))
+    for arm in report.models:
+        table.add_column(arm, justify="right", no_wrap=True)
+
+    def add(label: str, estimates: Iterable[Estimate | None]) -> None:
+        table.add_row(label, *(show(estimate, 2) for estimate in estimates))
+
+    add("loss of the rest of S", (found.relearning[0].points[0].forget_loss for found in models))
+    for number, curve in enumerate(first.relearning):
+        add(f"  taught {TAUGHT[curve.taught]}", (found.relearning[number].points[-1].forget_loss for found in models))
+    for number, rounded in enumerate(first.quantised):
+        if rounded.membership_auc is not None:
+            add(f"AUC at {rounded.bits} bits", (found.quantised[number].membership_auc for found in models))
+    told = [found.sampling for found in models if found.sampling is not None]
+    if told:
+        often = told[0].forget[-1].samples
+        add(f"S told in {often} samples", (curve.forget[-1].verbatim for curve in told))
+        if told[0].holdout is not None:
+            add(
+                f"H told in {often} samples", (curve.holdout[-1].verbatim if curve.holdout else None for curve in told)
+            )
+    reminded = [found.in_context for found in models if found.in_context is not None]
+    if reminded:
+        add("loss of S, alone", (score.alone for score in reminded))
+        add("  after others of S", (score.after_forget for score in reminded))
+        others = "H" if reminded[0].others == "holdout" else "L"
+        add(f"  after records of {others}", (score.after_others for score in reminded))
+    for number, wording in enumerate(first.wordings):
+        name = plain(wording.wording.replace("{}", "").strip())
+        add(f"loss of S, {name[:28]}", (found.wordings[number].forget_loss for found in models))
+        if wording.membership_auc is not None:
+            add("  AUC", (found.wordings[number].membership_auc for found in models))
     console.print(table)
-    if report.models["unlearned"].sampling or report.models["unlearned"].wordings:
-        console.print(_asked(report))
     for finding in report.findings():
         console.print(f"  {plain(finding)}.", highlight=False)
     for attack, reason in report.skipped.items():
         console.print(f"  Left out: {attack.replace('_', ' ')}, because {plain(reason)}.", highlight=False)
-
-
-def _asked(report: "AttackReport") -> Table:
-    """What the models tell, as they are, when they are asked."""
-    table = Table(title="The questions", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for arm in report.models:
-        table.add_column(arm, justify="right", no_wrap=True)
-    models, first = report.models.values(), report.models["unlearned"]
-    if (told := first.sampling) is not None:
-        often = told.forget[-1].samples
-        last = [found.sampling.forget[-1] if found.sampling else None for found in models]
-        guessed = [
-            found.sampling.holdout[-1] if found.sampling and found.sampling.holdout else None for found in models
-        ]
-        for name, points in (("S", last), ("H", guessed)):
-            if any(points):
-                table.add_row(f"{name} told in {often} samples", *(show(p.verbatim if p else None, 2) for p in points))
-    if (shown := first.in_context) is not None:
-        others = SETS[shown.others]
-        for label, value in {"alone": "alone", "after S": "after_forget", f"after {others}": "after_others"}.items():
-            scores = [found.in_context for found in models]
-            table.add_row(f"loss of S, {label}", *(show(vars(score)[value] if score else None, 2) for score in scores))
-    for number, wording in enumerate(first.wordings):
-        label = plain(wording.wording)
-        table.add_row(f"loss of S, {label}", *(show(found.wordings[number].forget_loss, 2) for found in models))
-        if wording.membership_auc is not None:
-            table.add_row(f"AUC, {label}", *(show(found.wordings[number].membership_auc, 2) for found in models))
-    return table
 
 
 def _number(value: float | None) -> str:

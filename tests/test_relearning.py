@@ -312,7 +312,9 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     )
     shown = report["models"]["unlearned"]["in_context"]
     assert (shown["shots"], shown["others"], shown["alone"]["n"]) == (4, "holdout", 10)
-    assert f"loss of a record of S is {shown['gain']['value']:.2f} lower than after records of H" in said
+    gain = shown["gain"]["value"]
+    direction = "lower" if gain >= 0 else "higher"
+    assert f"loss of a record of S is {abs(gain):.2f} {direction} than after records of H" in said
     plain, *others = report["models"]["original"]["wordings"]
     assert (plain["wording"], len(others)) == ("as trained", 4)
     assert plain["forget_loss"]["value"] < min(score["forget_loss"]["value"] for score in others)
