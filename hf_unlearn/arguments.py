@@ -164,6 +164,21 @@ class EvaluateArguments:
 
 
 @dataclass
+class HarnessArguments:
+    """What is measured besides."""
+
+    _argument_group_name = "other abilities"
+
+    lm_eval_tasks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks of lm-evaluation-harness to put the models to, by name or as YAML files of that name; "
+            "needs the extra lm-eval."
+        },
+    )
+
+
+@dataclass
 class AttackArguments:
     """How hard `hf-unlearn attack` tries."""
 
@@ -195,11 +210,18 @@ class AttackArguments:
 
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
-    "run": (ModelArguments, DataArguments, RequestArguments, RunArguments, UnlearningConfig),
+    "run": (ModelArguments, DataArguments, RequestArguments, RunArguments, HarnessArguments, UnlearningConfig),
     "train": (ModelArguments, DataArguments, RequestArguments, TrainArguments, UnlearningConfig),
     "split": (DataArguments, RequestArguments, UnlearningConfig),
     "references": (ModelArguments, DataArguments, RequestArguments, ReferencesArguments, UnlearningConfig),
-    "evaluate": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, UnlearningConfig),
+    "evaluate": (
+        ModelArguments,
+        DataArguments,
+        RequestArguments,
+        EvaluateArguments,
+        HarnessArguments,
+        UnlearningConfig,
+    ),
     "attack": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, AttackArguments, UnlearningConfig),
 }
 

@@ -98,6 +98,8 @@ def print_report(console: Console, report: UnlearningReport) -> None:
     console.print(table)
     if report.cost:
         console.print(_price(report.cost), highlight=False)
+    if report.harness:
+        console.print(_harness_table(report))
     verdict = report.verdict
     console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]")
     for line in verdict.reasons:
@@ -108,6 +110,17 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  Utility {report.utility.word}. {report.utility.sentence}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+
+
+def _harness_table(report: UnlearningReport) -> Table:
+    table = Table(title="On other tasks (lm-evaluation-harness)", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for arm in report.harness:
+        table.add_column(ARMS[arm], justify="right", no_wrap=True)
+    for scores in zip(*report.harness.values(), strict=True):
+        label = plain(f"{scores[0].task}, n={scores[0].n:,}: {scores[0].metric}")
+        table.add_row(label, *(show(score.estimate, 2) or f"{score.value:.2f}" for score in scores))
+    return table
 
 
 def _auc(arm: ArmEntry, attack: str) -> Estimate | None:

@@ -1,5 +1,6 @@
 """The commands, each from its settings to its result: split, train, run, references, evaluate, attack, card, push."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from .arguments import (
     AttackArguments,
     DataArguments,
     EvaluateArguments,
+    HarnessArguments,
     ModelArguments,
     ReferencesArguments,
     RequestArguments,
@@ -36,13 +38,14 @@ from .data import class_names, record_format
 from .errors import InputError
 from .evaluation.assemble import assemble_report
 from .evaluation.evidence import save_tables
+from .evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
 from .evaluation.plots import PLOT_FILE, plot_losses
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
-from .models import load_config, locate, peft_task, task_of, to_device
+from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
 from .preparation import Preparation, console, loading_options, located, lora_config, measured_sets, prepare_run
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
@@ -131,6 +134,9 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         model = locate(run_args.retrained_model)
         task_of(model.name, load_config(model), task, peft=peft_task(model))
     reference = plan_reference(prepared, "retrained", config.seed) if run_args.with_retrained else None
+    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
+    if harness_tasks is not None:
+        check_harness_tasks(harness_tasks, task)
 
     folder, settings = config.folder, run_settings(values, split=prepared.parts.audit.to_dict())
     if is_finished(folder, settings, CARD_FILE):
@@ -138,11 +144,37 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
         report = _unlearn(prepared, run_args.retrained_model, reference, settings)
+    if harness_tasks is not None and not report.harness:
+        retrained = run_args.retrained_model
+        if reference is not None:
+            retrained = str(train_reference(prepared, reference))
+        places = {"original": prepared.source, "unlearned": locate(str(folder))}
+        places |= {"retrained": locate(retrained)} if retrained is not None else {}
+        report = replace(report, harness=_harness(places, harness_tasks, prepared.loading, config))
+        if PartialState().is_main_process:
+            report.save(folder / REPORT_FILE)
+            write_card(folder, report)
     print_report(out, report)
     out.print(f"The model, its card, {REPORT_FILE} and {PLOT_FILE} are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
     return report
+
+
+def _harness(
+    places: dict[str, ModelSource], tasks: list[str], loading: dict[str, Any], config: UnlearningConfig
+) -> dict[str, list[HarnessScore]]:
+    """What each model does on tasks of the harness, one model at a time."""
+    return {
+        arm: harness_scores(
+            to_device(load_any(place, "text-generation", **loading), config.device),
+            load_tokenizer([place, *places.values()]),
+            tasks,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+        )
+        for arm, place in places.items()
+    }
 
 
 def _unlearn(
@@ -230,6 +262,9 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         "test": pick_split(data, test, "dataset_test_split") if test is not None else None,
     }
     check_fit(list(sets.values()), source, model_config, task, config.layout)
+    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
+    if harness_tasks is not None:
+        check_harness_tasks(harness_tasks, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     loading = loading_options(model_args, source, training=False)
@@ -261,6 +296,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         curve=[],
         processes=PartialState().num_processes,
     )
+    if harness_tasks is not None:
+        report = replace(report, harness=_harness(places, harness_tasks, loading, config))
     if PartialState().is_main_process:
         folder = config.folder
         folder.mkdir(parents=True, exist_ok=True)
