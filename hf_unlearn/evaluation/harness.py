@@ -107,11 +107,12 @@ def _score(task: str, key: str, values: dict[str, Any]) -> HarnessScore:
 
 @cache
 def _manager(tasks: tuple[str, ...]) -> Any:
-    """What knows the tasks; to make it takes seconds, because it looks at all of the harness's files."""
+    """What knows the tasks; to make it for the harness's own takes seconds, for it looks at thousands of files."""
     from lm_eval.tasks import TaskManager
 
-    folders = sorted({str(Path(name).parent) for name in tasks if name.endswith(".yaml")})
-    return TaskManager(include_path=folders or None)
+    files = [Path(name) for name in tasks if name.endswith(".yaml")]
+    folders = sorted({str(file.parent) for file in files})
+    return TaskManager(include_path=folders or None, include_defaults=len(files) < len(tasks))
 
 
 def _name(task: str) -> str:
