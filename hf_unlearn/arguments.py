@@ -187,6 +187,21 @@ class EvaluateArguments:
 
 
 @dataclass
+class HarnessArguments:
+    """What is measured besides."""
+
+    _argument_group_name = "other abilities"
+
+    lm_eval_tasks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks of lm-evaluation-harness to put the models to, by name or as YAML files of that name; "
+            "needs the extra lm-eval."
+        },
+    )
+
+
+@dataclass
 class AttackArguments:
     """How hard `hf-unlearn attack` tries."""
 
@@ -196,10 +211,37 @@ class AttackArguments:
         default=30,
         metadata={"help": "Optimiser steps of relearning, each at --learning_rate on --per_device_train_batch_size."},
     )
+    attack_records: int = field(
+        default=50,
+        metadata={"help": "Records of S, and of H, that the models are asked for and shown, drawn by --seed."},
+    )
+    attack_samples: int = field(default=8, metadata={"help": "How often they are asked for each, at temperature 1."})
+    paraphrase_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "A column of D with each prompt in other words; takes the place of the prompt's own. None: a few "
+            "fixed phrases around the prompt."
+        },
+    )
+    public_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Texts that have nothing to do with S (as for --dataset_name, with a column 'text') to train a "
+            "LoRA adapter on, at ten times --learning_rate; None: this attack is left out."
+        },
+    )
 
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
-    "run": (ModelArguments, DataArguments, RequestArguments, RunArguments, ComparisonArguments, UnlearningConfig),
+    "run": (
+        ModelArguments,
+        DataArguments,
+        RequestArguments,
+        RunArguments,
+        ComparisonArguments,
+        HarnessArguments,
+        UnlearningConfig,
+    ),
     "train": (ModelArguments, DataArguments, RequestArguments, TrainArguments, UnlearningConfig),
     "split": (DataArguments, RequestArguments, UnlearningConfig),
     "references": (ModelArguments, DataArguments, RequestArguments, ReferencesArguments, UnlearningConfig),
@@ -209,6 +251,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
         RequestArguments,
         EvaluateArguments,
         ComparisonArguments,
+        HarnessArguments,
         UnlearningConfig,
     ),
     "attack": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, AttackArguments, UnlearningConfig),
@@ -247,6 +290,7 @@ PLACES = (
     "dataset_name",
     "forget_dataset",
     "holdout_dataset",
+    "public_dataset",
     "digest_key_file",
     "output_dir",
 )

@@ -1,6 +1,6 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -35,6 +35,7 @@ SET_NAMES = {
     "retained": "the retained records (L)",
     "test": "the test split",
 }
+TAUGHT = {"forget": "half of S", "retained": "records of L", "public": "public texts with LoRA"}
 ARMS = {"original": "before", "unlearned": "after", "retrained": "retrained"}
 
 
@@ -106,6 +107,8 @@ def print_report(console: Console, report: UnlearningReport) -> None:
             console.print(f"lira and rmia compare with {len(seeds)} retrained models that saw neither S nor H.")
     if report.cost:
         console.print(_price(report.cost), highlight=False)
+    if report.harness:
+        console.print(_harness_table(report))
     if report.method.stop_reason:
         console.print(f"Stopped early: {plain(report.method.stop_reason)}", highlight=False)
     if report.method.plateau:
@@ -136,6 +139,17 @@ def generation_rows(report: UnlearningReport) -> list[tuple[str, dict[str, Estim
             for given, share in scores.extracted.items():
                 rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share
     return list(rows.items())
+
+
+def _harness_table(report: UnlearningReport) -> Table:
+    table = Table(title="On other tasks (lm-evaluation-harness)", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for arm in report.harness:
+        table.add_column(ARMS[arm], justify="right", no_wrap=True)
+    for scores in zip(*report.harness.values(), strict=True):
+        label = plain(f"{scores[0].task}, n={scores[0].n:,}: {scores[0].metric}")
+        table.add_row(label, *(show(score.estimate, 2) or f"{score.value:.2f}" for score in scores))
+    return table
 
 
 def _auc(arm: ArmEntry, attack: str) -> Estimate | None:
@@ -194,17 +208,45 @@ def _closeness_table(arm: str, closeness: Closeness) -> Table:
 
 def print_attacks(console: Console, report: "AttackReport") -> None:
     """Show what the attacks brought back."""
+    models, first = report.models.values(), report.models["unlearned"]
     table = Table(title="The attacks, on copies", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    for heading in ("loss of S held back", "after S", "after L", "AUC at 8 bits", "AUC at 4 bits"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for arm, found in report.models.items():
-        first = found.relearning[0].points[0].forget_loss
-        last = (show(curve.points[-1].forget_loss, 2) for curve in found.relearning)
-        table.add_row(arm, show(first, 2), *last, *(show(score.membership_auc, 2) for score in found.quantised))
+    for arm in report.models:
+        table.add_column(arm, justify="right", no_wrap=True)
+
+    def add(label: str, estimates: Iterable[Estimate | None]) -> None:
+        table.add_row(label, *(show(estimate, 2) for estimate in estimates))
+
+    add("loss of the rest of S", (found.relearning[0].points[0].forget_loss for found in models))
+    for number, curve in enumerate(first.relearning):
+        add(f"  taught {TAUGHT[curve.taught]}", (found.relearning[number].points[-1].forget_loss for found in models))
+    for number, rounded in enumerate(first.quantised):
+        if rounded.membership_auc is not None:
+            add(f"AUC at {rounded.bits} bits", (found.quantised[number].membership_auc for found in models))
+    told = [found.sampling for found in models if found.sampling is not None]
+    if told:
+        often = told[0].forget[-1].samples
+        add(f"S told in {often} samples", (curve.forget[-1].verbatim for curve in told))
+        if told[0].holdout is not None:
+            add(
+                f"H told in {often} samples", (curve.holdout[-1].verbatim if curve.holdout else None for curve in told)
+            )
+    reminded = [found.in_context for found in models if found.in_context is not None]
+    if reminded:
+        add("loss of S, alone", (score.alone for score in reminded))
+        add("  after others of S", (score.after_forget for score in reminded))
+        others = "H" if reminded[0].others == "holdout" else "L"
+        add(f"  after records of {others}", (score.after_others for score in reminded))
+    for number, wording in enumerate(first.wordings):
+        name = plain(wording.wording.replace("{}", "").strip())
+        add(f"loss of S, {name[:28]}", (found.wordings[number].forget_loss for found in models))
+        if wording.membership_auc is not None:
+            add("  AUC", (found.wordings[number].membership_auc for found in models))
     console.print(table)
-    for taught in report.models["unlearned"].steps_until_halfway:
-        console.print(f"  {report.finding(taught)}.", highlight=False)
+    for finding in report.findings():
+        console.print(f"  {plain(finding)}.", highlight=False)
+    for attack, reason in report.skipped.items():
+        console.print(f"  Left out: {attack.replace('_', ' ')}, because {plain(reason)}.", highlight=False)
 
 
 def _number(value: float | None) -> str:

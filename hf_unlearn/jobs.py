@@ -1,5 +1,6 @@
 """The commands, each from its settings to its result: split, train, run, references, evaluate, attack, card, push."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from .arguments import (
     ComparisonArguments,
     DataArguments,
     EvaluateArguments,
+    HarnessArguments,
     ModelArguments,
     ReferencesArguments,
     RequestArguments,
@@ -19,12 +21,15 @@ from .arguments import (
     TrainArguments,
     build,
 )
+from .attack_plan import plan_attacks
 from .attacks import (
     ATTACKS_FILE,
     CURVE_FILE,
+    LEAKS_FILE,
     AttackReport,
     attack_models,
     attacked_models,
+    plot_leaks,
     plot_relearning,
 )
 from .card import CARD_FILE, write_card
@@ -37,13 +42,14 @@ from .evaluation.cache import score_once
 from .evaluation.closeness import HISTOGRAM_FILE
 from .evaluation.evidence import save_tables
 from .evaluation.generation import generation_tables
+from .evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
 from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
-from .models import load_config, load_tokenizer, locate, peft_task, task_of, to_device
+from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
 from .preparation import Preparation, console, loading_options, located, lora_config, measured_sets, prepare_run
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
@@ -145,6 +151,9 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     if (place := build(ComparisonArguments, values).references) is not None:
         named = named_references(Path(place), prepared.parts.audit)
         check_task(named, task)
+    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
+    if harness_tasks is not None:
+        check_harness_tasks(harness_tasks, task)
 
     folder, settings = config.folder, run_settings(values, split=prepared.parts.audit.to_dict())
     if is_finished(folder, settings, CARD_FILE):
@@ -152,11 +161,37 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
         report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
+    if harness_tasks is not None and not report.harness:
+        retrained = run_args.retrained_model
+        if reference is not None:
+            retrained = str(train_reference(prepared, reference))
+        places = {"original": prepared.source, "unlearned": locate(str(folder))}
+        places |= {"retrained": locate(retrained)} if retrained is not None else {}
+        report = replace(report, harness=_harness(places, harness_tasks, prepared.loading, config))
+        if PartialState().is_main_process:
+            report.save(folder / REPORT_FILE)
+            write_card(folder, report)
     print_report(out, report)
     out.print(f"The model, its card, {REPORT_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
     return report
+
+
+def _harness(
+    places: dict[str, ModelSource], tasks: list[str], loading: dict[str, Any], config: UnlearningConfig
+) -> dict[str, list[HarnessScore]]:
+    """What each model does on tasks of the harness, one model at a time."""
+    return {
+        arm: harness_scores(
+            to_device(load_any(place, "text-generation", **loading), config.device),
+            load_tokenizer([place, *places.values()]),
+            tasks,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+        )
+        for arm, place in places.items()
+    }
 
 
 def _unlearn(
@@ -288,6 +323,9 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     if (folder := build(ComparisonArguments, values).references) is not None:
         references = named_references(Path(folder), parts.audit)
         check_task(references, task)
+    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
+    if harness_tasks is not None:
+        check_harness_tasks(harness_tasks, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     loading = loading_options(model_args, source, training=False)
@@ -326,6 +364,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     )
     scored = score_references(references, evidence, loading=loading, device=config.device)
     report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
+    if harness_tasks is not None:
+        report = replace(report, harness=_harness(places, harness_tasks, loading, config))
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
         save_tables(tables, config.folder / "tables")
@@ -358,8 +398,9 @@ UNKNOWN_METHOD = MethodEntry(
 def attack(values: dict[str, Any]) -> AttackReport:
     """Try to bring S back in a copy of a model, and of those that it is compared with."""
     asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
-    if asked.attack_steps < 1:
-        raise InputError(f"--attack_steps {asked.attack_steps} is not possible; it must be 1 or more.")
+    for name in ("attack_steps", "attack_records", "attack_samples"):
+        if vars(asked)[name] < 1:
+            raise InputError(f"--{name} {vars(asked)[name]} is not possible; it must be 1 or more.")
     model_args = build(ModelArguments, values)
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
@@ -369,14 +410,17 @@ def attack(values: dict[str, Any]) -> AttackReport:
     config = prepared.config
     out = console(config)
     require_folder(config.folder)
+    plan = plan_attacks(prepared, asked, model_args)
     places = attacked_models(prepared, compare.original_model, compare.retrained_model)
-    report = attack_models(prepared, places, asked.attack_steps)
+    report = attack_models(prepared, places, plan)
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
         report.save(config.folder / ATTACKS_FILE)
         plot_relearning(report, config.folder / CURVE_FILE)
+        if report.models["unlearned"].sampling is not None:
+            plot_leaks(report, config.folder / LEAKS_FILE)
     print_attacks(out, report)
-    out.print(f"{ATTACKS_FILE} and {CURVE_FILE} are in {plain(config.output_dir)}.")
+    out.print(f"{ATTACKS_FILE} and its plots are in {plain(config.output_dir)}.")
     return report
 
 

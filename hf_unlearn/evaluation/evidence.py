@@ -25,6 +25,7 @@ from .blind import BlindBaseline, Labelled, blind_baseline
 from .membership import calibrated_scores, loss_scores, zlib_scores
 from .report import SetName, written_whole
 from .scoring import score
+from .statistics import Estimate, mean_loss, membership_auc
 from .verdict import Scores
 
 # S and H are scored whole; of L and the test split this many records give the losses well enough.
@@ -219,6 +220,21 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
     if all("group" in tables[name].column_names for name in ("forget", "holdout")):
         groups = tables["forget"]["group"].to_numpy(), tables["holdout"]["group"].to_numpy()
     return Scores(scores("forget"), scores("holdout"), groups)
+
+
+def loss_and_auc(tables: Mapping[SetName, pa.Table]) -> tuple[Estimate, Estimate | None]:
+    """The mean loss of S in nats, and how well the loss tells S from H, None without H.
+
+    Args:
+        tables: as scored; where they name groups, these are the unit of sampling.
+    """
+    forget, found = tables["forget"], attack_scores(tables)
+    nll, tokens = forget["nll"].to_numpy(), forget["tokens"].to_numpy()
+    if "group" in forget.column_names:
+        unit = np.unique(forget["group"].to_numpy(), return_inverse=True)[1]
+        nll, tokens = np.bincount(unit, nll), np.bincount(unit, tokens)
+    auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], groups=found.groups) if found else None
+    return mean_loss(nll, tokens), auc
 
 
 def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:

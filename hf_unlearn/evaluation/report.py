@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..record import DataSource
 from ..retained import SplitAudit
 from ..tasks import TASKS, Task
+from .harness import HarnessScore
 from .membership import AttackResult, attack_result
 from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, rate
 from .utility import Utility
@@ -251,6 +252,7 @@ class UnlearningReport:
             that need some took those of ``retrained``, without the arm ``retrained`` itself when it is among them.
         utility: what the unlearning cost in utility; None where there was nothing to compare.
         group_column: the column that says whose record it is, None where records count as independent.
+        harness: what each model does on tasks of lm-evaluation-harness, by its name in ``arms``.
     """
 
     task: Task
@@ -272,6 +274,7 @@ class UnlearningReport:
     references: dict[str, ReferenceEntry] = field(default_factory=dict)
     utility: Utility | None = None
     group_column: str | None = None
+    harness: dict[str, list[HarnessScore]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return _finite(asdict(self))
