@@ -150,9 +150,9 @@ def new_model(task: str, seed: int, folder: Path) -> PreTrainedModel:
     return BertForSequenceClassification(
         BertConfig(
             vocab_size=VOCABULARY[task], hidden_size=64, intermediate_size=128, num_hidden_layers=1,
-            num_attention_heads=4, max_position_embeddings=128, num_labels=len(CLASSES), pad_token_id=0, hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0, label2id={name: i for i, name in enumerate(CLASSES)},
-            id2label=dict(enumerate(CLASSES)),
+            num_attention_heads=4, max_position_embeddings=128, num_labels=len(CLASSES), pad_token_id=0,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            label2id={name: i for i, name in enumerate(CLASSES)}, id2label=dict(enumerate(CLASSES)),
         )
     )  # fmt: skip
 
@@ -162,7 +162,8 @@ def untrained_llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY["lm"], hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
+            num_attention_heads=4, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+            tie_word_embeddings=True,
         )
     )  # fmt: skip
 
@@ -258,6 +259,12 @@ def run_condition(
     return {name: dataclasses.asdict(f) if dataclasses.is_dataclass(f) else f for name, f in facts.items()}
 
 
+def quietly_on_one_thread() -> None:
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+
+
 def run_seed(seed: int, task: str, sizes: Sizes, root: Path) -> None:
     """Everything of one seed, or nothing if it is there already."""
     facts_file = root / f"seed{seed}" / "facts.json"
@@ -266,9 +273,7 @@ def run_seed(seed: int, task: str, sizes: Sizes, root: Path) -> None:
         if json.loads(facts_file.read_text())["sizes"] != wanted["sizes"]:
             raise SystemExit(f"{facts_file.parent} holds a run of other sizes; name another --output.")
         return
-    torch.set_num_threads(1)
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
+    quietly_on_one_thread()
     started = time.perf_counter()
     pool, tokenizer = prepared(task)
     facts = {
@@ -318,12 +323,17 @@ def main() -> None:
         root.mkdir(parents=True, exist_ok=True)
         asked = {f.name: getattr(args, f.name) for f in dataclasses.fields(Sizes)}
         sizes = dataclasses.replace(SIZES[args.task], **{k: v for k, v in asked.items() if v is not None})
-        torch.set_num_threads(1)
+        quietly_on_one_thread()
         if args.task == "lm":
             make_base(sizes, root)
         seeds = range(args.first_seed, args.first_seed + args.seeds)
-        with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as processes:
-            list(processes.map(partial(run_seed, task=args.task, sizes=sizes, root=root), seeds))
+        one = partial(run_seed, task=args.task, sizes=sizes, root=root)
+        if args.jobs == 1:
+            for seed in seeds:
+                one(seed)
+        else:
+            with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as processes:
+                list(processes.map(one, seeds))
     judge(args.output)
 
 

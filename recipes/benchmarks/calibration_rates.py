@@ -1,6 +1,7 @@
 """The verdict on the models of calibration.py, from the tables that it wrote: how often each word is said."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from matplotlib.figure import Figure
 from hf_unlearn.evaluation.blind import BlindBaseline
 from hf_unlearn.evaluation.evidence import attack_scores
 from hf_unlearn.evaluation.report import write_text
-from hf_unlearn.evaluation.statistics import Estimate, rate, smallest_margin
-from hf_unlearn.evaluation.verdict import Provenance, VerdictWord, decide
+from hf_unlearn.evaluation.statistics import Estimate, rate
+from hf_unlearn.evaluation.verdict import Provenance, Verdict, VerdictWord, decide
 
 MARGIN = 0.10  # the default
 FEW = 10
@@ -65,16 +66,11 @@ CASES = [
 ]
 
 
-def read_tables(file: Path, records: int | None) -> dict[Any, pa.Table]:
-    """A model's tables by set, with the first records of each, which are random ones."""
+def read_tables(file: Path) -> dict[Any, pa.Table]:
+    """A model's tables by set."""
     table = pq.read_table(file)
     names = table["set"].unique().to_pylist()
-    parts = {name: table.filter(pc.field("set") == name).drop_columns(["set"]) for name in names}
-    # A column that some set lacks is empty there.
-    return {
-        name: part.select([c for c in part.column_names if part[c].null_count == 0]).slice(0, records)
-        for name, part in parts.items()
-    }
+    return {name: table.filter(pc.field("set") == name).drop_columns(["set"]) for name in names}
 
 
 def read_blind(facts: dict[str, Any], where: tuple[str, str]) -> BlindBaseline | None:
@@ -84,45 +80,57 @@ def read_blind(facts: dict[str, Any], where: tuple[str, str]) -> BlindBaseline |
     return BlindBaseline(**{k: Estimate(**v) if isinstance(v, dict) else v for k, v in found.items()})
 
 
-def judge_seed(folder: Path, case: Case) -> tuple[tuple[str, str], float]:
-    """The words against H and against a retrained model, and the smallest margin that so many records can confirm."""
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    root = folder / case.folder
-    base = read_tables(root / "base.parquet", case.records) if (root / "base.parquet").exists() else None
-    arms = {arm: read_tables(root / f"{arm}.parquet", case.records) for arm in {case.arm, "original", "reference"}}
-    scores = {arm: attack_scores(tables, base) for arm, tables in arms.items()}
-    blind = read_blind(facts, case.blind)
-    judged = scores[case.arm]
-    assert judged is not None
-    alone, compared = (
-        decide(PROVENANCE, judged, original=scores["original"], retrained=retrained, margin=MARGIN, blind=blind).word
-        for retrained in (None, scores["reference"])
-    )
-    first = next(iter(judged.forget.values()))
-    return (alone, compared), smallest_margin(len(first), len(first), len(judged.forget))
+def judge_seed(folder: Path, facts: dict[str, Any]) -> list[tuple[Verdict, ...]]:
+    """For each case the verdicts, by what it is compared with."""
+    tables = {
+        root: {file.stem: read_tables(file) for file in (folder / root).glob("*.parquet")}
+        for root in ("typical", "atypical")
+    }
+
+    def verdicts(case: Case) -> tuple[Verdict, ...]:
+        # The first records are random ones.
+        arms = {
+            arm: {name: table.slice(0, case.records) for name, table in tables[case.folder][arm].items()}
+            for arm in {case.arm, "original", "reference", "base"} & tables[case.folder].keys()
+        }
+        scores = {arm: attack_scores(sets, arms.get("base")) for arm, sets in arms.items()}
+        blind = read_blind(facts, case.blind)
+        return tuple(
+            decide(
+                PROVENANCE, scores[case.arm], original=scores["original"], margin=MARGIN, blind=blind,
+                retrained=None if compared == "H" else scores["reference"],
+            )
+            for compared in case.compared
+        )  # fmt: skip
+
+    return [verdicts(case) for case in CASES]
 
 
 def rates_of(root: Path) -> dict[str, Any]:
     """All cases of one task."""
     folders = sorted(file.parent for file in root.glob("seed*/facts.json"))
     facts = [json.loads((folder / "facts.json").read_text(encoding="utf-8")) for folder in folders]
+    found = [judge_seed(folder, own) for folder, own in zip(folders, facts, strict=True)]
     rows = []
-    for case in CASES:
-        found = [judge_seed(folder, case) for folder in folders]
-        for compared in case.compared:
-            counts = Counter(words[COMPARED.index(compared)] for words, _ in found)
-            words = {word: _rounded(rate(counts[word], len(found))) for word in WORDS}
+    for i, case in enumerate(CASES):
+        for j, compared in enumerate(case.compared):
+            verdicts = [seed[i][j] for seed in found]
+            counts = Counter(verdict.word for verdict in verdicts)
             wanted = [
-                {"word": word, "least": least, "most": most, "met": least <= counts[word] / len(found) <= most}
+                {"word": word, "least": least, "most": most, "met": least <= counts[word] / len(verdicts) <= most}
                 for word, least, most in case.wanted
             ]
-            margin = round(found[0][1], 3)
             rows.append(
                 {
-                    "case": case.label, "compared_with": compared, "smallest_margin": margin, "wanted": wanted,
-                    "words": words,
+                    "case": case.label,
+                    "compared_with": compared,
+                    "smallest_margin": round(verdicts[0].smallest_margin or 0.0, 3),
+                    "wanted": wanted,
+                    "words": {word: _rounded(rate(counts[word], len(verdicts))) for word in WORDS},
+                    "standard_error": round(sum(map(_error, verdicts)) / len(verdicts), 3),
+                    "decided_by": dict(Counter(verdict.attack for verdict in verdicts).most_common()),
                 }
-            )  # fmt: skip
+            )
     memorised = [f["typical"]["auc"]["original"] for f in facts]
     return {
         "seeds": len(folders),
@@ -135,6 +143,12 @@ def rates_of(root: Path) -> dict[str, Any]:
         },
         "rows": rows,
     }
+
+
+def _error(verdict: Verdict) -> float:
+    """Of the gap that decided, from its 95 % interval."""
+    gap = verdict.gap
+    return (gap.high - gap.low) / (2 * 1.96) if gap else math.nan
 
 
 def _rounded(found: Estimate) -> dict[str, Any]:
@@ -211,7 +225,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(SHADES), fontsize=9, frameon=False)
     wanted = [w for result in tasks.values() for row in result["rows"] for w in row["wanted"]]
     missed = sum(not w["met"] for w in wanted)
-    figure.suptitle(f"The verdict says what it should in {len(wanted) - missed} of {len(wanted)} requirements")
+    figure.suptitle(f"The verdict meets {len(wanted) - missed} of the {len(wanted)} requirements on its rates")
     figure.savefig(path, dpi=120)
 
 
