@@ -76,7 +76,7 @@ class Sizes:
 
 # So many records of S that equivalence within the margin can be confirmed for all attacks together.
 SIZES = {
-    "classifier": Sizes(forget=250, retained=500, test=200, epochs=14),
+    "classifier": Sizes(forget=400, retained=500, test=200, epochs=14),
     "lm": Sizes(forget=300, retained=400, test=200, epochs=12, base_epochs=5),
 }
 LEARNING_RATE = {"classifier": 3e-3, "lm": 5e-3}
