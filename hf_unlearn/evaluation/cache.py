@@ -98,7 +98,7 @@ def _places(
         "batch_size": evidence.batch_size,
         "padding": evidence.collator.pad_token_id,
         "autocast": autocast,
-        "matmul": [torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision],
+        "matmul": torch.backends.cuda.matmul.fp32_precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "software": software_versions(),
         "code": [xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest() for module in SCORING_CODE],
