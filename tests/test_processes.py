@@ -131,6 +131,14 @@ def test_two_processes_write_on_from_the_records_as_one_does(outputs: dict[str, 
     assert {arm: entry.generation for arm, entry in two.items()} == {arm: e.generation for arm, e in one.items()}
 
 
+@pytest.mark.parametrize("arm", ["original", "unlearned"])
+def test_two_processes_find_the_same_gradients(outputs: dict[str, Path], arm: str) -> None:
+    one, two = (pq.read_table(folder / "pairs" / "tables" / f"{arm}.parquet") for folder in outputs.values())
+    norms, again = (table["gradient_norm"].drop_null().to_pylist() for table in (one, two))
+    assert len(norms) == 20, "of S and H"
+    assert again == pytest.approx(norms, rel=1e-3)
+
+
 def test_every_process_has_the_tables_that_one_has_read(outputs: dict[str, Path]) -> None:
     one = json.loads((outputs["one"] / "kept-0.json").read_text())
     two = [json.loads((outputs["two"] / f"kept-{process}.json").read_text()) for process in (0, 1)]

@@ -100,7 +100,7 @@ def main() -> None:
     run("classifier", classifier, tickets_rows(), folder)
     run("tagger", tagger, tagged_rows(), folder)
     run("masked", masked, note_rows(), folder)
-    run("pairs", pairs, secrets, folder)
+    run("pairs", pairs, secrets, folder, gradient_norm_attack=True)
     stopped = run(
         "stopped", lm, secrets, folder, method="base", stop_when_forgotten=True, auc_margin=0.49, measure_steps=1
     )
