@@ -55,6 +55,8 @@ class UnlearningConfig(TrainingArguments):
         auc_margin: the distance in membership AUC within which S counts as not distinguished.
         utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
             or as a fraction of the loss.
+        gradient_norm_attack: also tell S from H by the norm of each record's gradient, which costs a backward pass a
+            record and the memory of a gradient of all weights.
         generate_records: how many records of S and of H to let the models write on from (language models and
             encoder-decoders): ROUGE-L recall, verbatim extraction, refusals; 0 none.
 
@@ -161,6 +163,13 @@ class UnlearningConfig(TrainingArguments):
         metadata={"help": "How much worse the result may do on other records: in accuracy, or as a part of the loss."},
     )
 
+    gradient_norm_attack: bool = field(
+        default=False,
+        metadata={
+            "help": "Also tell S from H by the norm of each record's gradient; costs a backward pass a record and the "
+            "memory of a gradient of all weights."
+        },
+    )
     generate_records: int = field(
         default=0,
         metadata={
@@ -238,6 +247,11 @@ class UnlearningConfig(TrainingArguments):
             )
 
         sharded = self.deepspeed_plugin is not None or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        if self.gradient_norm_attack and sharded:
+            raise InputError(
+                "gradient_norm_attack is not possible while the weights are sharded over processes; leave it out, and "
+                "measure the result with `hf-unlearn evaluate --gradient_norm_attack` in one process."
+            )
         if self.merge_adapter and sharded:
             raise InputError(
                 "merge_adapter is not possible while the weights are sharded over processes; leave it out, and merge "

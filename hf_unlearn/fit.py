@@ -1,7 +1,7 @@
 """Whether data and model fit each other, found out before the model is loaded."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
@@ -48,8 +48,16 @@ def check_fit(
             label_ids(part, form.label, class_ids(model_config))
 
 
-def check_measures(task: Task, config: UnlearningConfig) -> None:
-    """Raise InputError where a measurement is asked for that a model for this task has nothing to say to."""
+def check_measures(task: Task, config: UnlearningConfig, bits: Literal[4, 8] | None) -> None:
+    """Raise InputError where a measurement is asked for that a model cannot be put to.
+
+    Args:
+        task: what the model does.
+        config: the settings.
+        bits: of the weights, None when they are whole.
+    """
+    if config.gradient_norm_attack and bits is not None:
+        raise InputError(f"gradient_norm_attack needs a gradient, and weights in {bits} bits have none; leave it out.")
     if config.generate_records:
         check_writes(task)
 

@@ -49,7 +49,7 @@ from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
-from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
+from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
 from .preparation import Preparation, console, loading_options, located, lora_config, measured_sets, prepare_run
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
@@ -310,7 +310,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     print_audit(out, parts.audit)
     model_config = load_config(source)
     task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
-    check_measures(task, config)
+    loading = loading_options(model_args, source, training=False)
+    check_measures(task, config, loading["bits"] or quantised_bits(model_config))
     test = data_args.dataset_test_split
     sets: dict[SetName, AnyDataset | None] = {
         "forget": parts.forget,
@@ -328,13 +329,13 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         check_harness_tasks(harness_tasks, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
-    loading = loading_options(model_args, source, training=False)
     tables, generated = {}, {}
     evidence = None
     for arm, place in places.items():
         model = load_any(place, task, **loading)
         if evidence is None:
             evidence = measured_sets(sets, [source, *places.values()], model.config, task, config)
+            evidence.gradients = config.gradient_norm_attack
         tables[arm], _ = score_once(evidence, to_device(model, config.device))
         if config.generate_records:
             tokenizer = load_tokenizer([source, *places.values()])

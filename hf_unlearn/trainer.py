@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class UnlearningTrainer(Trainer):
             loaded = model
         plain = plain_model(loaded)
         self.task: Task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
-        check_measures(self.task, args)
+        check_measures(self.task, args, quantised_bits(plain.config))
         self.trained_adapter = isinstance(loaded, PeftModel)
 
         # Lineage
@@ -264,11 +265,15 @@ class UnlearningTrainer(Trainer):
         self._watched_base: dict[SetName, pa.Table] | None = None
         self.add_callback(self.cost)
         self.add_callback(self.interrupt)
-        if self.evidence is None or self.args.measure_steps == 0:
+        if self.evidence is None:
             return
         watched = self.evidence
+        self.evidence = replace(watched, gradients=self.args.gradient_norm_attack)
+        if self.args.measure_steps == 0:
+            return
         if self.args.stop_when_forgotten:
-            watched, self.evidence = self.evidence.halves(self.args.seed)
+            watched, _ = watched.halves(self.args.seed)
+            _, self.evidence = self.evidence.halves(self.args.seed)
         self.watched = watched.at_most(MEASURED_RECORDS, self.args.seed)
         self.add_callback(MeasureForgetting(self.measure, self.args.measure_steps))
         if self.args.stop_when_forgotten:

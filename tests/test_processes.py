@@ -131,12 +131,19 @@ def test_two_processes_write_on_from_the_records_as_one_does(outputs: dict[str, 
     assert {arm: entry.generation for arm, entry in two.items()} == {arm: e.generation for arm, e in one.items()}
 
 
+@pytest.mark.parametrize("arm", ["original", "unlearned"])
+def test_two_processes_find_the_same_gradients(outputs: dict[str, Path], arm: str) -> None:
+    one, two = (pq.read_table(folder / "pairs" / "tables" / f"{arm}.parquet") for folder in outputs.values())
+    norms, again = (table["gradient_norm"].drop_null().to_pylist() for table in (one, two))
+    assert len(norms) == 20, "of S and H"
+    assert again == pytest.approx(norms, rel=1e-3)
+
+
 def test_every_process_has_the_tables_that_one_has_read(outputs: dict[str, Path]) -> None:
     one = json.loads((outputs["one"] / "kept-0.json").read_text())
     two = [json.loads((outputs["two"] / f"kept-{process}.json").read_text()) for process in (0, 1)]
-    assert one[1] == 0 < one[0]
+    assert one[:2] == two[0][:2] == [0, 0], "the run has scored the original"
     assert two[0] == two[1]
-    assert two[0][:2] == one[:2]
     assert two[0][2] == pytest.approx(one[2], rel=1e-5)
 
 

@@ -102,7 +102,7 @@ def main() -> None:
     run("classifier", classifier, tickets_rows(), folder)
     run("tagger", tagger, tagged_rows(), folder)
     run("masked", masked, note_rows(), folder)
-    run("pairs", pairs, secrets, folder)
+    run("pairs", pairs, secrets, folder, gradient_norm_attack=True)
     # What is left makes one batch, so that no process has to fill up its part of the last one.
     many: dict[str, Any] = {"forgotten": 42, "stop_when_forgotten": True, "auc_margin": 0.3, "measure_steps": 1}
     stopped = run("stopped", lm, secrets_rows(100), folder, method="base", **many)

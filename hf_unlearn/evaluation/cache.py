@@ -31,14 +31,17 @@ from ..models import Model, plain_model
 from ..record import software_versions
 from ..tasks import TASKS
 from . import evidence as evidence_code
-from . import memorization, scoring
+from . import gradients, memorization, scoring
 from .evidence import EvidenceSets
 from .report import SetName
 
 # Where the code of a model's layers is of a known version.
 KNOWN_CODE = ("torch.nn.", "transformers.", "peft.")
 # What makes the numbers; a change of it makes all tables old, with no version to be remembered.
-SCORING_CODE = (scoring, memorization, evidence_code)
+SCORING_CODE = [
+    xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest()
+    for module in (scoring, memorization, gradients, evidence_code)
+]
 BATCH_ROWS = 10_000
 
 
@@ -96,12 +99,13 @@ def _places(
     settings = {
         "task": [evidence.task, str(TASKS[evidence.task])],
         "batch_size": evidence.batch_size,
+        "gradients": evidence.gradients,
         "padding": evidence.collator.pad_token_id,
         "autocast": autocast,
-        "matmul": [torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision],
+        "matmul": torch.backends.cuda.matmul.fp32_precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "software": software_versions(),
-        "code": [xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest() for module in SCORING_CODE],
+        "code": SCORING_CODE,
     }
     about = f"{weights} {json.dumps(settings)}"
     return {

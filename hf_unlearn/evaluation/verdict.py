@@ -27,6 +27,7 @@ ATTACKS = {
     "extraction": "extraction strength",
     "reference": "the loss less that of the base model",
     "entropy": "the entropy of the classes",
+    "gradient_norm": "the norm of the loss's gradient",
 }
 
 
