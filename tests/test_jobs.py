@@ -64,8 +64,11 @@ def test_the_whole_road_for_a_language_model(
     assert retrained is not None
     assert original.value > 0.95
     assert 0.1 < retrained.value < 0.9
-    expected = {"fine_tune": "not_forgotten", "base": "exact"}
-    assert report.verdict.word == expected.get(method, report.verdict.word)
+    unlearned = report.arms["unlearned"].membership_auc
+    assert unlearned is not None
+    # Ten records are too few for a verdict of several attacks, but not to see a tendency.
+    assert (report.verdict.word == "exact") == (method == "base")
+    assert (unlearned.value > 0.8) == (method == "fine_tune")
     assert f"Verdict: {report.verdict.word}" in out
     assert re.search(r"rows to forget \(S\)\s+10\n", out)
     assert report.audit is not None
