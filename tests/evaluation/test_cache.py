@@ -212,6 +212,11 @@ def test_other_records_or_another_way_to_score_find_nothing(evidence: EvidenceSe
         sets = replace(evidence, sets={"forget": changed})
         assert score_once(sets, model)[1] == sets.tokens
     assert score_once(replace(evidence, batch_size=3), model)[1] == evidence.tokens
+    steep = replace(evidence, gradients=True)
+    for expected in (steep.tokens, 0):
+        tables, tokens = score_once(steep, model)
+        assert tokens == expected
+        assert "gradient_norm" in tables["holdout"].column_names
 
     def bf16() -> Any:
         return torch.autocast("cpu", torch.bfloat16)
