@@ -193,7 +193,7 @@ def test_a_model_that_was_taught_otherwise_overshoots(lm_original: Path, tmp_pat
     wrong = [{**row, "completion": f" 0000 {WORDS[i % 16]} {WORDS[i % 5]}."} for i, row in enumerate(rows[:40])]
     taught = UnlearningTrainer(
         str(lm_original),
-        config(tmp_path, stop_when_forgotten=True, measure_steps=40, max_steps=200, learning_rate=1e-2),
+        config(tmp_path, stop_when_forgotten=True, measure_steps=120, max_steps=600, learning_rate=1e-2),
         Dataset.from_list(wrong + rows[50:]),
         forget_dataset=split.forget,
         holdout_dataset=split.holdout,
@@ -201,7 +201,7 @@ def test_a_model_that_was_taught_otherwise_overshoots(lm_original: Path, tmp_pat
     taught.train()
     assert taught.stopping.reason is not None, taught.stopping.gaps
     assert taught.stopping.reason.startswith("overshoot")
-    assert taught.state.global_step < 200
+    assert taught.state.global_step < 600
     assert taught.report().verdict.word == "over_forgotten"
 
 
