@@ -330,6 +330,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     tables, generated = {}, {}
+    tokenizer = load_tokenizer([source, *places.values()]) if config.generate_records else None
     evidence = None
     for arm, place in places.items():
         model = load_any(place, task, **loading)
@@ -337,8 +338,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
             evidence = measured_sets(sets, [source, *places.values()], model.config, task, config)
             evidence.gradients = config.gradient_norm_attack
         tables[arm], _ = score_once(evidence, to_device(model, config.device))
-        if config.generate_records:
-            tokenizer = load_tokenizer([source, *places.values()])
+        if tokenizer is not None:
             records, seed = config.generate_records, config.seed
             generated[arm], _ = generation_tables(model, evidence, tokenizer, records=records, seed=seed)
     assert evidence is not None

@@ -321,7 +321,7 @@ def main() -> None:
     if args.task:
         root = args.output / args.task
         root.mkdir(parents=True, exist_ok=True)
-        asked = {f.name: getattr(args, f.name) for f in dataclasses.fields(Sizes)}
+        asked = {f.name: vars(args)[f.name] for f in dataclasses.fields(Sizes)}
         sizes = dataclasses.replace(SIZES[args.task], **{k: v for k, v in asked.items() if v is not None})
         quietly_on_one_thread()
         if args.task == "lm":

@@ -28,7 +28,7 @@ from hf_unlearn.evaluation.scoring import score
 
 # Vocabulary, examples in a batch, tokens in an example: 0.5 GiB of logits in float32.
 CASES = ((1_024, 256, 512), (256_000, 4, 128))
-DTYPES = ("float32", "bfloat16")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PASSES = ("forward", "score")
 BATCHES = 2
 
@@ -55,7 +55,7 @@ def measured(which: str, dtype: str, vocabulary: int, batch_size: int, length: i
         vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=length,
     )  # fmt: skip
-    model: Any = LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
+    model: Any = LlamaForCausalLM(config).to(DTYPES[dtype]).eval()
     ids = torch.randint(vocabulary, (BATCHES * batch_size, length)).tolist()
     columns = {"input_ids": ids, "attention_mask": [[1] * length] * len(ids), "labels": ids, "row": range(len(ids))}
     examples = Dataset.from_dict(columns)
