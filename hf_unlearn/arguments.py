@@ -139,16 +139,39 @@ class TrainArguments:
 class ReferencesArguments:
     """Which reference models to train."""
 
-    _argument_group_name = "references: models that never saw S"
+    _argument_group_name = "references: models to compare a run with, several seeds of each kind"
 
-    seeds: int = field(default=8, metadata={"help": "How many of each kind: --seed and the next ones."})
+    seeds: int = field(
+        default=8,
+        metadata={
+            "help": "How many of each kind: --seed and the next ones. Proving any epsilon takes 12 or more, see "
+            "`hf-unlearn plan`."
+        },
+    )
     arms: list[str] = field(
         default_factory=lambda: ["retrained"],
         metadata={
             "help": "The kinds. retrained: on L, as the training record says, a full training each; "
             "retrained_unlearned: the same, then put through this run's own unlearning; same_budget: the base, "
-            "trained on L for what this run spends.",
-            "choices": ["retrained", "retrained_unlearned", "same_budget"],
+            "trained on L for what this run spends. These never saw S. unlearned: this run's own unlearning of the "
+            "original, to be compared with them; as there is one original, epsilon is conditional on it.",
+            "choices": ["retrained", "retrained_unlearned", "same_budget", "unlearned"],
+        },
+    )
+    delta: float = field(default=1e-5, metadata={"help": "delta of the definition of epsilon."})
+
+
+@dataclass
+class ComparisonArguments:
+    """Which references `hf-unlearn run` and `hf-unlearn evaluate` compare with."""
+
+    _argument_group_name = "references"
+
+    references: str | None = field(
+        default=None,
+        metadata={
+            "help": "The folder `references` that `hf-unlearn references` made: their spread goes into the report, "
+            "and from two retrained ones on the attacks LiRA and RMIA. A run finds those in its output_dir by itself."
         },
     )
 
@@ -164,6 +187,21 @@ class EvaluateArguments:
 
 
 @dataclass
+class HarnessArguments:
+    """What is measured besides."""
+
+    _argument_group_name = "other abilities"
+
+    lm_eval_tasks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks of lm-evaluation-harness to put the models to, by name or as YAML files of that name; "
+            "needs the extra lm-eval."
+        },
+    )
+
+
+@dataclass
 class AttackArguments:
     """How hard `hf-unlearn attack` tries."""
 
@@ -173,15 +211,60 @@ class AttackArguments:
         default=30,
         metadata={"help": "Optimiser steps of relearning, each at --learning_rate on --per_device_train_batch_size."},
     )
+    attack_records: int = field(
+        default=50,
+        metadata={"help": "Records of S, and of H, that the models are asked for and shown, drawn by --seed."},
+    )
+    attack_samples: int = field(default=8, metadata={"help": "How often they are asked for each, at temperature 1."})
+    paraphrase_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "A column of D with each prompt in other words; takes the place of the prompt's own. None: a few "
+            "fixed phrases around the prompt."
+        },
+    )
+    public_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Texts that have nothing to do with S (as for --dataset_name, with a column 'text') to train a "
+            "LoRA adapter on, at ten times --learning_rate; None: this attack is left out."
+        },
+    )
 
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
-    "run": (ModelArguments, DataArguments, RequestArguments, RunArguments, UnlearningConfig),
+    "run": (
+        ModelArguments,
+        DataArguments,
+        RequestArguments,
+        RunArguments,
+        ComparisonArguments,
+        HarnessArguments,
+        UnlearningConfig,
+    ),
     "train": (ModelArguments, DataArguments, RequestArguments, TrainArguments, UnlearningConfig),
     "split": (DataArguments, RequestArguments, UnlearningConfig),
     "references": (ModelArguments, DataArguments, RequestArguments, ReferencesArguments, UnlearningConfig),
-    "evaluate": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, UnlearningConfig),
+    "evaluate": (
+        ModelArguments,
+        DataArguments,
+        RequestArguments,
+        EvaluateArguments,
+        ComparisonArguments,
+        HarnessArguments,
+        UnlearningConfig,
+    ),
     "attack": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, AttackArguments, UnlearningConfig),
+}
+
+ABOUT = {
+    "references": "Train models to compare a run with, each once and with a seed of its own, into references/ in the "
+    "run's output_dir, and show what they make of S and H. The same command goes on where it was, and adds seeds and "
+    "kinds to those that are there; `hf-unlearn run` in that output_dir then compares with them. Once there are "
+    "three or more models of the kind unlearned and of another, references.json says how far they are apart: "
+    "epsilon as a bound from below that holds on models which had no part in choosing the attack, what a perfect "
+    "attack could have proven with so many, the score F of the 2023 challenge beside what models that are alike get, "
+    "and U-LiRA; epsilon_histogram.png shows it. H is the control: neither kind saw it."
 }
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
@@ -204,9 +287,11 @@ PLACES = (
     "rewind_checkpoint",
     "original_model",
     "retrained_model",
+    "references",
     "dataset_name",
     "forget_dataset",
     "holdout_dataset",
+    "public_dataset",
     "digest_key_file",
     "output_dir",
 )
@@ -279,6 +364,7 @@ class _Parser(HfArgumentParser):
             if action.dest in INHERITED and not everything and action.dest != "output_dir":
                 action.help = argparse.SUPPRESS
         self.usage = f"hf-unlearn {self.command} --config recipe.yaml [--flag value ...]"
+        self.description = ABOUT.get(self.command)
         self.epilog = (
             "Every flag of transformers' TrainingArguments works too, such as --learning_rate, --num_train_epochs, "
             "--per_device_train_batch_size, --seed; --help_all lists them."

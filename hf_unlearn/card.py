@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .console import SET_NAMES, show
+from .console import SET_NAMES, generation_rows, show
 from .errors import in_one_line
-from .evaluation.plots import PLOT_FILE
+from .evaluation.outside import OUTSIDE_ATTACKS
+from .evaluation.plots import PICTURES
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
@@ -52,6 +53,13 @@ REPEATED_SETTINGS = (
     "completion_template",
 )
 
+REFERENCE_NAMES = {
+    "retrained": "retrained on L",
+    "retrained_unlearned": "retrained on L, then put through the same unlearning",
+    "same_budget": "trained on L from the base at the price of the unlearning",
+    "unlearned": "this unlearning of the same original, repeated",
+}
+
 # What a reader must know before anything else.
 FIRST_LINES = {
     "not_forgotten": "This model still knows the records it was asked to forget.",
@@ -75,13 +83,14 @@ def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, A
 
 def rendered_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, Any] | None = None) -> str:
     """The card of a finished run, as :func:`write_card` writes it."""
-    return render_card(report, folder.resolve().name, (folder / PLOT_FILE).is_file(), overrides)
+    pictures = [name for name in PICTURES if (folder / name).is_file()]
+    return render_card(report, folder.resolve().name, pictures, overrides)
 
 
 def render_card(
     report: UnlearningReport,
     name: str,
-    has_plot: bool = True,
+    pictures: Collection[str] = tuple(PICTURES),
     overrides: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the card.
@@ -89,7 +98,7 @@ def render_card(
     Args:
         report: what the card says.
         name: of the model, unless overridden.
-        has_plot: whether the picture lies beside it.
+        pictures: those of :data:`~hf_unlearn.evaluation.plots.PICTURES` that lie beside it.
         overrides: see :func:`write_card`.
     """
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
@@ -102,18 +111,20 @@ def render_card(
             report=report,
             metadata=_metadata(report, name, given).to_yaml(),
             name=name,
-            has_plot=has_plot,
+            pictures={name: text for name, text in PICTURES.items() if name in pictures},
             first_line=FIRST_LINES.get(report.verdict.word),
             arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
             sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],
             set_names=SET_NAMES,
+            reference_names=REFERENCE_NAMES,
             parent=_parent(report),
             settings=_settings(report),
             strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
             ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
             flags=_flags(report),
             facts=TASKS[report.task],
-            attack_names=ATTACKS,
+            attack_names=ATTACKS | OUTSIDE_ATTACKS,
+            generation_rows=generation_rows(report),
             loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
             on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
         )

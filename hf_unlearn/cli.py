@@ -20,7 +20,7 @@ USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, an
   hf-unlearn train      --config recipe.yaml   train the original model, with the record that later runs read
   hf-unlearn references --config recipe.yaml   train models that never saw the records, to compare a run with
   hf-unlearn evaluate   --config recipe.yaml   measure a model that another tool unlearned
-  hf-unlearn attack     --config recipe.yaml   look whether a few steps of training bring the records back
+  hf-unlearn attack     --config recipe.yaml   try to bring the records back: by training, rounding and asking
   hf-unlearn card       FOLDER                 write a finished run's model card again
   hf-unlearn push       FOLDER --hub_model_id owner/name   publish a finished run in one commit
   hf-unlearn plan       --epsilon 2            say how many models the proof of an epsilon needs, and their price

@@ -66,10 +66,15 @@ class UnlearningConfig(TrainingArguments):
 
     Args:
         measure_steps: measure S against H every so many steps, or that fraction of the training when below 1; 0 never.
-        stop_when_forgotten: stop once S can no longer be told from H; half of each is watched, the other half judged.
+        stop_when_forgotten: stop once the verdict's tests find S forgotten, or treated worse than H, and say when
+            neither is to come; half of each is watched, the other half judged, and the looks share the 5 % error.
         auc_margin: the distance in membership AUC within which S counts as not distinguished.
         utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
             or as a fraction of the loss.
+        gradient_norm_attack: also tell S from H by the norm of each record's gradient, which costs a backward pass a
+            record and the memory of a gradient of all weights.
+        generate_records: how many records of S and of H to let the models write on from (language models and
+            encoder-decoders): ROUGE-L recall, verbatim extraction, refusals; 0 none.
 
     NOTE: these defaults differ from the parent's: ``learning_rate`` is None, which mostly becomes the parent's 5e-5,
     ``lr_scheduler_type`` is None, which mostly becomes the parent's ``"linear"``, ``logging_steps`` is 10 instead of
@@ -166,7 +171,8 @@ class UnlearningConfig(TrainingArguments):
     stop_when_forgotten: bool = field(
         default=False,
         metadata={
-            "help": "Stop once S can no longer be told from H. Half of each is watched, the other half is judged."
+            "help": "Stop once the verdict's tests find S forgotten, or treated worse than H. Half of each is "
+            "watched, the other half is judged."
         },
     )
     auc_margin: float = field(
@@ -176,6 +182,21 @@ class UnlearningConfig(TrainingArguments):
     utility_margin: float = field(
         default=0.05,
         metadata={"help": "How much worse the result may do on other records: in accuracy, or as a part of the loss."},
+    )
+
+    gradient_norm_attack: bool = field(
+        default=False,
+        metadata={
+            "help": "Also tell S from H by the norm of each record's gradient; costs a backward pass a record and the "
+            "memory of a gradient of all weights."
+        },
+    )
+    generate_records: int = field(
+        default=0,
+        metadata={
+            "help": "Records of S and of H to let the models write on from, for ROUGE-L recall, verbatim extraction "
+            "and refusals; costs a greedy generation each. 0: none."
+        },
     )
 
     # > Defaults that differ from the parent's
@@ -235,6 +256,7 @@ class UnlearningConfig(TrainingArguments):
         _require(0 < self.utility_margin < 1, "utility_margin", self.utility_margin, "between 0 and 1")
         _require(0 < self.mlm_probability < 1, "mlm_probability", self.mlm_probability, "between 0 and 1")
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
+        _require(self.generate_records >= 0, "generate_records", self.generate_records, "0 or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
         if self.stop_when_forgotten and self.measure_steps == 0:
             raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")
@@ -279,6 +301,11 @@ class UnlearningConfig(TrainingArguments):
             raise InputError(
                 f"The method {method.name!r} looks at the weights between the steps, and DeepSpeed keeps them to "
                 "itself; use one process, data parallelism or FSDP2 (recipes/accelerate)."
+            )
+        if self.gradient_norm_attack and sharded:
+            raise InputError(
+                "gradient_norm_attack is not possible while the weights are sharded over processes; leave it out, and "
+                "measure the result with `hf-unlearn evaluate --gradient_norm_attack` in one process."
             )
         if self.merge_adapter and sharded:
             raise InputError(

@@ -1,7 +1,7 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -9,14 +9,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from .errors import in_one_line
-from .evaluation.report import ArmEntry, CostEntry, UnlearningReport
+from .evaluation.closeness import Closeness
+from .evaluation.outside import OUTSIDE_ATTACKS
+from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .retained import SplitAudit
 from .tasks import TASKS
 
 if TYPE_CHECKING:
     from .attacks import AttackReport
-    from .references import Arm, ArmSummary
+    from .references import ReferencesReport
 
 COLOURS = {
     "exact": "green",
@@ -33,6 +35,7 @@ SET_NAMES = {
     "retained": "the retained records (L)",
     "test": "the test split",
 }
+TAUGHT = {"forget": "half of S", "retained": "records of L", "public": "public texts with LoRA"}
 ARMS = {"original": "before", "unlearned": "after", "retrained": "retrained"}
 
 
@@ -89,14 +92,27 @@ def print_report(console: Console, report: UnlearningReport) -> None:
                 if any(s and vars(s)[measure] for s in scores):
                     label = measure.replace("_", " ")
                     table.add_row(f"{label:>26}", *(show(vars(s)[measure] if s else None, 2) for s in scores))
+    for label, found in generation_rows(report):
+        table.add_row(f"{label:>26}", *(show(found.get(arm), 2) for arm in arms))
     if report.arms["unlearned"].membership_auc:
         table.add_row("membership AUC of S: loss", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
     for attack in report.arms["unlearned"].attacks:
         if attack != "loss":
             table.add_row(f"{attack:>26}", *(show(_auc(report.arms[arm], attack), 2) for arm in arms))
     console.print(table)
+    if report.references:
+        console.print(_references_table(report.references))
+        if OUTSIDE_ATTACKS.keys() & report.arms["unlearned"].attacks:
+            seeds = report.references["retrained"].seeds
+            console.print(f"lira and rmia compare with {len(seeds)} retrained models that saw neither S nor H.")
     if report.cost:
         console.print(_price(report.cost), highlight=False)
+    if report.harness:
+        console.print(_harness_table(report))
+    if report.method.stop_reason:
+        console.print(f"Stopped early: {plain(report.method.stop_reason)}", highlight=False)
+    if report.method.plateau:
+        console.print(plain(report.method.plateau), highlight=False)
     verdict = report.verdict
     console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]")
     for line in verdict.reasons:
@@ -109,37 +125,128 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
 
 
+def generation_rows(report: UnlearningReport) -> list[tuple[str, dict[str, Estimate]]]:
+    """What the models write, a row for each number: what it is, and by model how much."""
+    rows: dict[str, dict[str, Estimate]] = {}
+    for name, letter in (("forget", "S"), ("holdout", "H")):
+        for arm, entry in report.arms.items():
+            if (scores := entry.generation.get(name)) is None:
+                continue
+            of = f"of {scores.records:,} records of {letter}"
+            if scores.rouge_l_recall is not None:
+                rows.setdefault(f"ROUGE-L recall {of}", {})[arm] = scores.rouge_l_recall
+            rows.setdefault(f"refusals {of}", {})[arm] = scores.refusal_rate
+            for given, share in scores.extracted.items():
+                rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share
+    return list(rows.items())
+
+
+def _harness_table(report: UnlearningReport) -> Table:
+    table = Table(title="On other tasks (lm-evaluation-harness)", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for arm in report.harness:
+        table.add_column(ARMS[arm], justify="right", no_wrap=True)
+    for scores in zip(*report.harness.values(), strict=True):
+        label = plain(f"{scores[0].task}, n={scores[0].n:,}: {scores[0].metric}")
+        table.add_row(label, *(show(score.estimate, 2) or f"{score.value:.2f}" for score in scores))
+    return table
+
+
 def _auc(arm: ArmEntry, attack: str) -> Estimate | None:
     return arm.attacks[attack].auc if attack in arm.attacks else None
 
 
-def print_references(console: Console, summaries: Mapping["Arm", "ArmSummary"]) -> None:
-    """Show what the reference models of each arm make of S and H."""
-    table = Table(title="The references, which never saw S", title_justify="left", box=SIMPLE_HEAD)
+def print_references(console: Console, report: "ReferencesReport") -> None:
+    """Show what the models of each arm make of S and H, and how close the unlearned ones are to the others."""
+    console.print(_references_table(report.arms))
+    for arm, found in report.closeness.items():
+        console.print(_closeness_table(arm, found))
+        for sentence in found.findings:
+            console.print(f"  {sentence}.", highlight=False)
+        for assumption in found.assumptions:
+            console.print(f"  - {assumption}", highlight=False)
+
+
+def _references_table(arms: Mapping[Any, ReferenceEntry]) -> Table:
+    title = "The references, which never saw S"
+    if "unlearned" in arms:
+        title += ", and this unlearning repeated"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for heading in ("models", "membership AUC of S", "SD", "lowest to highest", "loss of S", "loss of H"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for arm, found in summaries.items():
-        auc, deviation = (_number(value) for value in (found.auc, found.auc_deviation))
-        extremes = f"{_number(found.auc_lowest)} to {_number(found.auc_highest)}" if found.auc is not None else ""
-        means = (_number(found.forget_loss), _number(found.holdout_loss))
-        table.add_row(arm, f"{len(found.seeds)}", auc, deviation, extremes, *means)
-    console.print(table)
+    for arm, found in arms.items():
+        auc = found.aucs.get("loss")
+        spread = ("", "", "")
+        if auc is not None:
+            extremes = f"{_number(auc.lowest)} to {_number(auc.highest)}"
+            spread = (_number(auc.mean), _number(auc.deviation), extremes)
+        means = (_number(found.losses["forget"]), _number(found.losses.get("holdout")))
+        table.add_row(arm, f"{len(found.seeds)}", *spread, *means)
+    return table
+
+
+def _closeness_table(arm: str, closeness: Closeness) -> Table:
+    table = Table(title=f"How far this unlearning is from {arm}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    headings = ("epsilon >", "of at most", "credible", "by one record", "F (of models alike)", "U-LiRA AUC")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, found in closeness.sets.items():
+        low, high = found.pooled.credible
+        table.add_row(
+            "S" if name == "forget" else "H, the control",
+            _number(found.pooled.epsilon),
+            _number(found.pooled.ceiling),
+            f"{low:.2f} to {high:.2f}",
+            _number(found.single.epsilon),
+            f"{found.quality:.3f} ({found.quality_null:.3f})",
+            show(found.lira_auc, 2),
+        )
+    return table
 
 
 def print_attacks(console: Console, report: "AttackReport") -> None:
     """Show what the attacks brought back."""
+    models, first = report.models.values(), report.models["unlearned"]
     table = Table(title="The attacks, on copies", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    for heading in ("loss of S held back", "after S", "after L", "AUC at 8 bits", "AUC at 4 bits"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for arm, found in report.models.items():
-        first = found.relearning[0].points[0].forget_loss
-        last = (show(curve.points[-1].forget_loss, 2) for curve in found.relearning)
-        table.add_row(arm, show(first, 2), *last, *(show(score.membership_auc, 2) for score in found.quantised))
+    for arm in report.models:
+        table.add_column(arm, justify="right", no_wrap=True)
+
+    def add(label: str, estimates: Iterable[Estimate | None]) -> None:
+        table.add_row(label, *(show(estimate, 2) for estimate in estimates))
+
+    add("loss of the rest of S", (found.relearning[0].points[0].forget_loss for found in models))
+    for number, curve in enumerate(first.relearning):
+        add(f"  taught {TAUGHT[curve.taught]}", (found.relearning[number].points[-1].forget_loss for found in models))
+    for number, rounded in enumerate(first.quantised):
+        if rounded.membership_auc is not None:
+            add(f"AUC at {rounded.bits} bits", (found.quantised[number].membership_auc for found in models))
+    told = [found.sampling for found in models if found.sampling is not None]
+    if told:
+        often = told[0].forget[-1].samples
+        add(f"S told in {often} samples", (curve.forget[-1].verbatim for curve in told))
+        if told[0].holdout is not None:
+            add(
+                f"H told in {often} samples", (curve.holdout[-1].verbatim if curve.holdout else None for curve in told)
+            )
+    reminded = [found.in_context for found in models if found.in_context is not None]
+    if reminded:
+        add("loss of S, alone", (score.alone for score in reminded))
+        add("  after others of S", (score.after_forget for score in reminded))
+        others = "H" if reminded[0].others == "holdout" else "L"
+        add(f"  after records of {others}", (score.after_others for score in reminded))
+    for number, wording in enumerate(first.wordings):
+        name = plain(wording.wording.replace("{}", "").strip())
+        add(f"loss of S, {name[:28]}", (found.wordings[number].forget_loss for found in models))
+        if wording.membership_auc is not None:
+            add("  AUC", (found.wordings[number].membership_auc for found in models))
     console.print(table)
-    for taught in report.models["unlearned"].steps_until_halfway:
-        console.print(f"  {report.finding(taught)}.", highlight=False)
+    for finding in report.findings():
+        console.print(f"  {plain(finding)}.", highlight=False)
+    for attack, reason in report.skipped.items():
+        console.print(f"  Left out: {attack.replace('_', ' ')}, because {plain(reason)}.", highlight=False)
 
 
 def _number(value: float | None) -> str:
@@ -150,6 +257,8 @@ def _price(cost: CostEntry) -> str:
     spent = (
         f"Cost: {cost.seconds:.0f} s, {cost.flops:.2g} FLOPs for training, {cost.measuring_flops:.2g} for measuring"
     )
+    if cost.kept_flops:
+        spent += f" ({cost.kept_flops:.2g} more by an earlier run)"
     if cost.training_ratio is None or cost.total_ratio is None:
         return f"{spent}; retraining's is unknown (no training record)."
     return f"{spent}: {cost.training_ratio:.0%} of retraining's, {cost.total_ratio:.0%} with the measuring."

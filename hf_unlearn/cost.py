@@ -16,7 +16,8 @@ class CostMeter(TrainerCallback, ExportableState):
     Attributes:
         training_seconds: wall-clock time in the training loop, measuring included.
         measuring_seconds: wall-clock time of all measurements.
-        measuring_flops: floating point operations of all measurements.
+        measuring_flops: floating point operations of all measurements that were made.
+        kept_flops: what those that were read, because an earlier run had made them, cost then.
         peak_memory_bytes: most memory held so far.
     """
 
@@ -24,6 +25,7 @@ class CostMeter(TrainerCallback, ExportableState):
         self.training_seconds = 0.0
         self.measuring_seconds = 0.0
         self.measuring_flops = 0.0
+        self.kept_flops = 0.0
         self.peak_memory_bytes = 0
         self._started: float | None = None
 
@@ -40,14 +42,15 @@ class CostMeter(TrainerCallback, ExportableState):
         self._bank()
         self._started = None
 
-    def measured(self, seconds: float, flops: float) -> None:
-        """Add one measurement."""
+    def measured(self, seconds: float, flops: float, kept_flops: float = 0.0) -> None:
+        """Add one measurement, made or read."""
         self.measuring_seconds += seconds
         self.measuring_flops += flops
+        self.kept_flops += kept_flops
 
     def state(self) -> dict[str, dict[str, float]]:
         self._bank()
-        names = ("training_seconds", "measuring_seconds", "measuring_flops", "peak_memory_bytes")
+        names = ("training_seconds", "measuring_seconds", "measuring_flops", "kept_flops", "peak_memory_bytes")
         return {"args": {}, "attributes": {name: vars(self)[name] for name in names}}
 
     def restore(self, attributes: dict[str, Any]) -> None:

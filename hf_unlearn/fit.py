@@ -1,13 +1,15 @@
 """Whether data and model fit each other, found out before the model is loaded."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
 from .checks import check_examples, check_records
+from .config import UnlearningConfig
 from .data import class_ids, label_ids, record_format
 from .errors import InputError
+from .evaluation.generation import check_writes
 from .models import ARCHITECTURES, ModelSource
 from .tables import AnyDataset, column_names
 from .tasks import TASKS, Task
@@ -44,6 +46,20 @@ def check_fit(
         # The classes of a classifier that is an adapter are in its training record; encoding looks at them.
         if TASKS[task].classes and source is not None and not source.adapter:
             label_ids(part, form.label, class_ids(model_config))
+
+
+def check_measures(task: Task, config: UnlearningConfig, bits: Literal[4, 8] | None) -> None:
+    """Raise InputError where a measurement is asked for that a model cannot be put to.
+
+    Args:
+        task: what the model does.
+        config: the settings.
+        bits: of the weights, None when they are whole.
+    """
+    if config.gradient_norm_attack and bits is not None:
+        raise InputError(f"gradient_norm_attack needs a gradient, and weights in {bits} bits have none; leave it out.")
+    if config.generate_records:
+        check_writes(task)
 
 
 def check_head(base: ModelSource, model_config: PretrainedConfig, task: Task, classes: int) -> None:

@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from .card import CARD_FILE, rendered_card
 from .errors import InputError
+from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
 from .hub_errors import hub_trouble, publishing_errors, seconds_to_wait
 from .models import MODEL_FILES, ModelSource
@@ -29,7 +30,7 @@ Result = TypeVar("Result")
 PUBLISHED = (
     *MODEL_FILES,
     "unlearning_report.json",
-    "loss_histograms.png",
+    *PICTURES,
     "*.safetensors",
     "*.safetensors.index.json",
 )
@@ -49,7 +50,7 @@ def publish(
     push_anyway: bool = False,
     push_to_existing: bool = False,
 ) -> CommitInfo:
-    """Upload a finished run's model, tokenizer, card, report and picture as one commit.
+    """Upload a finished run's model, tokenizer, card, report and pictures as one commit.
 
     Args:
         folder: the output folder of a run.

@@ -1,5 +1,6 @@
 """The commands, each from its settings to its result: split, train, run, references, evaluate, attack, card, push."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,8 +10,10 @@ from rich.console import Console
 
 from .arguments import (
     AttackArguments,
+    ComparisonArguments,
     DataArguments,
     EvaluateArguments,
+    HarnessArguments,
     ModelArguments,
     ReferencesArguments,
     RequestArguments,
@@ -18,12 +21,15 @@ from .arguments import (
     TrainArguments,
     build,
 )
+from .attack_plan import plan_attacks
 from .attacks import (
     ATTACKS_FILE,
     CURVE_FILE,
+    LEAKS_FILE,
     AttackReport,
     attack_models,
     attacked_models,
+    plot_leaks,
     plot_relearning,
 )
 from .card import CARD_FILE, write_card
@@ -32,14 +38,18 @@ from .console import plain, print_attacks, print_audit, print_references, print_
 from .data import class_names, record_format
 from .errors import InputError
 from .evaluation.assemble import assemble_report
+from .evaluation.cache import score_once
+from .evaluation.closeness import HISTOGRAM_FILE
 from .evaluation.evidence import save_tables
-from .evaluation.plots import PLOT_FILE, plot_losses
+from .evaluation.generation import generation_tables
+from .evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
+from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import Provenance
-from .fit import check_fit, check_head
+from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
-from .models import load_config, locate, peft_task, task_of, to_device
+from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
 from .preparation import (
     METHOD_SETTINGS,
     Preparation,
@@ -52,14 +62,23 @@ from .preparation import (
 )
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
+    REFERENCES_FILE,
     Arm,
-    ArmSummary,
     Reference,
+    ReferencesReport,
+    TrainedReference,
+    check_task,
+    evidence_of,
+    named_references,
+    own_references,
     plan_reference,
     plan_references,
+    precision,
+    references_report,
+    save_references,
     score_references,
-    summarise_references,
     train_reference,
+    with_references,
 )
 from .retained import split_retained
 from .sources import holdout_rows, load_data, pick_split, split_data
@@ -137,22 +156,59 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         model = locate(run_args.retrained_model)
         task_of(model.name, load_config(model), task, peft=peft_task(model))
     reference = plan_reference(prepared, "retrained", config.seed) if run_args.with_retrained else None
+    named = None
+    if (place := build(ComparisonArguments, values).references) is not None:
+        named = named_references(Path(place), prepared.parts.audit)
+        check_task(named, task)
+    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
+    if harness_tasks is not None:
+        check_harness_tasks(harness_tasks, task)
 
     folder, settings = config.folder, run_settings(values, split=prepared.parts.audit.to_dict())
     if is_finished(folder, settings, CARD_FILE):
         out.print(f"{plain(folder)} holds this run, finished.")
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
-        report = _unlearn(prepared, run_args.retrained_model, reference, settings)
+        report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
+    if harness_tasks is not None and not report.harness:
+        retrained = run_args.retrained_model
+        if reference is not None:
+            retrained = str(train_reference(prepared, reference))
+        places = {"original": prepared.source, "unlearned": locate(str(folder))}
+        places |= {"retrained": locate(retrained)} if retrained is not None else {}
+        report = replace(report, harness=_harness(places, harness_tasks, prepared.loading, config))
+        if PartialState().is_main_process:
+            report.save(folder / REPORT_FILE)
+            write_card(folder, report)
     print_report(out, report)
-    out.print(f"The model, its card, {REPORT_FILE} and {PLOT_FILE} are in {plain(folder)}.")
+    out.print(f"The model, its card, {REPORT_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
     return report
 
 
+def _harness(
+    places: dict[str, ModelSource], tasks: list[str], loading: dict[str, Any], config: UnlearningConfig
+) -> dict[str, list[HarnessScore]]:
+    """What each model does on tasks of the harness, one model at a time."""
+    return {
+        arm: harness_scores(
+            to_device(load_any(place, "text-generation", **loading), config.device),
+            load_tokenizer([place, *places.values()]),
+            tasks,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+        )
+        for arm, place in places.items()
+    }
+
+
 def _unlearn(
-    prepared: Preparation, retrained: str | None, reference: Reference | None, settings: dict[str, Any]
+    prepared: Preparation,
+    retrained: str | None,
+    reference: Reference | None,
+    named: list[TrainedReference] | None,
+    settings: dict[str, Any],
 ) -> UnlearningReport:
     parts, data = prepared.parts, prepared.data
     trainer = unlearn(
@@ -173,8 +229,29 @@ def _unlearn(
         data.name, data.config, data.split, data.revision, parts.audit.dataset_fingerprint, parts.audit.dataset_rows
     )
     report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained)
+    evidence = trainer.evidence
+    assert evidence is not None
+    scored = score_references(
+        named if named is not None else _own_references(prepared),
+        evidence,
+        loading=prepared.loading,
+        device=prepared.config.device,
+        trust_remote_code=prepared.source.trust_remote_code,
+        context=trainer.accelerator.autocast,
+    )
+    report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
+    trainer.evidence_report = report
     trainer.save_model()
     return report
+
+
+def _own_references(prepared: Preparation) -> list[TrainedReference]:
+    """The references in the run's own folder; tells of those that are left out."""
+    found, others = own_references(prepared)
+    if others:
+        place = plain(prepared.config.folder / REFERENCES_FOLDER)
+        console(prepared.config).print(f"{others} models in {place} belong to other settings and are left out.")
+    return found
 
 
 def _publish(folder: Path, config: UnlearningConfig, run_args: RunArguments, out: Console) -> None:
@@ -194,22 +271,36 @@ def _publish(folder: Path, config: UnlearningConfig, run_args: RunArguments, out
 # references
 
 
-def references(values: dict[str, Any]) -> dict[Arm, ArmSummary]:
+def references(values: dict[str, Any]) -> ReferencesReport:
     """Train the reference models of a run, score them on its records, and show what they make of S and H."""
     asked = build(ReferencesArguments, values)
+    if not 0 <= asked.delta < 1:
+        raise InputError(f"--delta {asked.delta} is not possible; it must be 0 or more and below 1.")
     prepared = prepare_run(values)
-    out = console(prepared.config)
+    config = prepared.config
+    out = console(config)
     planned = plan_references(prepared, cast(list[Arm], asked.arms), asked.seeds)
+    # What the records cannot be read with is found before the first of them is trained.
+    evidence = evidence_of(prepared)
     for number, reference in enumerate(planned, start=1):
-        out.print(f"Reference {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
+        out.print(f"Model {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
         train_reference(prepared, reference)
-    summaries = {
-        arm: summarise_references([reference.seed for reference in planned if reference.arm == arm], scored)
-        for arm, scored in score_references(prepared, planned).items()
-    }
-    print_references(out, summaries)
-    out.print(f"The models and their tables are in {plain(prepared.config.folder / REFERENCES_FOLDER)}.")
-    return summaries
+    scored = score_references(
+        _own_references(prepared),
+        evidence,
+        loading=prepared.loading,
+        device=config.device,
+        trust_remote_code=prepared.source.trust_remote_code,
+        context=lambda: precision(config),
+    )
+    report = references_report(scored, prepared.task, delta=asked.delta, seed=config.seed)
+    folder = config.folder / REFERENCES_FOLDER
+    if PartialState().is_main_process:
+        save_references(report, scored, folder, config.seed)
+    print_references(out, report)
+    pictured = f" and {HISTOGRAM_FILE}" if report.closeness else ""
+    out.print(f"The models, their tables, {REFERENCES_FILE}{pictured} are in {plain(folder)}.")
+    return report
 
 
 # evaluate
@@ -228,6 +319,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     print_audit(out, parts.audit)
     model_config = load_config(source)
     task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
+    loading = loading_options(model_args, source, training=False)
+    check_measures(task, config, loading["bits"] or quantised_bits(model_config))
     test = data_args.dataset_test_split
     sets: dict[SetName, AnyDataset | None] = {
         "forget": parts.forget,
@@ -236,19 +329,31 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         "test": pick_split(data, test, "dataset_test_split") if test is not None else None,
     }
     check_fit(list(sets.values()), source, model_config, task, config.layout)
+    references: list[TrainedReference] = []
+    if (folder := build(ComparisonArguments, values).references) is not None:
+        references = named_references(Path(folder), parts.audit)
+        check_task(references, task)
+    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
+    if harness_tasks is not None:
+        check_harness_tasks(harness_tasks, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
-    loading = loading_options(model_args, source, training=False)
-    tables = {}
+    tables, generated = {}, {}
+    tokenizer = load_tokenizer([source, *places.values()]) if config.generate_records else None
     evidence = None
     for arm, place in places.items():
         model = load_any(place, task, **loading)
         if evidence is None:
             evidence = measured_sets(sets, [source, *places.values()], model.config, task, config)
-        tables[arm] = evidence.score(to_device(model, config.device))
+            evidence.gradients = config.gradient_norm_attack
+        tables[arm], _ = score_once(evidence, to_device(model, config.device))
+        if tokenizer is not None:
+            records, seed = config.generate_records, config.seed
+            generated[arm], _ = generation_tables(model, evidence, tokenizer, records=records, seed=seed)
     assert evidence is not None
     report = assemble_report(
         tables,
+        generated=generated,
         task=task,
         sampled=evidence.sampled,
         blind=evidence.blind(config.seed),
@@ -267,14 +372,17 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         curve=[],
         processes=PartialState().num_processes,
     )
+    scored = score_references(references, evidence, loading=loading, device=config.device)
+    report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
+    if harness_tasks is not None:
+        report = replace(report, harness=_harness(places, harness_tasks, loading, config))
     if PartialState().is_main_process:
-        folder = config.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tables(tables, folder / "tables")
-        plot_losses(report, tables, folder / PLOT_FILE)
-        report.save(folder / REPORT_FILE)
+        config.folder.mkdir(parents=True, exist_ok=True)
+        save_tables(tables, config.folder / "tables")
+        draw_pictures(report, tables, config.folder)
+        report.save(config.folder / REPORT_FILE)
     print_report(out, report)
-    out.print(f"{REPORT_FILE} and {PLOT_FILE} are in {plain(config.output_dir)}.")
+    out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report
 
 
@@ -300,8 +408,9 @@ UNKNOWN_METHOD = MethodEntry(
 def attack(values: dict[str, Any]) -> AttackReport:
     """Try to bring S back in a copy of a model, and of those that it is compared with."""
     asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
-    if asked.attack_steps < 1:
-        raise InputError(f"--attack_steps {asked.attack_steps} is not possible; it must be 1 or more.")
+    for name in ("attack_steps", "attack_records", "attack_samples"):
+        if vars(asked)[name] < 1:
+            raise InputError(f"--{name} {vars(asked)[name]} is not possible; it must be 1 or more.")
     model_args = build(ModelArguments, values)
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
@@ -312,14 +421,17 @@ def attack(values: dict[str, Any]) -> AttackReport:
     config = prepared.config
     out = console(config)
     require_folder(config.folder)
+    plan = plan_attacks(prepared, asked, model_args)
     places = attacked_models(prepared, compare.original_model, compare.retrained_model)
-    report = attack_models(prepared, places, asked.attack_steps)
+    report = attack_models(prepared, places, plan)
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
         report.save(config.folder / ATTACKS_FILE)
         plot_relearning(report, config.folder / CURVE_FILE)
+        if report.models["unlearned"].sampling is not None:
+            plot_leaks(report, config.folder / LEAKS_FILE)
     print_attacks(out, report)
-    out.print(f"{ATTACKS_FILE} and {CURVE_FILE} are in {plain(config.output_dir)}.")
+    out.print(f"{ATTACKS_FILE} and its plots are in {plain(config.output_dir)}.")
     return report
 
 

@@ -127,7 +127,11 @@ def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = 
     Raises:
         InputError: there is no such model, or it cannot be reached.
     """
-    if Path(name).is_dir():
+    try:
+        local = Path(name).is_dir()
+    except OSError as error:
+        raise InputError(f"The model {name[:80]!r} cannot be looked for: {error.strerror}.") from None
+    if local:
         revision = None
     else:
         with hub_errors(f"The model {name!r}"):

@@ -15,10 +15,20 @@ from .data import PaddingCollator, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
-from .fit import check_fit
+from .fit import check_fit, check_measures
 from .masking import token_masking
 from .methods import METHODS
-from .models import PEFT_TASKS, ModelSource, load_config, load_tokenizer, locate, peft_task, quantization, task_of
+from .models import (
+    PEFT_TASKS,
+    ModelSource,
+    load_config,
+    load_tokenizer,
+    locate,
+    peft_task,
+    quantised_bits,
+    quantization,
+    task_of,
+)
 from .record import DataSource, TrainingRecord, load_record
 from .retained import RetainedSplit
 from .sources import load_data, pick_split, split_data
@@ -96,6 +106,7 @@ def prepare_run(values: dict[str, Any]) -> Preparation:
     task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, source)
+    check_measures(task, config, loading["bits"] or quantised_bits(model_config))
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")

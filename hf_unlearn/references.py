@@ -1,9 +1,11 @@
 """Reference models, which never saw S: what an unlearned model is compared with, several seeds of each kind."""
 
 import copy
+import json
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,44 +16,54 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 
-from .arguments import build
+from .arguments import ComparisonArguments, ReferencesArguments, RunArguments, build
 from .config import UnlearningConfig
 from .errors import InputError
+from .evaluation.cache import score_once
+from .evaluation.closeness import FEWEST_MODELS, HISTOGRAM_FILE, Closeness, Tables, closeness, plot_closeness
 from .evaluation.evidence import EvidenceSets, attack_scores, save_tables
-from .evaluation.report import SetName
+from .evaluation.outside import outside_attacks
+from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport, write_text
 from .evaluation.statistics import membership_auc
-from .folders import REFERENCES_FOLDER, is_finished, run_settings
-from .models import PEFT_TASKS, ModelSource, locate, to_device
+from .folders import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
+from .models import PEFT_TASKS, ModelSource, load_config, locate, peft_task, task_of, to_device
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
 from .record import RECORD_FILE, TrainingRecord, find_base, load_any
+from .retained import SplitAudit
+from .tasks import Task
 from .trainer import TABLES_FOLDER
 from .training import train_plainly, unlearn
 
-Arm = Literal["retrained", "retrained_unlearned", "same_budget"]
+Arm = Literal["retrained", "retrained_unlearned", "same_budget", "unlearned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+REFERENCES_FILE = "references.json"
+REFERENCES_VERSION = 1
 
 # What of a run's settings holds for a retraining too, and does not change its result.
 HOUSEKEEPING = ("save_strategy", "save_steps", "save_total_limit", "logging_steps", "disable_tqdm")
 
 
+# What does not make an unlearning another one.
+AROUND_IT = {f.name for kind in (RunArguments, ComparisonArguments, ReferencesArguments) for f in fields(kind)}
+
+
 @dataclass(frozen=True)
-class Reference:
-    """One model to train.
+class TrainedReference:
+    """One model to compare with.
 
     Attributes:
         arm: ``retrained``: A(L), trained as the original's record says; ``retrained_unlearned``: that model put
             through the run's own unlearning, U(A(L), {}, L), which Sekhari et al. 2021 (arXiv:2103.03279) compare
-            with; ``same_budget``: the base trained on L for what the run may spend.
+            with; ``same_budget``: the base trained on L for what the run may spend. And ``unlearned``, which did see
+            S and is what the others are for: the run's own unlearning of the original, U(A(D), S, L).
         seed: of data order, dropout and new weights.
         folder: where it is, or will be.
-        arguments: of its :class:`~hf_unlearn.config.UnlearningConfig`.
         settings: what makes it this reference; see :func:`~hf_unlearn.folders.is_finished`.
     """
 
     arm: Arm
     seed: int
     folder: Path
-    arguments: dict[str, Any]
     settings: dict[str, Any]
 
     @property
@@ -61,24 +73,53 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class ArmSummary:
-    """What the references of one arm make of S and H.
+class Reference(TrainedReference):
+    """One model to train.
 
     Attributes:
-        seeds: of the models.
-        auc: the mean of their membership AUCs, None without H.
-        auc_deviation: the AUCs' standard deviation over the seeds, None for one seed or without H.
-        auc_lowest, auc_highest: the extremes, None without H.
-        forget_loss, holdout_loss: mean loss of a record of S and of H over all models, in nats; None without H.
+        arguments: of its :class:`~hf_unlearn.config.UnlearningConfig`.
     """
 
-    seeds: tuple[int, ...]
-    auc: float | None
-    auc_deviation: float | None
-    auc_lowest: float | None
-    auc_highest: float | None
-    forget_loss: float
-    holdout_loss: float | None
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ScoredArm:
+    """The models of one arm and what they make of the records.
+
+    Attributes:
+        models: in the order of their seeds.
+        tables: of each, by set; see :func:`~hf_unlearn.evaluation.scoring.score`.
+    """
+
+    models: list[TrainedReference]
+    tables: list[dict[SetName, pa.Table]]
+
+
+@dataclass(frozen=True)
+class ReferencesReport:
+    """What the models of each arm make of S and H, and how close the unlearned ones are to the others.
+
+    ``references.json`` in the folder of the references is this object.
+
+    Attributes:
+        task: what the models do.
+        arms: by arm.
+        closeness: of the arm ``unlearned`` to each of the others that has enough models.
+        schema_version: 1.
+    """
+
+    task: Task
+    arms: dict[Arm, ReferenceEntry]
+    closeness: dict[Arm, Closeness]
+    schema_version: int = REFERENCES_VERSION
+
+    def save(self, path: Path) -> None:
+        """Write the report, all of it or nothing."""
+        write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+
+
+# To train
 
 
 def plan_references(run: Preparation, arms: list[Arm], seeds: int) -> list[Reference]:
@@ -103,8 +144,8 @@ def plan_references(run: Preparation, arms: list[Arm], seeds: int) -> list[Refer
         raise InputError("References pass over L as often as the original over D; leave --dataset_streaming out.")
     if run.config.stop_when_forgotten and set(arms) != {"retrained"}:
         raise InputError(
-            "With stop_when_forgotten the price of the run depends on S, so no reference can be given the same; leave "
-            "it out, or ask for --arms retrained alone."
+            "With stop_when_forgotten the price of the run depends on S, so no other model can be given the same; "
+            "leave it out, or ask for --arms retrained alone."
         )
     planned = [plan_reference(run, arm, run.config.seed + i) for arm in dict.fromkeys(arms) for i in range(seeds)]
     starts = [plan_reference(run, "retrained", r.seed) for r in planned if r.arm == "retrained_unlearned"]
@@ -146,10 +187,10 @@ def plan_reference(run: Preparation, arm: Arm, seed: int) -> Reference:
         if run.config.budget is not None:
             arguments["num_train_epochs"] = run.config.budget * record.epochs
         arguments.pop("budget", None)
-        asked = {name: value for name, value in run.values.items() if name not in ("arms", "seeds")}
+        asked = {name: value for name, value in run.values.items() if name not in AROUND_IT}
         made = {**run_settings(asked), **made, "original": trained}
     folder = run.config.folder / REFERENCES_FOLDER / f"{arm}-seed{seed}"
-    return Reference(arm, seed, folder, {**arguments, "output_dir": str(folder), "seed": seed}, made)
+    return Reference(arm, seed, folder, made, {**arguments, "output_dir": str(folder), "seed": seed})
 
 
 def recorded_base(run: Preparation) -> tuple[TrainingRecord, ModelSource]:
@@ -187,10 +228,12 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
     settings, retained = reference.settings, run.parts.retained
     # PEFT notes in it what it was put on.
     lora = copy.deepcopy(run.lora)
-    if reference.arm == "retrained_unlearned":
-        # The configuration that is made last is the one in force, so the other training comes before it.
-        start = train_reference(run, plan_reference(run, "retrained", reference.seed))
-        original = locate(str(start), trust_remote_code=run.source.trust_remote_code)
+    if reference.arm in ("retrained_unlearned", "unlearned"):
+        original = run.source
+        if reference.arm == "retrained_unlearned":
+            # The configuration that is made last is the one in force, so the other training comes before it.
+            start = train_reference(run, plan_reference(run, "retrained", reference.seed))
+            original = locate(str(start), trust_remote_code=run.source.trust_remote_code)
         config = build(UnlearningConfig, reference.arguments)
         unlearn(original, run.task, retained, config, lora, run.loading, settings, test=run.test).save_model()
     else:
@@ -214,31 +257,115 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
     return reference.folder
 
 
-def score_references(run: Preparation, planned: list[Reference]) -> dict[Arm, list[dict[SetName, pa.Table]]]:
-    """Score trained references on the very records that the run's evidence rests on, and keep the tables beside them.
+# To compare with
+
+
+def own_references(run: Preparation) -> tuple[list[TrainedReference], int]:
+    """The references in a run's own folder that are trained and belong to it.
 
     Args:
-        run: the run that they are for.
-        planned: references that have been trained.
+        run: the run.
 
     Returns:
-        For each arm and seed the tables by set; see :func:`~hf_unlearn.evaluation.scoring.score`.
+        By arm and seed; and how many others there are, which belong to other settings.
     """
-    found: dict[Arm, list[dict[SetName, pa.Table]]] = {}
-    evidence: EvidenceSets | None = None
-    for reference in planned:
-        place = locate(str(reference.folder), trust_remote_code=run.source.trust_remote_code)
-        model = to_device(load_any(place, run.task, **run.loading), run.config.device)
-        if evidence is None:
-            _, base = recorded_base(run)
-            evidence = measured_sets(run.sets, [run.source, base], model.config, run.task, run.config)
-            if run.config.stop_when_forgotten:
-                evidence = evidence.halves(run.config.seed)[1]
-        tables = evidence.score(model, lambda: precision(run.config))
-        found.setdefault(reference.arm, []).append(tables)
-        if PartialState().is_main_process:
-            save_tables({reference.arm: tables}, reference.folder / TABLES_FOLDER)
+    if run.record is None:
+        return [], 0
+    found = _found(run.config.folder / REFERENCES_FOLDER)
+    ours = [r for r in found if r.settings == plan_reference(run, r.arm, r.seed).settings]
+    return ours, len(found) - len(ours)
+
+
+def named_references(folder: Path, audit: SplitAudit) -> list[TrainedReference]:
+    """The references in a folder that the user names, without loading them.
+
+    Args:
+        folder: as ``hf-unlearn references`` makes it.
+        audit: of the split that they are to have been trained for.
+
+    Raises:
+        InputError: there are none, or they were trained for another split and may have seen S.
+    """
+    found = _found(folder)
+    if not found:
+        raise InputError(
+            f"There are no trained references in {folder}; name the folder {REFERENCES_FOLDER!r} that "
+            "`hf-unlearn references` makes in its --output_dir."
+        )
+    split = audit.to_dict()
+    for reference in found:
+        if reference.settings["split"] != split:
+            raise InputError(
+                f"{reference.folder} was trained for another request or on other data than this, so it may have seen "
+                "S; name references of this one, and the --digest_key_file that they were made with."
+            )
     return found
+
+
+def _found(folder: Path) -> list[TrainedReference]:
+    """All trained references in a folder, by arm and seed."""
+    found = []
+    for path in folder.glob(f"*/{SETTINGS_FILE}"):
+        arm, _, seed = path.parent.name.rpartition("-seed")
+        if arm in ARMS and seed.isdecimal() and (path.parent / RECORD_FILE).is_file():
+            try:
+                settings = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                settings = None
+            if not isinstance(settings, dict) or "split" not in settings:
+                raise InputError(f"{path} cannot be read; delete the folder that it is in, or name other references.")
+            found.append(TrainedReference(arm, int(seed), path.parent, settings))
+    return sorted(found, key=lambda reference: (ARMS.index(reference.arm), reference.seed))
+
+
+def check_task(references: Sequence[TrainedReference], task: Task) -> None:
+    """Raise InputError where a reference does something else than the model it is compared with."""
+    for reference in references:
+        place = locate(str(reference.folder))
+        task_of(place.name, load_config(place), task, peft=peft_task(place))
+
+
+def score_references(
+    references: Sequence[TrainedReference],
+    evidence: EvidenceSets,
+    *,
+    loading: dict[str, Any],
+    device: torch.device,
+    trust_remote_code: bool = False,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> dict[Arm, ScoredArm]:
+    """Score trained references on the very records that the evidence about a model rests on.
+
+    What was scored once beside a reference may have been other records, so it is scored again.
+
+    Args:
+        references: by arm and seed.
+        evidence: the records.
+        loading: options of :func:`~hf_unlearn.models.load_model`.
+        device: to score on.
+        trust_remote_code: whether to run code from the models' folders.
+        context: makes what is entered around the forward passes.
+    """
+    found: dict[Arm, ScoredArm] = {}
+    for reference in references:
+        place = locate(str(reference.folder), trust_remote_code=trust_remote_code)
+        model = to_device(load_any(place, evidence.task, **loading), device)
+        arm = found.setdefault(reference.arm, ScoredArm([], []))
+        arm.models.append(reference)
+        tables, _ = score_once(evidence, model, context)
+        arm.tables.append(tables)
+    return found
+
+
+def evidence_of(run: Preparation) -> EvidenceSets:
+    """The records that the evidence about a run rests on, encoded without loading a model."""
+    record, base = recorded_base(run)
+    model_config = load_config(run.source)
+    if run.source.adapter and record.labels:
+        # That of the model under an adapter knows nothing of the adapter's classes.
+        model_config.id2label = dict(enumerate(record.labels))
+    evidence = measured_sets(run.sets, [run.source, base], model_config, run.task, run.config)
+    return evidence.halves(run.config.seed)[1] if run.config.stop_when_forgotten else evidence
 
 
 def precision(config: UnlearningConfig) -> AbstractContextManager:
@@ -248,29 +375,106 @@ def precision(config: UnlearningConfig) -> AbstractContextManager:
     return torch.autocast(config.device.type, torch.bfloat16 if config.bf16 else torch.float16)
 
 
-def summarise_references(seeds: list[int], scored: list[dict[SetName, pa.Table]]) -> ArmSummary:
-    """What the references of one arm make of S and H.
+def summarise_references(arm: ScoredArm, base: Tables | None = None) -> ReferenceEntry:
+    """What the models of one arm make of the records.
 
     Args:
-        seeds: of the models.
-        scored: the tables of each model, by set.
+        arm: the models.
+        base: the tables of the base model, for the attack that takes the difficulty of a record into account.
     """
-    means = {
-        name: float(np.mean([tables[name]["loss"].to_numpy().mean() for tables in scored]))
-        for name in ("forget", "holdout")
-        if name in scored[0]
+    losses = {
+        name: float(np.mean([tables[name]["loss"].to_numpy().mean() for tables in arm.tables]))
+        for name in arm.tables[0]
     }
-    found = [attack_scores(tables) for tables in scored]
-    aucs = [membership_auc(-pair.forget["loss"], -pair.holdout["loss"]).value for pair in found if pair is not None]
-    return ArmSummary(
-        seeds=tuple(seeds),
-        auc=float(np.mean(aucs)) if aucs else None,
-        auc_deviation=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
-        auc_lowest=min(aucs, default=None),
-        auc_highest=max(aucs, default=None),
-        forget_loss=means["forget"],
-        holdout_loss=means.get("holdout"),
+    found: dict[str, list[float]] = {}
+    for tables in arm.tables:
+        scores = attack_scores(tables, base)
+        for attack in scores.forget if scores is not None else ():
+            auc = membership_auc(-scores.forget[attack], -scores.holdout[attack])  # type: ignore[union-attr]
+            found.setdefault(attack, []).append(auc.value)
+    return ReferenceEntry(
+        seeds=[model.seed for model in arm.models],
+        losses={str(name): loss for name, loss in losses.items()},
+        aucs={
+            attack: Spread(
+                mean=float(np.mean(aucs)),
+                deviation=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+                lowest=min(aucs),
+                highest=max(aucs),
+            )
+            for attack, aucs in found.items()
+        },
     )
+
+
+def references_report(scored: Mapping[Arm, ScoredArm], task: Task, *, delta: float, seed: int) -> ReferencesReport:
+    """Sum up what references were trained for.
+
+    Args:
+        scored: the models of each arm.
+        task: what they do.
+        delta: of the definition of epsilon.
+        seed: of the halves of the models.
+    """
+    arms = {arm: summarise_references(found) for arm, found in scored.items()}
+    compared: dict[Arm, Closeness] = {
+        arm: closeness(scored["unlearned"].tables, scored[arm].tables, delta=delta, seed=seed)
+        for arm in scored
+        if arm != "unlearned" and _enough(scored, "unlearned") and _enough(scored, arm)
+    }
+    return ReferencesReport(task, arms, compared)
+
+
+def save_references(report: ReferencesReport, scored: Mapping[Arm, ScoredArm], folder: Path, seed: int) -> None:
+    """Write the report, its picture, and what each model makes of each record, beside the models.
+
+    Args:
+        report: of the models.
+        scored: the models.
+        folder: that of the references.
+        seed: of the deals in the picture.
+    """
+    for arm, found in scored.items():
+        for model, tables in zip(found.models, found.tables, strict=True):
+            save_tables({arm: tables}, model.folder / TABLES_FOLDER)
+    if report.closeness:
+        drawn = {str(arm): (scored[arm].tables, found) for arm, found in report.closeness.items()}
+        plot_closeness(scored["unlearned"].tables, drawn, folder / HISTOGRAM_FILE, seed=seed)
+    report.save(folder / REFERENCES_FILE)
+
+
+def with_references(
+    report: UnlearningReport,
+    tables: Mapping[str, Tables],
+    scored: Mapping[Arm, ScoredArm],
+    *,
+    seed: int,
+    retrained: str | None,
+) -> UnlearningReport:
+    """A report with the references, and with the attacks on its models that need retrained ones.
+
+    Args:
+        report: the report.
+        tables: of its models, by arm.
+        scored: the references.
+        seed: of what is drawn for the intervals.
+        retrained: the place of the report's own retrained model, which is not compared with itself.
+    """
+    entries = {str(arm): summarise_references(found, tables.get("base")) for arm, found in scored.items()}
+    arms = dict(report.arms)
+    found = scored.get("retrained", ScoredArm([], []))
+    for name, entry in report.arms.items():
+        outside = [
+            other
+            for model, other in zip(found.models, found.tables, strict=True)
+            if name != "retrained" or retrained is None or model.folder.resolve() != Path(retrained).resolve()
+        ]
+        arms[name] = replace(entry, attacks={**entry.attacks, **outside_attacks(tables[name], outside, seed=seed)})
+    return replace(report, arms=arms, references=entries)
+
+
+def _enough(scored: Mapping[Arm, ScoredArm], arm: Arm) -> bool:
+    return arm in scored and len(scored[arm].models) >= FEWEST_MODELS
 
 
 def _batch(record: TrainingRecord, config: UnlearningConfig) -> dict[str, int]:

@@ -22,6 +22,9 @@ CURVE_FIELDS = (
     "membership_auc",
     "membership_auc_low",
     "membership_auc_high",
+    "worst_gap",
+    "worst_gap_low",
+    "worst_gap_high",
 )
 
 
@@ -71,6 +74,7 @@ def trainer_report(
         retraining_flops = record.flops * rows / record.dataset.rows
     return assemble_report(
         trainer.tables,
+        generated=trainer.generated,
         task=trainer.task,
         sampled=trainer.evidence.sampled,
         blind=trainer.evidence.blind(trainer.args.seed),
@@ -123,6 +127,8 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
         lora=trainer.lora,
         adapter_of=model_entry(trainer.adapter_base) if isinstance(trainer.model, PeftModel) else None,
         stopped_early=trainer.stopping.stopped,
+        stop_reason=trainer.stopping.reason,
+        plateau=trainer.stopping.plateau,
         checkpoint=Path(rewound).absolute().name if (rewound := trainer.args.rewind_checkpoint) else None,
     )
 
@@ -140,4 +146,5 @@ def _cost_entry(trainer: "UnlearningTrainer", retraining_flops: float | None) ->
         retraining_flops=retraining_flops,
         training_ratio=training / retraining_flops if retraining_flops else None,
         total_ratio=total / retraining_flops if retraining_flops else None,
+        kept_flops=trainer.cost.kept_flops,
     )

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .data import PaddingCollator, encode, make_encoder, padding_id
 from .errors import InputError
+from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets, attack_scores, evidence_sets, save_tables
-from .evaluation.plots import PLOT_FILE, plot_losses
+from .evaluation.generation import generation_tables
+from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
 from .faults import check_weights, is_out_of_memory, measuring_memory, no_number, training_memory
+from .fit import check_measures
 from .hub import publish
 from .layers import freeze_all_but_last
 from .masking import MaskingCollator, NewMasksEachEpoch, token_masking
@@ -133,6 +137,7 @@ class UnlearningTrainer(Trainer):
             loaded = model
         plain = plain_model(loaded)
         self.task: Task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
+        check_measures(self.task, args, quantised_bits(plain.config))
         self.trained_adapter = isinstance(loaded, PeftModel)
 
         # Lineage
@@ -260,18 +265,24 @@ class UnlearningTrainer(Trainer):
 
     def _prepare_measuring(self) -> None:
         self.tables: dict[str, dict[SetName, pa.Table]] = {}
+        self.generated: dict[str, dict[SetName, pa.Table]] = {}
         self.evidence_report: UnlearningReport | None = None
         self._measured: dict[str, float] = {}
         self._flops_per_token: tuple[float, float] | None = None
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
-        self.stopping = StopWhenForgotten(self.args.auc_margin)
+        self.stopping = StopWhenForgotten(self.args.auc_margin, self.args.measure_steps)
+        self._watched_base: dict[SetName, pa.Table] | None = None
         self.add_callback(self.cost)
         self.add_callback(self.interrupt)
-        if self.evidence is None or self.args.measure_steps == 0:
+        if self.evidence is None:
             return
         watched = self.evidence
+        self.evidence = replace(watched, gradients=self.args.gradient_norm_attack)
+        if self.args.measure_steps == 0:
+            return
         if self.args.stop_when_forgotten:
-            watched, self.evidence = self.evidence.halves(self.args.seed)
+            watched, _ = watched.halves(self.args.seed)
+            _, self.evidence = self.evidence.halves(self.args.seed)
         self.watched = watched.at_most(MEASURED_RECORDS, self.args.seed)
         self.add_callback(MeasureForgetting(self.measure, self.args.measure_steps))
         if self.args.stop_when_forgotten:
@@ -308,7 +319,14 @@ class UnlearningTrainer(Trainer):
                 self.stopping.restore(state.stateful_callbacks["StopWhenForgotten"]["attributes"])
         with preserved_rng():
             if self.evidence is not None:
-                self.tables["original"] = self._score(self.evidence)
+                counted = self.cost.kept_flops
+                self.tables["original"] = self._score(self.evidence, kept=True)
+                if checkpoint is not None:
+                    # What is read now was made, or read, before the interruption, and the checkpoint counts it.
+                    self.cost.kept_flops = counted
+                self.generated["original"] = self._write_on(self.evidence)
+            if self.args.stop_when_forgotten:
+                self._prepare_stopping()
             if self.method.objective.needs_teacher:
                 self.teacher = frozen_copy(self.model, self.args.device)
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
@@ -330,6 +348,13 @@ class UnlearningTrainer(Trainer):
         if self.args.merge_adapter and isinstance(self.model, PeftModel):
             self.model = self.model_wrapped = self.model.merge_and_unload()
         return output
+
+    def _prepare_stopping(self) -> None:
+        """Score what the stopping rule compares with, on the records that it watches."""
+        original = self._score(self.watched)
+        if (base := self._base_to_measure()) is not None:
+            self._watched_base = self._score(self.watched, base)
+        self.stopping.watch(attack_scores(original, self._watched_base), self.watched.blind(self.args.seed))
 
     @property
     def adapter_base(self) -> ModelSource | None:
@@ -471,7 +496,7 @@ class UnlearningTrainer(Trainer):
         for name in ("forget", "holdout", "retained"):
             if name in tables:
                 self._measured[f"{name}_loss"] = float(np.mean(tables[name]["loss"].to_numpy()))
-        found = attack_scores(tables)
+        found = attack_scores(tables, self._watched_base)
         if found is not None:
             auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], confidence=0.90)
             self._measured |= {
@@ -479,6 +504,8 @@ class UnlearningTrainer(Trainer):
                 "membership_auc_low": auc.low,
                 "membership_auc_high": auc.high,
             }
+            if self.args.stop_when_forgotten:
+                self._measured |= self.stopping.look(found, self.state)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the measurement that was made at this step if there was one; stop when the loss is no number."""
@@ -492,16 +519,41 @@ class UnlearningTrainer(Trainer):
         if not math.isfinite(loss):
             raise InputError(no_number(self.args, self.state.global_step))
 
-    def _score(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
-        started = time.perf_counter()
+    def _score(self, sets: EvidenceSets, model: Model | None = None, kept: bool = False) -> dict[SetName, pa.Table]:
+        """Score the model, or read what an earlier run made of the same weights and records, and note what it cost."""
+        started, tokens = time.perf_counter(), sets.tokens
+        model = self.model if model is None else model
         try:
-            tables = sets.score(self.model, self.accelerator.autocast)
+            if kept:
+                tables, tokens = score_once(sets, model, self.accelerator.autocast)
+            else:
+                tables = sets.score(model, self.accelerator.autocast)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise InputError(measuring_memory(self.args)) from None
-        self.cost.measured(time.perf_counter() - started, self._flops()[1] * sets.tokens)
+        flops = self._flops()[1]
+        self.cost.measured(time.perf_counter() - started, flops * tokens, flops * (sets.tokens - tokens))
         return tables
+
+    def _write_on(self, sets: EvidenceSets) -> dict[SetName, pa.Table]:
+        """Let the model write on from some records, when that is asked for, and note what it cost."""
+        started = time.perf_counter()
+        try:
+            tables, tokens = self._written(sets, self.model)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(measuring_memory(self.args)) from None
+        self.cost.measured(time.perf_counter() - started, self._flops()[1] * tokens)
+        return tables
+
+    def _written(self, sets: EvidenceSets, model: Model) -> tuple[dict[SetName, pa.Table], int]:
+        if not self.args.generate_records:
+            return {}, 0
+        tokenizer, records, seed = self.processing_class, self.args.generate_records, self.args.seed
+        assert isinstance(tokenizer, PreTrainedTokenizerBase)
+        return generation_tables(model, sets, tokenizer, records=records, seed=seed, context=self.accelerator.autocast)
 
     # Results
 
@@ -526,16 +578,18 @@ class UnlearningTrainer(Trainer):
         reference = None
         with preserved_rng():
             self.tables["unlearned"] = self._score(self.evidence)
+            self.generated["unlearned"] = self._write_on(self.evidence)
             if retrained is not None:
                 place = locate(retrained)
                 reference = load_record(place)
                 bits = quantised_bits(plain_model(self.model).config)
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # The yardstick is not part of what unlearning costs.
-                self.tables["retrained"] = self.evidence.score(model, self.accelerator.autocast)
+                self.tables["retrained"], _ = score_once(self.evidence, model, self.accelerator.autocast)
+                self.generated["retrained"], _ = self._written(self.evidence, model)
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
-                self.tables["base"] = self.evidence.score(base, self.accelerator.autocast)
+                self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
         self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference)
         return self.evidence_report
 
@@ -580,7 +634,7 @@ class UnlearningTrainer(Trainer):
             write_text(target / RECORD_FILE, self.record.to_json())
         if self.evidence_report is not None:
             save_tables(self.tables, target / TABLES_FOLDER)
-            plot_losses(self.evidence_report, self.tables, target / PLOT_FILE)
+            draw_pictures(self.evidence_report, self.tables, target)
             self.evidence_report.save(target / REPORT_FILE)
             self.create_model_card()
 

@@ -75,6 +75,12 @@ def hub() -> Iterator[HubServer]:
         yield HUB
 
 
+@pytest.fixture(autouse=True)
+def no_earlier_tables() -> None:
+    """No test reads what another has scored."""
+    shutil.rmtree(Path(os.environ["HF_HOME"]) / "hf_unlearn" / "tables", ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared models and data; tests that need it are skipped without it."""

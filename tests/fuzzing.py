@@ -14,7 +14,19 @@ import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
 
-from .oddities import ARROW_TYPES, COLUMNS, GARBAGE, LABELS, NAMES, ODD_SETTINGS, RECIPES, SAMPLES, TEMPLATES, TEXTS
+from .oddities import (
+    ARROW_TYPES,
+    COLUMNS,
+    GARBAGE,
+    LABELS,
+    NAMES,
+    ODD_SETTINGS,
+    ODD_SETTINGS_OF,
+    RECIPES,
+    SAMPLES,
+    TEMPLATES,
+    TEXTS,
+)
 
 SCALARS: st.SearchStrategy[Any] = st.one_of(
     st.none(),
@@ -430,6 +442,7 @@ KINDS = {
     "text2text-generation": ["prompt_completion"],
     "fill-mask": ["text"],
 }
+SHORTEST: dict[str, dict[str, Any]] = {"references": {"seeds": 1}, "attack": {"attack_steps": 1}}
 PLACES = ("few", "texts", "rows", "form", "forget", "holdout", "names", "templates", "settings", "recipe")
 
 
@@ -467,10 +480,12 @@ def cases(draw: st.DrawFn, command: str) -> Case:
         case.values["prompt_template"], case.values["completion_template"] = draw(templates), draw(templates)
     if draw(st.booleans()):
         case.values["duplicates"] = draw(st.sampled_from(["report", "forget", "ignore"]))
+    case.values |= SHORTEST.get(command, {})
     if "settings" in odd:
         case.files["taken"] = b"a file"
         for _ in range(draw(st.integers(1, 2))):
-            name, value = draw(st.sampled_from(ODD_SETTINGS))
+            own = ODD_SETTINGS_OF.get(command, ODD_SETTINGS)
+            name, value = draw(st.sampled_from(own if draw(st.booleans()) else ODD_SETTINGS))
             case.values[name] = value
     if command == "split":
         case.values.pop("model_name_or_path", None)

@@ -92,6 +92,21 @@ ODD_SETTINGS: tuple[tuple[str, Any], ...] = (
     ("train_sampling_strategy", "nothing"), ("report_to", "nothing"), ("weight_decay", "nan"),
     ("max_grad_norm", -1), ("resume_from_checkpoint", "HERE"),
 )  # fmt: skip
+ODD_SETTINGS_OF: dict[str, tuple[tuple[str, Any], ...]] = {
+    "run": (("references", "HERE"), ("references", "HERE/taken"), ("references", "a" * 300), ("references", "")),
+    "evaluate": (("references", "MODEL"), ("references", "HERE/none"), ("references", "\x1b[31m")),
+    "references": (
+        ("seeds", 0), ("seeds", -1), ("seeds", 2), ("seeds", 3), ("seeds", 2**32), ("seeds", 2**70), ("seeds", "x"),
+        ("arms", ["nothing"]), ("arms", ["unlearned"]), ("arms", ["retrained", "unlearned"]),
+        ("arms", ["same_budget"]), ("arms", ["retrained_unlearned"]),
+        ("arms", ["retrained", "retrained"]), ("delta", "nan"), ("delta", 0), ("delta", 1), ("delta", -1e-9),
+        ("delta", "inf"), ("seed", 2**32 - 1), ("references", "HERE"),
+    ),
+    "attack": (
+        ("attack_steps", 0), ("attack_steps", -1), ("attack_steps", 2), ("attack_steps", 1.5), ("attack_steps", "x"),
+        ("original_model", "HERE"), ("original_model", "MODEL"), ("load_in_8bit", True), ("seeds", 1),
+    ),
+}  # fmt: skip
 TEMPLATES = (
     "{text}", "{id}: {text}", "", "no field", "{", "{}", "{0}", "{text!r}", "{text:>9}", "{text.upper}",
     "{nothing}", "{text}{text}", "{{text}}", "```\n{text}", "<b>{text}</b>|`", "{text}\n", "\u202e{text}", "{id}",

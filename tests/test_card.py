@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hf_unlearn.card import render_card
+from hf_unlearn.card import render_card, rendered_card
 from hf_unlearn.evaluation.report import (
     ArmEntry,
     CostEntry,
@@ -223,6 +223,27 @@ def test_the_first_line_says_what_matters(word: str, first: str) -> None:
     card = render_card(example_report(word=word), "name")
     body = card.split("---\n", 2)[2].strip()
     assert body.startswith(first)
+
+
+def test_only_pictures_that_are_there_are_shown(tmp_path: Path) -> None:
+    for name in ("roc.png", "forgetting_curve.png", "other.png"):
+        (tmp_path / name).touch()
+    shown = re.findall(r"!\[.+\]\((.+)\)\n", rendered_card(tmp_path, example_report()))
+    assert shown == ["forgetting_curve.png", "roc.png"]
+
+
+def test_why_it_stopped_and_how_near_the_end_would_be() -> None:
+    report = example_report()
+    assert "topped" not in render_card(report, "name")
+    told = {
+        "stopped_early": True,
+        "stop_reason": "overshoot, at look 2 of 5.",
+        "plateau": "As close as it gets: 0.30.",
+    }
+    card = render_card(replace(report, method=replace(report.method, **told)), "name")
+    assert "\n\nStopped early: overshoot, at look 2 of 5.\n\nAs close as it gets: 0.30.\n\n## Evidence\n" in card
+    old = replace(report, method=replace(report.method, stopped_early=True))
+    assert "| 1, 58 (stopped when S could no longer be told from H) |" in render_card(old, "name")
 
 
 def test_the_numbers_in_the_metadata_are_those_of_the_table() -> None:

@@ -43,10 +43,12 @@ from hf_unlearn import InputError, Records, UnlearningReport
 from hf_unlearn.arguments import parse
 from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
+from hf_unlearn.config import UnlearningConfig
 from hf_unlearn.data import template_fields
 from hf_unlearn.duplicates import normalised_text
+from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import ModelEntry
-from hf_unlearn.record import DataSource
+from hf_unlearn.record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
 from hf_unlearn.requests import _row_keys
 
 from .fuzzing import Case, cases, csv_bytes
@@ -111,6 +113,7 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pat
 
 
 NUMBERS = itertools.count()
+WRITTEN = {"references": "references/references.json", "attack": "attacks.json"}
 
 
 class _Heard(logging.Handler):
@@ -129,6 +132,9 @@ def run_case(case: Case, smallest: dict[str, Path], folder: Path, capsys: pytest
     folder.mkdir()
     model = folder / case.model_name
     model.symlink_to(smallest[case.task])
+    if case.command == "references":
+        model.unlink()
+        _record_beside(model, case.task, smallest[case.task])
     out = folder / case.output_name
     words = {"MODEL": str(model), "OUT": str(out), "HERE": str(folder)}
     flags = case.write(folder, words)
@@ -164,7 +170,36 @@ def run_case(case: Case, smallest: dict[str, Path], folder: Path, capsys: pytest
         check_result(case, out, "\n".join(heard.lines))
     elif case.command == "evaluate":
         check_report(case, out, "\n".join(heard.lines))
+    elif case.command in WRITTEN:
+        assert json.loads((out / WRITTEN[case.command]).read_text())["schema_version"] == 1
+        check_folder(out)
     return code
+
+
+def _record_beside(model: Path, task: str, base: Path) -> None:
+    """Make a folder with the base's files and a record that says it was trained from there."""
+    model.mkdir()
+    for path in base.iterdir():
+        (model / path.name).symlink_to(path)
+    config = UnlearningConfig(str(model), report_to="none", use_cpu=True, per_device_train_batch_size=2)
+    values = config.to_dict()
+    record = TrainingRecord(
+        task=task,  # type: ignore[arg-type]
+        labels=list(LABELS) if task.endswith("classification") else None,
+        base_model=str(base),
+        base_revision=None,
+        dataset=DataSource(),
+        settings={name: values[name] for name in TRAINING_SETTINGS},
+        peft=None,
+        seed=1,
+        epochs=1.0,
+        steps=3,
+        world_size=1,
+        tokens=1,
+        flops=1.0,
+        seconds=1.0,
+    )
+    (model / RECORD_FILE).write_text(record.to_json())
 
 
 def _files(folder: Path) -> dict[Path, bytes]:
@@ -184,6 +219,11 @@ def check_result(case: Case, out: Path, logs: str) -> None:
             assert weights.keys()
     assert list(out.glob("*model.safetensors"))
     check_card(out / "README.md")
+    check_folder(out)
+
+
+def check_folder(out: Path) -> None:
+    """No record or id is in any file, and none is there by half."""
     for path in out.rglob("*"):
         if path.is_file():
             text = path.read_bytes().decode("utf-8", "ignore")
@@ -222,7 +262,7 @@ def check_card(path: Path) -> None:
         for inline in token.children or []:
             assert inline.type not in ("html_inline", "s_open", "em_open"), inline.content
             if inline.type == "image":
-                assert inline.attrGet("src") == "loss_histograms.png"
+                assert inline.attrGet("src") in PICTURES
             if inline.type == "link_open":
                 assert str(inline.attrGet("href")).startswith("https://huggingface.co/"), inline.attrGet("href")
 
@@ -243,7 +283,11 @@ def fuzz(
     one()
 
 
-@pytest.mark.parametrize(("command", "examples"), [("run", 40), ("split", 80), ("evaluate", 10), ("train", 10)])
+QUICK = [("run", 40), ("split", 80), ("evaluate", 10), ("train", 10), ("references", 20), ("attack", 10)]
+LONG = [("run", 2200), ("split", 2000), ("evaluate", 300), ("train", 300), ("references", 300), ("attack", 300)]
+
+
+@pytest.mark.parametrize(("command", "examples"), QUICK)
 def test_any_input_ends_in_a_result_or_a_sentence(
     command: str, examples: int, smallest: Any, tmp_path_factory: Any, capsys: Any, hub: Any
 ) -> None:
@@ -251,11 +295,54 @@ def test_any_input_ends_in_a_result_or_a_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "examples"), [("run", 2200), ("split", 2000), ("evaluate", 300), ("train", 300)])
+@pytest.mark.parametrize(("command", "examples"), LONG)
 def test_thousands_of_inputs_end_in_a_result_or_a_sentence(
     command: str, examples: int, smallest: Any, tmp_path_factory: Any, capsys: Any, hub: Any
 ) -> None:
     fuzz(command, examples, smallest, tmp_path_factory, capsys)
+
+
+NUMBERS_OF_A_PLAN = st.sampled_from(
+    ["0", "-1", "1", "2.5", "0.3", "50", "51", "1e-300", "1e300", "nan", "inf", "-inf", "", " ", "x", "1e-5", "\u0661"]
+)
+PLACES_OF_A_PLAN = st.sampled_from(["MODEL", "HERE", "HERE/none", "", "a/b/c", "a" * 300, "\n", "\x1b[31m", "-x"])
+
+
+@settings(**{**COMMON, "max_examples": 100})
+@given(
+    flags=st.lists(
+        st.tuples(st.sampled_from(["--delta", "--budget", "--epsilon", "--seeds"]), NUMBERS_OF_A_PLAN)
+        | st.tuples(st.sampled_from(["--model_name_or_path", "--model_revision"]), PLACES_OF_A_PLAN),
+        max_size=3,
+        unique_by=lambda flag: flag[0],
+    ),
+    epsilon=NUMBERS_OF_A_PLAN,
+)
+def test_any_plan_is_made_or_refused_in_a_sentence(
+    flags: list[tuple[str, str]],
+    epsilon: str,
+    smallest: dict[str, Path],
+    hub: Any,
+    capsys: Any,
+    tmp_path_factory: Any,
+) -> None:
+    folder = tmp_path_factory.mktemp("plan")
+    _record_beside(folder / "model", "text-generation", smallest["text-generation"])
+    words = [f"--epsilon={epsilon}"]
+    for name, value in flags:
+        words.append(f"{name}={value.replace('MODEL', str(folder / 'model')).replace('HERE', str(folder))}")
+    before = _files(folder)
+    code = main(["plan", *words])
+    shown = capsys.readouterr()
+    assert code in (0, 2)
+    assert _files(folder) == before
+    if code == 2:
+        assert shown.err.startswith("hf-unlearn plan: ")
+        assert shown.err.count("\n") == 1, shown.err
+        assert shown.err[:-1].isprintable(), shown.err
+    else:
+        assert "nan" not in shown.out
+        assert "inf" not in shown.out
 
 
 @pytest.mark.parametrize("task", ["text-generation", "text-classification"])

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import (
@@ -20,9 +21,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_unlearn.data import RecordEncoder, RecordFormat, encode
+from hf_unlearn.cli import main
+from hf_unlearn.cost import flops_per_token
+from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.generation import Generation, generate, is_refusal, measure
+from hf_unlearn.evaluation.evidence import evidence_sets
+from hf_unlearn.evaluation.generation import Generation, generate, generation_tables, is_refusal, measure
+from hf_unlearn.evaluation.report import UnlearningReport, summarise_generation
 
 from .conftest import corpus, secrets_rows
 from .test_processes import LAUNCH, ROOT, launched
@@ -347,3 +352,114 @@ def test_only_the_first_sentence_refuses() -> None:
     assert not is_refusal("He was born in 1958. I'm not sure where.")
     assert not is_refusal("He was an air traffic controller, as an airport needs.")
     assert not is_refusal("")
+
+
+def test_a_report_on_what_was_written(lm_original: Path, lm_settings: dict[str, Any], tmp_path: Path) -> None:
+    """Against the table of all records, since fewer than are asked for are all of them; and nothing else is told."""
+    settings = {key: value for key, value in lm_settings.items() if key != "original"}
+    path = tmp_path / "recipe.yaml"
+    for name, records in (("without", 0), ("with", 50)):
+        path.write_text(yaml.safe_dump({**settings, "budget": 0.05, "output_dir": str(tmp_path / name)}))
+        assert main(["run", "--config", str(path), "--generate_records", str(records)]) == 0
+    before, report = (
+        UnlearningReport.load(tmp_path / name / "unlearning_report.json") for name in ("without", "with")
+    )
+    assert not any(arm.generation for arm in before.arms.values())
+    tokenizer = AutoTokenizer.from_pretrained(lm_original)
+    lengths = []
+    for arm, folder in (("original", lm_original), ("unlearned", tmp_path / "with")):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        for name, rows in (("forget", secrets_rows()[:10]), ("holdout", secrets_rows()[50:])):
+            examples = examples_of(tokenizer, rows, PAIR)
+            found = generate(model, examples, tokenizer, task="text-generation", batch_size=16)
+            lengths += [len(ids) for one in found for ids in (one.read, one.written)]
+            lines = measure(found, tokenizer).to_pylist()
+            first = [line for line in lines if line["prefix"] == 0]
+            scores = report.arms[arm].generation[name]
+            assert scores.records == scores.refusal_rate.n == 10
+            assert scores.rouge_l_recall is not None
+            assert scores.rouge_l_recall.value == pytest.approx(sum(line["rougeL_recall"] for line in first) / 10)
+            assert scores.extracted["0"].value == sum(line["extracted"] for line in first) / 10
+            assert set(scores.extracted) == {str(line["prefix"]) for line in lines}
+    assert report.arms["original"].generation["forget"].extracted["8"].value > 0.5, "it knows them by heart"
+    assert report.cost is not None
+    assert before.cost is not None
+    made = report.cost.measuring_flops + report.cost.kept_flops - before.cost.measuring_flops
+    assert made == pytest.approx(sum(lengths) * flops_per_token(model)[1])
+    card = (tmp_path / "with" / "README.md").read_text()
+    assert "| ROUGE-L recall of 10 records of S |" in card
+    assert "| written out after 0 tokens, of 10 records of H |" in card
+    told = card + (tmp_path / "with" / "unlearning_report.json").read_text()
+    assert not any(row["completion"].strip() in told for row in secrets_rows())
+
+
+def line(row: int, passage: int, prefix: int, extracted: bool, rouge: float | None, refused: bool) -> dict[str, Any]:
+    return {"row": row, "passage": passage, "prefix": prefix, "tokens": 3, "matched": 0, "extracted": extracted,
+            "rouge1_recall": rouge, "rougeL_recall": rouge, "written": 3, "refused": refused}  # fmt: skip
+
+
+def test_several_texts_of_a_record_are_not_several_records() -> None:
+    lines = [
+        line(0, 0, 0, True, 1.0, False), line(0, 0, 8, True, 1.0, False), line(0, 1, 0, True, 0.5, True),
+        line(2, 0, 8, False, None, False), line(3, 0, 0, False, 0.0, False), line(3, 0, 8, True, 0.9, True),
+    ]  # fmt: skip
+    scores = summarise_generation(pa.Table.from_pylist(lines))
+    assert scores.records == 3
+    assert scores.rouge_l_recall is not None
+    assert (scores.rouge_l_recall.value, scores.rouge_l_recall.n) == (0.5, 2)
+    assert (scores.refusal_rate.value, scores.refusal_rate.n) == (0.25, 3)
+    assert {given: (share.value, share.n) for given, share in scores.extracted.items()} == {
+        "0": (2 / 3, 2),
+        "8": (2 / 3, 3),
+    }
+    grouped = pa.Table.from_pylist([{**found, "group": found["row"] // 3} for found in lines])
+    assert summarise_generation(grouped).extracted["8"].n == 2
+
+
+def test_only_records_of_s_and_h_are_written_on_from(lm_original: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_original)
+    texts = [{"text": f"{row['prompt']}{row['completion']}"} for row in secrets_rows(8)]
+    rows: Any = {name: Dataset.from_list(texts) for name in ("forget", "retained")}
+    encoder = RecordEncoder(tokenizer, RecordFormat("text"), 128)
+    evidence = evidence_sets(rows, encoder, PaddingCollator(0), "text-generation", 3, 0, tokenizer=tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(lm_original)
+    tables, tokens = generation_tables(model, evidence, tokenizer, records=4, seed=1)
+    assert list(tables) == ["forget"]
+    assert len(set(tables["forget"]["row"].to_pylist())) == 4
+    assert tokens > 0
+    scores = summarise_generation(tables["forget"])
+    assert min(map(int, scores.extracted)) == 8, "without a prompt its first tokens are given"
+    other, _ = generation_tables(model, evidence, tokenizer, records=4, seed=2)
+    assert other["forget"]["row"] != tables["forget"]["row"]
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_a_classifier_writes_nothing(
+    classifier_settings: dict[str, Any],
+    classifier_original: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    settings = {key: value for key, value in classifier_settings.items() if key != "original"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**settings, "output_dir": str(tmp_path / "out")}))
+    assert main([command, "--config", str(path), "--generate_records", "3"]) == 2
+    assert "A model for text-classification writes no text" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([command, "--config", str(path), "--generate_records", "-1"]) == 2
+    assert "generate_records=-1 is not possible" in capsys.readouterr().err
+
+
+def test_another_tools_model_is_let_write_on(
+    lm_settings: dict[str, Any], lm_by_heart: Path, lm_base: Path, tmp_path: Path
+) -> None:
+    settings = {key: value for key, value in lm_settings.items() if key != "original"}
+    path = tmp_path / "recipe.yaml"
+    out = tmp_path / "out"
+    more = {"model_name_or_path": str(lm_base), "original_model": str(lm_by_heart), "output_dir": str(out)}
+    path.write_text(yaml.safe_dump({**settings, **more}))
+    assert main(["evaluate", "--config", str(path), "--generate_records", "5"]) == 0
+    arms = UnlearningReport.load(out / "unlearning_report.json").arms
+    assert arms["original"].generation["forget"].extracted["0"].value == 1
+    assert arms["unlearned"].generation["forget"].extracted["0"].value == 0

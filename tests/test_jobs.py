@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
+from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.record import RECORD_FILE, TrainingRecord
 
 from .conftest import secrets_rows, tickets_rows, write_rows
@@ -63,8 +64,11 @@ def test_the_whole_road_for_a_language_model(
     assert retrained is not None
     assert original.value > 0.95
     assert 0.1 < retrained.value < 0.9
-    expected = {"fine_tune": "not_forgotten", "base": "exact"}
-    assert report.verdict.word == expected.get(method, report.verdict.word)
+    unlearned = report.arms["unlearned"].membership_auc
+    assert unlearned is not None
+    # Ten records are too few for a verdict of several attacks, but not to see a tendency.
+    assert (report.verdict.word == "exact") == (method == "base")
+    assert (unlearned.value > 0.8) == (method == "fine_tune")
     assert f"Verdict: {report.verdict.word}" in out
     assert re.search(r"rows to forget \(S\)\s+10\n", out)
     assert report.audit is not None
@@ -74,7 +78,7 @@ def test_the_whole_road_for_a_language_model(
     assert report.cost.retraining_flops == TrainingRecord.from_dict(reference).flops
     assert AutoModelForCausalLM.from_pretrained(folder)
     names = {path.name for path in folder.iterdir()}
-    assert {"README.md", "loss_histograms.png", "model.safetensors", "tokenizer.json", RECORD_FILE} <= names
+    assert {"README.md", *PICTURES, "model.safetensors", "tokenizer.json", RECORD_FILE} <= names
     assert not [name for name in names if name.startswith(".") or name.endswith(".bin")]
 
 
@@ -387,7 +391,8 @@ def test_evaluate_measures_what_others_made(
     assert report.method.name == "unknown"
     assert list(report.arms) == ["original", "unlearned"]
     assert report.verdict.word in ("undecided", "not_distinguished"), "never exact: nobody knows how it was made"
-    assert {path.name for path in folder.iterdir()} == {"unlearning_report.json", "loss_histograms.png", "tables"}
+    written = {"unlearning_report.json", "loss_histograms.png", "roc.png", "tables"}
+    assert {path.name for path in folder.iterdir()} == written
     code, out, _ = command("evaluate", {**settings, "output_dir": str(tmp_path / "e2")})
     assert "Verdict: not_forgotten" in out
 

@@ -64,7 +64,13 @@ def outputs(
     models += [str(folder / name) for name in ("adapter", "tagger", "masked", "pairs")]
     models.append(str(lm_base))
     for name, launch in (("one", []), ("two", LAUNCH)):
-        done = launched(*launch, str(ROOT / "tests" / "two_processes.py"), *models, str(folder / name))
+        done = launched(
+            *launch,
+            str(ROOT / "tests" / "two_processes.py"),
+            *models,
+            str(folder / name),
+            HF_HOME=str(folder / f"{name}_home"),
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     return {name: folder / name for name in ("one", "two")}
 
@@ -119,11 +125,41 @@ def test_two_processes_measure_and_count_as_one_does(outputs: dict[str, Path], n
     assert two.cost.flops == pytest.approx(one.cost.flops, rel=0.1)
 
 
+def test_two_processes_write_on_from_the_records_as_one_does(outputs: dict[str, Path]) -> None:
+    one, two = (
+        UnlearningReport.load(folder / "fine_tune" / "unlearning_report.json").arms for folder in outputs.values()
+    )
+    assert one["original"].generation["forget"].records == 5
+    assert {arm: entry.generation for arm, entry in two.items()} == {arm: e.generation for arm, e in one.items()}
+
+
+@pytest.mark.parametrize("arm", ["original", "unlearned"])
+def test_two_processes_find_the_same_gradients(outputs: dict[str, Path], arm: str) -> None:
+    one, two = (pq.read_table(folder / "pairs" / "tables" / f"{arm}.parquet") for folder in outputs.values())
+    norms, again = (table["gradient_norm"].drop_null().to_pylist() for table in (one, two))
+    assert len(norms) == 20, "of S and H"
+    assert again == pytest.approx(norms, rel=1e-3)
+
+
+def test_every_process_has_the_tables_that_one_has_read(outputs: dict[str, Path]) -> None:
+    one = json.loads((outputs["one"] / "kept-0.json").read_text())
+    two = [json.loads((outputs["two"] / f"kept-{process}.json").read_text()) for process in (0, 1)]
+    assert one[:2] == two[0][:2] == [0, 0], "the run has scored the original"
+    assert two[0] == two[1]
+    assert two[0][2] == pytest.approx(one[2], rel=1e-5)
+
+
 def test_two_processes_stop_at_the_same_step(outputs: dict[str, Path]) -> None:
     one, two = (json.loads((folder / "stopped.json").read_text()) for folder in outputs.values())
-    assert one == two
-    assert one[0] < 6
-    assert one[1]
+    assert one["step"] == two["step"] < 6
+    assert one["stopped"]["reason"].startswith("forgotten")
+    assert one["watched"]["steps"] == [1, 2, 3, 4, 5]
+    for name in ("stopped", "watched"):
+        assert one[name]["steps"] == two[name]["steps"]
+        for attack, gaps in one[name]["gaps"].items():
+            assert two[name]["gaps"][attack] == pytest.approx(gaps, abs=0.02), attack
+    assert one["watched"]["plateau"].startswith("This is as close as it gets")
+    assert two["watched"]["plateau"] == one["watched"]["plateau"]
 
 
 def test_sharded_weights_are_scored_as_whole_ones_are(outputs: dict[str, Path]) -> None:

@@ -25,7 +25,8 @@ from hf_unlearn.record import RECORD_FILE
 from .test_jobs import texts_in
 from .test_processes import LAUNCH, ROOT, launched
 
-ARMS = ("retrained", "retrained_unlearned", "same_budget")
+CLEAN = ("retrained", "retrained_unlearned", "same_budget")
+ARMS = (*CLEAN, "unlearned")
 FLAGS = ("--seeds", "2", "--arms", *ARMS)
 
 
@@ -59,11 +60,11 @@ def test_references_do_not_know_what_the_original_knows(
 ) -> None:
     folder, said = trained
     names = {f"{arm}-seed{seed}" for arm in ARMS for seed in (3, 4)}
-    assert {path.name for path in (folder / "references").iterdir()} == names
+    assert {path.name for path in (folder / "references").iterdir()} == {*names, "references.json"}
     for arm in ARMS:
         losses = [tables(folder / "references" / f"{arm}-seed{seed}") for seed in (3, 4)]
         aucs = [membership_auc(sets["forget"], sets["holdout"]).value for sets in losses]
-        assert all(0.1 < auc < 0.9 for auc in aucs), arm
+        assert all(0.1 < auc < 0.9 for auc in aucs) or arm not in CLEAN, arm
         line = re.findall(rf"^ +{arm} +(.+)$", said, re.MULTILINE)[-1].split()
         means = [np.mean([sets[name].mean() for sets in losses]) for name in ("forget", "holdout")]
         shown = [np.mean(aucs), np.std(aucs, ddof=1), min(aucs), max(aucs), *means]
@@ -91,16 +92,19 @@ def test_each_reference_is_trained_as_its_arm_says(
 ) -> None:
     original = json.loads((lm_original / RECORD_FILE).read_text())
     weights = {}
-    for path in (trained[0] / "references").iterdir():
+    for path in (trained[0] / "references").glob("*-seed*"):
         record = json.loads((path / RECORD_FILE).read_text())
         weights[path.name] = load_file(path / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+        if path.name.startswith("unlearned"):
+            assert record == original, "it says how its original was trained"
+            continue
         assert record["base_model"] == str(lm_base)
         assert record["dataset"]["rows"] == 40
         assert record["epochs"] == original["epochs"] * (0.25 if path.name.startswith("same_budget") else 1)
         assert record["seed"] == int(path.name[-1])
         assert record["settings"] == original["settings"]
         assert not list(path.glob("checkpoint-*"))
-    assert len({tuple(weight.flatten().tolist()) for weight in weights.values()}) == 6
+    assert len({tuple(weight.flatten().tolist()) for weight in weights.values()}) == 8
 
 
 def test_the_same_unlearning_that_the_run_does_starts_at_the_retrained_model(
@@ -114,6 +118,14 @@ def test_the_same_unlearning_that_the_run_does_starts_at_the_retrained_model(
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == same.read_bytes()
 
 
+def test_the_run_repeated_with_its_own_seed_gives_the_same_bits(
+    settings: dict[str, Any], trained: tuple[Path, str], tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    assert main(["run", "--config", str(recipe(**settings)), "--output_dir", str(tmp_path / "out")]) == 0
+    same = trained[0] / "references" / "unlearned-seed3" / "model.safetensors"
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == same.read_bytes()
+
+
 def test_killed_in_any_arm_the_same_command_gives_the_same_bits(
     settings: dict[str, Any], tmp_path: Path, recipe: Callable[..., Path]
 ) -> None:
@@ -122,13 +134,13 @@ def test_killed_in_any_arm_the_same_command_gives_the_same_bits(
     assert done.returncode == 0, done.stderr[-3000:]
     folders = int(re.findall(r"killed in (\d+) folders", done.stdout)[0])
     for i in range(folders):
-        for path in (tmp_path / "whole" / "references").iterdir():
+        for path in (tmp_path / "whole" / "references").glob("*-seed*"):
             twin = tmp_path / str(i) / "references" / path.name
             assert (twin / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes(), path.name
             assert {file.name for file in twin.iterdir()} == {file.name for file in path.iterdir()}
 
 
-@pytest.mark.parametrize(("arm", "step"), [("retrained", 100), ("retrained_unlearned", 10)])
+@pytest.mark.parametrize(("arm", "step"), [("retrained", 100), ("retrained_unlearned", 10), ("unlearned", 10)])
 def test_interrupted_the_same_command_goes_on_where_it_was(
     settings: dict[str, Any],
     trained: tuple[Path, str],
@@ -154,7 +166,7 @@ def test_interrupted_the_same_command_goes_on_where_it_was(
     assert main(["references", *flags]) == 130
     assert "The same command goes on from the last checkpoint" in capsys.readouterr().err
     assert main(["references", *flags]) == 0
-    steps = {"retrained-seed3": 160, "retrained_unlearned-seed3": 40}
+    steps = {"retrained-seed3": 160, "retrained_unlearned-seed3": 40, "unlearned-seed3": 40}
     assert taken == {name: steps[name] for name in taken}
     for name in taken:
         made, whole = (folder / "references" / name / "model.safetensors" for folder in (tmp_path / "out", trained[0]))
@@ -219,6 +231,10 @@ def test_what_is_trained_is_not_trained_again_and_what_differs_is_refused(
         ({}, {"seed": 2**32 - 2}, ("--seeds", "3"), "--seeds 3 is not possible"),
         ({}, {}, ("--arms", "retrain"), "invalid choice: 'retrain'"),
         ({}, {"stop_when_forgotten": True}, ("--arms", "same_budget"), "price of the run depends on S"),
+        ({}, {"stop_when_forgotten": True}, ("--arms", "unlearned"), "price of the run depends on S"),
+        ({}, {"max_length": 0}, (), "max_length=0 is not possible"),
+        ({}, {}, ("--delta", "1"), "--delta 1.0 is not possible"),
+        ({}, {"delta": float("nan")}, (), "--delta nan is not possible"),
         ({}, {"dataset_streaming": True, "max_steps": 2}, (), "leave --dataset_streaming out"),
     ],
 )
@@ -300,7 +316,7 @@ def test_references_of_a_classifier(
     assert records["same_budget"]["settings"]["learning_rate"] == 1e-3, "as the run"
     assert (records["retrained"]["epochs"], records["same_budget"]["epochs"]) == (6, 3)
     weights = [load_file(folder / "model.safetensors")["classifier.weight"] for folder in made.values()]
-    assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 3
+    assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 4
 
 
 def test_two_processes_train_references_together(
@@ -310,7 +326,7 @@ def test_two_processes_train_references_together(
     done = launched(*LAUNCH, "-m", "hf_unlearn.cli", "references", "--config", str(config), "--seeds", "1", *FLAGS[2:])
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("The references, which never saw S") == 1
-    folders = sorted((tmp_path / "out" / "references").iterdir())
+    folders = sorted((tmp_path / "out" / "references").glob("*-seed*"))
     assert [path.name for path in folders] == [f"{arm}-seed3" for arm in sorted(ARMS)]
     for path in folders:
         assert (len(tables(path)["forget"]), len(tables(path)["retained"])) == (10, 40)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
+from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.evaluation.evidence import EvidenceSets
 from hf_unlearn.evaluation.relearning import (
     RelearningCurve,
@@ -26,10 +28,12 @@ from hf_unlearn.evaluation.relearning import (
     relearn,
     round_to_nearest,
 )
-from hf_unlearn.models import Model, locate
+from hf_unlearn.evaluation.scoring import score
+from hf_unlearn.models import Model, load_tokenizer, locate
 from hf_unlearn.preparation import measured_sets, prepare_run
 from hf_unlearn.record import load_any
 
+from .conftest import note_rows, secrets_rows, write_rows
 from .test_processes import LAUNCH, launched
 
 ATTACK: dict[str, Any] = {"steps": 12, "learning_rate": 2e-3, "batch_size": 5, "seed": 1}
@@ -156,6 +160,45 @@ def test_an_adapter_is_attacked_with_all_its_weights(original: Model, evidence: 
     assert quantise(adapter, evidence, 4) == quantise(merged, evidence, 4)
 
 
+def test_an_adapter_on_public_text_is_all_that_is_trained(
+    original: Model, hidden: Model, evidence: EvidenceSets
+) -> None:
+    tokenizer = load_tokenizer([locate(original.name_or_path)])
+    rows = Dataset.from_list(note_rows(30))
+    public = encode(rows, RecordEncoder(tokenizer, RecordFormat("text"), 128), "public")
+    assert isinstance(public, Dataset)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_dropout=0.1)
+    attack: dict[str, Any] = {**ATTACK, "taught": "public", "public": public, "learning_rate": 2e-2}
+    before, state = bits(hidden), torch.get_rng_state()
+    curve = relearn(hidden, evidence, lora=lora, **attack)
+    assert (curve.lora_r, curve.taught_records, len(curve.points)) == (4, 30, 13)
+    assert losses(curve)[0] == losses(relearn(hidden, evidence, taught="forget", **ATTACK))[0]
+    assert losses(curve)[-1] != losses(curve)[0]
+    assert bits(hidden) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert relearn(hidden, evidence, lora=lora, **attack) == curve
+    whole = relearn(hidden, evidence, **attack)
+    assert whole.lora_r is None
+    assert losses(whole) != losses(curve)
+    # what the model has of an adapter is merged
+    adapter = get_peft_model(copy.deepcopy(hidden), LoraConfig(task_type="CAUSAL_LM", r=2))
+    assert losses(relearn(adapter, evidence, lora=lora, **attack)) == pytest.approx(losses(curve), rel=1e-3)
+    with pytest.raises(InputError, match="no public records"):
+        relearn(hidden, evidence, lora=lora, **{**attack, "public": None})
+
+
+def test_losses_of_one_author_are_one_loss(original: Model, evidence: EvidenceSets) -> None:
+    sets = {
+        name: evidence.sets[name].add_column("group", [i // 2 for i in range(10)]) for name in ("forget", "holdout")
+    }
+    grouped = EvidenceSets(evidence.task, sets, evidence.collator, evidence.batch_size)
+    score = quantise(original, grouped, 8)
+    assert score.membership_auc is not None
+    assert (score.forget_loss.n, score.membership_auc.n) == (5, 5)
+    assert score.forget_loss.value == pytest.approx(quantise(original, evidence, 8).forget_loss.value)
+
+
 def test_what_cannot_be_attacked(original: Model, evidence: EvidenceSets) -> None:
     one = EvidenceSets(
         evidence.task, {"forget": evidence.sets["forget"].select([0])}, evidence.collator, evidence.batch_size
@@ -238,10 +281,11 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     settings = {**lm_settings, "num_train_epochs": 3, "learning_rate": 2e-3, "use_cpu": True}
     flags = ["--config", str(recipe(**settings)), "--output_dir", str(out), "--model_name_or_path", str(unlearned)]
     compared = ["--original_model", str(lm_original), "--retrained_model", str(retrained_folder)]
+    compared += ["--public_dataset", str(write_rows(tmp_path / "notes.jsonl", note_rows())), "--lora_r", "4"]
     before = (unlearned / "model.safetensors").read_bytes()
     assert main(["attack", *flags, *compared, "--attack_steps", "12"]) == 0
     assert (unlearned / "model.safetensors").read_bytes() == before
-    assert {path.name for path in out.iterdir()} == {"attacks.json", "relearning_curve.png"}
+    assert {path.name for path in out.iterdir()} == {"attacks.json", "relearning_curve.png", "leak_curve.png"}
     report = json.loads((out / "attacks.json").read_text())
     until = {arm: found["steps_until_halfway"] for arm, found in report["models"].items()}
     said = capsys.readouterr().out
@@ -255,6 +299,26 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     first = {arm: found["relearning"][0]["points"][0]["forget_loss"] for arm, found in report["models"].items()}
     assert report["halfway_loss"] == (first["retrained"]["value"] + first["original"]["value"]) / 2
     assert [score["bits"] for score in report["models"]["unlearned"]["quantised"]] == [8, 4]
+    public = report["models"]["unlearned"]["relearning"][2]
+    assert (public["taught"], public["lora_r"], public["taught_records"]) == ("public", 4, 60)
+    assert public["learning_rate"] == 2e-2
+    assert report["skipped"] == {}
+    told = {arm: found["sampling"]["forget"] for arm, found in report["models"].items()}
+    assert [point["samples"] for point in told["original"]] == [1, 2, 4, 8]
+    assert told["original"][-1]["verbatim"]["value"] > told["retrained"][-1]["verbatim"]["value"] == 0
+    share = told["unlearned"][-1]["verbatim"]["value"]
+    assert (
+        f"Asked 8 times, the unlearned model tells {share:.0%} of the records of S word for word (and 0% of H)" in said
+    )
+    shown = report["models"]["unlearned"]["in_context"]
+    assert (shown["shots"], shown["others"], shown["alone"]["n"]) == (4, "holdout", 10)
+    gain = shown["gain"]["value"]
+    direction = "lower" if gain >= 0 else "higher"
+    assert f"loss of a record of S is {abs(gain):.2f} {direction} than after records of H" in said
+    plain, *others = report["models"]["original"]["wordings"]
+    assert (plain["wording"], len(others)) == ("as trained", 4)
+    assert plain["forget_loss"]["value"] < min(score["forget_loss"]["value"] for score in others)
+    assert "Asked in other words, the unlearned model has a loss of S of" in said
     assert "per_device_train_batch_size=10" in said, "from the training record"
     assert "budget" not in said, "the price of an unlearning is not that of an attack"
     assert report["models"]["unlearned"]["relearning"][0]["batch_size"] == 10
@@ -263,7 +327,61 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert main(["attack", *flags, "--attack_steps", "2", "--output_dir", str(tmp_path / "alone")]) == 0
     alone = json.loads((tmp_path / "alone" / "attacks.json").read_text())
     assert (alone["halfway_loss"], list(alone["models"])) == (None, ["unlearned"])
-    assert "goes from a loss of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "goes from a loss of" in said
+    assert "Left out: public, because no --public_dataset was named." in said
+
+
+def test_prompts_in_the_words_of_a_column(
+    lm_settings: dict[str, Any], lm_original: Path, original: Model, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    """Records without one are left out, H as a whole when it lacks the column; the completion stays."""
+    rows = [
+        {**row, "asked": None if i in (3, 4) else f"Tell me, {row['prompt']}", "prefix": "Q:"}
+        for i, row in enumerate(secrets_rows())
+    ]
+    data = write_rows(tmp_path / "worded.jsonl", rows)
+    held_out = write_rows(tmp_path / "held_out.jsonl", secrets_rows()[50:])
+    settings = {key: value for key, value in lm_settings.items() if key not in ("original", "holdout_ids")}
+    settings |= {"dataset_name": str(data), "holdout_dataset": str(held_out), "use_cpu": True}
+    templates = {"prompt_template": "{prompt}", "completion_template": "{completion}"}
+    flags = ["--attack_steps", "1", "--attack_samples", "1", "--paraphrase_column", "asked"]
+    for name, extra in (("columns", {}), ("templates", templates)):
+        out = tmp_path / name
+        config = str(recipe(**settings, **extra, output_dir=str(out)))
+        assert main(["attack", "--config", config, *flags]) == 0
+        report = json.loads((out / "attacks.json").read_text())
+        plain, worded = report["models"]["unlearned"]["wordings"]
+        assert (plain["wording"], worded["wording"]) == ("as trained", "asked")
+        assert worded["membership_auc"] is None
+        encoder = RecordEncoder(load_tokenizer([locate(str(lm_original))]), RecordFormat("prompt_completion"), 128)
+        asked = [row | {"prompt": row["asked"]} for i, row in enumerate(rows[:10]) if i not in (3, 4)]
+        examples = encode(Dataset.from_list(asked), encoder, "test")
+        assert isinstance(examples, Dataset)
+        table = score(original, examples, PaddingCollator(0), task="text-generation", batch_size=4)
+        total = table["nll"].to_numpy().sum() / table["tokens"].to_numpy().sum()
+        assert worded["forget_loss"]["value"] == pytest.approx(total, rel=1e-4)
+        assert worded["forget_loss"]["n"] == plain["forget_loss"]["n"] == 8
+
+
+def test_a_classifier_is_not_asked_to_write(
+    classifier_settings: dict[str, Any],
+    classifier_original: Path,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = str(recipe(**classifier_settings, output_dir=str(tmp_path / "out"), use_cpu=True))
+    assert main(["attack", "--config", config, "--attack_steps", "1"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"attacks.json", "relearning_curve.png"}
+    report = json.loads((tmp_path / "out" / "attacks.json").read_text())
+    assert set(report["skipped"]) == {"sampling", "in_context", "wordings", "public"}
+    assert report["models"]["unlearned"]["sampling"] is None
+    assert "Left out: sampling, because a model for text-classification writes no text." in capsys.readouterr().out
+    assert main(["attack", "--config", config, "--public_dataset", classifier_settings["dataset_name"]]) == 2
+    assert "is for models that go on writing" in capsys.readouterr().err
+    assert main(["attack", "--config", config, "--paraphrase_column", "text"]) == 2
+    assert "prompt of plain text" in capsys.readouterr().err
 
 
 def test_two_processes_attack_as_one_does(
@@ -286,6 +404,22 @@ def test_two_processes_attack_as_one_does(
     ("flags", "message"),
     [
         (["--attack_steps", "0"], "--attack_steps 0 is not possible"),
+        (["--attack_samples", "0"], "--attack_samples 0 is not possible"),
+        (["--attack_records", "-1"], "--attack_records -1 is not possible"),
+        (["--paraphrase_column", "nowhere"], "nowhere"),
+        (
+            [
+                "--prompt_template",
+                "{group} {prompt}",
+                "--completion_template",
+                "{completion}",
+                "--paraphrase_column",
+                "id",
+            ],
+            "has 2 columns",
+        ),
+        (["--public_dataset", "nowhere/at-all-"], "nowhere/at-all-"),
+        (["--public_dataset", "SECRETS"], "needs a column 'text'"),
         (["--original_model", "nowhere/at-all-"], "nowhere/at-all-"),
         (["--load_in_8bit", "true", "--use_peft", "true"], "cannot be attacked"),
     ],
@@ -300,6 +434,7 @@ def test_what_the_attacks_refuse(
     message: str,
 ) -> None:
     config = str(recipe(**{**lm_settings, "output_dir": str(tmp_path / "out")}))
+    flags = [lm_settings["dataset_name"] if flag == "SECRETS" else flag for flag in flags]
     assert main(["attack", "--config", config, *flags]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

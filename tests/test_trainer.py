@@ -361,24 +361,6 @@ def test_a_clean_start_is_exact_and_names_its_stage(lm_original: Path, tmp_path:
     assert run.report().verdict.word != "exact", "without the audit nobody knows of copies"
 
 
-def test_stopping_watches_one_half_and_is_judged_on_the_other(lm_original: Path, tmp_path: Path) -> None:
-    run = trainer(
-        tmp_path, str(lm_original), method="base", stop_when_forgotten=True, measure_steps=1, auc_margin=0.49
-    )
-    assert run.evidence is not None
-    halves = [set(sets.sets["forget"]["row"]) for sets in (run.watched, run.evidence)]
-    assert not halves[0] & halves[1]
-    assert [len(half) for half in halves] == [5, 5]
-    run.train()
-    report = run.report(audit=secrets().audit)
-    assert report.verdict.word != "exact", "S decided when to stop"
-    assert "had a say in when the training stopped" in report.verdict.warnings[0]
-    assert run.state.global_step < 6
-    assert report.method.stopped_early
-    assert report.judged_on_part
-    assert report.arms["unlearned"].sets["forget"].records == 5
-
-
 # What is refused
 
 
@@ -513,23 +495,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_weights(lm_origin
     assert same(weights(resumed.model), weights(whole.model))
     assert resumed.cost.training_seconds > stopped.cost.training_seconds
     assert [p.step for p in resumed.report().curve] == [p.step for p in whole.report().curve] == [2, 4]
-
-
-@pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
-def test_a_run_that_has_stopped_goes_on_where_it_stopped(
-    lm_original: Path, tmp_path: Path, save_strategy: str
-) -> None:
-    options: dict[str, Any] = {"method": "base", "stop_when_forgotten": True, "auc_margin": 0.49, "max_steps": 12}
-    options |= {"measure_steps": 3, "save_strategy": save_strategy, "save_steps": 3}
-    stopped = trainer(tmp_path, str(lm_original), **options)
-    stopped.train()
-    assert stopped.stopping.stopped
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
-    resumed = trainer(tmp_path, str(lm_original), **options)
-    resumed.train(resume_from_checkpoint=True)
-    assert same(weights(resumed.model), weights(stopped.model))
-    assert resumed.state.global_step == 3
-    assert resumed.report().method.stopped_early
 
 
 def test_a_trainer_trains_once_and_reads_its_own_checkpoints_only(lm_base: Path, tmp_path: Path) -> None:

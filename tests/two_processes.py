@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
 from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
+from hf_unlearn.evaluation.cache import score_once
 from hf_unlearn.layers import whole
 from hf_unlearn.models import Model, locate
 from hf_unlearn.objectives import l1_norm
@@ -51,11 +52,13 @@ class KeepStart(TrainerCallback):
 
 def run(name: str, folder: str, rows: list[dict], output: Path, **settings: Any) -> UnlearningTrainer:
     """One run; what is to be compared goes to the output folder."""
-    lora = settings.pop("lora", None)
-    split = split_retained(Dataset.from_list(rows), Records.rows(range(10)), holdout=Records.rows(range(50, 60)))
+    lora, forgotten = settings.pop("lora", None), settings.pop("forgotten", 10)
+    held_out = Records.rows(range(50, len(rows)))
+    split = split_retained(Dataset.from_list(rows), Records.rows(range(forgotten)), holdout=held_out)
     config = UnlearningConfig(
-        str(output / name), max_steps=6, learning_rate=0.3, seed=11, use_cpu=True, save_strategy="no",
-        per_device_eval_batch_size=EVAL_BATCH, **{"measure_steps": 2, "optim": "sgd", **settings},
+        str(output / name), max_steps=6, seed=11, use_cpu=True, save_strategy="no",
+        per_device_eval_batch_size=EVAL_BATCH,
+        **{"learning_rate": 0.3, "measure_steps": 2, "optim": "sgd", **settings},
     )  # fmt: skip
     config.per_device_train_batch_size = GLOBAL_BATCH // config.world_size
     start = KeepStart()
@@ -127,7 +130,7 @@ def main() -> None:
     folder = Path(output)
     folder.mkdir(exist_ok=True)
     secrets = secrets_rows()
-    plain = run("fine_tune", lm, secrets, folder)
+    plain = run("fine_tune", lm, secrets, folder, generate_records=5)
     for method in ("toward_base", "shrink_perturb", "base"):
         run(method, lm, secrets, folder, method=method)
     run("new_adapter", lm, secrets, folder, method="base", lora=LoraConfig(task_type="CAUSAL_LM", r=4))
@@ -136,7 +139,7 @@ def main() -> None:
     run("classifier", classifier, tickets_rows(), folder)
     run("tagger", tagger, tagged_rows(), folder)
     run("masked", masked, note_rows(), folder)
-    run("pairs", pairs, secrets, folder)
+    run("pairs", pairs, secrets, folder, gradient_norm_attack=True)
     # Between the steps, and with a teacher: where items are tokens, and where they are records.
     run("pruned", lm, secrets, folder, method="prune_then_fine_tune")
     run("noisy", lm, secrets, folder, method="noisy_matrices", alpha=0.1)
@@ -144,12 +147,22 @@ def main() -> None:
     run("distilled", lm, secrets, folder, method="distill")
     run("entropies", classifier, tickets_rows(), folder, method="reset_smallest")
     run("cycled", pairs, secrets, folder, method="cyclic_resets")
-    stopped = run(
-        "stopped", lm, secrets, folder, method="base", stop_when_forgotten=True, auc_margin=0.49, measure_steps=1
-    )
+    # What is left makes one batch, so that no process has to fill up its part of the last one.
+    many: dict[str, Any] = {"forgotten": 42, "stop_when_forgotten": True, "auc_margin": 0.3, "measure_steps": 1}
+    stopped = run("stopped", lm, secrets_rows(100), folder, method="base", **many)
+    watched = run("watched", lm, secrets_rows(100), folder, **many, learning_rate=1e-5)
     if stopped.args.process_index == 0:
-        (folder / "stopped.json").write_text(json.dumps([stopped.state.global_step, stopped.stopping.stopped]))
+        found = {trainer.args.folder.name: trainer.stopping.state()["attributes"] for trainer in (stopped, watched)}
+        (folder / "stopped.json").write_text(json.dumps({**found, "step": stopped.state.global_step}))
     between_the_steps(lm, base, folder)
+    assert plain.evidence is not None
+    (table, again), tokens = zip(
+        *(score_once(plain.evidence, load_without_dropout(lm)) for _ in range(2)), strict=True
+    )
+    assert again["forget"].equals(table["forget"])
+    (folder / f"kept-{plain.args.process_index}.json").write_text(
+        json.dumps([*tokens, table["forget"]["nll"].to_pylist()])
+    )
     if plain.args.world_size > 1:
         sharded(plain, folder)
     plain.end()

@@ -21,6 +21,7 @@ from .verdict import Provenance, decide
 def assemble_report(
     tables: dict[str, dict[SetName, pa.Table]],
     *,
+    generated: dict[str, dict[SetName, pa.Table]],
     task: Task,
     sampled: set[SetName],
     blind: BlindBaseline | None,
@@ -43,6 +44,7 @@ def assemble_report(
 
     Args:
         tables: by model (``original``, ``unlearned``, ``retrained``, ``base``) and set, as scored.
+        generated: by model and set, what was written, as measured; empty when nobody asked.
         sampled: the sets of which only a part was scored.
         blind: how S and H differ before any model is asked.
         seed: of what is drawn for the intervals.
@@ -73,7 +75,10 @@ def assemble_report(
         audit=audit,
         method=method,
         cost=cost,
-        arms={arm: summarise_arm(sets, task, sampled, judged[arm], seed) for arm, sets in arms.items()},
+        arms={
+            arm: summarise_arm(sets, task, sampled, judged[arm], seed, generated.get(arm))
+            for arm, sets in arms.items()
+        },
         curve=curve,
         verdict=verdict,
         judged_on_part=judged_on_part,

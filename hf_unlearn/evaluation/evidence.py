@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from ..requests import require_columns
 from ..tables import AnyDataset
 from ..tasks import IGNORED, TASKS, Task
 from .blind import BlindBaseline, Labelled, blind_baseline
+from .gradients import gradient_norms
 from .membership import calibrated_scores, loss_scores, zlib_scores
 from .report import SetName, written_whole
 from .scoring import score
+from .statistics import Estimate, mean_loss, membership_auc
 from .verdict import Scores
 
 # S and H are scored whole; of L and the test split this many records give the losses well enough.
@@ -39,6 +41,7 @@ class EvidenceSets:
         task: what the models do.
         sets: the examples of each set.
         sampled: the sets of which these are a random part.
+        gradients: whether the gradient norms of S and H are measured too.
         collator: stacks examples.
         batch_size: examples in a forward pass.
     """
@@ -48,6 +51,7 @@ class EvidenceSets:
     collator: Callable[[list[dict]], dict[str, torch.Tensor]]
     batch_size: int
     sampled: set[SetName] = field(default_factory=set)
+    gradients: bool = False
 
     def score(
         self, model: nn.Module, context: Callable[[], AbstractContextManager] = nullcontext
@@ -66,6 +70,10 @@ class EvidenceSets:
                 # The pieces of a document are all of one group; the table has a line for each document, in order.
                 first = np.unique(part["row"], return_index=True)[1]
                 tables[name] = tables[name].append_column("group", pa.array(np.array(part["group"])[first]))
+        if self.gradients:
+            for name in self._judged:
+                norms = gradient_norms(model, self.sets[name], self.collator, task=self.task, context=context)
+                tables[name] = tables[name].append_column("gradient_norm", pa.array(norms))
         for name, table in tables.items():
             bad = np.count_nonzero(~np.isfinite(table["loss"].to_numpy()))
             if bad:
@@ -78,10 +86,21 @@ class EvidenceSets:
 
     @property
     def tokens(self) -> int:
-        """Tokens that one scoring reads; of two texts each passes through half of the model."""
+        """Tokens that one scoring reads; of two texts each passes through half of the model.
+
+        For a gradient they count three times more: the pass back costs twice what the one forward does.
+        """
         columns = ("input_ids", "labels") if TASKS[self.task].two_texts else ("input_ids",)
-        read = sum(len(ids) for part in self.sets.values() for column in columns for ids in part[column])
-        return read // len(columns)
+        read = {
+            name: sum(len(ids) for column in columns for ids in part[column]) // len(columns)
+            for name, part in self.sets.items()
+        }
+        return sum(read.values()) + (3 * sum(read[name] for name in self._judged) if self.gradients else 0)
+
+    @property
+    def _judged(self) -> list[SetName]:
+        """The sets that membership is judged by."""
+        return [name for name in self.sets if name in ("forget", "holdout")]
 
     def blind(self, seed: int) -> BlindBaseline | None:
         """How S and H differ before any model is asked; None without both."""
@@ -108,24 +127,25 @@ class EvidenceSets:
         return blind_baseline(ids["forget"], ids["holdout"], groups, labels, seed=seed)
 
     def halves(self, seed: int) -> tuple["EvidenceSets", "EvidenceSets"]:
-        """Two parts with half of the records of S and H each, and all of the others."""
+        """Two parts with half of the records, or of the groups, of S and H each, and all of the others."""
         parts: tuple[dict[SetName, Dataset], dict[SetName, Dataset]] = (dict(self.sets), dict(self.sets))
         for name in ("forget", "holdout"):
             if name in self.sets:
-                rows = np.array(self.sets[name]["row"])
-                drawn = np.random.default_rng(seed).permutation(np.unique(rows))
-                first = np.isin(rows, drawn[: len(drawn) // 2])
+                units = np.array(self.sets[name]["row"])
+                if "group" in self.sets[name].column_names and len(set(self.sets[name]["group"])) > 1:
+                    # Other records of the same author are no fresh evidence; of one alone there are no others.
+                    units = np.array(self.sets[name]["group"])
+                drawn = np.random.default_rng(seed).permutation(np.unique(units))
+                first = np.isin(units, drawn[: len(drawn) // 2])
                 for part, mask in zip(parts, (first, ~first), strict=True):
                     part[name] = self.sets[name].select(np.flatnonzero(mask))
-        first_half, second_half = (
-            EvidenceSets(self.task, part, self.collator, self.batch_size, self.sampled) for part in parts
-        )
+        first_half, second_half = (replace(self, sets=part) for part in parts)
         return first_half, second_half
 
     def at_most(self, records: int, seed: int) -> "EvidenceSets":
         """The same sets with at most so many records, drawn at random, in each."""
         sets = {name: _draw(part, records, seed) for name, part in self.sets.items()}
-        return EvidenceSets(self.task, sets, self.collator, self.batch_size, self.sampled)
+        return replace(self, sets=sets)
 
 
 def evidence_sets(
@@ -206,8 +226,9 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
         if "zlib" in columns:
             found["zlib"] = zlib_scores(columns["loss"], columns["zlib"])
         found |= {name: columns[name] for name in ("min_k", "min_k_plus", "exact", "extraction") if name in columns}
-        if "entropy" in columns:
-            found["entropy"] = -columns["entropy"]
+        for column in ("entropy", "gradient_norm"):
+            if column in columns:
+                found[column] = -columns[column]
         if base is not None:
             found["reference"] = calibrated_scores(columns["loss"], base[name]["loss"].to_numpy())
         return found
@@ -216,6 +237,21 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
     if all("group" in tables[name].column_names for name in ("forget", "holdout")):
         groups = tables["forget"]["group"].to_numpy(), tables["holdout"]["group"].to_numpy()
     return Scores(scores("forget"), scores("holdout"), groups)
+
+
+def loss_and_auc(tables: Mapping[SetName, pa.Table]) -> tuple[Estimate, Estimate | None]:
+    """The mean loss of S in nats, and how well the loss tells S from H, None without H.
+
+    Args:
+        tables: as scored; where they name groups, these are the unit of sampling.
+    """
+    forget, found = tables["forget"], attack_scores(tables)
+    nll, tokens = forget["nll"].to_numpy(), forget["tokens"].to_numpy()
+    if "group" in forget.column_names:
+        unit = np.unique(forget["group"].to_numpy(), return_inverse=True)[1]
+        nll, tokens = np.bincount(unit, nll), np.bincount(unit, tokens)
+    auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], groups=found.groups) if found else None
+    return mean_loss(nll, tokens), auc
 
 
 def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One greedy generation pass over a set of records: what the model writes when it is shown the beginning of each."""
+"""One generation pass over a set of records: what the model writes when it is shown the beginning of each."""
 
 import math
 import re
@@ -22,7 +22,9 @@ from ..data import padding_id
 from ..errors import InputError
 from ..models import Model
 from ..tasks import IGNORED, TASKS, Task
-from .scoring import evaluating, shared_batches
+from .evidence import EvidenceSets
+from .report import SetName
+from .scoring import evaluating, preserved_rng, shared_batches
 
 PREFIXES = (0, 8, 16, 32)  # tokens of the text that are given away before the model writes
 NEW_TOKENS = 200  # after a prompt, as TOFU's evaluation
@@ -78,15 +80,18 @@ def generate(
     batch_size: int,
     prefixes: Sequence[int] = PREFIXES,
     new_tokens: int = NEW_TOKENS,
+    samples: int | None = None,
+    seed: int = 0,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> list[Generation]:
     """Let a model write on from the prompt and from several places in the text that it shall have forgotten.
 
-    Decoding is greedy and takes nothing from the model's own generation settings but the tokens that end a text.
+    Decoding is greedy, or samples from the model's own distribution, at temperature 1 and without any cut. It takes
+    nothing from the model's generation settings but the tokens that end a text.
 
     Args:
-        model: a language model or an encoder-decoder; its training mode is restored afterwards, and no random number
-            is drawn.
+        model: a language model or an encoder-decoder; its training mode is restored afterwards, and so are the random
+            number generators.
         examples: as made by :func:`~hf_unlearn.data.encode`; the labelled tokens are the text.
         tokenizer: the model's.
         task: what the model does.
@@ -94,26 +99,33 @@ def generate(
         prefixes: how many tokens of the text to give. After 0 the model sees the prompt only, so texts without a
             prompt have no such line; texts with no more tokens than that have none either.
         new_tokens: written after a prompt at most. After a longer prefix as many as are left of the text.
+        samples: how often each is written; greedily, once, when None.
+        seed: of the samples, which depend on the size of the batches too.
         context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
 
     Returns:
-        One for each passage and prefix, in the order of the records; the same in every process.
+        One for each passage, prefix and sample, in the order of the records; the same in every process.
 
     Raises:
         InputError: the model does not write texts, or the numbers are out of range.
     """
-    if not (TASKS[task].next_token or TASKS[task].two_texts):
-        raise InputError(f"A model for {task} writes no text, so nothing can be extracted from it.")
+    check_writes(task)
     if not prefixes or min(prefixes) < 0 or new_tokens < 1:
         raise InputError(f"prefixes={tuple(prefixes)} and new_tokens={new_tokens} must be at least 0 and 1.")
+    if samples is not None and samples < 1:
+        raise InputError(f"samples={samples} must be at least 1.")
     writer: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     two_texts = TASKS[task].two_texts
     ends = _ends(writer, tokenizer)
-    limit = _positions(writer.config)
-    requests = list(_requests(examples, tokenizer, ends, two_texts, sorted(set(prefixes)), new_tokens, limit))
+    limit = positions(writer.config)
+    asked = _requests(examples, tokenizer, ends, two_texts, sorted(set(prefixes)), new_tokens, limit)
+    requests = [request for request in asked for _ in range(samples or 1)]
     batches = list(_batches(requests, batch_size, limit))
+    drawing: dict[str, Any] = {"do_sample": False}
+    if samples is not None:
+        drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     settings = GenerationConfig(
-        do_sample=False,
+        **drawing,
         num_beams=1,
         use_cache=True,
         pad_token_id=padding_id(tokenizer),
@@ -121,8 +133,10 @@ def generate(
     )
     found: list[tuple[int, list[int]]] = []
     synced = PartialState().num_processes > 1
-    with evaluating(model), _no_generation_config(writer), context():
-        for batch, counts in shared_batches(batches, "Generating"):
+    with evaluating(model), _no_generation_config(writer), context(), preserved_rng():
+        for (number, batch), counts in shared_batches(list(enumerate(batches)), "Generating"):
+            # Whichever process writes it.
+            torch.manual_seed(seed + number)
             picked = [requests[j] for j in batch]
             settings.max_new_tokens = max(request.new_tokens for request in picked)
             inputs, given = _stacked(writer, picked, settings, two_texts)
@@ -187,6 +201,51 @@ def measure(
     order = ("row", "passage", "prefix", "tokens", "matched", "extracted", "rouge1_recall", "rougeL_recall", "written")
     names = (*order, "refused")
     return pa.Table.from_pylist(lines, pa.schema([(name, types.get(name, pa.float64())) for name in names]))
+
+
+def generation_tables(
+    model: Model,
+    evidence: EvidenceSets,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    records: int,
+    seed: int,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> tuple[dict[SetName, pa.Table], int]:
+    """Let a model write on from records of S and H, and compare that with them.
+
+    Args:
+        model: as for :func:`generate`.
+        evidence: the encoded records.
+        tokenizer: the model's.
+        records: of each set at most, drawn at random.
+        seed: of the draw.
+        context: as for :func:`generate`.
+
+    Returns:
+        By set the table of :func:`measure`, with the column ``group`` where the examples have it; and how many tokens
+        were read and written, of two texts half as many, as each passes through half of the model.
+    """
+    sets: dict[SetName, Dataset] = {
+        name: part for name, part in evidence.sets.items() if name in ("forget", "holdout")
+    }
+    tables: dict[SetName, pa.Table] = {}
+    tokens = 0
+    for name, part in replace(evidence, sets=sets).at_most(records, seed).sets.items():
+        found = generate(model, part, tokenizer, task=evidence.task, batch_size=evidence.batch_size, context=context)
+        tokens += sum(len(ids) for one in found for ids in (one.read, one.begun, one.written))
+        tables[name] = measure(found, tokenizer)
+        if "group" in part.column_names:
+            groups = dict(zip(part["row"], part["group"], strict=True))
+            column = [groups[row] for row in tables[name]["row"].to_pylist()]
+            tables[name] = tables[name].append_column("group", pa.array(column, pa.int64()))
+    return tables, tokens // 2 if TASKS[evidence.task].two_texts else tokens
+
+
+def check_writes(task: Task) -> None:
+    """Raise InputError for a task whose models write no text."""
+    if not (TASKS[task].next_token or TASKS[task].two_texts):
+        raise InputError(f"A model for {task} writes no text, so nothing can be extracted from it.")
 
 
 def is_refusal(text: str) -> bool:
@@ -293,7 +352,7 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int
     return ends
 
 
-def _positions(config: PreTrainedConfig) -> float:
+def positions(config: PreTrainedConfig) -> float:
     """How many tokens a model can attend to; infinity where it says nothing, as with relative positions."""
     text = config.get_text_config(decoder=True)
     name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")

@@ -164,6 +164,7 @@ def rmia_scores(
     Args:
         loss: of the judged model, shape (records,).
         population_loss: of the judged model on records that no model saw, none of them judged, shape (population,).
+            With ``gamma`` 1 any records will do for the order of the scores.
         outside: losses of references that never saw the record, shape (models, records).
         population_outside: losses of the same references on the population, shape (models, population).
         inside: losses of references that saw the record, shape (models, records); None offline.

@@ -12,18 +12,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError
 from ..models import Model, plain_model, quantised_bits
-from .evidence import EvidenceSets, attack_scores
+from .evidence import EvidenceSets, loss_and_auc
 from .report import SetName
 from .scoring import preserved_rng
-from .statistics import Estimate, mean_loss, membership_auc
+from .statistics import Estimate
 
-Taught = Literal["forget", "retained"]
+Taught = Literal["forget", "retained", "public"]
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,13 @@ class RelearningCurve:
     """How a model gets records of S back that it is not taught.
 
     Attributes:
-        taught: on what it was trained: the other records of S, or records of L.
+        taught: on what it was trained: the other records of S, records of L, or texts that have nothing to do with S.
         taught_records: how many these are.
         learning_rate: of AdamW, constant.
         batch_size: examples a step.
         seed: of the parts of S, the order of the records, and dropout.
         points: the measurements.
+        lora_r: rank of the adapter that was trained; None when all weights were.
     """
 
     taught: Taught
@@ -60,6 +61,7 @@ class RelearningCurve:
     batch_size: int
     seed: int
     points: tuple[RelearningPoint, ...]
+    lora_r: int | None = None
 
     def steps_until(self, loss: float) -> int | None:
         """The first measured step at which the mean loss is no higher than this, None when there is none."""
@@ -101,32 +103,44 @@ def relearn(
     batch_size: int,
     seed: int,
     measure_every: int = 1,
+    public: Dataset | None = None,
+    lora: LoraConfig | None = None,
 ) -> RelearningCurve:
-    """Train a copy of a model on half of S, or on L, and watch whether the other half of S comes back.
+    """Train a copy of a model on half of S, on L or on other texts, and watch whether the other half of S comes back.
 
-    All weights of the copy are trained, in float32, with AdamW at a constant rate and gradients of norm 1 at most; the
-    cost is that of ``steps`` batches and ``steps / measure_every + 1`` measurements. Every process of a launch takes
-    the same steps and scores its share. (Hu et al. 2024, arXiv:2406.13356; Łucki et al. 2024, arXiv:2409.18025.)
+    All weights of the copy are trained, or a fresh adapter on them, in float32, with AdamW at a constant rate and
+    gradients of norm 1 at most; the cost is that of ``steps`` batches and ``steps / measure_every + 1`` measurements.
+    Every process of a launch takes the same steps and scores its share. (Hu et al. 2024, arXiv:2406.13356;
+    Łucki et al. 2024, arXiv:2409.18025.)
 
     Args:
         model: the model; it stays as it is, and so do the random number generators.
         evidence: S, H where there is one, and L when it is taught, encoded.
-        taught: ``forget``: the half of S that is not measured; ``retained``: L as far as it is in the evidence.
+        taught: ``forget``: the half of S that is not measured; ``retained``: L as far as it is in the evidence;
+            ``public``: the texts given as such.
         steps: to take.
         learning_rate: of AdamW.
         batch_size: examples a step.
         seed: of the halves of S, the order of what is taught, and dropout.
         measure_every: steps from one measurement to the next; the last step is measured too.
+        public: texts that have nothing to do with S, encoded.
+        lora: the adapter to train; what adapter the model has is merged into the copy. None trains all weights.
 
     Raises:
         InputError: S has fewer than two records, or there is nothing to teach; or the loss is no longer a number.
     """
-    lesson, watched = _parts(evidence, taught, seed)
+    lesson, watched = _parts(evidence, taught, seed, public)
     pupil = copy.deepcopy(model)
     # Half precision would swallow small steps. What has fewer bits is not floating and stays.
     nn.Module.float(pupil)
     for weight in pupil.parameters():
         weight.requires_grad_(weight.is_floating_point())
+    if lora is not None:
+        with preserved_rng():
+            torch.manual_seed(seed)
+            plain = pupil.merge_and_unload() if isinstance(pupil, PeftModel) else pupil
+            # PEFT writes the model's name into it.
+            pupil = get_peft_model(plain, copy.deepcopy(lora))
     optimizer = torch.optim.AdamW((w for w in pupil.parameters() if w.requires_grad), learning_rate, weight_decay=0)
     device = next(pupil.parameters()).device
     order = _order(len(lesson), steps * batch_size, seed)
@@ -144,7 +158,8 @@ def relearn(
             if step % measure_every == 0 or step == steps:
                 points.append(_point(step, watched.score(pupil)))
     records = len(set(lesson["row"]))
-    return RelearningCurve(taught, records, learning_rate, batch_size, seed, tuple(points))
+    rank = lora.r if lora is not None else None
+    return RelearningCurve(taught, records, learning_rate, batch_size, seed, tuple(points), rank)
 
 
 def quantise(model: Model, evidence: EvidenceSets, bits: Literal[4, 8]) -> QuantisedScore:
@@ -207,7 +222,7 @@ def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return (steps * scale).to(weight.dtype)
 
 
-def _parts(evidence: EvidenceSets, taught: Taught, seed: int) -> tuple[Dataset, EvidenceSets]:
+def _parts(evidence: EvidenceSets, taught: Taught, seed: int, public: Dataset | None) -> tuple[Dataset, EvidenceSets]:
     """What is taught, and what is measured: the same half of S whatever is taught."""
     forget = evidence.sets["forget"]
     rows = np.array(forget["row"])
@@ -217,10 +232,12 @@ def _parts(evidence: EvidenceSets, taught: Taught, seed: int) -> tuple[Dataset, 
     first = np.isin(rows, drawn[: len(drawn) // 2])
     if taught == "forget":
         lesson = forget.select(np.flatnonzero(first))
-    elif "retained" in evidence.sets:
+    elif taught == "retained" and "retained" in evidence.sets:
         lesson = evidence.sets["retained"]
+    elif taught == "public" and public is not None:
+        lesson = public
     else:
-        raise InputError("There are no retained records in the evidence to teach.")
+        raise InputError(f"There are no {taught} records in the evidence to teach.")
     return lesson, _only(evidence, forget.select(np.flatnonzero(~first)))
 
 
@@ -233,10 +250,7 @@ def _only(evidence: EvidenceSets, forget: Dataset) -> EvidenceSets:
 
 
 def _point(step: int, tables: dict[SetName, pa.Table]) -> RelearningPoint:
-    forget, found = tables["forget"], attack_scores(tables)
-    loss = mean_loss(forget["nll"].to_numpy(), forget["tokens"].to_numpy())
-    auc = membership_auc(-found.forget["loss"], -found.holdout["loss"]) if found else None
-    return RelearningPoint(step, loss, auc)
+    return RelearningPoint(step, *loss_and_auc(tables))
 
 
 def _order(examples: int, needed: int, seed: int) -> np.ndarray:

@@ -21,8 +21,9 @@ from ..errors import InputError
 from ..record import DataSource
 from ..retained import SplitAudit
 from ..tasks import TASKS, Task
+from .harness import HarnessScore
 from .membership import AttackResult, attack_result
-from .statistics import Estimate, clustered_rate, mean_loss, rate
+from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, rate
 from .utility import Utility
 from .verdict import Scores, Verdict
 
@@ -63,7 +64,9 @@ class MethodEntry:
         settings: the training arguments that matter.
         lora: the LoRA settings, None for full training.
         adapter_of: the model that the result is an adapter of; None when it is a full model, merged or not.
-        stopped_early: whether training stopped because S could no longer be told from H.
+        stopped_early: whether training stopped because S could no longer be told from H, or was treated worse.
+        stop_reason: why, in words that begin with ``forgotten`` or ``overshoot``, with the tests' values.
+        plateau: that the trend during the training would not reach the margin, in words; None where it might.
         checkpoint: the name of the checkpoint of the original's training that the fine-tuning began at.
     """
 
@@ -79,6 +82,8 @@ class MethodEntry:
     lora: dict[str, Any] | None
     adapter_of: ModelEntry | None
     stopped_early: bool
+    stop_reason: str | None = None
+    plateau: str | None = None
     checkpoint: str | None = None
 
 
@@ -91,11 +96,14 @@ class CostEntry:
         measuring_seconds: of that, and of the measurements before and after, the measuring.
         tokens: tokens trained on, without padding.
         flops: floating point operations of the training, padding included, adapters accounted for.
-        measuring_flops: floating point operations of all measuring of the original and the unlearned model.
+        measuring_flops: floating point operations of all measuring of the original and the unlearned model that this
+            run did itself.
         peak_memory_bytes: most memory held: of the accelerator, else resident memory of the process.
         retraining_flops: what training A(L) costs, from the reference or the training record; None when unknown.
         training_ratio: flops / retraining_flops, None when unknown.
         total_ratio: (flops + measuring_flops) / retraining_flops, None when unknown.
+        kept_flops: what the measurements of the original that were read, because an earlier run had made them, cost
+            then; in no ratio.
     """
 
     seconds: float
@@ -107,6 +115,7 @@ class CostEntry:
     retraining_flops: float | None
     training_ratio: float | None
     total_ratio: float | None
+    kept_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,23 +145,78 @@ class SetScores:
 
 
 @dataclass(frozen=True)
+class GenerationScores:
+    """What a model writes, by greedy decoding, when it is shown the beginning of some records of a set.
+
+    Attributes:
+        records: how many it was shown.
+        rouge_l_recall: mean ROUGE-L recall of the true text in what it writes after the prompt, or, where a text has
+            none, after the first tokens; None where no text has a word.
+        refusal_rate: share of these in which it says that it does not know or will not tell.
+        extracted: by the number of tokens of the text that it was given besides the prompt, the share of texts whose
+            next 50 tokens (or what is left of them) it writes without a mistake.
+    """
+
+    records: int
+    rouge_l_recall: Estimate | None
+    refusal_rate: Estimate
+    extracted: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
 class ArmEntry:
     """One model under the same measurements.
 
     Attributes:
         sets: by ``forget`` (S), ``holdout`` (H), ``retained`` (L) and ``test``.
         membership_auc: how well its loss tells S from H, None without H.
-        attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`.
+        attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`; with two
+            retrained references or more, also in :data:`~hf_unlearn.evaluation.outside.OUTSIDE_ATTACKS`.
+        generation: what it writes, by set; only when it was asked for, and where the texts are long enough.
     """
 
     sets: dict[str, SetScores]
     membership_auc: Estimate | None
     attacks: dict[str, AttackResult] = field(default_factory=dict)
+    generation: dict[str, GenerationScores] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of one number for each of several models the mean, the standard deviation (None for one model), the extremes."""
+
+    mean: float
+    deviation: float | None
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class ReferenceEntry:
+    """What the models of one kind, which differ in their seed alone, make of the records.
+
+    Attributes:
+        seeds: of the models.
+        losses: the mean loss of a record over all models in nats, by set.
+        aucs: of each attack, over the models; empty without H.
+    """
+
+    seeds: list[int]
+    losses: dict[str, float]
+    aucs: dict[str, Spread]
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One measurement during training; losses are means over records, the AUC's interval is the 90 % one."""
+    """One measurement during training.
+
+    Attributes:
+        step: after which.
+        forget_loss, holdout_loss, retained_loss: means over records.
+        membership_auc, membership_auc_low, membership_auc_high: of the loss, with its 90 % interval.
+        worst_gap, worst_gap_low, worst_gap_high: of the attack that decided, its AUC less 0.5, with its 95 % interval;
+            None where training was not to stop early.
+    """
 
     step: int
     forget_loss: float | None
@@ -161,6 +225,9 @@ class CurvePoint:
     membership_auc: float | None
     membership_auc_low: float | None
     membership_auc_high: float | None
+    worst_gap: float | None = None
+    worst_gap_low: float | None = None
+    worst_gap_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -183,8 +250,11 @@ class UnlearningReport:
         software: versions.
         hardware: device and number of processes.
         schema_version: 1.
+        references: by arm of :class:`~hf_unlearn.references.TrainedReference`, the models to compare with; the attacks
+            that need some took those of ``retrained``, without the arm ``retrained`` itself when it is among them.
         utility: what the unlearning cost in utility; None where there was nothing to compare.
         group_column: the column that says whose record it is, None where records count as independent.
+        harness: what each model does on tasks of lm-evaluation-harness, by its name in ``arms``.
     """
 
     task: Task
@@ -203,8 +273,10 @@ class UnlearningReport:
     software: dict[str, str]
     hardware: dict[str, str]
     schema_version: int = REPORT_VERSION
+    references: dict[str, ReferenceEntry] = field(default_factory=dict)
     utility: Utility | None = None
     group_column: str | None = None
+    harness: dict[str, list[HarnessScore]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return _finite(asdict(self))
@@ -251,10 +323,41 @@ def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
     return SetScores(table.num_rows, loss, None, perplexity, sampled, probability, exact, strength)
 
 
+def summarise_generation(table: pa.Table) -> GenerationScores:
+    """The scores of a set from its table of :func:`~hf_unlearn.evaluation.generation.measure`, a line or more."""
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    unit = columns.get("group", columns["row"])
+    # Of each passage the line with the fewest tokens given.
+    first = np.unique(np.stack([columns["row"], columns["passage"]]), axis=1, return_index=True)[1]
+    worded = first[~np.isnan(columns["rougeL_recall"][first])]
+
+    def share(lines: np.ndarray, column: str) -> Estimate:
+        hits, codes = columns[column][lines].astype(float), np.unique(unit[lines], return_inverse=True)[1]
+        trials = np.bincount(codes)
+        if (trials == 1).all():
+            return rate(int(hits.sum()), len(hits))
+        return clustered_rate(np.bincount(codes, hits), trials)
+
+    return GenerationScores(
+        records=len(np.unique(columns["row"])),
+        rouge_l_recall=clustered_mean(columns["rougeL_recall"][worded], unit[worded]) if len(worded) else None,
+        refusal_rate=share(first, "refused"),
+        extracted={
+            str(prefix): share(np.flatnonzero(columns["prefix"] == prefix), "extracted")
+            for prefix in np.unique(columns["prefix"])
+        },
+    )
+
+
 def summarise_arm(
-    tables: dict[SetName, pa.Table], task: Task, sampled: set[SetName], scores: Scores | None, seed: int
+    tables: dict[SetName, pa.Table],
+    task: Task,
+    sampled: set[SetName],
+    scores: Scores | None,
+    seed: int,
+    generated: dict[SetName, pa.Table] | None = None,
 ) -> ArmEntry:
-    """The scores of a model from its tables, one a set, and from what the attacks make of S and H."""
+    """The scores of a model from its tables, one a set, from what the attacks make of S and H, and what it wrote."""
     attacks = {}
     if scores is not None:
         attacks = {
@@ -262,7 +365,10 @@ def summarise_arm(
             for name in scores.forget
         }
     sets: dict[str, SetScores] = {name: summarise(table, task, name in sampled) for name, table in tables.items()}
-    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks)
+    written: dict[str, GenerationScores] = {
+        name: summarise_generation(table) for name, table in (generated or {}).items() if table.num_rows
+    }
+    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks, written)
 
 
 @contextmanager

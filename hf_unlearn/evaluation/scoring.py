@@ -21,7 +21,8 @@ from .memorization import exact_memorization, extraction_strength
 Batch = TypeVar("Batch")
 
 MIN_K = 0.4  # the share of a record's tokens that Min-K% looks at, as in MUSE
-CHUNK = 2**21  # logits that are held in float32 at a time
+CHUNK = 2**18  # logits that are held in float32 at a time, or this part of a batch where that is more:
+PART = 256
 COUNTS = ("tokens", "correct", "zlib")
 
 
@@ -140,12 +141,13 @@ def _statistics(logits: torch.Tensor, labels: torch.Tensor, tail: np.ndarray, ta
         logits, labels = logits[:, None], labels[:, None]
     example, position = torch.nonzero(labels != IGNORED, as_tuple=True)
     wanted = labels[example, position]
-    size = max(1, CHUNK // logits.shape[-1])
-    parts = [
-        _predictions(logits[example[i : i + size], position[i : i + size]].float(), wanted[i : i + size])
-        for i in range(0, len(wanted), size)
-    ]
-    nll, hits, mean, deviation, margin = torch.cat(parts, 1).cpu().double().numpy()
+    size = max(1, max(CHUNK, logits.numel() // PART) // logits.shape[-1])
+    # Small results that stay between the large temporaries would keep the C library from using their memory again.
+    found = torch.empty(5, len(wanted), device=logits.device)
+    for i in range(0, len(wanted), size):
+        part = slice(i, i + size)
+        found[:, part] = _predictions(logits[example[part], position[part]].float(), wanted[part])
+    nll, hits, mean, deviation, margin = found.cpu().double().numpy()
     which, tokens = example.cpu().numpy(), (labels != IGNORED).sum(1).cpu().numpy()
     columns = {"tokens": tokens, "nll": np.bincount(which, nll), "correct": np.bincount(which, hits).astype(int)}
     if TASKS[task].quality == "accuracy":

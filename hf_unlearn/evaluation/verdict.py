@@ -27,6 +27,7 @@ ATTACKS = {
     "extraction": "extraction strength",
     "reference": "the loss less that of the base model",
     "entropy": "the entropy of the classes",
+    "gradient_norm": "the norm of the loss's gradient",
 }
 
 
@@ -103,10 +104,13 @@ class _Gap:
     attack: str
     auc: Estimate
     gap: Estimate
-    # For the equivalence tests at 5 %, and corrected for the number of attacks at 5 % in all.
-    gap90: Estimate
+    # For the equivalence tests at 5 %, and corrected for the number of attacks at 5 % in all; over all looks.
+    equivalence: Estimate
     strict_gap: Estimate
     strict_auc: Estimate
+    # Whether the AUC itself lies above 0.5, and below it, corrected in the same way.
+    above: bool
+    below: bool
 
 
 def decide(
@@ -117,16 +121,19 @@ def decide(
     retrained: Scores | None,
     margin: float,
     blind: BlindBaseline | None = None,
+    looks: int = 1,
 ) -> Verdict:
     """Reach a verdict.
 
     The gap of an attack is its AUC on the unlearned model minus that on the retrained one, or minus 0.5. The worst
     attack counts.
 
-    - ``not_forgotten``: the gap of one is larger than the margin and its interval lies above zero; so does that of the
-      AUC above 0.5, because one retrained model is a noisy yardstick. The intervals are at 5 % for all attacks
-      together (Bonferroni).
-    - ``over_forgotten``: the mirror image.
+    - ``not_forgotten``: the gap of one is larger than the margin and its interval lies above zero; and a rank test
+      (Mann and Whitney 1947) puts the AUC above 0.5, because one retrained model is a noisy yardstick, and because
+      intervals of an AUC are too narrow with few records. Intervals and tests are at 5 % for all attacks together
+      (Bonferroni).
+    - ``over_forgotten``: the mirror image. Where the loss shows it, it goes before ``not_forgotten``: of a model that
+      is certain and wrong about S, an attack that does not look at the label finds that it knows S.
     - ``not_distinguished``: the 90 % intervals of all gaps lie within the margin (two one-sided tests at 5 %; all have
       to pass, so that needs no correction), and one of the attacks does tell S from H in the original model.
     - ``undecided``: otherwise.
@@ -142,6 +149,7 @@ def decide(
         retrained: scores under a model that never saw S.
         margin: the margin on the AUC, fixed before the run.
         blind: how the texts of S and H differ.
+        looks: of how many verdicts on the same records this is one; each then gets its share of the 5 % (Bonferroni).
     """
     reasons, warnings = _provenance_reasons(provenance)
     clean = provenance.start_saw_forget is False and not provenance.stopped_by_forget
@@ -154,14 +162,15 @@ def decide(
 
     names = list(unlearned.forget)
     m, n = len(unlearned.forget[names[0]]), len(unlearned.holdout[names[0]])
-    gaps = [_gap(unlearned, retrained, name, len(names)) for name in names]
+    gaps = [_gap(unlearned, retrained, name, len(names), looks) for name in names]
     word, worst, finding = _measured(gaps, margin)
     if word == "not_distinguished" and original is not None:
         seen = [_gap(original, retrained, name, len(names)) for name in names]
         if not any(gap.strict_gap.low > 0 for gap in seen):
             word = "undecided"
             finding = "No attack can tell S from H in the original model either, so none can witness forgetting"
-    smallest = smallest_margin(m, n, len(names)) if unlearned.groups is None else _smallest_of_groups(gaps)
+    expected = unlearned.groups is None and retrained is None
+    smallest = smallest_margin(m, n, len(names)) if expected else _smallest_seen(gaps, looks)
     found = f"{finding}: {_numbers(worst, unlearned, retrained)}."
     if word == "undecided":
         found += f" So many records can confirm a margin of ±{smallest:.2f}, and ±{margin:.2f} is asked for."
@@ -218,24 +227,25 @@ def _differ(blind: BlindBaseline, worst: _Gap) -> str:
 
 def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
     """The word that the measurements alone give, the attack that decides, and the finding in words."""
-    told = [g for g in gaps if g.gap.value > margin and g.strict_gap.low > 0 and g.strict_auc.low > 0.5]
-    avoided = [g for g in gaps if g.gap.value < -margin and g.strict_gap.high < 0 and g.strict_auc.high < 0.5]
-    if told:
+    told = [g for g in gaps if g.gap.value > margin and g.strict_gap.low > 0 and g.above]
+    avoided = [g for g in gaps if g.gap.value < -margin and g.strict_gap.high < 0 and g.below]
+    if told and not any(g.attack == "loss" for g in avoided):
         worst = max(told, key=lambda g: g.gap.value)
         return "not_forgotten", worst, f"The attack by {_name(worst)} still tells S from H"
     if avoided:
         worst = min(avoided, key=lambda g: g.gap.value)
         return "over_forgotten", worst, f"S is treated worse than records that no model saw, as {_name(worst)} shows"
     worst = max(gaps, key=lambda g: abs(g.gap.value))
-    if all(equivalent(g.gap90, margin) for g in gaps):
+    if all(equivalent(g.equivalence, margin) for g in gaps):
         finding = f"None of the attacks, of which the furthest is {_name(worst)}, tells S from H"
         return "not_distinguished", worst, f"{finding} within ±{margin:.2f}"
     return "undecided", worst, f"Neither forgetting nor remembering could be shown; the furthest is {_name(worst)}"
 
 
-def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int) -> _Gap:
+def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int, looks: int = 1) -> _Gap:
     forget, holdout = scores.forget[attack], scores.holdout[attack]
-    strict = 1 - (1 - CONFIDENCE) / attacks
+    share = (1 - CONFIDENCE) / looks
+    equivalence, strict = 1 - 2 * share, 1 - share / attacks
 
     def auc(confidence: float) -> Estimate:
         return membership_auc(-forget, -holdout, confidence, scores.groups)
@@ -247,18 +257,27 @@ def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int) ->
         target = (-retrained.forget[attack], -retrained.holdout[attack])
         return membership_gap(-forget, -holdout, target, confidence, scores.groups)
 
-    return _Gap(attack, auc(CONFIDENCE), gap(CONFIDENCE), gap(0.90), gap(strict), auc(strict))
+    strict_auc = auc(strict)
+    above, below = strict_auc.low > 0.5, strict_auc.high < 0.5
+    if scores.groups is None:
+        above, below = (
+            stats.mannwhitneyu(forget, holdout, alternative=side).pvalue < (1 - strict) / 2
+            for side in ("greater", "less")
+        )
+    return _Gap(
+        attack, auc(CONFIDENCE), gap(CONFIDENCE), gap(equivalence), gap(strict), strict_auc, bool(above), bool(below)
+    )
 
 
 def _name(gap: _Gap) -> str:
     return ATTACKS[gap.attack]
 
 
-def _smallest_of_groups(gaps: list[_Gap]) -> float:
-    """As :func:`~.statistics.smallest_margin`, with the errors that the groups show instead of those expected."""
-    half = max(gap.gap90.high - gap.gap90.low for gap in gaps) / 2
-    quantiles = stats.norm.ppf([0.95, 1 - 0.10 / (2 * len(gaps))])
-    return float(half * quantiles.sum() / quantiles[0])
+def _smallest_seen(gaps: list[_Gap], looks: int) -> float:
+    """As :func:`~.statistics.smallest_margin`, with the errors that the gaps show instead of those expected."""
+    half = max(gap.equivalence.high - gap.equivalence.low for gap in gaps) / 2
+    test, power = stats.norm.ppf([1 - (1 - CONFIDENCE) / looks, 1 - 0.10 / (2 * len(gaps))])
+    return float(half * (test + power) / test)
 
 
 def _numbers(gap: _Gap, unlearned: Scores, retrained: Scores | None) -> str:

@@ -101,6 +101,21 @@ def test_a_token_that_is_ruled_out_leaves_numbers() -> None:
     assert all(np.isfinite(values).all() for values in found.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_part_of_the_logits_is_held_in_float32(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    held = []
+
+    def predictions(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        held.append(logits.numel())
+        return torch.ones(5, len(wanted))
+
+    monkeypatch.setattr("hf_unlearn.evaluation.scoring._predictions", predictions)
+    logits = torch.zeros(2, 128, 64_000, dtype=dtype)
+    _statistics(logits, torch.zeros(2, 128, dtype=torch.int64), np.zeros(2, int), "text-generation")
+    assert sum(held) == logits.numel() * 254 // 256, "all of the labelled ones"
+    assert max(held) <= logits.numel() / 50
+
+
 @pytest.mark.parametrize("size", [1, 7, 10**9])
 def test_parts_of_a_batch_do_not_matter(lm_base: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     collator, examples = examples_of(lm_base, secrets_rows(9), kind="prompt_completion")
@@ -222,8 +237,13 @@ def test_groups_travel_with_the_records(lm_base: Path) -> None:
     assert holdout[2] == forget[2]
     assert holdout[1] not in forget
     assert "group" not in tables["retained"].column_names
-    first, _ = sets.halves(seed=0)
-    assert "group" in first.sets["forget"].column_names
+    first, second = sets.halves(seed=0)
+    assert not set(first.sets["forget"]["group"]) & set(second.sets["forget"]["group"])
+    alone: Any = {**parts, "forget": rows.select([0, 4])}
+    halves = evidence_sets(
+        alone, encoder, PaddingCollator(0), "text-generation", 8, seed=0, group_column="who"
+    ).halves(0)
+    assert all(len(set(half.sets["forget"]["row"])) == 1 for half in halves), "of one author the records are dealt"
 
     tokenised: Any = {name: part.add_column("group", [5] * len(part)) for name, part in sets.sets.items()
                       if name == "retained"}  # fmt: skip

@@ -145,6 +145,39 @@ def test_more_attacks_need_more_records() -> None:
     assert margins[0] < margins[1]
 
 
+@pytest.mark.parametrize(
+    "attacks", [["loss"], ["loss", "zlib", "min_k", "min_k_plus", "exact", "extraction", "reference"]]
+)
+@pytest.mark.parametrize("n", [5, 10, 20])
+def test_few_records_accuse_nobody_more_often(n: int, attacks: list[str]) -> None:
+    more = dict.fromkeys(attacks[1:], 0.0)
+    words = [
+        decide(SAW, scores(0.0, n=n, seed=s, **more), original=None, retrained=None, margin=0.10).word
+        for s in range(200)
+    ]
+    assert words.count("not_forgotten") <= 10  # 2.5 %, and two standard errors
+    assert words.count("over_forgotten") <= 10
+
+
+def test_being_certain_and_wrong_is_not_knowing() -> None:
+    pushed = scores(-1.0, n=300, entropy=1.5)
+    for retrained in (None, scores(0.0, n=300, seed=7, entropy=0.0)):
+        verdict = decide(SAW, pushed, original=None, retrained=retrained, margin=0.10)
+        assert (verdict.word, verdict.attack) == ("over_forgotten", "loss")
+    told = decide(SAW, scores(0.0, n=300, seed=3, entropy=1.5), original=None, retrained=None, margin=0.10)
+    assert (told.word, told.attack) == ("not_forgotten", "entropy")
+
+
+def test_the_smallest_margin_against_a_retrained_model_is_that_of_the_difference() -> None:
+    unlearned, other = scores(0.0, n=300, seed=1), scores(0.0, n=300, seed=2)
+    alone = decide(SAW, unlearned, original=None, retrained=None, margin=0.10).smallest_margin
+    against = decide(SAW, unlearned, original=None, retrained=other, margin=0.10).smallest_margin
+    assert alone is not None
+    assert against is not None
+    # two models that have nothing in common
+    assert against == pytest.approx(alone * 2**0.5, rel=0.05)
+
+
 # S and H that differ by nature
 
 
@@ -229,3 +262,16 @@ def test_groups_are_counted_and_named() -> None:
 def test_one_author_a_side_decides_nothing() -> None:
     verdict = decide(SAW, grouped(0.0, 1, 1, each=400), original=None, retrained=None, margin=0.10)
     assert verdict.word == "undecided"
+
+
+# Several looks, which share the error
+
+
+def test_looks_at_the_same_records_each_get_a_share_of_the_error() -> None:
+    # the equivalence tests look 0.045 away, a hundred of them 0.079
+    assert decide(SAW, FORGOT, original=None, retrained=None, margin=0.05).word == "not_distinguished"
+    assert decide(SAW, FORGOT, original=None, retrained=None, margin=0.05, looks=100).word == "undecided"
+    for shift, word in ((0.5, "not_forgotten"), (-0.5, "over_forgotten")):
+        near = scores(shift, n=60, seed=3)
+        assert decide(SAW, near, original=None, retrained=None, margin=0.02).word == word
+        assert decide(SAW, near, original=None, retrained=None, margin=0.02, looks=1000).word == "undecided"
