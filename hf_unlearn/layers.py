@@ -80,7 +80,7 @@ def names_of(model: PreTrainedModel, block: nn.Module) -> set[str]:
 
 
 def names_after(model: PreTrainedModel) -> set[str]:
-    """The plain names of the weights after the last block: the last norm and the head."""
+    """The plain names of the weights after the last block: the last norm and the head, unless it is tied."""
     last = blocks_of(model)[-1]
     return names_from(model, last) - names_of(model, last)
 

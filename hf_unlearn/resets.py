@@ -29,6 +29,8 @@ def reset_last(model: Model, inputs: StartInputs) -> None:
 def reset_ends(model: Model, inputs: StartInputs) -> None:
     """Begin with the first block and what follows the last one drawn afresh.
 
+    A head that is tied to the embeddings stays with them.
+
     Args:
         model: the original; it becomes the start.
         inputs: the base if there is one, and the seed.
@@ -38,7 +40,7 @@ def reset_ends(model: Model, inputs: StartInputs) -> None:
 
 
 def reset_head(model: Model, inputs: StartInputs) -> None:
-    """Begin with what follows the last block drawn afresh.
+    """Begin with what follows the last block drawn afresh; a head that is tied to the embeddings stays with them.
 
     Args:
         model: the original; it becomes the start.

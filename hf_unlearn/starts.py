@@ -69,7 +69,8 @@ def toward_base(model: Model, inputs: StartInputs) -> None:
 def shrink_perturb(model: Model, inputs: StartInputs) -> None:
     """Begin at (1 - alpha) * original + alpha * fresh initialisation, in place (Ash and Adams 2020, arXiv:1910.08475).
 
-    The fresh initialisation is the noise: it has the scale that the architecture gives each of its weights.
+    The fresh initialisation is the noise: it has the scale that the architecture gives each of its weights. One alpha
+    stands for both of their parameters, what the weights are shrunk by and what the noise is scaled by.
 
     Args:
         model: the original; it becomes the start.
@@ -92,7 +93,7 @@ def toward_anchor(model: Model, inputs: StartInputs) -> None:
 
 
 def checkpoint(model: Model, inputs: StartInputs) -> None:
-    """Begin at a checkpoint of the original's own training (rewind-to-delete, Mu and Klabjan 2025, arXiv:2511.15983).
+    """Begin at a checkpoint of the original's own training (rewind-to-delete, Mu and Klabjan 2024, arXiv:2409.09778).
 
     Whether that training had met S by then nobody can tell: its record does not hold the order of the rows. So the
     checkpoint counts as shaped by S.
