@@ -232,6 +232,37 @@ def membership_auc(
     return membership_gap(forget_loss, holdout_loss, None, confidence, groups)
 
 
+@dataclass(frozen=True)
+class Separation:
+    """How well losses tell S from H, with what any interval of it needs.
+
+    Attributes:
+        value: an AUC, or the difference of two.
+        error: its standard error.
+        freedom: degrees of freedom of Student's t; None for the normal distribution.
+        fewer: records or groups on the side with fewer.
+        n: records, or groups.
+        lowest: what the value cannot fall below.
+    """
+
+    value: float
+    error: float
+    freedom: float | None
+    fewer: int
+    n: int
+    lowest: float
+
+    def interval(self, confidence: float = CONFIDENCE) -> Estimate:
+        """The value with its interval; see :func:`membership_gap`."""
+        upper = (1 + confidence) / 2
+        if self.error == 0:
+            half = 1 - ((1 - confidence) / 2) ** (1 / self.fewer)
+        else:
+            quantile = stats.norm.ppf(upper) if self.freedom is None else stats.t.ppf(upper, self.freedom)
+            half = float(quantile) * self.error
+        return Estimate(self.value, max(self.value - half, self.lowest), min(self.value + half, 1.0), self.n)
+
+
 def membership_gap(
     forget_loss: np.ndarray,
     holdout_loss: np.ndarray,
@@ -253,6 +284,20 @@ def membership_gap(
         each record is a group and needs no draws as a bootstrap would. Groups are often few; so the quantile is
         Student's, with the degrees of freedom of Brunner and Munzel (2000), and at most one less than the groups.
     """
+    return separation(forget_loss, holdout_loss, reference, groups).interval(confidence)
+
+
+def separation(
+    forget_loss: np.ndarray,
+    holdout_loss: np.ndarray,
+    reference: tuple[np.ndarray, np.ndarray] | None = None,
+    groups: Groups | None = None,
+) -> Separation:
+    """What :func:`membership_gap` rests on, computed once for intervals at several confidences.
+
+    Args:
+        forget_loss, holdout_loss, reference, groups: as there.
+    """
     pairs = [(forget_loss, holdout_loss)] + ([reference] if reference else [])
     components = [_delong_components(-s, -h) for s, h in pairs]
     forget, holdout = components[0]
@@ -261,12 +306,8 @@ def membership_gap(
         forget, holdout = forget - components[1][0], holdout - components[1][1]
         value -= float(components[1][0].mean())
     error, freedom, fewer, count = _error_of_two(forget - forget.mean(), holdout - holdout.mean(), groups)
-    upper = (1 + confidence) / 2
-    half = float(stats.norm.ppf(upper) if groups is None else stats.t.ppf(upper, freedom)) * error
-    if error == 0:
-        half = 1 - ((1 - confidence) / 2) ** (1 / fewer)
     lowest = 0.0 if reference is None else -1.0
-    return Estimate(value, max(value - half, lowest), min(value + half, 1.0), count)
+    return Separation(value, error, None if groups is None else freedom, fewer, count, lowest)
 
 
 def _delong_components(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,16 @@ import numpy as np
 from scipy import stats
 
 from .blind import BlindBaseline
-from .statistics import CONFIDENCE, Estimate, Groups, equivalent, membership_auc, membership_gap, smallest_margin
+from .statistics import (
+    CONFIDENCE,
+    Estimate,
+    Groups,
+    Separation,
+    equivalent,
+    membership_auc,
+    separation,
+    smallest_margin,
+)
 
 VerdictWord = Literal[
     "exact", "certified", "not_distinguished", "not_forgotten", "over_forgotten", "undecided"
@@ -108,7 +117,7 @@ class _Gap:
     equivalence: Estimate
     strict_gap: Estimate
     strict_auc: Estimate
-    # Whether the AUC itself lies above 0.5, and below it, corrected in the same way.
+    # Whether both the gap and the AUC itself lie above what they are compared with, or both below, corrected alike.
     above: bool
     below: bool
 
@@ -164,11 +173,13 @@ def decide(
     m, n = len(unlearned.forget[names[0]]), len(unlearned.holdout[names[0]])
     gaps = [_gap(unlearned, retrained, name, len(names), looks) for name in names]
     word, worst, finding = _measured(gaps, margin)
-    if word == "not_distinguished" and original is not None:
-        seen = [_gap(original, retrained, name, len(names)) for name in names]
-        if not any(gap.strict_gap.low > 0 for gap in seen):
-            word = "undecided"
-            finding = "No attack can tell S from H in the original model either, so none can witness forgetting"
+    if (
+        word == "not_distinguished"
+        and original is not None
+        and not any(_gap(original, retrained, name, len(names)).strict_gap.low > 0 for name in names)
+    ):
+        word = "undecided"
+        finding = "No attack can tell S from H in the original model either, so none can witness forgetting"
     expected = unlearned.groups is None and retrained is None
     smallest = smallest_margin(m, n, len(names)) if expected else _smallest_seen(gaps, looks)
     found = f"{finding}: {_numbers(worst, unlearned, retrained)}."
@@ -227,8 +238,8 @@ def _differ(blind: BlindBaseline, worst: _Gap) -> str:
 
 def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
     """The word that the measurements alone give, the attack that decides, and the finding in words."""
-    told = [g for g in gaps if g.gap.value > margin and g.strict_gap.low > 0 and g.above]
-    avoided = [g for g in gaps if g.gap.value < -margin and g.strict_gap.high < 0 and g.below]
+    told = [g for g in gaps if g.gap.value > margin and g.above]
+    avoided = [g for g in gaps if g.gap.value < -margin and g.below]
     if told and not any(g.attack == "loss" for g in avoided):
         worst = max(told, key=lambda g: g.gap.value)
         return "not_forgotten", worst, f"The attack by {_name(worst)} still tells S from H"
@@ -243,30 +254,33 @@ def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
 
 
 def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int, looks: int = 1) -> _Gap:
-    forget, holdout = scores.forget[attack], scores.holdout[attack]
     share = (1 - CONFIDENCE) / looks
     equivalence, strict = 1 - 2 * share, 1 - share / attacks
-
-    def auc(confidence: float) -> Estimate:
-        return membership_auc(-forget, -holdout, confidence, scores.groups)
+    auc = _separation(scores, attack)
+    # Against chance the intervals are those of the AUC, moved.
+    against, chance = (auc, 0.5) if retrained is None else (_separation(scores, attack, retrained), 0.0)
 
     def gap(confidence: float) -> Estimate:
-        if retrained is None:
-            found = auc(confidence)
-            return Estimate(found.value - 0.5, found.low - 0.5, found.high - 0.5, found.n)
-        target = (-retrained.forget[attack], -retrained.holdout[attack])
-        return membership_gap(-forget, -holdout, target, confidence, scores.groups)
+        found = against.interval(confidence)
+        return Estimate(found.value - chance, found.low - chance, found.high - chance, found.n)
 
-    strict_auc = auc(strict)
-    above, below = strict_auc.low > 0.5, strict_auc.high < 0.5
-    if scores.groups is None:
-        above, below = (
-            stats.mannwhitneyu(forget, holdout, alternative=side).pvalue < (1 - strict) / 2
-            for side in ("greater", "less")
-        )
+    strict_gap, strict_auc = gap(strict), auc.interval(strict)
+    above, below = strict_gap.low > 0, strict_gap.high < 0
+    if scores.groups is not None:
+        above, below = above and strict_auc.low > 0.5, below and strict_auc.high < 0.5
+    elif above or below:
+        side = "greater" if above else "less"
+        ranks = stats.mannwhitneyu(scores.forget[attack], scores.holdout[attack], alternative=side)
+        told = bool(ranks.pvalue < (1 - strict) / 2)
+        above, below = above and told, below and told
     return _Gap(
-        attack, auc(CONFIDENCE), gap(CONFIDENCE), gap(equivalence), gap(strict), strict_auc, bool(above), bool(below)
+        attack, auc.interval(CONFIDENCE), gap(CONFIDENCE), gap(equivalence), strict_gap, strict_auc, above, below
     )
+
+
+def _separation(scores: Scores, attack: str, retrained: Scores | None = None) -> Separation:
+    target = None if retrained is None else (-retrained.forget[attack], -retrained.holdout[attack])
+    return separation(-scores.forget[attack], -scores.holdout[attack], target, scores.groups)
 
 
 def _name(gap: _Gap) -> str:

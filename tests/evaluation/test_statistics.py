@@ -19,6 +19,7 @@ from hf_unlearn.evaluation.statistics import (
     membership_auc,
     membership_gap,
     rate,
+    separation,
     smallest_margin,
     straight_line,
 )
@@ -48,14 +49,19 @@ def test_the_gap_is_delongs_paired_difference(seed: int) -> None:
     m, n = rng.integers(5, 40, 2)
     skill_forget, skill_holdout = rng.normal(0, 1, m), rng.normal(0.5, 1, n)
     models = [(skill_forget + rng.normal(0, 1, m), skill_holdout + rng.normal(0, 1, n)) for _ in range(2)]
-    found = membership_gap(*models[0], reference=models[1], confidence=0.90)
+    measured = separation(*models[0], reference=models[1])
     psi = [(f[:, None] < h[None, :]) + 0.5 * (f[:, None] == h[None, :]) for f, h in models]
     s10 = np.cov([p.mean(1) for p in psi])
     s01 = np.cov([p.mean(0) for p in psi])
     contrast = np.array([1, -1])
     error = math.sqrt(contrast @ (s10 / m + s01 / n) @ contrast)
-    assert found.value == pytest.approx(psi[0].mean() - psi[1].mean())
-    assert found.high - found.value == pytest.approx(1.6448536269514722 * error)
+    value = psi[0].mean() - psi[1].mean()
+    for confidence, quantile in ((0.90, 1.6448536269514722), (0.95, 1.959963984540054), (0.99, 2.5758293035489004)):
+        found = measured.interval(confidence)
+        assert found == membership_gap(*models[0], reference=models[1], confidence=confidence)
+        assert found.value == pytest.approx(value)
+        assert found.low == pytest.approx(max(value - quantile * error, -1))
+        assert found.high == pytest.approx(min(value + quantile * error, 1))
 
 
 def test_the_intervals_of_the_auc_cover() -> None:
@@ -165,12 +171,15 @@ def test_the_auc_of_groups_against_obuchowskis_sums(seed: int) -> None:
     s11 = i / (i - 1) * sum(x * y for x, y in sums.values())
     variance = s10 / m + s01 / n + 2 * s11 / (m * n)
     freedom = (s10 / m + s01 / n) ** 2 / ((s10 / m) ** 2 / (i10 - 1) + (s01 / n) ** 2 / (i01 - 1))
-    half = stats.t.ppf(0.975, min(freedom, i - 1)) * math.sqrt(variance)
-    found = membership_auc(forget, holdout, groups=groups)
-    assert found.value == pytest.approx(value)
-    assert found.low == pytest.approx(max(value - half, 0))
-    assert found.high == pytest.approx(min(value + half, 1))
-    assert found.n == i
+    measured = separation(forget, holdout, groups=groups)
+    for confidence in (0.90, 0.95, 0.99):
+        half = stats.t.ppf((1 + confidence) / 2, min(freedom, i - 1)) * math.sqrt(variance)
+        found = measured.interval(confidence)
+        assert found == membership_auc(forget, holdout, confidence, groups)
+        assert found.value == pytest.approx(value)
+        assert found.low == pytest.approx(max(value - half, 0))
+        assert found.high == pytest.approx(min(value + half, 1))
+        assert found.n == i
 
 
 def test_groups_of_one_record_give_delongs_error() -> None:
