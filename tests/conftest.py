@@ -1,5 +1,6 @@
 """Fixtures: a Hub on localhost, tiny models made here, real models where they are installed."""
 
+import gc
 import importlib.util
 import json
 import logging
@@ -62,6 +63,12 @@ class _DeprecationsRaise(logging.Handler):
 
 def pytest_configure() -> None:
     logging.getLogger("transformers").addHandler(_DeprecationsRaise())
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports have made out of every collection of garbage: each training begins with one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -483,7 +483,11 @@ def command(settings: dict[str, Any], folder: Path, *flags: str) -> UnlearningRe
 
 
 def test_the_method_goes_before_the_record_and_the_user_before_both(
-    lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    classifier_settings: dict[str, Any],
+    classifier_original: Path,
+    tmp_path: Path,
 ) -> None:
     hot = command({**lm_settings, "method": "fine_tune_high_lr", "budget": 0.05}, tmp_path / "hot").method.settings
     assert (hot["learning_rate"], hot["lr_scheduler_type"]) == (pytest.approx(2.5e-2), "cosine")
@@ -494,7 +498,7 @@ def test_the_method_goes_before_the_record_and_the_user_before_both(
     last = command({**lm_settings, "method": "cf_k", "budget": 0.05}, tmp_path / "last").method
     assert last.settings["train_last_layers"] == 1
     assert last.settings["learning_rate"] == pytest.approx(1e-2)
-    whole = command({**lm_settings, "method": "retrain"}, tmp_path / "whole")
+    whole = command({**classifier_settings, "method": "retrain"}, tmp_path / "whole")
     assert whole.method.budget == 1
     assert whole.cost is not None
     assert whole.cost.training_ratio == pytest.approx(1, abs=0.05)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,14 @@ def outputs(
     models = [str(lm_original), str(classifier_original)]
     models += [str(folder / name) for name in ("adapter", "tagger", "masked", "pairs")]
     models.append(str(lm_base))
-    for name, launch in (("one", []), ("two", LAUNCH)):
-        done = launched(
-            *launch,
-            str(ROOT / "tests" / "two_processes.py"),
-            *models,
-            str(folder / name),
-            HF_HOME=str(folder / f"{name}_home"),
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+
+    def compared(name: str, launch: list[str]) -> subprocess.CompletedProcess[str]:
+        script, home = str(ROOT / "tests" / "two_processes.py"), str(folder / f"{name}_home")
+        return launched(*launch, script, *models, str(folder / name), HF_HOME=home)
+
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(compared, ("one", "two"), ([], LAUNCH)):
+            assert done.returncode == 0, done.stderr[-3000:]
     return {name: folder / name for name in ("one", "two")}
 
 
