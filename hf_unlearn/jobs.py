@@ -228,7 +228,7 @@ def _unlearn(
     where = DataSource(
         data.name, data.config, data.split, data.revision, parts.audit.dataset_fingerprint, parts.audit.dataset_rows
     )
-    report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained)
+    report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained, forget_rows=parts.forget_rows)
     evidence = trainer.evidence
     assert evidence is not None
     scored = score_references(

@@ -8,8 +8,9 @@ from peft import PeftModel
 from .evaluation.assemble import assemble_report, model_entry
 from .evaluation.report import CostEntry, CurvePoint, MethodEntry, UnlearningReport
 from .evaluation.verdict import Provenance
+from .first_use import NEVER, FirstUse, training_identity
 from .record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
-from .retained import SplitAudit
+from .retained import ForgetRows, SplitAudit
 from .tasks import TASKS
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def training_record(trainer: "UnlearningTrainer", dataset: DataSource) -> Traini
 
 
 def trainer_report(
-    trainer: "UnlearningTrainer", audit: SplitAudit | None, dataset: DataSource, reference: TrainingRecord | None
+    trainer: "UnlearningTrainer",
+    audit: SplitAudit | None,
+    dataset: DataSource,
+    reference: TrainingRecord | None,
+    forget_rows: ForgetRows | None,
 ) -> UnlearningReport:
     """The report on a trainer that has trained and scored its models.
 
@@ -66,7 +71,9 @@ def trainer_report(
         audit: of the split.
         dataset: where D came from.
         reference: how the retrained model was trained, None when there is none or it does not say.
+        forget_rows: where S is in D, None when nobody says.
     """
+    before_forget = _began_before(trainer, forget_rows)
     assert trainer.evidence is not None
     retraining_flops = reference.flops if reference else None
     record, rows = trainer.record, trainer.retained_rows
@@ -80,7 +87,7 @@ def trainer_report(
         blind=trainer.evidence.blind(trainer.args.seed),
         seed=trainer.args.seed,
         provenance=Provenance(
-            start_saw_forget=not trainer.method.is_clean(trainer.alpha),
+            start_saw_forget=not (trainer.method.is_clean(trainer.alpha) or before_forget),
             stage=_stage(trainer),
             duplicates_retained=audit.duplicates_retained if audit else None,
             stopped_by_forget=trainer.args.stop_when_forgotten,
@@ -104,9 +111,22 @@ def trainer_report(
     )
 
 
+def _began_before(trainer: "UnlearningTrainer", forget_rows: ForgetRows | None) -> bool:
+    """Whether it is proven that the fine-tuning began at a checkpoint from before a row of S was used."""
+    record, rewound = trainer.record, trainer.args.rewind_checkpoint
+    if record is None or rewound is None or forget_rows is None or trainer.method.objective.needs_teacher:
+        return False
+    found = FirstUse.load(Path(rewound), training_identity(record, record.steps))
+    trained = record.dataset
+    if found is None or (forget_rows.fingerprint, len(found.steps)) != (trained.fingerprint, trained.rows):
+        return False
+    return bool((found.steps[forget_rows.rows] == NEVER).all())
+
+
 def _stage(trainer: "UnlearningTrainer") -> str:
-    """What a start at the anchor leaves behind of the original's training."""
-    if not (trainer.trained_adapter or trainer.starts_at_base):
+    """What a start at the anchor, or at a checkpoint, leaves behind of the original's training."""
+    rewound = trainer.args.rewind_checkpoint is not None and trainer.base is not None
+    if not (trainer.trained_adapter or trainer.starts_at_base or rewound):
         return "the whole training, from random weights on"
     name = trainer.base.public_name if trainer.base else "the base"
     return f"the fine-tuning of {name}; whether {name} itself was ever trained on S is not known"

@@ -64,6 +64,19 @@ class SplitAudit:
 
 
 @dataclass(frozen=True)
+class ForgetRows:
+    """Where S is in the data that a model was trained on; it is never written anywhere.
+
+    Attributes:
+        rows: places of the rows of S in D without the holdout rows, from 0, int64 of shape (rows of S,).
+        fingerprint: the ``datasets`` fingerprint of D without the holdout rows.
+    """
+
+    rows: np.ndarray
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class RetainedSplit:
     """The parts of a data set after a request, in the order of its rows and with its features.
 
@@ -72,12 +85,14 @@ class RetainedSplit:
         forget: S, the records to forget.
         holdout: H, records like S that no model was trained on, or None.
         audit: the counts.
+        forget_rows: where S is in D, None for a stream.
     """
 
     retained: AnyDataset
     forget: AnyDataset
     holdout: AnyDataset | None
     audit: SplitAudit
+    forget_rows: ForgetRows | None = None
 
     def flattened(self) -> "RetainedSplit":
         """Write each part out as a table of its own, without index mappings (``Dataset`` only)."""
@@ -170,6 +185,11 @@ def split_retained(
 
     take = _RowTaker(dataset, forget, held_out, copies if moved else None)
     own_holdout = take(holdout_mask, "holdout") if held_out else None
+    forget_rows = None
+    if isinstance(dataset, Dataset):
+        trained = take(~holdout_mask, "retained") if held_out else dataset
+        assert isinstance(trained, Dataset)
+        forget_rows = ForgetRows(np.flatnonzero(forget_mask[~holdout_mask]), trained._fingerprint)
     audit = SplitAudit(
         dataset_rows=len(forget_mask) - int(np.count_nonzero(holdout_mask)),
         forget_rows=int(np.count_nonzero(forget_mask)),
@@ -197,6 +217,7 @@ def split_retained(
         forget=take(forget_mask, "forget"),
         holdout=own_holdout if held_out or holdout is None else holdout,
         audit=audit,
+        forget_rows=forget_rows,
     )
 
 

@@ -95,8 +95,8 @@ def toward_anchor(model: Model, inputs: StartInputs) -> None:
 def checkpoint(model: Model, inputs: StartInputs) -> None:
     """Begin at a checkpoint of the original's own training (rewind-to-delete, Mu and Klabjan 2024, arXiv:2409.09778).
 
-    Whether that training had met S by then nobody can tell: its record does not hold the order of the rows. So the
-    checkpoint counts as shaped by S.
+    The checkpoint counts as shaped by S, unless it holds the proof that no row of S had been used by then (see
+    :mod:`~hf_unlearn.first_use`).
 
     Args:
         model: the original; it becomes the checkpoint.

@@ -35,6 +35,7 @@ from .evaluation.report import REPORT_FILE, SetName, UnlearningReport, write_tex
 from .evaluation.scoring import preserved_rng
 from .evaluation.statistics import membership_auc
 from .faults import check_weights, is_out_of_memory, measuring_memory, no_number, training_memory
+from .first_use import BLIND_ORDERS, CollatorWithRows, FirstUse, training_identity
 from .fit import check_measures
 from .hub import publish
 from .layers import freeze_all_but_last
@@ -59,8 +60,8 @@ from .models import (
 )
 from .objectives import OWN_LOSS, l1_norm, l1_weight, labelled_rows
 from .record import RECORD_FILE, DataSource, find_base, load_any, load_record
-from .reporting import trainer_report
-from .retained import SplitAudit
+from .reporting import trainer_report, training_record
+from .retained import ForgetRows, SplitAudit
 from .starts import StartInputs
 from .tables import AnyDataset
 from .tasks import IGNORED, TASKS, Task
@@ -186,6 +187,12 @@ class UnlearningTrainer(Trainer):
         }
         self.evidence: EvidenceSets | None = None
         self.retained_rows = len(train_dataset) if isinstance(train_dataset, Dataset) else None
+        # Of a training on all of D, S included, for those who will ask later what had been used by when.
+        self.data_fingerprint = train_dataset._fingerprint if isinstance(train_dataset, Dataset) else None
+        self.first_use: FirstUse | None = None
+        in_blind_order = args.train_sampling_strategy in BLIND_ORDERS
+        if self.retained_rows is not None and forget_dataset is None and encoder is not None and in_blind_order:
+            self.first_use = FirstUse.of(self.retained_rows)
         with args.main_process_first(desc="tokenising"):
             if forget_dataset is not None:
                 batch_size = args.per_device_eval_batch_size
@@ -317,6 +324,8 @@ class UnlearningTrainer(Trainer):
             self.cost.restore(state.stateful_callbacks["CostMeter"]["attributes"])
             if "StopWhenForgotten" in state.stateful_callbacks:
                 self.stopping.restore(state.stateful_callbacks["StopWhenForgotten"]["attributes"])
+            if self.first_use is not None:
+                self.first_use = FirstUse.load(Path(checkpoint), self._identity(state.max_steps))
         with preserved_rng():
             if self.evidence is not None:
                 counted = self.cost.kept_flops
@@ -407,13 +416,27 @@ class UnlearningTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of L; those of a masked language model are masked here, and nowhere else."""
-        if self.training_collator is None:
-            return super().get_train_dataloader()
-        measuring, self.data_collator = self.data_collator, self.training_collator
+        self._set_signature_columns_if_needed()
+        measuring, read = self.data_collator, self._signature_columns
+        assert read is not None
+        self.data_collator = self.training_collator or measuring
+        if self.first_use is not None:
+            self.data_collator, self._signature_columns = CollatorWithRows(self.data_collator), [*read, "row"]
         try:
             return super().get_train_dataloader()
         finally:
-            self.data_collator = measuring
+            self.data_collator, self._signature_columns = measuring, read
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The parent's step on a batch, whose rows are noted."""
+        if self.first_use is not None:
+            self.first_use.note(inputs.pop("row").cpu().numpy(), self.state.global_step + 1)
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self,
@@ -558,7 +581,12 @@ class UnlearningTrainer(Trainer):
     # Results
 
     def report(
-        self, *, audit: SplitAudit | None = None, dataset: DataSource | None = None, retrained: str | None = None
+        self,
+        *,
+        audit: SplitAudit | None = None,
+        dataset: DataSource | None = None,
+        retrained: str | None = None,
+        forget_rows: ForgetRows | None = None,
     ) -> UnlearningReport:
         """Measure the model as it is now and reach a verdict.
 
@@ -566,6 +594,7 @@ class UnlearningTrainer(Trainer):
             audit: of the split that made L and S; without it nothing is known about copies of S in L.
             dataset: where D came from.
             retrained: a model that was trained on L alone, a folder or Hub id, to compare with.
+            forget_rows: where S is in D, of the split; without it ``rewind`` cannot be shown to be exact.
 
         Returns:
             The evidence; ``save_model`` writes it beside the model.
@@ -590,7 +619,7 @@ class UnlearningTrainer(Trainer):
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
                 self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
-        self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference)
+        self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference, forget_rows)
         return self.evidence_report
 
     def _base_to_measure(self) -> Model | None:
@@ -653,10 +682,22 @@ class UnlearningTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        folder = self.args.folder / f"checkpoint-{self.state.global_step}"
+        self._save_first_use(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = self.args.folder / f"checkpoint-{self.state.global_step}"
             finish_checkpoint(folder, limit, self.state.best_model_checkpoint)
+
+    def _save_first_use(self, folder: Path) -> None:
+        if self.first_use is None:
+            return
+        own = torch.from_numpy(self.first_use.steps.astype(np.int64)).to(self.args.device)
+        first = self.accelerator.gather(own[None]).amin(0).cpu().numpy()
+        if self.args.should_save:
+            FirstUse(first.astype(np.uint32)).save(folder, self._identity(self.state.max_steps))
+
+    def _identity(self, steps: int) -> str:
+        return training_identity(training_record(self, DataSource(fingerprint=self.data_fingerprint)), steps)
 
     def create_model_card(
         self,

@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 
 from hf_unlearn import UnlearningReport
+from hf_unlearn.first_use import FIRST_USE_FILE, NEVER
 
 from .conftest import note_rows, secrets_rows, tagged_rows, write_rows
 
@@ -160,6 +163,17 @@ def test_two_processes_stop_at_the_same_step(outputs: dict[str, Path]) -> None:
             assert two[name]["gaps"][attack] == pytest.approx(gaps, abs=0.02), attack
     assert one["watched"]["plateau"].startswith("This is as close as it gets")
     assert two["watched"]["plateau"] == one["watched"]["plateau"]
+
+
+def test_two_processes_note_together_when_each_row_was_first_used(outputs: dict[str, Path]) -> None:
+    for step in (4, 8):
+        one, two = (
+            load_numpy(folder / "plain" / f"checkpoint-{step}" / FIRST_USE_FILE)["steps"]
+            for folder in outputs.values()
+        )
+        assert (one == two).all()
+        assert (np.sort(one)[: step * 8] == np.arange(60)[: step * 8] // 8 + 1).all()
+        assert (np.sort(one)[step * 8 :] == NEVER).all()
 
 
 def test_sharded_weights_are_scored_as_whole_ones_are(outputs: dict[str, Path]) -> None:

@@ -78,6 +78,16 @@ def run(name: str, folder: str, rows: list[dict], output: Path, **settings: Any)
     return trainer
 
 
+def without_forgetting(folder: str, rows: list[dict], output: Path) -> None:
+    """A pass over all records, without anything to forget, with checkpoints."""
+    config = UnlearningConfig(
+        str(output / "plain"), seed=11, use_cpu=True, max_steps=8, save_strategy="steps", save_steps=4,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    config.per_device_train_batch_size = 4 // config.world_size
+    UnlearningTrainer(load_without_dropout(folder), config, Dataset.from_list(rows), source=locate(folder)).train()
+
+
 def sharded(trainer: UnlearningTrainer, output: Path) -> None:
     """Score a finished model again with its weights sharded over the processes (FSDP2)."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -158,6 +168,7 @@ def main() -> None:
         found = {trainer.args.folder.name: trainer.stopping.state()["attributes"] for trainer in (stopped, watched)}
         (folder / "stopped.json").write_text(json.dumps({**found, "step": stopped.state.global_step}))
     between_the_steps(lm, base, folder)
+    without_forgetting(lm, secrets, folder)
     assert plain.evidence is not None
     (table, again), tokens = zip(
         *(score_once(plain.evidence, load_without_dropout(lm)) for _ in range(2)), strict=True
