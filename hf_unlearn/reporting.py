@@ -7,7 +7,7 @@ from peft import PeftModel
 
 from .evaluation.assemble import assemble_report, model_entry
 from .evaluation.report import CostEntry, CurvePoint, MethodEntry, UnlearningReport
-from .evaluation.verdict import Provenance
+from .evaluation.verdict import BaseIsClean, Provenance
 from .record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
 from .retained import SplitAudit
 from .tasks import TASKS
@@ -68,10 +68,6 @@ def trainer_report(
         reference: how the retrained model was trained, None when there is none or it does not say.
     """
     assert trainer.evidence is not None
-    retraining_flops = reference.flops if reference else None
-    record, rows = trainer.record, trainer.retained_rows
-    if retraining_flops is None and record is not None and rows and record.dataset.rows:
-        retraining_flops = record.flops * rows / record.dataset.rows
     return assemble_report(
         trainer.tables,
         generated=trainer.generated,
@@ -84,17 +80,19 @@ def trainer_report(
             stage=_stage(trainer),
             duplicates_retained=audit.duplicates_retained if audit else None,
             stopped_by_forget=trainer.args.stop_when_forgotten,
+            chosen_by_forget=trainer.chosen_by_forget,
+            base_is_clean=_base_is_clean(trainer),
         ),
         margin=trainer.args.auc_margin,
         utility_margin=trainer.args.utility_margin,
         group_column=trainer.args.group_column,
-        judged_on_part=trainer.args.stop_when_forgotten,
+        judged_on_part=trainer.args.stop_when_forgotten or trainer.chosen_by_forget,
         original=trainer.source,
         base=trainer.base,
         dataset=dataset,
         audit=audit,
         method=_method_entry(trainer),
-        cost=_cost_entry(trainer, retraining_flops),
+        cost=cost_entry(trainer, reference),
         curve=[
             CurvePoint(int(entry["step"]), *(entry.get(name) for name in CURVE_FIELDS))
             for entry in trainer.state.log_history
@@ -109,7 +107,14 @@ def _stage(trainer: "UnlearningTrainer") -> str:
     if not (trainer.trained_adapter or trainer.starts_at_base):
         return "the whole training, from random weights on"
     name = trainer.base.public_name if trainer.base else "the base"
-    return f"the fine-tuning of {name}; whether {name} itself was ever trained on S is not known"
+    return f"the fine-tuning of {name}, and not what {name} had learned before"
+
+
+def _base_is_clean(trainer: "UnlearningTrainer") -> BaseIsClean | None:
+    """What is known before any test about the trained model that the fine-tuning began at, None without one."""
+    if not (trainer.trained_adapter or trainer.starts_at_base) or not trainer.method.is_clean(trainer.alpha):
+        return None
+    return "stated" if trainer.args.base_is_clean else "unchecked"
 
 
 def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
@@ -133,7 +138,17 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
     )
 
 
-def _cost_entry(trainer: "UnlearningTrainer", retraining_flops: float | None) -> CostEntry:
+def cost_entry(trainer: "UnlearningTrainer", reference: TrainingRecord | None) -> CostEntry:
+    """What a trainer has spent so far, and what retraining costs beside it.
+
+    Args:
+        trainer: before, or after ``train()``.
+        reference: how the retrained model was trained; else the original's record tells.
+    """
+    retraining_flops = reference.flops if reference else None
+    record, rows = trainer.record, trainer.retained_rows
+    if retraining_flops is None and record is not None and rows and record.dataset.rows:
+        retraining_flops = record.flops * rows / record.dataset.rows
     training = trainer.state.total_flos
     total = training + trainer.cost.measuring_flops
     return CostEntry(
