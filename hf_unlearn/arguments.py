@@ -259,7 +259,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 
 ABOUT = {
     "run": "Split, unlearn, measure, report, card, and with --push publish. With --method auto, the default, the base "
-    "is fine-tuned on the retained records where it is known, which is exact for that stage of training, and taken when "
+    "is fine-tuned on the retained records where it is known, which is exact for that stage of training, and taken if "
     "its utility on other records is within --utility_margin of the original's; else an approximate method is tried, "
     "and taken when it is more useful. With --method dial the original is moved as little toward the base (else a "
     "fresh initialisation) as one half of S and H asks for, by bisection with short trainings, and the other half "
