@@ -74,7 +74,6 @@ class Search:
     def entry(self, trial: Trial, trainer: UnlearningTrainer, alpha: float) -> TrialEntry:
         """Look at a trial, and note what was found."""
         verdict, auc = self.look(trainer)
-        told, by = is_told(verdict), ", by the estimate" if verdict.word == "undecided" else ""
         return TrialEntry(
             name=trial.name,
             method=trainer.method.name,
@@ -82,9 +81,9 @@ class Search:
             cost=cost_entry(trainer, None),
             measured_on="search",
             membership_auc=auc,
-            told=told,
+            told=is_told(verdict),
             utility=None,
-            outcome=f"{'told' if told else 'not told'}{by}: {verdict.reasons[-1]}",
+            outcome=_finding(verdict),
         )
 
 
@@ -117,7 +116,9 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     trainer.chosen_by_forget = True
     verdict, _ = search.look(trainer)
     report = trainer.report(audit=run.parts.audit, dataset=choice.where, retrained=choice.retrained)
-    reasons = [_reason(entries, alpha, share), _afterwards(verdict)]
+    still = "still " if is_told(verdict) else ""
+    afterwards = f"On the half that the search looked at the result is {still}{_finding(verdict)}"
+    reasons = [_reason(entries, alpha, share), afterwards]
     return trainer, with_trials(report, Road("approximate", reasons, entries), entries)
 
 
@@ -235,6 +236,7 @@ def _probe(trial: Trial, search: Search, alpha: float) -> TrialEntry:
     trainer = train(trial.run, trial.settings, forget=None, holdout=None)
     entry = search.entry(trial, trainer, alpha)
     trial.keep(entry)
+    trial.clear()
     return entry
 
 
@@ -254,6 +256,7 @@ def _reason(entries: list[TrialEntry], alpha: float, share: float) -> str:
     )
 
 
-def _afterwards(verdict: Verdict) -> str:
-    told = "still told" if is_told(verdict) else "not told"
-    return f"On the half that the search looked at the result is {told}: {verdict.reasons[-1]}"
+def _finding(verdict: Verdict) -> str:
+    told = "told" if is_told(verdict) else "not told"
+    by = ", by the estimate alone" if verdict.word == "undecided" else ""
+    return f"{told}{by}: {verdict.reasons[-1]}"

@@ -10,7 +10,9 @@ import torch
 from datasets import Dataset
 
 from .cost import flops_per_token
+from .errors import InputError
 from .evaluation.scoring import preserved_rng
+from .faults import is_out_of_memory, training_memory
 from .methods import Method
 from .record import TrainingRecord
 
@@ -157,6 +159,9 @@ def timed_pass(trainer: "UnlearningTrainer") -> Price:
 
     Args:
         trainer: as for :func:`estimate`.
+
+    Raises:
+        InputError: a step does not fit into the memory.
     """
     examples, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
     assert isinstance(examples, Dataset)
@@ -171,9 +176,14 @@ def timed_pass(trainer: "UnlearningTrainer") -> Price:
             stacked = collator(list(drawn.select_columns(["input_ids", "attention_mask", "labels"])))
             inputs = {name: tensor.to(trainer.args.device) for name, tensor in stacked.items()}
             started = _now()
-            with trainer.accelerator.autocast():
-                loss = model(**inputs).loss
-            loss.backward()
+            try:
+                with trainer.accelerator.autocast():
+                    loss = model(**inputs).loss
+                loss.backward()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise InputError(training_memory(trainer.args)) from None
             if number > 0:
                 seconds += _now() - started
                 flops += trainer.floating_point_ops(inputs)

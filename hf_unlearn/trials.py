@@ -1,5 +1,6 @@
 """Trials: trainings that are made to choose from, each in a folder of its own, kept until the choice is saved."""
 
+import gc
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -88,6 +89,12 @@ class Trial:
         if PartialState().is_main_process:
             entry.save(self.folder / TRIAL_FILE)
 
+    def clear(self) -> None:
+        """Remove the weights of a finished trial."""
+        PartialState().wait_for_everyone()
+        if PartialState().is_main_process:
+            _clear(self.folder)
+
 
 def known_base(run: Preparation) -> ModelSource | None:
     """The model that the original was fine-tuned from, None when nobody names one.
@@ -141,6 +148,8 @@ def train(
     holdout: AnyDataset | None,
 ) -> UnlearningTrainer:
     """Train a run, or go on with it; see :func:`~hf_unlearn.training.unlearn`."""
+    # A trainer refers to itself, so that of an earlier trial holds its model until it is looked for.
+    gc.collect()
     return unlearn(
         run.source,
         run.task,
@@ -217,8 +226,13 @@ def clear_trials(folder: Path) -> None:
     """
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
-        for place in (folder / TRIALS_FOLDER).glob("*/*"):
-            if place.is_dir():
-                shutil.rmtree(place)
-            elif place.name not in (TRIAL_FILE, SETTINGS_FILE):
-                place.unlink()
+        for trial in (folder / TRIALS_FOLDER).glob("*"):
+            _clear(trial)
+
+
+def _clear(folder: Path) -> None:
+    for place in folder.iterdir():
+        if place.is_dir():
+            shutil.rmtree(place)
+        elif place.name not in (TRIAL_FILE, SETTINGS_FILE):
+            place.unlink()

@@ -144,6 +144,19 @@ def test_without_a_base_the_road_is_approximate(
     assert "nobody names" in refused(settings, recipe, capsys, tmp_path / "no", "--base_is_clean", "true")
 
 
+def test_an_adapter_goes_the_same_roads(
+    many: dict[str, Any], lm_settings: dict[str, Any], command: Any, tmp_path: Path, recipe: Any
+) -> None:
+    adapter = tmp_path / "adapter"
+    original = {**lm_settings["original"], "use_peft": True, "lora_r": 4, "output_dir": str(adapter)}
+    assert main(["train", "--config", str(recipe(**{**lm_settings, "original": original, "max_steps": 20}))]) == 0
+    report, _ = command({**many, "model_name_or_path": str(adapter)}, tmp_path / "out", "--utility_margin", "0.6")
+    assert (report.road.taken, report.verdict.word, report.base_is_clean) == ("exact", "exact", "checked")
+    assert report.method.adapter_of == report.base
+    assert report.cost is not None
+    assert report.cost.training_ratio == pytest.approx(0.25, abs=0.03)
+
+
 def test_a_new_adapter_has_the_exact_road_alone(many: dict[str, Any], command: Any, tmp_path: Path) -> None:
     flags = ("--use_peft", "true", "--lora_r", "2", "--budget", "0.02", "--utility_margin", "0.01")
     report, _ = command(many, tmp_path / "out", *flags)
