@@ -31,7 +31,7 @@ def many(lm_settings: dict[str, Any], lm_original: Path, tmp_path_factory: pytes
     data = write_rows(tmp_path_factory.mktemp("many") / "secrets.jsonl", secrets_rows(100))
     kept = {name: value for name, value in lm_settings.items() if name.endswith(("_path", "_size")) or name == "seed"}
     more = {"forget_rows": list(range(30)), "holdout_rows": list(range(50, 100)), "use_cpu": True}
-    return {**kept, **more, "dataset_name": str(data), "disable_tqdm": True}
+    return {**kept, **more, "dataset_name": str(data), "disable_tqdm": True, "measure_steps": 0}
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_trainer_trains_one_method(lm_original: Path, tmp_path: Path, recipe: 
 def test_killed_at_any_moment_the_same_command_gives_the_same_weights(
     many: dict[str, Any], tmp_path: Path, recipe: Any
 ) -> None:
-    settings = {**many, "budget": 0.1, "utility_margin": 0.01, "save_steps": 2, "measure_steps": 0}
+    settings = {**many, "budget": 0.1, "utility_margin": 0.01, "save_steps": 2}
     flags = ("random:5", "run", "--config", str(recipe(**settings)))
     done = launched(str(ROOT / "tests" / "killed.py"), str(tmp_path), *flags)
     assert done.returncode == 0, done.stderr[-3000:]
