@@ -258,13 +258,20 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 }
 
 ABOUT = {
+    "run": "Split, unlearn, measure, report, card, and with --push publish. With --method auto, the default, the base "
+    "is fine-tuned on the retained records where it is known, which is exact for that stage of training, and taken if "
+    "its utility on other records is within --utility_margin of the original's; else an approximate method is tried, "
+    "and taken when it is more useful. With --method dial the original is moved as little toward the base (else a "
+    "fresh initialisation) as one half of S and H asks for, by bisection with short trainings, and the other half "
+    "judges. Both show first what each road costs, tell what they tried, and count it in the cost; the same command "
+    "goes on after an interruption.",
     "references": "Train models to compare a run with, each once and with a seed of its own, into references/ in the "
     "run's output_dir, and show what they make of S and H. The same command goes on where it was, and adds seeds and "
     "kinds to those that are there; `hf-unlearn run` in that output_dir then compares with them. Once there are "
     "three or more models of the kind unlearned and of another, references.json says how far they are apart: "
     "epsilon as a bound from below that holds on models which had no part in choosing the attack, what a perfect "
     "attack could have proven with so many, the score F of the 2023 challenge beside what models that are alike get, "
-    "and U-LiRA; epsilon_histogram.png shows it. H is the control: neither kind saw it."
+    "and U-LiRA; epsilon_histogram.png shows it. H is the control: neither kind saw it.",
 }
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
@@ -365,6 +372,8 @@ class _Parser(HfArgumentParser):
                 action.help = argparse.SUPPRESS
         self.usage = f"hf-unlearn {self.command} --config recipe.yaml [--flag value ...]"
         self.description = ABOUT.get(self.command)
+        if self.command in ("run", "references"):
+            self.set_defaults(method="auto")
         self.epilog = (
             "Every flag of transformers' TrainingArguments works too, such as --learning_rate, --num_train_epochs, "
             "--per_device_train_batch_size, --seed; --help_all lists them."

@@ -239,6 +239,7 @@ def _flags(report: UnlearningReport) -> list[str]:
     flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
     flags |= {name: method.settings.get(name) for name in (*REPEATED_SETTINGS, *TASKS[report.task].settings)}
     flags["group_column"] = report.group_column
+    flags["base_is_clean"] = "true" if report.base_is_clean == "stated" else None
     if method.lora:
         flags |= {"use_peft": "true", "lora_r": method.lora["r"], "lora_alpha": method.lora["lora_alpha"]}
         flags["merge_adapter"] = None if method.adapter_of else "true"

@@ -12,7 +12,7 @@ from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
 from .errors import InputError
-from .methods import HOT_FACTOR, METHODS, Method
+from .methods import CHOICES, HOT_FACTOR, METHODS, Method
 from .starts import checkpoint
 
 LEARNING_RATE = 5e-5
@@ -33,12 +33,15 @@ class UnlearningConfig(TrainingArguments):
     > Parameters that control the method
 
     Args:
-        method: a name in :data:`~hf_unlearn.methods.METHODS`.
+        method: a name in :data:`~hf_unlearn.methods.METHODS`; or one in :data:`~hf_unlearn.methods.CHOICES`, which
+            ``hf-unlearn run`` and :func:`hf_unlearn.jobs.run` take, and the trainer, which trains one method, refuses.
         alpha: the strength of the method, such as how far its start lies from the original (0 to 1; what it is in each
             method is in its ``strength``); the method's own value when None.
         base_model_name_or_path: the model that the original was fine-tuned from; read from the training record, the
             model card or the adapter when None.
         base_model_revision: its branch, tag or commit on the Hub.
+        base_is_clean: your own statement that this model never saw S. Without it that is tested where it can be, and
+            nothing is called exact whose base tells S from H.
         budget: the epochs to train, as a fraction of the original training's; needs a training record.
         train_last_layers: train only the last so many blocks and what follows them; as the method says when None,
             which is all weights for most.
@@ -89,8 +92,9 @@ class UnlearningConfig(TrainingArguments):
     method: str = field(
         default="fine_tune",
         metadata={
-            "help": f"How to unlearn: {', '.join(METHODS)}. fine_tune is the baseline, which mostly forgets little.",
-            "choices": list(METHODS),
+            "help": f"How to unlearn: {', '.join(METHODS)}. fine_tune is the baseline, which mostly forgets little. "
+            f"`hf-unlearn run` can choose: {'; '.join(f'{name}: {what}' for name, what in CHOICES.items())}.",
+            "choices": [*METHODS, *CHOICES],
         },
     )
     alpha: float | None = field(default=None, metadata={"help": f"The strength of the method: {_strengths()}."})
@@ -103,6 +107,13 @@ class UnlearningConfig(TrainingArguments):
     )
     base_model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the base model on the Hub."}
+    )
+    base_is_clean: bool = field(
+        default=False,
+        metadata={
+            "help": "Your statement that the base model never saw the records to forget; without it that is tested "
+            "where it can be, and the report says which."
+        },
     )
     budget: float | None = field(
         default=None,
@@ -229,9 +240,11 @@ class UnlearningConfig(TrainingArguments):
                 "push_to_hub=True would publish before the verdict is known; publish after it with "
                 "trainer.push_to_hub(), `hf-unlearn run --push` or `hf-unlearn push`."
             )
-        if self.method not in METHODS:
+        if self.method not in METHODS and self.method not in CHOICES:
             raise InputError(f"There is no method {self.method!r}; the methods are {', '.join(METHODS)}.")
-        method = METHODS[self.method]
+        # Each method that a choice tries gets a configuration of its own; these settings are around them.
+        method = METHODS["fine_tune" if self.method in CHOICES else self.method]
+        self._check_choice()
         method.resolve_alpha(self.alpha)
         if self.learning_rate is None:
             self.learning_rate = LEARNING_RATE * method.learning_rate_factor
@@ -273,8 +286,20 @@ class UnlearningConfig(TrainingArguments):
             # Pinned memory is for copies to an accelerator; without one torch warns at every training.
             self.dataloader_pin_memory = False
 
+    def _check_choice(self) -> None:
+        if self.method not in CHOICES:
+            return
+        for name in ("alpha", "rewind_checkpoint"):
+            if vars(self)[name] is not None:
+                raise InputError(f"{self.method!r} chooses the method and its {name}; leave {name} out, or name one.")
+        if self.stop_when_forgotten:
+            raise InputError(
+                f"{self.method!r} and stop_when_forgotten do not go together: S would decide both what is trained and "
+                "when that stops; leave stop_when_forgotten out, or name a method."
+            )
+
     def _check_rewind(self) -> None:
-        rewinds = METHODS[self.method].start is checkpoint
+        rewinds = self.method in METHODS and METHODS[self.method].start is checkpoint
         if rewinds != (self.rewind_checkpoint is not None):
             told = "needs the checkpoint folder" if rewinds else "goes back to no checkpoint; leave out what names one"
             raise InputError(f"The method {self.method!r} {told}, rewind_checkpoint.")

@@ -11,8 +11,10 @@ from rich.table import Table
 from .errors import in_one_line
 from .evaluation.closeness import Closeness
 from .evaluation.outside import OUTSIDE_ATTACKS
-from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, UnlearningReport
+from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from .evaluation.statistics import Estimate
+from .plan import duration
+from .prices import Price, Prices
 from .retained import SplitAudit
 from .tasks import TASKS
 
@@ -74,6 +76,36 @@ def print_audit(console: Console, audit: SplitAudit) -> None:
         )
 
 
+def print_prices(console: Console, prices: Prices) -> None:
+    """Show what each road would cost, and what is recommended."""
+    table = Table(title="What it will cost", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for heading in ("operations", "time", "of retraining"):
+        table.add_column(heading, justify="right", no_wrap=True)
+
+    def add(label: str, price: Price) -> None:
+        share = prices.share(price)
+        table.add_row(label, f"{price.flops:.2g}", duration(price.seconds), "" if share is None else f"{share:.0%}")
+
+    if prices.retraining is not None:
+        add("retraining on L", prices.retraining)
+    else:
+        add("retraining on L, for each pass", prices.one_pass)
+    for name, price in prices.roads.items():
+        add(f"{name} ({'exact for its stage' if name in prices.exact else 'approximate'})", price)
+    console.print(table)
+    told = "by the original's training record, in the time of its machine"
+    if prices.timed is not None:
+        told = f"by a few steps, forward and back, timed in {duration(prices.timed)}"
+        if prices.retraining is None:
+            told += "; how many passes the original's training made is not recorded"
+    console.print(
+        f"Known {told}. Measuring comes on top: {prices.scoring:.2g} operations each time a model is scored.",
+        highlight=False,
+    )
+    console.print(prices.recommendation, highlight=False)
+
+
 def print_report(console: Console, report: UnlearningReport) -> None:
     """Show the evidence and the verdict."""
     arms = [arm for arm in ARMS if arm in report.arms]
@@ -105,6 +137,12 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         if OUTSIDE_ATTACKS.keys() & report.arms["unlearned"].attacks:
             seeds = report.references["retrained"].seeds
             console.print(f"lira and rmia compare with {len(seeds)} retrained models that saw neither S nor H.")
+    if report.road.trials:
+        console.print(_trials_table(report.road))
+    if report.road.taken != "as_asked":
+        console.print(f"Road: {report.road.taken}")
+        for line in report.road.reasons:
+            console.print(f"  {plain(line)}", highlight=False)
     if report.cost:
         console.print(_price(report.cost), highlight=False)
     if report.harness:
@@ -149,6 +187,26 @@ def _harness_table(report: UnlearningReport) -> Table:
     for scores in zip(*report.harness.values(), strict=True):
         label = plain(f"{scores[0].task}, n={scores[0].n:,}: {scores[0].metric}")
         table.add_row(label, *(show(score.estimate, 2) or f"{score.value:.2f}" for score in scores))
+    return table
+
+
+def _trials_table(road: Road) -> Table:
+    table = Table(title="What was tried", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for heading in ("alpha", "of retraining", "membership AUC of S", "on", "utility"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("outcome")
+    for trial in road.trials:
+        share = trial.cost.training_ratio
+        table.add_row(
+            plain(trial.name),
+            "" if trial.alpha is None else f"{trial.alpha:g}",
+            "" if share is None else f"{share:.0%}",
+            show(trial.membership_auc, 2),
+            "half of S" if trial.measured_on == "search" else "S",
+            trial.utility.word if trial.utility else "",
+            plain(trial.outcome.split(":")[0]),
+        )
     return table
 
 

@@ -32,10 +32,12 @@ from .attacks import (
     plot_leaks,
     plot_relearning,
 )
+from .auto import EXACT, auto, check_auto
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
 from .console import plain, print_attacks, print_audit, print_references, print_report
 from .data import class_names, record_format
+from .dial import check_dial, dial
 from .errors import InputError
 from .evaluation.assemble import assemble_report
 from .evaluation.cache import score_once
@@ -49,6 +51,7 @@ from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
+from .methods import CHOICES
 from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
 from .preparation import (
     METHOD_SETTINGS,
@@ -84,7 +87,10 @@ from .retained import split_retained
 from .sources import holdout_rows, load_data, pick_split, split_data
 from .tables import AnyDataset, column_names
 from .tasks import TASKS
-from .training import train_plainly, unlearn
+from .trainer import UnlearningTrainer
+from .training import train_plainly
+from .trials import Choice, clear_trials, known_base, show_prices
+from .trials import train as train_trial
 
 # split
 
@@ -145,7 +151,19 @@ def train(values: dict[str, Any]) -> None:
 
 
 def run(values: dict[str, Any]) -> UnlearningReport:
-    """The main job: split, unlearn, measure, report, card and, if asked, publish."""
+    """The main job: split, unlearn, measure, report, card and, if asked, publish.
+
+    Args:
+        values: the settings by the names of their flags, such as ``{"model_name_or_path": "acme/router", ...}``.
+
+    Returns:
+        The report; it lies beside the model in the output folder.
+
+    Raises:
+        InputError: something does not fit together.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved; the same call goes on from there.
+    """
+    values = {"method": "auto", **values}
     run_args = build(RunArguments, values)
     if run_args.push and "hub_model_id" not in values:
         raise InputError("--push needs --hub_model_id, the repository to publish to.")
@@ -164,8 +182,11 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     if harness_tasks is not None:
         check_harness_tasks(harness_tasks, task)
 
+    if config.method in CHOICES:
+        {"auto": check_auto, "dial": check_dial}[config.method](prepared, known_base(prepared))
     folder, settings = config.folder, run_settings(values, split=prepared.parts.audit.to_dict())
     if is_finished(folder, settings, CARD_FILE):
+        clear_trials(folder)
         out.print(f"{plain(folder)} holds this run, finished.")
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
@@ -210,25 +231,26 @@ def _unlearn(
     named: list[TrainedReference] | None,
     settings: dict[str, Any],
 ) -> UnlearningReport:
-    parts, data = prepared.parts, prepared.data
-    trainer = unlearn(
-        prepared.source,
-        prepared.task,
-        parts.retained,
-        prepared.config,
-        prepared.lora,
-        prepared.loading,
-        settings,
-        forget=parts.forget,
-        holdout=parts.holdout,
-        test=prepared.test,
-    )
-    if reference is not None:
-        retrained = str(train_reference(prepared, reference))
+    parts, data, method = prepared.parts, prepared.data, prepared.config.method
     where = DataSource(
         data.name, data.config, data.split, data.revision, parts.audit.dataset_fingerprint, parts.audit.dataset_rows
     )
-    report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained, forget_rows=parts.forget_rows)
+    if method in CHOICES:
+        choice = Choice(prepared, settings, where, retrained, known_base(prepared))
+        if reference is not None:
+            # What is chosen by it has to wait for it.
+            choice = replace(choice, retrained=(retrained := str(train_reference(prepared, reference))))
+        trainer, report = {"auto": auto, "dial": dial}[method](choice)
+    else:
+
+        def begin(trainer: UnlearningTrainer) -> None:
+            if not trainer.method.is_clean(trainer.alpha):
+                show_prices(prepared, trainer, [*([EXACT] if trainer.base is not None else []), method])
+
+        trainer = train_trial(prepared, settings, begin, forget=parts.forget, holdout=parts.holdout)
+        if reference is not None:
+            retrained = str(train_reference(prepared, reference))
+        report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained, forget_rows=parts.forget_rows)
     evidence = trainer.evidence
     assert evidence is not None
     scored = score_references(
@@ -242,6 +264,7 @@ def _unlearn(
     report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
     trainer.evidence_report = report
     trainer.save_model()
+    clear_trials(prepared.config.folder)
     return report
 
 
@@ -276,7 +299,7 @@ def references(values: dict[str, Any]) -> ReferencesReport:
     asked = build(ReferencesArguments, values)
     if not 0 <= asked.delta < 1:
         raise InputError(f"--delta {asked.delta} is not possible; it must be 0 or more and below 1.")
-    prepared = prepare_run(values)
+    prepared = prepare_run({"method": "auto", **values})
     config = prepared.config
     out = console(config)
     planned = plan_references(prepared, cast(list[Arm], asked.arms), asked.seeds)

@@ -17,6 +17,14 @@ from .objectives import RetainObjective
 CHALLENGE = "NeurIPS 2023 unlearning challenge (arXiv:2406.09073)"
 HOT_FACTOR = 2.5
 
+# What `hf-unlearn run` takes in the place of a method: ways to choose one by what it does here.
+CHOICES = MappingProxyType(
+    {
+        "auto": "the exact road (base) where a base is known and the result is useful enough, else an approximate one",
+        "dial": "a search for how far the start has to move toward the anchor (the base, else a fresh initialisation)",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Method:

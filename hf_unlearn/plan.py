@@ -80,10 +80,10 @@ def _cost(name: str, revision: str | None, budget: float | None, models: int) ->
 
 
 def _price(flops: float, seconds: float) -> str:
-    return f"{flops:.2g} FLOPs ({_duration(seconds)})"
+    return f"{flops:.2g} FLOPs ({duration(seconds)})"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"

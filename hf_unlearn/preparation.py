@@ -37,7 +37,7 @@ from .tasks import Task
 
 DEFAULT_BUDGET = 0.25
 # What says how to unlearn, and nothing else.
-METHOD_SETTINGS = ("method", "alpha", "rewind_checkpoint")
+METHOD_SETTINGS = ("method", "alpha", "rewind_checkpoint", "base_is_clean")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
 
+import torch
+from transformers import PretrainedConfig
+
 from .errors import InputError
 from .models import (
     Model,
@@ -15,11 +18,13 @@ from .models import (
     load_model,
     locate,
     peft_task,
+    quantised_bits,
     read_card,
     read_json,
     task_of,
+    to_device,
 )
-from .tasks import Task
+from .tasks import TASKS, Task
 
 RECORD_FILE = "training_record.json"
 RECORD_VERSION = 1
@@ -143,6 +148,27 @@ def load_any(source: ModelSource, task: Task | None, **options: Any) -> Model:
     labels = record.labels if record else None
     id2label = dict(enumerate(labels)) if labels and source.adapter else None
     return load_model(source, task, id2label=id2label, **options)
+
+
+def load_measurable(
+    base: ModelSource | None, task: Task, like: PretrainedConfig, device: torch.device
+) -> Model | None:
+    """Load the model that another was fine-tuned from, to be measured as that one is.
+
+    Args:
+        base: where it is, None when unknown.
+        task: of the fine-tuned model.
+        like: its configuration.
+        device: to measure on.
+
+    Returns:
+        The model, None where it does not do the same task with the same tokens.
+    """
+    if base is None or TASKS[task].new_head or base.adapter:
+        return None
+    if load_config(base).get_text_config().vocab_size != like.get_text_config().vocab_size:
+        return None
+    return to_device(load_any(base, task, bits=quantised_bits(like)), device)
 
 
 def find_base(

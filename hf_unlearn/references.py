@@ -26,6 +26,7 @@ from .evaluation.outside import outside_attacks
 from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport, write_text
 from .evaluation.statistics import membership_auc
 from .folders import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
+from .methods import CHOICES
 from .models import PEFT_TASKS, ModelSource, load_config, locate, peft_task, task_of, to_device
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
 from .record import RECORD_FILE, TrainingRecord, find_base, load_any
@@ -142,6 +143,12 @@ def plan_references(run: Preparation, arms: list[Arm], seeds: int) -> list[Refer
         )
     if not isinstance(run.parts.retained, Dataset):
         raise InputError("References pass over L as often as the original over D; leave --dataset_streaming out.")
+    repeating = sorted(set(arms) & {"retrained_unlearned", "unlearned"})
+    if run.config.method in CHOICES and repeating:
+        raise InputError(
+            f"The arms {' and '.join(repeating)} repeat one method, and {run.config.method!r} chooses it in the run; "
+            "name the one that it chose, with its alpha and budget, as the report says."
+        )
     if run.config.stop_when_forgotten and set(arms) != {"retrained"}:
         raise InputError(
             "With stop_when_forgotten the price of the run depends on S, so no other model can be given the same; "

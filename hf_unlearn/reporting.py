@@ -7,7 +7,7 @@ from peft import PeftModel
 
 from .evaluation.assemble import assemble_report, model_entry
 from .evaluation.report import CostEntry, CurvePoint, MethodEntry, UnlearningReport
-from .evaluation.verdict import Provenance
+from .evaluation.verdict import BaseIsClean, Provenance
 from .first_use import NEVER, FirstUse, training_identity
 from .record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
 from .retained import ForgetRows, SplitAudit
@@ -73,12 +73,8 @@ def trainer_report(
         reference: how the retrained model was trained, None when there is none or it does not say.
         forget_rows: where S is in D, None when nobody says.
     """
-    before_forget = _began_before(trainer, forget_rows)
+    clean = trainer.method.is_clean(trainer.alpha) or _began_before(trainer, forget_rows)
     assert trainer.evidence is not None
-    retraining_flops = reference.flops if reference else None
-    record, rows = trainer.record, trainer.retained_rows
-    if retraining_flops is None and record is not None and rows and record.dataset.rows:
-        retraining_flops = record.flops * rows / record.dataset.rows
     return assemble_report(
         trainer.tables,
         generated=trainer.generated,
@@ -87,21 +83,23 @@ def trainer_report(
         blind=trainer.evidence.blind(trainer.args.seed),
         seed=trainer.args.seed,
         provenance=Provenance(
-            start_saw_forget=not (trainer.method.is_clean(trainer.alpha) or before_forget),
+            start_saw_forget=not clean,
             stage=_stage(trainer),
             duplicates_retained=audit.duplicates_retained if audit else None,
             stopped_by_forget=trainer.args.stop_when_forgotten,
+            chosen_by_forget=trainer.chosen_by_forget,
+            base_is_clean=_base_is_clean(trainer, clean),
         ),
         margin=trainer.args.auc_margin,
         utility_margin=trainer.args.utility_margin,
         group_column=trainer.args.group_column,
-        judged_on_part=trainer.args.stop_when_forgotten,
+        judged_on_part=trainer.args.stop_when_forgotten or trainer.chosen_by_forget,
         original=trainer.source,
         base=trainer.base,
         dataset=dataset,
         audit=audit,
         method=_method_entry(trainer),
-        cost=_cost_entry(trainer, retraining_flops),
+        cost=cost_entry(trainer, reference),
         curve=[
             CurvePoint(int(entry["step"]), *(entry.get(name) for name in CURVE_FIELDS))
             for entry in trainer.state.log_history
@@ -125,11 +123,23 @@ def _began_before(trainer: "UnlearningTrainer", forget_rows: ForgetRows | None) 
 
 def _stage(trainer: "UnlearningTrainer") -> str:
     """What a start at the anchor, or at a checkpoint, leaves behind of the original's training."""
-    rewound = trainer.args.rewind_checkpoint is not None and trainer.base is not None
-    if not (trainer.trained_adapter or trainer.starts_at_base or rewound):
+    if not _rests_on_base(trainer):
         return "the whole training, from random weights on"
     name = trainer.base.public_name if trainer.base else "the base"
-    return f"the fine-tuning of {name}; whether {name} itself was ever trained on S is not known"
+    return f"the fine-tuning of {name}, and not what {name} had learned before"
+
+
+def _rests_on_base(trainer: "UnlearningTrainer") -> bool:
+    """Whether a clean start is made of a model that had been trained before; otherwise it is of random weights."""
+    rewound = trainer.args.rewind_checkpoint is not None and trainer.base is not None
+    return trainer.trained_adapter or trainer.starts_at_base or rewound
+
+
+def _base_is_clean(trainer: "UnlearningTrainer", clean: bool) -> BaseIsClean | None:
+    """What is known before any test about the trained model that a clean start is made of, None without one."""
+    if not clean or not _rests_on_base(trainer):
+        return None
+    return "stated" if trainer.args.base_is_clean else "unchecked"
 
 
 def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
@@ -153,7 +163,17 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
     )
 
 
-def _cost_entry(trainer: "UnlearningTrainer", retraining_flops: float | None) -> CostEntry:
+def cost_entry(trainer: "UnlearningTrainer", reference: TrainingRecord | None) -> CostEntry:
+    """What a trainer has spent so far, and what retraining costs beside it.
+
+    Args:
+        trainer: before, or after ``train()``.
+        reference: how the retrained model was trained; else the original's record tells.
+    """
+    retraining_flops = reference.flops if reference else None
+    record, rows = trainer.record, trainer.retained_rows
+    if retraining_flops is None and record is not None and rows and record.dataset.rows:
+        retraining_flops = record.flops * rows / record.dataset.rows
     training = trainer.state.total_flos
     total = training + trainer.cost.measuring_flops
     return CostEntry(

@@ -40,7 +40,7 @@ from .fit import check_measures
 from .hub import publish
 from .layers import freeze_all_but_last
 from .masking import MaskingCollator, NewMasksEachEpoch, token_masking
-from .methods import METHODS
+from .methods import CHOICES, METHODS
 from .models import (
     PEFT_TASKS,
     Model,
@@ -48,7 +48,6 @@ from .models import (
     check_quantised,
     frozen_copy,
     load_anchor,
-    load_config,
     load_like,
     load_tokenizer,
     locate,
@@ -59,7 +58,7 @@ from .models import (
     to_device,
 )
 from .objectives import OWN_LOSS, l1_norm, l1_weight, labelled_rows
-from .record import RECORD_FILE, DataSource, find_base, load_any, load_record
+from .record import RECORD_FILE, DataSource, find_base, load_any, load_measurable, load_record
 from .reporting import trainer_report, training_record
 from .retained import ForgetRows, SplitAudit
 from .starts import StartInputs
@@ -95,6 +94,10 @@ class UnlearningTrainer(Trainer):
 
     Raises:
         InputError: something does not fit together; nothing has been written then.
+
+    Attributes:
+        chosen_by_forget: whether S had a say in what is trained, as in a search on one half of it; to be set by who
+            chose. S and H are then the other halves.
     """
 
     model: Model
@@ -125,6 +128,11 @@ class UnlearningTrainer(Trainer):
         if args.stop_when_forgotten and (forget_dataset is None or holdout_dataset is None):
             raise InputError(
                 "stop_when_forgotten needs forget_dataset and holdout_dataset to tell one from the other."
+            )
+        if args.method in CHOICES:
+            raise InputError(
+                f"{args.method!r} chooses among methods, and this trains one; name a method, or let "
+                "hf_unlearn.jobs.run (`hf-unlearn run`) choose."
             )
         self.method = METHODS[args.method]
         self.alpha = self.method.resolve_alpha(args.alpha)
@@ -252,6 +260,11 @@ class UnlearningTrainer(Trainer):
                     "model that tells what that was; set num_train_epochs instead."
                 )
             args.num_train_epochs = args.budget * self.record.epochs
+        if args.base_is_clean and self.base is None:
+            raise InputError(
+                "base_is_clean is said of the model that the original was fine-tuned from, which nobody names; give "
+                "it with base_model_name_or_path."
+            )
 
     def _add_adapter(self, model: Model, peft_config: PeftConfig, args: UnlearningConfig) -> PeftModel:
         if isinstance(model, PeftModel):
@@ -274,6 +287,7 @@ class UnlearningTrainer(Trainer):
         self.tables: dict[str, dict[SetName, pa.Table]] = {}
         self.generated: dict[str, dict[SetName, pa.Table]] = {}
         self.evidence_report: UnlearningReport | None = None
+        self.chosen_by_forget = False
         self._measured: dict[str, float] = {}
         self._flops_per_token: tuple[float, float] | None = None
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
@@ -624,12 +638,7 @@ class UnlearningTrainer(Trainer):
 
     def _base_to_measure(self) -> Model | None:
         """The base, where it does the same task with the same tokens; None where it does not."""
-        if self.base is None or TASKS[self.task].new_head or self.base.adapter:
-            return None
-        config = plain_model(self.model).config
-        if load_config(self.base).get_text_config().vocab_size != config.get_text_config().vocab_size:
-            return None
-        return to_device(load_any(self.base, self.task, bits=quantised_bits(config)), self.args.device)
+        return load_measurable(self.base, self.task, plain_model(self.model).config, self.args.device)
 
     # Saving
 

@@ -1,5 +1,7 @@
 """The two trainings that there are: plainly from a base, and unlearning from an original."""
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
@@ -71,6 +73,7 @@ def unlearn(
     forget: AnyDataset | None = None,
     holdout: AnyDataset | None = None,
     test: AnyDataset | None = None,
+    begin: Callable[[UnlearningTrainer], None] | None = None,
 ) -> UnlearningTrainer:
     """Put an original through unlearning; goes on from the last checkpoint. Nothing is saved in the end.
 
@@ -83,6 +86,7 @@ def unlearn(
         loading: options of :func:`~hf_unlearn.models.load_model`.
         settings: as for :func:`train_plainly`.
         forget, holdout, test: S, H and a test split, to be measured.
+        begin: called once the trainer has found nothing wrong, before anything is written.
     """
     trainer = UnlearningTrainer(
         load_any(original, task, **loading),
@@ -91,10 +95,12 @@ def unlearn(
         forget_dataset=forget,
         holdout_dataset=holdout,
         eval_dataset=test,
-        peft_config=lora,
+        peft_config=copy.deepcopy(lora),
         source=original,
         task=task,
     )
+    if begin is not None:
+        begin(trainer)
     start_folder(config.folder, settings)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     return trainer

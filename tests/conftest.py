@@ -359,6 +359,7 @@ def lm_settings(lm_base: Path, secrets_file: Path, tmp_path_factory: pytest.Temp
     return {
         "model_name_or_path": str(folder / "original"),
         "dataset_name": str(secrets_file),
+        "method": "fine_tune",
         "forget_id_column": "id",
         "forget_ids": str(folder / "ids.txt"),
         "holdout_ids": str(folder / "held_out.txt"),
@@ -413,6 +414,7 @@ def classifier_settings(
     return {
         "model_name_or_path": str(folder / "original"),
         "dataset_name": str(tickets_file),
+        "method": "fine_tune",
         "forget_rows": list(range(10)),
         "holdout_rows": list(range(50, 60)),
         "per_device_eval_batch_size": 16,

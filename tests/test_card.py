@@ -19,10 +19,13 @@ from hf_unlearn.evaluation.report import (
     CurvePoint,
     MethodEntry,
     ModelEntry,
+    Road,
     SetScores,
+    TrialEntry,
     UnlearningReport,
 )
 from hf_unlearn.evaluation.statistics import Estimate
+from hf_unlearn.evaluation.utility import Utility
 from hf_unlearn.evaluation.verdict import Verdict
 from hf_unlearn.record import DataSource
 from hf_unlearn.retained import SplitAudit
@@ -119,6 +122,23 @@ def example_report(task: Any = "text-classification", word: Any = "not_distingui
         created="2026-01-01T00:00:00+00:00",
         software={"python": "3.11.7", "hf_unlearn": "0.1.0", "torch": "2.13.0"},
         hardware={"device": "x86_64 CPU, 2 cores", "processes": "1"},
+        road=Road("approximate", ["The exact road cost too much utility.", "This one did not."], [trial(0.6, 0.25)]),
+    )
+
+
+def trial(alpha: float | None, ratio: float | None) -> TrialEntry:
+    utility = Utility("test", "original", "accuracy", Estimate(0.01, -0.01, 0.03, 40), 0.05, "kept")
+    cost = CostEntry(33.0, 14.0, 25519, 2.1e12, 1.3e12, 2**30, 8.4e12 if ratio else None, ratio, ratio)
+    return TrialEntry(
+        name="toward_base",
+        method="toward_base",
+        alpha=alpha,
+        cost=cost,
+        measured_on="all" if ratio else "search",
+        membership_auc=Estimate(0.52, 0.46, 0.58, 80) if ratio else None,
+        told=None,
+        utility=utility if ratio else None,
+        outcome="taken",
     )
 
 
@@ -134,6 +154,7 @@ def bare_report() -> UnlearningReport:
         audit=None,
         cost=None,
         licence=None,
+        road=Road("exact", ["The base is known."], [trial(None, None)]),
         arms={"unlearned": arm},
         curve=[],
         method=replace(
@@ -246,6 +267,19 @@ def test_why_it_stopped_and_how_near_the_end_would_be() -> None:
     assert "| 1, 58 (stopped when S could no longer be told from H) |" in render_card(old, "name")
 
 
+def test_a_road_that_was_asked_for_needs_no_words() -> None:
+    card = render_card(replace(example_report(), road=Road()), "name")
+    assert "Road taken" not in card
+    assert "| tried |" not in card
+    assert "The training took 25 % of" in card
+
+
+def test_the_half_that_was_judged_is_named() -> None:
+    part = replace(example_report(), judged_on_part=True)
+    assert "the halves that the search did not look at" in render_card(part, "name")
+    assert "the halves that the stopping rule did not watch" in render_card(replace(part, road=Road()), "name")
+
+
 def test_the_numbers_in_the_metadata_are_those_of_the_table() -> None:
     report = example_report()
     results = ModelCard(render_card(report, "name")).data.eval_results
@@ -307,6 +341,7 @@ def test_a_hostile_name_is_shown_and_does_nothing_wherever_it_stands() -> None:
             dataset=DataSource(HOSTILE, HOSTILE, HOSTILE),
             method=replace(report.method, name="base", settings=templates),
             verdict=replace(report.verdict, reasons=[HOSTILE], warnings=[HOSTILE]),
+            road=Road("exact", [HOSTILE], [replace(trial(0.6, 0.25), name=HOSTILE, outcome=HOSTILE)]),
         ),
         HOSTILE,
     )

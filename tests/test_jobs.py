@@ -118,12 +118,12 @@ def test_records_of_one_group_are_no_independent_witnesses(
     assert (report.group_column, report.verdict.groups) == ("group", [6, 6])
     assert report.arms["original"].sets["forget"].loss.n == 6
     assert report.utility is not None
-    assert (report.utility.measured_on, report.utility.compared_with) == ("retained", "original")
+    assert (report.utility.measured_on, report.utility.compared_with) == ("holdout", "original")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "S comes from 6 groups and H from 6 (`group`)" in card
     assert "--group_column group" in card
     assert "g0" not in card + out + (tmp_path / "out" / "unlearning_report.json").read_text()
-    assert f"Utility {report.utility.word}. On retained records" in out
+    assert f"Utility {report.utility.word}. On held-out records" in out
     code, _, err = command("run", {**settings, "output_dir": str(tmp_path / "no")}, "--group_column", "author")
     assert code == 2
     assert "no column 'author'" in err

@@ -11,6 +11,7 @@ from ..models import ModelSource, read_card
 from ..record import DataSource, software_versions
 from ..retained import SplitAudit
 from ..tasks import Task
+from .base_check import check_base
 from .blind import BlindBaseline
 from .evidence import attack_scores
 from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport, summarise_arm
@@ -48,7 +49,7 @@ def assemble_report(
         sampled: the sets of which only a part was scored.
         blind: how S and H differ before any model is asked.
         seed: of what is drawn for the intervals.
-        provenance: what is known about the unlearned model without measuring.
+        provenance: what is known about the unlearned model without measuring it.
         margin: on the AUC, fixed before the run.
         utility_margin: on the accuracy or the relative loss, fixed before the run.
         original, base: where the models came from; None when unknown.
@@ -59,6 +60,13 @@ def assemble_report(
     difficulty = tables.get("base")
     arms = {arm: sets for arm, sets in tables.items() if arm != "base"}
     judged = {arm: attack_scores(sets, difficulty) for arm, sets in arms.items()}
+    provenance = check_base(
+        provenance,
+        attack_scores(difficulty) if difficulty is not None else None,
+        measurable=difficulty is not None,
+        blind=blind,
+        margin=margin,
+    )
     verdict = decide(
         provenance,
         judged["unlearned"],
@@ -88,6 +96,7 @@ def assemble_report(
         hardware={"device": _device(), "processes": str(processes)},
         utility=utility(arms, task, utility_margin),
         group_column=group_column,
+        base_is_clean=provenance.base_is_clean,
     )
 
 

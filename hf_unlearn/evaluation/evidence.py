@@ -135,8 +135,7 @@ class EvidenceSets:
                 if "group" in self.sets[name].column_names and len(set(self.sets[name]["group"])) > 1:
                     # Other records of the same author are no fresh evidence; of one alone there are no others.
                     units = np.array(self.sets[name]["group"])
-                drawn = np.random.default_rng(seed).permutation(np.unique(units))
-                first = np.isin(units, drawn[: len(drawn) // 2])
+                first = _first_half(units, seed)
                 for part, mask in zip(parts, (first, ~first), strict=True):
                     part[name] = self.sets[name].select(np.flatnonzero(mask))
         first_half, second_half = (replace(self, sets=part) for part in parts)
@@ -208,6 +207,23 @@ def evidence_sets(
         if groups is not None:
             sets[name] = sets[name].add_column("group", groups[_places(part, sets[name])])
     return EvidenceSets(task, sets, collator, batch_size, sampled)
+
+
+def halves_of_records(records: AnyDataset, group_column: str | None, seed: int) -> tuple[Dataset, Dataset]:
+    """Records in two halves, as :meth:`EvidenceSets.halves` deals them out.
+
+    Args:
+        records: of S or of H.
+        group_column: says whose record it is; groups stay together unless there is only one.
+        seed: of the deal.
+    """
+    if not isinstance(records, Dataset):
+        records = Dataset.from_list(list(records), features=records.features)
+    units = np.arange(len(records))
+    if group_column is not None and len(set(codes := _group_codes(records, group_column, {}))) > 1:
+        units = codes
+    first = _first_half(units, seed)
+    return records.select(np.flatnonzero(first)), records.select(np.flatnonzero(~first))
 
 
 def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.Table] | None = None) -> Scores | None:
@@ -306,6 +322,12 @@ def _group_codes(part: Dataset, column: str, codes: dict[Any, int]) -> np.ndarra
 def _places(part: Dataset, examples: Dataset) -> np.ndarray:
     """The record of each example, as a position in the set."""
     return np.arange(len(part)) if "input_ids" in part.column_names else np.array(examples["row"])
+
+
+def _first_half(units: np.ndarray, seed: int) -> np.ndarray:
+    """Which lines belong to the half of the units that is drawn first."""
+    drawn = np.random.default_rng(seed).permutation(np.unique(units))
+    return np.isin(units, drawn[: len(drawn) // 2])
 
 
 def _draw(examples: Dataset, records: int, seed: int) -> Dataset:

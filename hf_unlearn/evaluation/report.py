@@ -25,7 +25,7 @@ from .harness import HarnessScore
 from .membership import AttackResult, attack_result
 from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, rate
 from .utility import Utility
-from .verdict import Scores, Verdict
+from .verdict import BaseIsClean, Scores, Verdict
 
 REPORT_FILE = "unlearning_report.json"
 REPORT_VERSION = 1
@@ -231,6 +231,63 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class TrialEntry:
+    """Something that was tried on the way to the result, and what it cost.
+
+    Attributes:
+        name: of its folder; ``original`` is the model from before as it is.
+        method, alpha: as in :class:`MethodEntry`.
+        cost: at which price; ``training_ratio`` is its share of retraining's operations.
+        measured_on: ``all`` of S and H, or the half of each that was kept for a ``search``.
+        membership_auc: how well its loss tells S from H there, None without H.
+        told: whether the verdict's tests tell S from the reference there; None where nobody asked.
+        utility: compared with the original, None where nobody asked.
+        outcome: what was found and done, in words.
+    """
+
+    name: str
+    method: str
+    alpha: float | None
+    cost: CostEntry
+    measured_on: Literal["all", "search"]
+    membership_auc: Estimate | None
+    told: bool | None
+    utility: Utility | None
+    outcome: str = ""
+
+    def save(self, path: Path) -> None:
+        """Write the entry, all of it or nothing."""
+        write_text(path, json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "TrialEntry":
+        """Read an entry; raises InputError when it cannot be read."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            values = None
+        if not isinstance(values, dict):
+            raise InputError(f"{path} cannot be read; delete the folder that it is in.")
+        return _build(cls, values)
+
+
+@dataclass(frozen=True)
+class Road:
+    """Which way was taken, and why.
+
+    Attributes:
+        taken: ``exact``: the fine-tuning begins at the base, so that it is exact where the base is clean;
+            ``approximate``; ``as_asked``: the user named the method.
+        reasons: why, in words.
+        trials: all that were made, in their order, the result's own among them where it was one.
+    """
+
+    taken: Literal["exact", "approximate", "as_asked"] = "as_asked"
+    reasons: list[str] = field(default_factory=list)
+    trials: list[TrialEntry] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class UnlearningReport:
     """The evidence about one unlearned model.
 
@@ -244,7 +301,7 @@ class UnlearningReport:
         arms: ``original``, ``unlearned`` and, when there is one, ``retrained``.
         curve: the measurements during training.
         verdict: what is known.
-        judged_on_part: whether S and H are the halves that training did not watch.
+        judged_on_part: whether S and H are the halves that neither the training nor a search looked at.
         licence: of the model it derives from, None when unknown.
         created: UTC, ISO 8601.
         software: versions.
@@ -255,6 +312,10 @@ class UnlearningReport:
         utility: what the unlearning cost in utility; None where there was nothing to compare.
         group_column: the column that says whose record it is, None where records count as independent.
         harness: what each model does on tasks of lm-evaluation-harness, by its name in ``arms``.
+        road: which way to the result was chosen; the cost holds that of all trials.
+        base_is_clean: whether the base that the fine-tuning began at never saw S: ``stated`` by the user; ``checked``:
+            its own membership tests do not tell S from H; ``doubtful``: they do; ``unchecked``; None where it did not
+            begin at a base.
     """
 
     task: Task
@@ -277,6 +338,8 @@ class UnlearningReport:
     utility: Utility | None = None
     group_column: str | None = None
     harness: dict[str, list[HarnessScore]] = field(default_factory=dict)
+    road: Road = field(default_factory=Road)
+    base_is_clean: BaseIsClean | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return _finite(asdict(self))

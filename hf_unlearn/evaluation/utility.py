@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +10,17 @@ import pyarrow as pa
 from ..tasks import TASKS, Task
 from .statistics import Estimate, mean_loss
 
+# In this order.
+MeasuredOn = Literal["test", "holdout", "retained"]
+
 
 @dataclass(frozen=True)
 class Utility:
     """How much worse a model does than another one on the same records.
 
     Attributes:
-        measured_on: ``test``, or ``retained`` where there is no test split.
+        measured_on: ``test``; ``holdout`` where there is no test split, since neither model saw H; ``retained`` where
+            there is neither.
         compared_with: ``retrained``, or ``original`` where there is no retrained model.
         loss_of: ``accuracy``: the other model's accuracy less this one's; ``loss``: by what fraction this one's mean
             loss is the higher one.
@@ -26,7 +30,7 @@ class Utility:
             it, else ``undecided``.
     """
 
-    measured_on: Literal["test", "retained"]
+    measured_on: MeasuredOn
     compared_with: Literal["retrained", "original"]
     loss_of: Literal["accuracy", "loss"]
     decrease: Estimate
@@ -43,7 +47,9 @@ class Utility:
             for number in (found.value, found.low, found.high, self.margin)
         )
         worse = "accuracy is lower" if self.loss_of == "accuracy" else "the loss is higher"
-        where = "the test split" if self.measured_on == "test" else "retained records"
+        where = {"test": "the test split", "holdout": "held-out records", "retained": "retained records"}[
+            self.measured_on
+        ]
         finding = {
             "kept": "within the margin",
             "lost": "more than the margin",
@@ -69,8 +75,8 @@ def utility(tables: Mapping[str, Mapping[Any, pa.Table]], task: Task, margin: fl
     compared_with: Literal["retrained", "original"] = "retrained" if "retrained" in tables else "original"
     if compared_with not in tables:
         return None
-    measured_on: Literal["test", "retained"] = "test" if "test" in tables["unlearned"] else "retained"
-    if measured_on not in tables["unlearned"]:
+    measured_on = next((name for name in get_args(MeasuredOn) if name in tables["unlearned"]), None)
+    if measured_on is None:
         return None
     own, other = tables["unlearned"][measured_on], tables[compared_with][measured_on]
     loss_of: Literal["accuracy", "loss"] = "accuracy" if TASKS[task].quality == "accuracy" else "loss"

@@ -22,6 +22,7 @@ from .statistics import (
     smallest_margin,
 )
 
+BaseIsClean = Literal["stated", "checked", "unchecked", "doubtful"]
 VerdictWord = Literal[
     "exact", "certified", "not_distinguished", "not_forgotten", "over_forgotten", "undecided"
 ]  # fmt: skip
@@ -49,12 +50,20 @@ class Provenance:
         stage: the stage of training that a clean start covers, in words.
         duplicates_retained: rows of L with the text of a row of S; None when nobody looked.
         stopped_by_forget: whether S had a say in when the training stopped.
+        chosen_by_forget: whether S had a say in what was trained.
+        base_is_clean: whether the model that a clean start is at never saw S; None where it is no trained model.
+        base_finding: what the tests of that model found, in words; empty where they could not be made.
+        base_is_told: whether they tell S from H.
     """
 
     start_saw_forget: bool | None
     stage: str
     duplicates_retained: int | None
     stopped_by_forget: bool = False
+    chosen_by_forget: bool = False
+    base_is_clean: BaseIsClean | None = None
+    base_finding: str = ""
+    base_is_told: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,8 @@ def decide(
         looks: of how many verdicts on the same records this is one; each then gets its share of the 5 % (Bonferroni).
     """
     reasons, warnings = _provenance_reasons(provenance)
-    clean = provenance.start_saw_forget is False and not provenance.stopped_by_forget
+    had_a_say = provenance.stopped_by_forget or provenance.chosen_by_forget
+    clean = provenance.start_saw_forget is False and provenance.base_is_clean != "doubtful" and not had_a_say
     exact = clean and provenance.duplicates_retained == 0
     if unlearned is None:
         word: VerdictWord = "exact" if exact else "undecided"
@@ -216,11 +226,31 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
             warnings.append("Nobody looked for copies of S in the retained set, so the clean start proves nothing.")
         if provenance.stopped_by_forget:
             warnings.append("S had a say in when the training stopped, so the weights do depend on it a little.")
+        if provenance.chosen_by_forget:
+            warnings.append("S had a say in where the training began, so the weights do depend on it a little.")
+        _add_base(provenance, reasons, warnings)
     elif provenance.start_saw_forget:
         reasons.append("The fine-tuning began at weights that S had shaped, so only measurements can speak.")
     if copies:
         warnings.append(f"{copies} retained records have the text of a forgotten one and kept teaching it.")
     return reasons, warnings
+
+
+def _add_base(provenance: Provenance, reasons: list[str], warnings: list[str]) -> None:
+    """Say what is known about the model that a clean start is at."""
+    found = provenance.base_finding
+    if provenance.base_is_clean == "stated":
+        reasons.append("That this model never saw S is the user's statement.")
+        if provenance.base_is_told:
+            warnings.append(f"The tests contradict the statement: {found}")
+        elif found:
+            reasons.append(found)
+    elif provenance.base_is_clean == "checked":
+        reasons.append(f"Whether this model had seen S before was tested. {found}")
+    elif provenance.base_is_clean == "unchecked":
+        reasons.append(f"Nobody looked whether this model had seen S before{f': {found}' if found else '.'}")
+    elif provenance.base_is_clean == "doubtful":
+        warnings.append(f"The clean start proves nothing, unless base_is_clean is stated against the tests: {found}")
 
 
 def _differ(blind: BlindBaseline, worst: _Gap) -> str:

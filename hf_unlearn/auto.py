@@ -1,0 +1,157 @@
+"""``--method auto``: the exact road where a base is known and the result is useful enough, else an approximate one."""
+
+from dataclasses import dataclass, replace
+
+from .errors import InputError
+from .evaluation.report import Road, TrialEntry, UnlearningReport
+from .evaluation.utility import Utility, utility
+from .models import ModelSource
+from .preparation import Preparation
+from .trainer import UnlearningTrainer
+from .trials import Choice, Trial, approximate_obstacle, plan_trial, train, with_method, with_trials
+
+EXACT = "base"
+# The approximate method and its alpha: toward the base where one is known, else toward a fresh initialisation.
+WITH_BASE = ("toward_base", 0.6)
+WITHOUT_BASE = ("shrink_perturb", 0.6)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A road that was tried.
+
+    Attributes:
+        trial: it.
+        entry: what was found.
+        trained: the trainer and its report; None where an earlier run had finished it.
+    """
+
+    trial: Trial
+    entry: TrialEntry
+    trained: tuple[UnlearningTrainer, UnlearningReport] | None
+
+
+def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
+    """Choose a road, and take it.
+
+    Args:
+        choice: what to choose from.
+
+    Returns:
+        The trainer of the result, not yet saved, and its report.
+
+    """
+    run, base = choice.run, choice.base
+    obstacle = approximate_obstacle(run)
+    if base is None:
+        plain = with_method(run, *WITHOUT_BASE)
+        trainer = train(
+            plain,
+            choice.settings,
+            choice.begin(WITHOUT_BASE[0]),
+            forget=run.parts.forget,
+            holdout=run.parts.holdout,
+        )
+        reason = "No base is known that the fine-tuning could begin at, so only an approximate road is open."
+        report = trainer.report(audit=run.parts.audit, dataset=choice.where, retrained=choice.retrained)
+        return trainer, replace(report, road=Road("approximate", [reason]))
+
+    method, alpha = WITH_BASE
+    exact = _try(choice, plan_trial(run, EXACT, EXACT))
+    found = _told(exact.entry.utility)
+    reasons = [
+        f"The base, {base.public_name}, is known, so the exact road was tried first: to fine-tune it on the retained "
+        f"records for what this run may spend. {found}"
+    ]
+    taken = acceptable(exact.entry.utility)
+    if taken or obstacle is not None:
+        if not taken:
+            reasons.append(f"It was taken all the same: {obstacle}.")
+        elif exact.entry.utility is not None and exact.entry.utility.word == "undecided":
+            reasons.append(
+                "The estimate itself is within the margin, and exactness is worth more than what so few records can "
+                "show, so it was taken."
+            )
+        return _take(choice, exact, Road("exact", reasons, [_outcome(exact, "taken")]), [])
+
+    # The next one needs the memory; what is finished can be had again from its checkpoint.
+    exact = replace(exact, trained=None)
+    other = _try(choice, plan_trial(run, method, method, alpha))
+    reasons.append(f"So the approximate road was tried, {method} with alpha {alpha:g}. {_told(other.entry.utility)}")
+    if better(other.entry.utility, exact.entry.utility):
+        reasons.append("That is better, so it was taken.")
+        trials = [_outcome(exact, "left, for its utility"), _outcome(other, "taken")]
+        return _take(choice, other, Road("approximate", reasons, trials), [exact.entry])
+    reasons.append("That is no better, so the exact road was taken.")
+    trials = [_outcome(exact, "taken"), _outcome(other, "left: no more useful than the exact road")]
+    return _take(choice, exact, Road("exact", reasons, trials), [other.entry])
+
+
+def check_auto(run: Preparation, base: ModelSource | None) -> None:
+    """Raise InputError where no road is possible."""
+    obstacle = approximate_obstacle(run)
+    if base is None and obstacle is not None:
+        raise InputError(f"No base is known, and {obstacle}; or name a method.")
+
+
+def acceptable(found: Utility | None) -> bool:
+    """Whether the exact road is taken with this utility: it is kept, or the estimate is within the margin."""
+    return found is None or found.word == "kept" or found.decrease.value <= found.margin
+
+
+def better(one: Utility | None, other: Utility | None) -> bool:
+    """Whether the first of two models does better, by the estimates."""
+    return one is not None and other is not None and one.decrease.value < other.decrease.value
+
+
+def _try(choice: Choice, trial: Trial) -> Tried:
+    if (entry := trial.finished()) is not None:
+        return Tried(trial, entry, None)
+    trainer, report = _trained(choice, trial)
+    assert report.cost is not None
+    entry = TrialEntry(
+        name=trial.name,
+        method=report.method.name,
+        alpha=report.method.alpha,
+        cost=report.cost,
+        measured_on="all",
+        membership_auc=report.arms["unlearned"].membership_auc,
+        told=None,
+        # Compared with the original, also where there is a retrained model, which a run that has to choose lacks.
+        utility=utility(
+            {arm: trainer.tables[arm] for arm in ("original", "unlearned")}, trainer.task, trainer.args.utility_margin
+        ),
+    )
+    trial.keep(entry)
+    return Tried(trial, entry, (trainer, report))
+
+
+def _trained(choice: Choice, trial: Trial) -> tuple[UnlearningTrainer, UnlearningReport]:
+    parts = choice.run.parts
+    trainer = train(
+        trial.run,
+        trial.settings,
+        choice.begin(EXACT, WITH_BASE[0]),
+        forget=parts.forget,
+        holdout=parts.holdout,
+    )
+    return trainer, trainer.report(audit=parts.audit, dataset=choice.where, retrained=choice.retrained)
+
+
+def _take(
+    choice: Choice, tried: Tried, road: Road, others: list[TrialEntry]
+) -> tuple[UnlearningTrainer, UnlearningReport]:
+    trainer, report = tried.trained or _trained(choice, tried.trial)
+    # Its checkpoints lay in the folder of the trial; the result goes to that of the run.
+    trainer.args.output_dir = str(choice.run.config.output_dir)
+    return trainer, with_trials(report, road, others)
+
+
+def _outcome(tried: Tried, outcome: str) -> TrialEntry:
+    return replace(tried.entry, outcome=outcome)
+
+
+def _told(found: Utility | None) -> str:
+    if found is None:
+        return "What that cost in utility could not be measured."
+    return f"Its utility is {found.word}. {found.sentence}"

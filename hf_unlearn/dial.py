@@ -1,0 +1,262 @@
+"""``--method dial``: a search for how far the start has to move toward the anchor until S can no longer be told."""
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+from datasets import Dataset
+
+from .cost import flops_per_token
+from .errors import InputError
+from .evaluation.blind import BlindBaseline
+from .evaluation.cache import score_once
+from .evaluation.evidence import EvidenceSets, attack_scores, halves_of_records, loss_and_auc
+from .evaluation.report import Road, SetName, TrialEntry, UnlearningReport
+from .evaluation.statistics import Estimate
+from .evaluation.verdict import Provenance, Scores, Verdict, decide
+from .folders import start_folder
+from .models import Model, ModelSource, load_config, locate, quantised_bits, to_device
+from .preparation import Preparation, measured_sets
+from .record import load_any, load_measurable
+from .references import precision
+from .reporting import cost_entry
+from .tables import AnyDataset
+from .trainer import UnlearningTrainer
+from .trials import Begin, Choice, Trial, approximate_obstacle, plan_trial, train, with_method, with_trials
+
+PROBES = 3
+# Each spends this part of the budget; the result gets what is left.
+PROBE_SHARE = 0.1
+ORIGINAL = "original"
+# Of S and of H: a half of one record says nothing.
+FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Search:
+    """The halves of S and H that the search looks at, and what they are compared with.
+
+    Attributes:
+        evidence: these halves alone.
+        blind: how their texts differ.
+        base: what the base makes of them, None where it cannot be measured.
+        retrained: scores under a model that never saw S, None without one.
+        margin: on the AUC.
+    """
+
+    evidence: EvidenceSets
+    blind: BlindBaseline | None
+    base: Mapping[SetName, pa.Table] | None
+    retrained: Scores | None
+    margin: float
+
+    def look(self, trainer: UnlearningTrainer) -> tuple[Verdict, Estimate]:
+        """What the verdict's tests find under a trainer's model as it is, and the AUC by the loss; notes the cost."""
+        started = time.perf_counter()
+        tables = self.evidence.score(trainer.model, trainer.accelerator.autocast)
+        flops = flops_per_token(trainer.accelerator.unwrap_model(trainer.model))[1]
+        trainer.cost.measured(time.perf_counter() - started, flops * self.evidence.tokens)
+        found = attack_scores(tables, self.base)
+        verdict = decide(
+            Provenance(None, "", None),
+            found,
+            original=None,
+            retrained=self.retrained,
+            margin=self.margin,
+            blind=self.blind,
+        )
+        _, auc = loss_and_auc(tables)
+        assert auc is not None
+        return verdict, auc
+
+    def entry(self, trial: Trial, trainer: UnlearningTrainer, alpha: float) -> TrialEntry:
+        """Look at a trial, and note what was found."""
+        verdict, auc = self.look(trainer)
+        return TrialEntry(
+            name=trial.name,
+            method=trainer.method.name,
+            alpha=alpha,
+            cost=cost_entry(trainer, None),
+            measured_on="search",
+            membership_auc=auc,
+            told=is_told(verdict),
+            utility=None,
+            outcome=_finding(verdict),
+        )
+
+
+def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
+    """Search for the smallest move that is enough, and train from there.
+
+    The search looks at one half of S and of H, the verdict at the other.
+
+    Args:
+        choice: what to choose from.
+
+    Returns:
+        The trainer of the result, not yet saved, and its report.
+
+    """
+    run, method = choice.run, "shrink_perturb" if choice.base is None else "toward_base"
+    searched, judged = _halves(run)
+    search = _search(choice, searched)
+    begin = choice.begin(*(["base"] if choice.base is not None else []), method)
+    entries = [_original(choice, search, method, begin)]
+    if entries[0].told:
+        for number in range(1, PROBES + 1):
+            alpha = next_alpha(entries)
+            trial = plan_trial(run, f"probe-{number}", method, alpha, PROBE_SHARE)
+            entries.append(trial.finished() or _probe(trial, search, alpha))
+    alpha = chosen_alpha(entries)
+    share = 1 - PROBE_SHARE * (len(entries) - 1)
+    final = with_method(run, method, alpha, share=share)
+    trainer = train(final, choice.settings, forget=judged["forget"], holdout=judged["holdout"])
+    trainer.chosen_by_forget = True
+    verdict, _ = search.look(trainer)
+    report = trainer.report(audit=run.parts.audit, dataset=choice.where, retrained=choice.retrained)
+    still = "still " if is_told(verdict) else ""
+    afterwards = f"On the half that the search looked at the result is {still}{_finding(verdict)}"
+    reasons = [_reason(entries, alpha, share), afterwards]
+    return trainer, with_trials(report, Road("approximate", reasons, entries), entries)
+
+
+def next_alpha(entries: list[TrialEntry]) -> float:
+    """Half-way between the smallest alpha that was not told and the largest below it that was.
+
+    Args:
+        entries: what was tried; the original, at 0, was told.
+    """
+    high = chosen_alpha(entries)
+    low = max(entry.alpha for entry in entries if entry.told and entry.alpha is not None and entry.alpha < high)
+    return (low + high) / 2
+
+
+def chosen_alpha(entries: list[TrialEntry]) -> float:
+    """The smallest alpha that was not told; 1, the anchor itself, where all were."""
+    return min((entry.alpha for entry in entries if not entry.told and entry.alpha is not None), default=1.0)
+
+
+def is_told(verdict: Verdict) -> bool:
+    """Whether S can be told from what it is compared with, in either direction.
+
+    What the tests cannot decide goes by the estimate: records too few to accuse must not pass for forgotten.
+    """
+    if verdict.word == "undecided":
+        assert verdict.gap is not None
+        return abs(verdict.gap.value) > verdict.margin
+    return verdict.word in ("not_forgotten", "over_forgotten")
+
+
+def check_dial(run: Preparation, base: ModelSource | None) -> None:
+    """Raise InputError where there is nothing to search with, or nothing can be moved."""
+    parts = run.parts
+    if (obstacle := approximate_obstacle(run)) is not None:
+        raise InputError(f"The dial moves the original's weights, and {obstacle}; or name a method.")
+    if parts.holdout is None:
+        raise InputError("The dial searches by telling S from H; name held-out records, such as with --holdout_ids.")
+    for name, part in (("S", parts.forget), ("H", parts.holdout)):
+        if isinstance(part, Dataset) and len(part) < FEWEST:
+            raise InputError(
+                f"The dial searches on one half of {name} and is judged on the other, and {len(part)} records cannot "
+                f"be halved; it takes {FEWEST} or more."
+            )
+
+
+def _halves(run: Preparation) -> tuple[dict[str, AnyDataset], dict[str, AnyDataset]]:
+    """S and H in two halves each: to search on, and to judge by."""
+    config, parts = run.config, run.parts
+    assert parts.holdout is not None
+    found: tuple[dict[str, AnyDataset], dict[str, AnyDataset]] = ({}, {})
+    for name, part in (("forget", parts.forget), ("holdout", parts.holdout)):
+        for half, records in zip(found, halves_of_records(part, config.group_column, config.seed), strict=True):
+            half[name] = records
+    return found
+
+
+def _search(choice: Choice, halves: dict[str, AnyDataset]) -> Search:
+    """Encode the halves to search on, and score what they are compared with."""
+    run = choice.run
+    config, task = run.config, run.task
+    like = load_config(run.source)
+    if run.source.adapter and run.record is not None and run.record.labels:
+        # That of the model under an adapter knows nothing of the adapter's classes.
+        like.id2label = dict(enumerate(run.record.labels))
+    sources = [run.source, *([choice.base] if choice.base is not None else [])]
+    sets: dict[SetName, AnyDataset | None] = {
+        "forget": halves["forget"],
+        "holdout": halves["holdout"],
+        "retained": run.parts.retained,
+    }
+    evidence = measured_sets(sets, sources, like, task, config)
+    evidence.gradients = config.gradient_norm_attack
+    blind = evidence.blind(config.seed)
+    del evidence.sets["retained"]
+
+    def scored(model: Model) -> dict[SetName, pa.Table]:
+        return score_once(evidence, model, lambda: precision(config))[0]
+
+    yardstick = load_measurable(choice.base, task, like, config.device)
+    base = scored(yardstick) if yardstick is not None else None
+    del yardstick
+    retrained = None
+    if choice.retrained is not None:
+        model = load_any(locate(choice.retrained), task, bits=quantised_bits(like))
+        retrained = attack_scores(scored(to_device(model, config.device)), base)
+    return Search(evidence, blind, base, retrained, config.auc_margin)
+
+
+def _original(choice: Choice, search: Search, method: str, begin: Begin) -> TrialEntry:
+    """Look at the original as it is: where it cannot be told, nothing has to be moved."""
+    trial = plan_trial(choice.run, ORIGINAL, method, 0.0)
+    if (entry := trial.finished()) is not None:
+        return entry
+    run, parts = choice.run, choice.run.parts
+    trainer = UnlearningTrainer(
+        load_any(run.source, run.task, **run.loading),
+        trial.run.config,
+        train_dataset=parts.retained,
+        forget_dataset=parts.forget,
+        holdout_dataset=parts.holdout,
+        eval_dataset=run.test,
+        peft_config=copy.deepcopy(run.lora),
+        source=run.source,
+        task=run.task,
+    )
+    begin(trainer)
+    start_folder(trial.folder, trial.settings)
+    entry = search.entry(trial, trainer, 0.0)
+    trial.keep(entry)
+    return entry
+
+
+def _probe(trial: Trial, search: Search, alpha: float) -> TrialEntry:
+    """Train a short time from a start, and look. S is no part of it."""
+    trainer = train(trial.run, trial.settings, forget=None, holdout=None)
+    entry = search.entry(trial, trainer, alpha)
+    trial.keep(entry)
+    trial.clear()
+    return entry
+
+
+def _reason(entries: list[TrialEntry], alpha: float, share: float) -> str:
+    if not entries[0].told:
+        return (
+            "On the half of S that the search looks at even the original cannot be told, so alpha is 0 and the whole "
+            "budget went to fine-tuning."
+        )
+    tried = ", ".join(f"{entry.alpha:g} ({'told' if entry.told else 'not told'})" for entry in entries[1:])
+    found = f"so alpha is {alpha:g}, the smallest that was not told"
+    if all(entry.told for entry in entries):
+        found = "so alpha is 1: the training begins at the anchor itself"
+    return (
+        f"The search tried alpha {tried}, each for {PROBE_SHARE:.0%} of the budget, {found}; the other {share:.0%} of "
+        "the budget went to the result."
+    )
+
+
+def _finding(verdict: Verdict) -> str:
+    told = "told" if is_told(verdict) else "not told"
+    by = ", by the estimate alone" if verdict.word == "undecided" else ""
+    return f"{told}{by}: {verdict.reasons[-1]}"

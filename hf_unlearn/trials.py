@@ -1,0 +1,238 @@
+"""Trials: trainings that are made to choose from, each in a folder of its own, kept until the choice is saved."""
+
+import gc
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from .arguments import build
+from .config import UnlearningConfig
+from .console import print_prices
+from .evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
+from .folders import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
+from .methods import METHODS
+from .models import ModelSource
+from .preparation import Preparation, console, inherited_settings
+from .prices import estimate
+from .record import DataSource, find_base
+from .tables import AnyDataset
+from .trainer import UnlearningTrainer
+from .training import unlearn
+
+# Written last: with it a trial is finished.
+TRIAL_FILE = "trial.json"
+
+Begin = Callable[[UnlearningTrainer], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a choice is made from.
+
+    Attributes:
+        run: as asked for; its method says how to choose.
+        settings: of the run; see :func:`~hf_unlearn.folders.start_folder`.
+        where: D, for the report.
+        retrained: a model that was trained on L alone, to compare with.
+        base: the model that the original was fine-tuned from, None when unknown.
+    """
+
+    run: Preparation
+    settings: dict[str, Any]
+    where: DataSource
+    retrained: str | None
+    base: ModelSource | None
+
+    def begin(self, *methods: str) -> Begin:
+        """What to do once the first trainer has found nothing wrong: show the prices, and say whose folder it is."""
+
+        def begin(trainer: UnlearningTrainer) -> None:
+            folder = self.run.config.folder
+            if not (folder / SETTINGS_FILE).is_file():
+                show_prices(self.run, trainer, methods)
+                start_folder(folder, self.settings)
+
+        return begin
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training to try.
+
+    Attributes:
+        name: of its folder.
+        run: with the settings of the trial, its folder among them.
+        settings: what makes it this trial.
+    """
+
+    name: str
+    run: Preparation
+    settings: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.run.config.folder
+
+    def finished(self) -> TrialEntry | None:
+        """What an earlier run has found; raises InputError when the folder holds something else."""
+        if not is_finished(self.folder, self.settings, TRIAL_FILE):
+            return None
+        return TrialEntry.load(self.folder / TRIAL_FILE)
+
+    def keep(self, entry: TrialEntry) -> None:
+        """Note what was found; then it is not tried again."""
+        PartialState().wait_for_everyone()
+        if PartialState().is_main_process:
+            entry.save(self.folder / TRIAL_FILE)
+
+    def clear(self) -> None:
+        """Remove the weights of a finished trial."""
+        PartialState().wait_for_everyone()
+        if PartialState().is_main_process:
+            _clear(self.folder)
+
+
+def known_base(run: Preparation) -> ModelSource | None:
+    """The model that the original was fine-tuned from, None when nobody names one.
+
+    Raises:
+        InputError: it is named but cannot be found.
+    """
+    config = run.config
+    return find_base(run.source, run.record, config.base_model_name_or_path, config.base_model_revision)
+
+
+def with_method(
+    run: Preparation, method: str, alpha: float | None = None, *, folder: Path | None = None, share: float = 1.0
+) -> Preparation:
+    """The same run with a method, in the place of a way to choose one.
+
+    Args:
+        run: as asked for.
+        method, alpha: of the trial.
+        folder: to train in; the run's own when None.
+        share: of the run's budget that this may spend.
+    """
+    values = {**run.values, "method": method, "output_dir": str(folder or run.config.output_dir)}
+    if alpha is not None:
+        values["alpha"] = alpha
+    if share != 1:
+        config = run.config
+        if config.max_steps > 0:
+            values["max_steps"] = max(1, round(config.max_steps * share))
+        if config.budget is not None:
+            values["budget"] = config.budget * share
+        else:
+            values["num_train_epochs"] = config.num_train_epochs * share
+    inherited = inherited_settings(run.record, values)
+    config = build(UnlearningConfig, {**inherited, **values})
+    return replace(run, values=values, inherited=inherited, config=config)
+
+
+def plan_trial(run: Preparation, name: str, method: str, alpha: float | None = None, share: float = 1.0) -> Trial:
+    """A trial of a run; see :func:`with_method`."""
+    tried = with_method(run, method, alpha, folder=run.config.folder / TRIALS_FOLDER / name, share=share)
+    return Trial(name, tried, run_settings(tried.values, split=run.parts.audit.to_dict()))
+
+
+def train(
+    run: Preparation,
+    settings: dict[str, Any],
+    begin: Begin | None = None,
+    *,
+    forget: AnyDataset | None,
+    holdout: AnyDataset | None,
+) -> UnlearningTrainer:
+    """Train a run, or go on with it; see :func:`~hf_unlearn.training.unlearn`."""
+    # A trainer refers to itself, so that of an earlier trial holds its model until it is looked for.
+    gc.collect()
+    return unlearn(
+        run.source,
+        run.task,
+        run.parts.retained,
+        run.config,
+        run.lora,
+        run.loading,
+        settings,
+        forget=forget,
+        holdout=holdout,
+        test=run.test,
+        begin=begin,
+    )
+
+
+def approximate_obstacle(run: Preparation) -> str | None:
+    """Why nothing can be moved toward an anchor here, None where it can.
+
+    Args:
+        run: its model and its adapter.
+    """
+    if run.lora is None or run.config.merge_adapter:
+        return None
+    return (
+        "an approximate road moves the weights under the new adapter, so that the adapter alone would not be the "
+        "result; --merge_adapter makes it possible"
+    )
+
+
+def show_prices(run: Preparation, trainer: UnlearningTrainer, methods: Sequence[str]) -> None:
+    """Show what methods cost, and what is recommended."""
+    if (prices := estimate(trainer, [METHODS[name] for name in dict.fromkeys(methods)])) is not None:
+        print_prices(console(run.config), prices)
+
+
+def with_trials(report: UnlearningReport, road: Road, others: Sequence[TrialEntry]) -> UnlearningReport:
+    """A report that says which road was taken, and whose cost holds that of the trials.
+
+    Args:
+        report: of the result.
+        road: with all trials.
+        others: the trials besides the training of the result itself.
+    """
+    cost = report.cost
+    if cost is not None:
+        cost = total_cost(cost, [entry.cost for entry in others])
+    return replace(report, road=road, cost=cost)
+
+
+def total_cost(cost: CostEntry, others: Sequence[CostEntry]) -> CostEntry:
+    """What several trainings cost together, beside what retraining costs by the first."""
+    every = [cost, *others]
+    flops, measuring = sum(one.flops for one in every), sum(one.measuring_flops for one in every)
+    retraining = cost.retraining_flops
+    return CostEntry(
+        seconds=sum(one.seconds for one in every),
+        measuring_seconds=sum(one.measuring_seconds for one in every),
+        tokens=sum(one.tokens for one in every),
+        flops=flops,
+        measuring_flops=measuring,
+        peak_memory_bytes=max(one.peak_memory_bytes for one in every),
+        retraining_flops=retraining,
+        training_ratio=flops / retraining if retraining else None,
+        total_ratio=(flops + measuring) / retraining if retraining else None,
+        kept_flops=sum(one.kept_flops for one in every),
+    )
+
+
+def clear_trials(folder: Path) -> None:
+    """Remove the weights of a finished run's trials; what they found stays.
+
+    Args:
+        folder: of the run.
+    """
+    PartialState().wait_for_everyone()
+    if PartialState().is_main_process:
+        for trial in (folder / TRIALS_FOLDER).glob("*"):
+            _clear(trial)
+
+
+def _clear(folder: Path) -> None:
+    for place in folder.iterdir():
+        if place.is_dir():
+            shutil.rmtree(place)
+        elif place.name not in (TRIAL_FILE, SETTINGS_FILE):
+            place.unlink()
