@@ -1,0 +1,2 @@
+def summarise(root):
+    pass
