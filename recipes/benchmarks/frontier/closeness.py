@@ -27,7 +27,7 @@ SETS = ("forget", "holdout", "test")
 VARIANTS = (
     Variant("retrain"),
     Variant("fine_tune"),
-    *(Variant("shrink_perturb", alpha, hot=True) for alpha in (0.45, 0.6, 0.8)),
+    *(Variant("shrink_perturb", alpha, hot=True) for alpha in (0.45, 0.6)),
 )
 
 

@@ -5,8 +5,8 @@
     python recipes/benchmarks/frontier/frontier.py --task tofu --tofu path/to/tofu --tinystories path/to/model
     python recipes/benchmarks/frontier/frontier.py               tables and pictures of what is there
 
-Every model is one cell: an original, a model retrained on L, or one variant at one price with one seed. A cell is a file
-of numbers; what is there is not made again, so the command can be interrupted, and repeated with more seeds.
+Every model is one cell: an original, a model retrained on L, or one variant at one price with one seed. A cell is a
+file of numbers; what is there is not made again, so the command can be interrupted, and repeated with more seeds.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from hf_unlearn.evaluation.report import write_text
 from hf_unlearn.methods import METHODS
 
 RETRAINED = 10
-Places = tuple[tuple[str, Path | None], ...]
 COSTS = (0.25, 0.1, 0.02, 0.05, 0.5, 1.0)
 # The prices at which it is measured how fast S comes back.
 RELEARNT_AT = (0.1, 0.25)
@@ -156,12 +154,11 @@ class Cell:
         return "-".join([self.of, *done, str(self.seed)])
 
 
-def make(cell: Cell, name: str, places: Places, root: Path) -> None:
+def make(cell: Cell, task: Task, folder: Path) -> None:
     """Make one model and write what it does, unless that is there."""
-    file = root / name / "cells" / f"{cell.name}.json"
+    file, models = folder / "cells" / f"{cell.name}.json", folder / "models"
     if file.exists():
         return
-    task, models = find_task(name, places, root), root / name / "models"
     started = time.perf_counter()
     model = trained(task, cell.of, cell.seed, models)
     if cell.variant is not None:
@@ -181,20 +178,18 @@ def make(cell: Cell, name: str, places: Places, root: Path) -> None:
         "seed": cell.seed,
     }
     write_text(file, json.dumps({**told, **found, "seconds": round(time.perf_counter() - started, 1)}) + "\n")
-    print(
-        f"{name} {cell.name}: memorised {found['memorised']:.3f}, {task.utility} {found[task.utility]:.4f}", flush=True
-    )
+    print(f"{folder.name} {cell.name}: memorised {found['memorised']:.3f}, {task.utility} {found[task.utility]:.4f}")
 
 
-@lru_cache
-def find_task(name: str, places: Places, root: Path) -> Task:
-    """The records and settings of a task."""
-    given = dict(places)
-    if name == "secrets":
+def find_task(args: argparse.Namespace, folder: Path) -> Task:
+    """The records and settings of the task that was asked for."""
+    if args.task == "secrets":
         return secrets()
-    if name == "sms":
-        return sms(root / name, given["sms"], minilm())
-    return tofu(given["tofu"], given["tinystories"])
+    needed = {"sms": ("sms",), "tofu": ("tofu", "tinystories")}[args.task]
+    for place in needed:
+        if vars(args)[place] is None:
+            raise SystemExit(f"--task {args.task} needs --{place}.")
+    return sms(folder, args.sms, minilm()) if args.task == "sms" else tofu(args.tofu, args.tinystories)
 
 
 def minilm() -> Path:
@@ -232,17 +227,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.task:
         quietly_on_one_thread()
-        places = tuple((name, vars(args)[name]) for name in ("sms", "tofu", "tinystories"))
-        for folder in ("cells", "models"):
-            (args.output / args.task / folder).mkdir(parents=True, exist_ok=True)
-        task = find_task(args.task, places, args.output)
+        folder = args.output / args.task
+        for place in ("cells", "models"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+        task = find_task(args, folder)
         asked = [v for v in variants(task) if args.variants is None or v.name in args.variants]
         seeds = range(args.first_seed, args.first_seed + args.seeds)
         todo = [Cell("original", seed) for seed in seeds]
         todo += [Cell("retrained", seed) for seed in range(args.retrained)]
         todo += [Cell(args.of, seed, variant, cost) for cost in args.costs for seed in seeds for variant in asked]
         for cell in todo:
-            make(cell, args.task, places, args.output)
+            make(cell, task, folder)
     summarise(args.output)
 
 

@@ -212,7 +212,7 @@ def secrets() -> Task:
 
     settings = {
         "learning_rate": 3e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.02, "per_device_train_batch_size": 32,
-        "num_train_epochs": 8,
+        "num_train_epochs": 5,
     }  # fmt: skip
     task = Task(
         "text-generation", settings, tokenizer, examples, new_model, None, memorised, relearnt, 2e-3, "test loss", 20,
@@ -246,8 +246,8 @@ def word_pieces(text: str) -> PreTrainedTokenizerFast:
 def subjects() -> Task:
     """A small classifier of made-up documents, trained from scratch; half of S has wrong labels.
 
-    It trains in seconds, so that epsilon can be measured with many models a side. A document is 24 words, of which some
-    are from the 24 words of its subject and the others from all 480.
+    It trains in seconds, so that epsilon can be measured with many models a side. A document is 24 words, of which
+    some are from the 24 words of its subject and the others from all 480.
     """
     draw = random.Random(DATA_SEED)
     words = [f"w{i}" for i in range(480)]
@@ -287,7 +287,8 @@ def subjects() -> Task:
         return float((told == batch["labels"])[:30].float().mean())
 
     settings = {
-        "learning_rate": 2e-3, "lr_scheduler_type": "linear", "per_device_train_batch_size": 32, "num_train_epochs": 16,
+        "learning_rate": 2e-3, "lr_scheduler_type": "linear", "per_device_train_batch_size": 32,
+        "num_train_epochs": 16,
     }  # fmt: skip
     task = Task(
         "text-classification", settings, wrapped, examples, new_model, None, memorised,
