@@ -216,7 +216,7 @@ class UnlearningConfig(TrainingArguments):
         default=None,  # type: ignore[assignment]
         metadata={
             "help": "The peak of the learning rate. None: as the training record says, else 5e-05; "
-            f"{HOT_FACTOR} times that for fine_tune_high_lr."
+            f"{HOT_FACTOR} times that for fine_tune_high_lr and shrink_reheat."
         },
     )
     lr_scheduler_type: str = field(

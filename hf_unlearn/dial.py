@@ -99,7 +99,7 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
         The trainer of the result, not yet saved, and its report.
 
     """
-    run, method = choice.run, "shrink_perturb" if choice.base is None else "toward_base"
+    run, method = choice.run, "shrink_reheat" if choice.base is None else "toward_base"
     searched, judged = _halves(run)
     search = _search(choice, searched)
     begin = choice.begin(*(["base"] if choice.base is not None else []), method)

@@ -137,7 +137,7 @@ def test_without_a_base_the_road_is_approximate(
     assert (report.road.taken, report.method.name, report.method.alpha) == ("approximate", *auto.WITHOUT_BASE)
     assert report.base_is_clean is None
     assert not report.road.trials
-    assert "Recommended: shrink_perturb, as no base is known" in said
+    assert "Recommended: shrink_reheat, as no base is known" in said
     assert "only an approximate road is open" in said
     err = refused(settings, recipe, capsys, tmp_path / "no", "--use_peft", "true")
     assert "No base is known, and an approximate road moves the weights under the new adapter" in err

@@ -180,7 +180,7 @@ def test_an_original_that_cannot_be_told_is_only_fine_tuned(
     settings = {**many, "model_name_or_path": str(lm_base)}
     report, _ = command(settings, tmp_path / "out", *FLAGS, "--max_steps", "2")
     assert [(trial.name, trial.told) for trial in report.road.trials] == [("original", False)]
-    assert (report.method.name, report.method.alpha, report.method.steps) == ("shrink_perturb", 0.0, 2)
+    assert (report.method.name, report.method.alpha, report.method.steps) == ("shrink_reheat", 0.0, 2)
     assert "even the original cannot be told" in report.road.reasons[0]
 
 
