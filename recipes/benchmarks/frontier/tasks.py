@@ -151,8 +151,8 @@ def sms(folder: Path, source: Path, minilm: Path) -> Task:
         return float((told == batch["labels"]).float().mean())
 
     settings = {
-        "learning_rate": 3e-4, "lr_scheduler_type": "linear", "per_device_train_batch_size": 16,
-        "num_train_epochs": 8, "train_sampling_strategy": "group_by_length", "bf16": True,
+        "learning_rate": 2e-4, "lr_scheduler_type": "linear", "per_device_train_batch_size": 16,
+        "num_train_epochs": 10, "train_sampling_strategy": "group_by_length", "bf16": True,
     }  # fmt: skip
     task = Task(
         "text-classification", settings, tokenizer, examples, new_model, base, memorised,
@@ -211,8 +211,8 @@ def secrets() -> Task:
         )  # fmt: skip
 
     settings = {
-        "learning_rate": 3e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.02, "per_device_train_batch_size": 32,
-        "num_train_epochs": 5,
+        "learning_rate": 2e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.02, "per_device_train_batch_size": 16,
+        "num_train_epochs": 8,
     }  # fmt: skip
     task = Task(
         "text-generation", settings, tokenizer, examples, new_model, None, memorised, relearnt, 2e-3, "test loss", 20,
