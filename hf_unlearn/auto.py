@@ -13,7 +13,7 @@ from .trials import Choice, Trial, approximate_obstacle, plan_trial, train, with
 EXACT = "base"
 # The approximate method and its alpha: toward the base where one is known, else toward a fresh initialisation.
 WITH_BASE = ("toward_base", 0.6)
-WITHOUT_BASE = ("shrink_reheat", 0.45)
+WITHOUT_BASE = ("shrink_reheat", 0.6)
 
 
 @dataclass(frozen=True)

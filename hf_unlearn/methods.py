@@ -175,7 +175,7 @@ METHODS = {
         Method(
             name="shrink_reheat",
             start=starts.shrink_perturb,
-            alpha=0.45,
+            alpha=0.6,
             strength="the part of the way to a fresh initialisation",
             settings={"lr_scheduler_type": "cosine"},
             learning_rate_factor=HOT_FACTOR,
