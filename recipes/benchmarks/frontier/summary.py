@@ -17,12 +17,12 @@ UTILITY = {"secrets": "test loss", "sms": "test accuracy", "tofu": "retained los
 MEMORISED = {
     "secrets": "exposure of the numbers, bits",
     "sms": "wrong labels of S predicted",
-    "tofu": "probability of the answers of S",
+    "tofu": "loss on H less loss on S, nats",
 }
 UTILITY_MARGIN = 0.01  # relative
 RESULTS, PICTURE, TABLES = "frontier.json", "frontier.png", "tables.md"
 SHOWN_AT = 0.25
-LABELLED = ("fine_tune", "fine_tune_high_lr", "shrink_perturb 0.3 hot", "shrink_perturb 0.45 hot")
+LABELLED = ("fine_tune", "fine_tune_high_lr", "shrink_perturb 0.3 hot", "shrink_perturb 0.6 hot", "toward_base 0.6")
 SAME_BUDGET = ("base", "retrain")
 
 Cells = list[dict[str, Any]]

@@ -51,7 +51,7 @@ class Task:
         examples: of each set, encoded.
         new_model: what that training begins at, for a seed.
         base: the folder of the model it fine-tunes; None where it trains from scratch.
-        memorised: what of S a model knows by heart; more is more.
+        memorised: what of S a model knows by heart, more is more; None: how far the loss on S is below that on H.
         relearnt: whether S is back.
         relearning_rate: of the steps on S.
         utility: which of the numbers says how good a model is.
@@ -64,7 +64,7 @@ class Task:
     examples: dict[str, Dataset]
     new_model: Callable[[int], PreTrainedModel]
     base: Path | None
-    memorised: Callable[[PreTrainedModel], float]
+    memorised: Callable[[PreTrainedModel], float] | None
     relearnt: Callable[[PreTrainedModel], bool]
     relearning_rate: float
     utility: str
@@ -89,7 +89,9 @@ def measure(task: Task, model: PreTrainedModel) -> dict[str, float]:
     for name, table in tables.items():
         correct, tokens = (table[column].to_numpy().sum() for column in ("correct", "tokens"))
         found[f"{name} accuracy"] = float(correct / tokens)
-    found["memorised"] = task.memorised(model.eval())
+    found["memorised"] = found["holdout loss"] - found["forget loss"]
+    if task.memorised is not None:
+        found["memorised"] = task.memorised(model.eval())
     found["auc"] = membership_auc(loss["forget"], loss["holdout"]).value
     return {name: round(float(value), 5) for name, value in found.items()}
 
@@ -325,22 +327,16 @@ def tofu(source: Path, model_folder: Path, authors: int = 24, forgotten: int = 8
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     encoder = RecordEncoder(tokenizer, RecordFormat("prompt_completion"), 192)
     examples = {name: encode(of(chosen), encoder, name) for name, chosen in parts.items()}
-    batch: dict[str, torch.Tensor] = {}
-
-    def memorised(model: PreTrainedModel) -> float:
-        return float(np.exp(-losses_of(model, batch)).mean())
-
     settings = {
         "learning_rate": 3e-3, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 16,
         "num_train_epochs": 8, "train_sampling_strategy": "group_by_length",
     }  # fmt: skip
     task = Task(
         "text-generation", settings, tokenizer, examples,
-        lambda seed: AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32), model_folder, memorised,
+        lambda seed: AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32), model_folder, None,
         lambda model: float(losses_of(model, few).mean()) <= TOFU_KNOWN, 1e-3, "retained loss",
     )  # fmt: skip
-    batch.update(task.batch("forget"))
-    few = {name: values[::5] for name, values in batch.items()}
+    few = {name: values[::5] for name, values in task.batch("forget").items()}
     return task
 
 
