@@ -17,7 +17,7 @@ from frontier import Variant, quietly_on_one_thread, train, trained
 from tasks import Task, subjects
 from transformers import PreTrainedModel
 
-from hf_unlearn.evaluation.epsilon import ceiling, example_bounds
+from hf_unlearn.evaluation.epsilon import ceiling, example_bounds, pooled_bound
 from hf_unlearn.evaluation.evidence import EvidenceSets
 from hf_unlearn.evaluation.membership import logit_confidence
 from hf_unlearn.evaluation.report import write_text
@@ -83,7 +83,7 @@ def summarise(folder: Path) -> list[dict[str, Any]]:
                     "median": float(np.median(found.epsilon)),
                     "wrong labels": float(np.median(found.epsilon[:30])),
                     "right labels": float(np.median(found.epsilon[30:])),
-                    "largest": float(found.epsilon.max()),
+                    "all at once": pooled_bound(np.array(u), np.array(r)).epsilon,
                 }
                 row[reference]["ceiling"] = float(
                     ceiling(found.n_unlearned, found.n_retrained, found.alpha, found.delta)
@@ -92,6 +92,31 @@ def summarise(folder: Path) -> list[dict[str, Any]]:
     wrong = mean_and_spread([model["memorised"] for model in retrained])
     told = {"variant": "retrained", "models": len(retrained), "memorised": wrong}
     return [{**told, "test accuracy": mean_and_spread([model["test accuracy"] for model in retrained])}, *rows]
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """What is known, what is proven, and what could have been."""
+    lines = [
+        "| | models | wrong labels of S predicted | test accuracy | epsilon against R1: median of S, wrong labels, "
+        "right labels | S at once (H) | against R0: median of S, S at once (H) | ceiling |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        told = [row["variant"], str(row["models"])]
+        told += ["{:.3f} ± {:.3f}".format(*row[number]) for number in ("memorised", "test accuracy")]
+        one, zero = row.get("R1"), row.get("R0")
+        if one is not None:
+            told.append(", ".join(f"{one['forget'][part]:.2f}" for part in ("median", "wrong labels", "right labels")))
+            told.append(f"{one['forget']['all at once']:.2f} ({one['holdout']['all at once']:.2f})")
+        else:
+            told += ["", ""]
+        if zero is not None:
+            at_once = f"{zero['forget']['all at once']:.2f} ({zero['holdout']['all at once']:.2f})"
+            told += [f"{zero['forget']['median']:.2f}, {at_once}", f"{zero['ceiling']:.2f}"]
+        else:
+            told += ["", ""]
+        lines.append(f"| {' | '.join(told)} |")
+    return "\n".join(lines)
 
 
 def mean_and_spread(values: list[float]) -> list[float]:
@@ -118,8 +143,7 @@ def main() -> None:
                 make(task, of, variant, seed, args.output)
     rows = summarise(args.output)
     write_text(args.output / "closeness.json", json.dumps(rows, indent=1) + "\n")
-    for row in rows:
-        print(row)
+    print(as_table(rows))
 
 
 if __name__ == "__main__":
