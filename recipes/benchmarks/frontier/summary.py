@@ -22,7 +22,15 @@ MEMORISED = {
 UTILITY_MARGIN = 0.01  # relative
 RESULTS, PICTURE, TABLES = "frontier.json", "frontier.png", "tables.md"
 SHOWN_AT = 0.25
-LABELLED = ("fine_tune", "fine_tune_high_lr", "shrink_perturb 0.3 hot", "shrink_perturb 0.6 hot", "toward_base 0.6")
+# What the dots that matter are called; the others are grey.
+LABELS = {
+    "fine_tune": "fine_tune",
+    "fine_tune_high_lr": "fine_tune_high_lr",
+    "shrink_perturb 0.6 hot": "shrink_reheat",
+    "toward_base 0.6": "toward_base",
+    "base": "the base, same budget",
+    "retrain": "from scratch, same budget",
+}
 SAME_BUDGET = ("base", "retrain")
 
 Cells = list[dict[str, Any]]
@@ -140,21 +148,24 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes = figure.subplots(1, len(results), squeeze=False)[0]
     for axis, (name, found) in zip(axes, results.items(), strict=True):
         low, high = found["retrained"]["prediction interval"]
-        axis.add_patch(Rectangle((-100, low), 101, high - low, color="#1b9e77", alpha=0.25, linewidth=0))
         axis.plot(100 * found["original"]["utility lost"], found["original"]["memorised"][0], "ks", markersize=7)
         axis.annotate("before", _place(found["original"]), xytext=(5, 4), textcoords="offset points", fontsize=8)
         for variant, rows in found["variants"].items():
             if (figures := rows.get(str(SHOWN_AT))) is None:
                 continue
-            named = variant in LABELLED or variant in SAME_BUDGET
+            named = variant in LABELS
             color = "#7570b3" if variant in SAME_BUDGET else "#d95f02" if named else "0.6"
             axis.plot(*_place(figures), "o", color=color, markersize=7 if named else 5, zorder=3 if named else 2)
             if named:
-                told = "same budget, from the start" if variant in SAME_BUDGET else variant.replace("_", " ")
-                axis.annotate(told, _place(figures), xytext=(5, 4), textcoords="offset points", fontsize=8)
+                axis.annotate(LABELS[variant], _place(figures), xytext=(5, 4), textcoords="offset points", fontsize=8)
         places = [_place(rows[str(SHOWN_AT)]) for rows in found["variants"].values() if str(SHOWN_AT) in rows]
         right = max([x for x, _ in places] + [2])
         left = min([x for x, _ in places] + [-1])
+        # Ten models that are all alike make an interval without a height, and still want to be seen.
+        least = 0.02 * found["original"]["memorised"][0]
+        corner = (-100, min(low, (low + high - least) / 2))
+        box = Rectangle(corner, 101, max(high - low, least), color="#1b9e77", alpha=0.25, linewidth=0)
+        axis.add_patch(box)
         axis.set_xlim(left - 0.08 * (right - left), right + 0.25 * (right - left))
         axis.set_title(TASKS[name], fontsize=11)
         axis.set_xlabel(f"{UTILITY[name]} lost against retraining, %", fontsize=9)
