@@ -234,7 +234,7 @@ def test_the_commands_keep_it_and_go_by_it(
     for step, exact in ((4, True), (5, False)):
         more = {"method": "rewind", "rewind_checkpoint": str(tmp_path / "original" / f"checkpoint-{step}")}
         out = tmp_path / f"out-{step}"
-        config = recipe(**settings, **more, forget_rows=forget, budget=0.4, output_dir=str(out))
+        config = recipe(**{**settings, **more}, forget_rows=forget, budget=0.4, output_dir=str(out))
         assert main(["run", "--config", str(config)]) == 0
         assert (UnlearningReport.load(out / "unlearning_report.json").verdict.word == "exact") == exact
         assert not list(out.glob(f"**/{FIRST_USE_FILE}"))
