@@ -130,3 +130,19 @@ def test_the_classifier_of_subjects_is_scored_for_epsilon(short: Any) -> None:
     assert set(rows) == {"retrained", "original", "fine_tune"}
     assert set(rows["fine_tune"]) >= {"R0", "R1"}
     assert rows["fine_tune"]["R1"]["forget"]["median"] >= 0
+
+
+def test_what_is_published_is_what_the_numbers_say() -> None:
+    import closeness
+    import summary
+
+    text = (FRONTIER / "README.md").read_text(encoding="utf-8")
+    results = json.loads((FRONTIER / summary.RESULTS).read_text(encoding="utf-8"))
+    tables = (FRONTIER / summary.TABLES).read_text(encoding="utf-8")
+    assert set(results) == set(summary.TASKS)
+    for name, found in results.items():
+        assert summary.as_table(name, found, summary.SHOWN_AT) in text
+        for cost in {float(cost) for rows in found["variants"].values() for cost in rows}:
+            assert summary.as_table(name, found, cost) in tables
+    assert closeness.as_table(json.loads((FRONTIER / "closeness.json").read_text(encoding="utf-8"))) in text
+    assert (FRONTIER / summary.PICTURE).stat().st_size > 5000

@@ -89,9 +89,9 @@ def summarise(folder: Path) -> list[dict[str, Any]]:
                     ceiling(found.n_unlearned, found.n_retrained, found.alpha, found.delta)
                 )
         rows.append(row)
-    wrong = mean_and_spread([model["memorised"] for model in retrained])
-    told = {"variant": "retrained", "models": len(retrained), "memorised": wrong}
-    return [{**told, "test accuracy": mean_and_spread([model["test accuracy"] for model in retrained])}, *rows]
+    numbers = {name: mean_and_spread([model[name] for model in retrained]) for name in ("memorised", "test accuracy")}
+    rows.insert(0, {"variant": "retrained", "models": len(retrained), **numbers})
+    return json.loads(json.dumps(rows), parse_float=lambda number: round(float(number), 4))
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
