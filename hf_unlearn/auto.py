@@ -8,12 +8,9 @@ from .evaluation.utility import Utility, utility
 from .models import ModelSource
 from .preparation import Preparation
 from .trainer import UnlearningTrainer
-from .trials import Choice, Trial, approximate_obstacle, plan_trial, train, with_method, with_trials
+from .trials import APPROXIMATE, Choice, Trial, approximate_obstacle, plan_trial, train, with_method, with_trials
 
 EXACT = "base"
-# The approximate method and its alpha: toward the base where one is known, else toward a fresh initialisation.
-WITH_BASE = ("toward_base", 0.6)
-WITHOUT_BASE = ("shrink_reheat", 0.6)
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,11 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     run, base = choice.run, choice.base
     obstacle = approximate_obstacle(run)
     if base is None:
-        plain = with_method(run, *WITHOUT_BASE)
+        plain = with_method(run, APPROXIMATE)
         trainer = train(
             plain,
             choice.settings,
-            choice.begin(WITHOUT_BASE[0]),
+            choice.begin(APPROXIMATE),
             forget=run.parts.forget,
             holdout=run.parts.holdout,
         )
@@ -56,7 +53,6 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
         report = trainer.report(audit=run.parts.audit, dataset=choice.where, retrained=choice.retrained)
         return trainer, replace(report, road=Road("approximate", [reason]))
 
-    method, alpha = WITH_BASE
     exact = _try(choice, plan_trial(run, EXACT, EXACT))
     found = _told(exact.entry.utility)
     reasons = [
@@ -76,8 +72,8 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
 
     # The next one needs the memory; what is finished can be had again from its checkpoint.
     exact = replace(exact, trained=None)
-    other = _try(choice, plan_trial(run, method, method, alpha))
-    reasons.append(f"So the approximate road was tried, {method} with alpha {alpha:g}. {_told(other.entry.utility)}")
+    other = _try(choice, plan_trial(run, APPROXIMATE, APPROXIMATE))
+    reasons.append(f"So the approximate road was tried, {APPROXIMATE}. {_told(other.entry.utility)}")
     if better(other.entry.utility, exact.entry.utility):
         reasons.append("That is better, so it was taken.")
         trials = [_outcome(exact, "left, for its utility"), _outcome(other, "taken")]
@@ -131,7 +127,7 @@ def _trained(choice: Choice, trial: Trial) -> tuple[UnlearningTrainer, Unlearnin
     trainer = train(
         trial.run,
         trial.settings,
-        choice.begin(EXACT, WITH_BASE[0]),
+        choice.begin(EXACT, APPROXIMATE),
         forget=parts.forget,
         holdout=parts.holdout,
     )

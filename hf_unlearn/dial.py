@@ -24,7 +24,17 @@ from .references import precision
 from .reporting import cost_entry
 from .tables import AnyDataset
 from .trainer import UnlearningTrainer
-from .trials import Begin, Choice, Trial, approximate_obstacle, plan_trial, train, with_method, with_trials
+from .trials import (
+    APPROXIMATE,
+    Begin,
+    Choice,
+    Trial,
+    approximate_obstacle,
+    plan_trial,
+    train,
+    with_method,
+    with_trials,
+)
 
 PROBES = 3
 # Each spends this part of the budget; the result gets what is left.
@@ -99,7 +109,7 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
         The trainer of the result, not yet saved, and its report.
 
     """
-    run, method = choice.run, "shrink_reheat" if choice.base is None else "toward_base"
+    run, method = choice.run, APPROXIMATE
     searched, judged = _halves(run)
     search = _search(choice, searched)
     begin = choice.begin(*(["base"] if choice.base is not None else []), method)

@@ -174,17 +174,19 @@ METHODS = {
         ),
         Method(
             name="shrink_reheat",
-            start=starts.shrink_perturb,
+            start=starts.toward_anchor,
             alpha=0.6,
-            strength="the part of the way to a fresh initialisation",
+            strength="the part of the way to the base, or to a fresh initialisation where none is known",
             settings={"lr_scheduler_type": "cosine"},
             learning_rate_factor=HOT_FACTOR,
+            uses_base=True,
             replaces=True,
-            summary="The original model moved part of the way to a fresh initialisation, then fine-tuned on the "
-            "retained records at 2.5 times the learning rate of its training, which falls as a cosine.",
+            summary="The original model moved part of the way to the model it was fine-tuned from, or to a fresh "
+            "initialisation, then fine-tuned on the retained records at 2.5 times the learning rate of its training, "
+            "which falls as a cosine.",
             source="the start of Ash and Adams 2020, arXiv:1910.08475, and a high rate as in Goel et al. 2022, "
             "arXiv:2201.06640",
-            ours="both at once; alpha was chosen on one task of recipes/benchmarks/frontier",
+            ours="both at once; alpha was chosen on the planted numbers of recipes/benchmarks/frontier",
         ),
         Method(
             name="noise_reset",

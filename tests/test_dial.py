@@ -106,7 +106,7 @@ def test_it_finds_an_alpha_and_is_judged_on_the_other_half(searched: tuple[Path,
     trials = report.road.trials
     assert [trial.name for trial in trials] == ["original", "probe-1", "probe-2", "probe-3"]
     assert (trials[0].alpha, trials[0].told, trials[1].alpha) == (0.0, True, 0.5)
-    assert report.method.name == "toward_base"
+    assert report.method.name == "shrink_reheat"
     assert report.method.alpha == chosen_alpha(trials)
     assert 0 < report.method.alpha <= 1
     # judged on 15 of the 30 records of S and 25 of the 50 of H, the search had the others
