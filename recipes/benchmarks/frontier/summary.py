@@ -26,11 +26,12 @@ SHOWN_AT = 0.25
 LABELS = {
     "fine_tune": "fine_tune",
     "fine_tune_high_lr": "fine_tune_high_lr",
-    "shrink_perturb 0.6 hot": "shrink_reheat",
     "toward_base 0.6": "toward_base",
     "base": "the base, same budget",
     "retrain": "from scratch, same budget",
 }
+# shrink_reheat by its parts: toward a fresh initialisation, or the base.
+REHEAT = {"secrets": "shrink_perturb 0.6 hot", "sms": "toward_base 0.6 hot", "tofu": "toward_base 0.6 hot"}
 SAME_BUDGET = ("base", "retrain")
 
 Cells = list[dict[str, Any]]
@@ -115,6 +116,11 @@ def rows_of(name: str, cells: Cells) -> dict[str, Any]:
     }
 
 
+def costs_of(found: dict[str, Any]) -> list[float]:
+    """The prices at which something was made, rising."""
+    return sorted({float(cost) for rows in found["variants"].values() for cost in rows})
+
+
 def as_table(name: str, found: dict[str, Any], cost: float) -> str:
     """The figures at one price, the least memorised first."""
     low, high = found["retrained"]["prediction interval"]
@@ -153,11 +159,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
         for variant, rows in found["variants"].items():
             if (figures := rows.get(str(SHOWN_AT))) is None:
                 continue
-            named = variant in LABELS
+            label = "shrink_reheat" if variant == REHEAT[name] else LABELS.get(variant)
+            named = label is not None
             color = "#7570b3" if variant in SAME_BUDGET else "#d95f02" if named else "0.6"
             axis.plot(*_place(figures), "o", color=color, markersize=7 if named else 5, zorder=3 if named else 2)
             if named:
-                axis.annotate(LABELS[variant], _place(figures), xytext=(5, 4), textcoords="offset points", fontsize=8)
+                below = variant in SAME_BUDGET
+                axis.annotate(
+                    label, _place(figures), xytext=(5, -11 if below else 4), textcoords="offset points", fontsize=8
+                )
         places = [_place(rows[str(SHOWN_AT)]) for rows in found["variants"].values() if str(SHOWN_AT) in rows]
         right = max([x for x, _ in places] + [2])
         left = min([x for x, _ in places] + [-1])
@@ -189,8 +199,7 @@ def summarise(root: Path) -> None:
         return
     results = {name: rows_of(name, made) for name, made in cells.items()}
     write_text(root / RESULTS, json.dumps(results, indent=1) + "\n")
-    costs = sorted({float(cost) for found in results.values() for rows in found["variants"].values() for cost in rows})
-    tables = [as_table(name, found, cost) for name, found in results.items() for cost in costs]
+    tables = [as_table(name, found, cost) for name, found in results.items() for cost in costs_of(found)]
     write_text(root / TABLES, "\n\n".join(tables) + "\n")
     draw(results, root / PICTURE)
     print("\n\n".join(tables))
