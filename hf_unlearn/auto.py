@@ -1,6 +1,7 @@
 """``--method auto``: the exact road where a base is known and the result is useful enough, else an approximate one."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .errors import InputError
 from .evaluation.report import Road, TrialEntry, UnlearningReport
@@ -8,9 +9,17 @@ from .evaluation.utility import Utility, utility
 from .models import ModelSource
 from .preparation import Preparation
 from .trainer import UnlearningTrainer
-from .trials import APPROXIMATE, Choice, Trial, approximate_obstacle, plan_trial, train, with_method, with_trials
-
-EXACT = "base"
+from .trials import (
+    APPROXIMATE,
+    EXACT,
+    Choice,
+    Trial,
+    approximate_obstacle,
+    plan_trial,
+    train,
+    with_method,
+    with_trials,
+)
 
 
 @dataclass(frozen=True)
@@ -36,21 +45,12 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
 
     Returns:
         The trainer of the result, not yet saved, and its report.
-
     """
     run, base = choice.run, choice.base
     obstacle = approximate_obstacle(run)
     if base is None:
-        plain = with_method(run, APPROXIMATE)
-        trainer = train(
-            plain,
-            choice.settings,
-            choice.begin(APPROXIMATE),
-            forget=run.parts.forget,
-            holdout=run.parts.holdout,
-        )
         reason = "No base is known that the fine-tuning could begin at, so only an approximate road is open."
-        report = trainer.report(audit=run.parts.audit, dataset=choice.where, retrained=choice.retrained)
+        trainer, report = _trained(choice, with_method(run, APPROXIMATE), choice.settings, APPROXIMATE)
         return trainer, replace(report, road=Road("approximate", [reason]))
 
     exact = _try(choice, plan_trial(run, EXACT, EXACT))
@@ -103,7 +103,7 @@ def better(one: Utility | None, other: Utility | None) -> bool:
 def _try(choice: Choice, trial: Trial) -> Tried:
     if (entry := trial.finished()) is not None:
         return Tried(trial, entry, None)
-    trainer, report = _trained(choice, trial)
+    trainer, report = _trained(choice, trial.run, trial.settings, EXACT, APPROXIMATE)
     assert report.cost is not None
     entry = TrialEntry(
         name=trial.name,
@@ -122,22 +122,19 @@ def _try(choice: Choice, trial: Trial) -> Tried:
     return Tried(trial, entry, (trainer, report))
 
 
-def _trained(choice: Choice, trial: Trial) -> tuple[UnlearningTrainer, UnlearningReport]:
-    parts = choice.run.parts
-    trainer = train(
-        trial.run,
-        trial.settings,
-        choice.begin(EXACT, APPROXIMATE),
-        forget=parts.forget,
-        holdout=parts.holdout,
-    )
+def _trained(
+    choice: Choice, run: Preparation, settings: dict[str, Any], *priced: str
+) -> tuple[UnlearningTrainer, UnlearningReport]:
+    parts = run.parts
+    trainer = train(run, settings, choice.begin(*priced), forget=parts.forget, holdout=parts.holdout)
     return trainer, trainer.report(audit=parts.audit, dataset=choice.where, retrained=choice.retrained)
 
 
 def _take(
     choice: Choice, tried: Tried, road: Road, others: list[TrialEntry]
 ) -> tuple[UnlearningTrainer, UnlearningReport]:
-    trainer, report = tried.trained or _trained(choice, tried.trial)
+    trial = tried.trial
+    trainer, report = tried.trained or _trained(choice, trial.run, trial.settings, EXACT, APPROXIMATE)
     # Its checkpoints lay in the folder of the trial; the result goes to that of the run.
     trainer.args.output_dir = str(choice.run.config.output_dir)
     return trainer, with_trials(report, road, others)

@@ -26,6 +26,7 @@ from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 from .trials import (
     APPROXIMATE,
+    EXACT,
     Begin,
     Choice,
     Trial,
@@ -107,12 +108,11 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
 
     Returns:
         The trainer of the result, not yet saved, and its report.
-
     """
     run, method = choice.run, APPROXIMATE
     searched, judged = _halves(run)
     search = _search(choice, searched)
-    begin = choice.begin(*(["base"] if choice.base is not None else []), method)
+    begin = choice.begin(*([EXACT] if choice.base is not None else []), method)
     entries = [_original(choice, search, method, begin)]
     if entries[0].told:
         for number in range(1, PROBES + 1):

@@ -32,7 +32,7 @@ from .attacks import (
     plot_leaks,
     plot_relearning,
 )
-from .auto import EXACT, auto, check_auto
+from .auto import auto, check_auto
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
 from .console import plain, print_attacks, print_audit, print_references, print_report
@@ -89,7 +89,7 @@ from .tables import AnyDataset, column_names
 from .tasks import TASKS
 from .trainer import UnlearningTrainer
 from .training import train_plainly
-from .trials import Choice, clear_trials, known_base, show_prices
+from .trials import EXACT, Choice, clear_trials, known_base, show_prices
 from .trials import train as train_trial
 
 # split

@@ -23,7 +23,9 @@ from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 from .training import unlearn
 
-# The method of the approximate road, which auto takes at its own strength and the dial at one that it searches for.
+# The methods of the two roads: to begin at the base,
+EXACT = "base"
+# and the approximate one, which auto takes at its own strength and the dial at one that it searches for.
 APPROXIMATE = "shrink_reheat"
 # Written last: with it a trial is finished.
 TRIAL_FILE = "trial.json"

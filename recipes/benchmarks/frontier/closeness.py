@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frontier import Variant, quietly_on_one_thread, train, trained
+from frontier import Variant, quietly_on_one_thread, trained, unlearned
 from tasks import Task, subjects
 from transformers import PreTrainedModel
 
@@ -51,10 +51,7 @@ def make(task: Task, of: str, variant: Variant | None, seed: int, folder: Path) 
     file.parent.mkdir(parents=True, exist_ok=True)
     model = trained(task, of, own, folder / "models")
     if variant is not None:
-        epochs = COST * task.settings["num_train_epochs"]
-        temporary = folder / "models" / f".{arm}-{seed}"
-        rows = task.examples["retained"]
-        model = train(task, model, rows, own, temporary, num_train_epochs=epochs, **variant.settings(task)).model
+        model = unlearned(task, model, variant, COST, own, folder / "models" / f".{arm}-{seed}")
     write_text(file, json.dumps(score(task, model)) + "\n")
 
 

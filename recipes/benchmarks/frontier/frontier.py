@@ -23,13 +23,13 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from summary import summarise
 from tasks import Task, measure, relearn, secrets, sms, tofu
-from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from hf_unlearn import UnlearningConfig, UnlearningTrainer
 from hf_unlearn.evaluation.report import write_text
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods import HOT_FACTOR, METHODS
+from hf_unlearn.models import Model, load_model, locate
 
 RETRAINED = 10
 COSTS = (0.25, 0.1, 0.02, 0.05, 0.5, 1.0)
@@ -63,7 +63,7 @@ class Variant:
         rate = task.settings["learning_rate"] * method.learning_rate_factor
         if self.hot:
             own |= {"lr_scheduler_type": "cosine"}
-            rate *= 2.5
+            rate *= HOT_FACTOR
         if method.uses_base and task.base is not None:
             own["base_model_name_or_path"] = str(task.base)
         return {**own, "method": self.method, "alpha": self.alpha, "learning_rate": rate}
@@ -105,9 +105,7 @@ def variants(task: Task) -> list[Variant]:
     return [*(WITH_BASE if task.base else FROM_SCRATCH), *EVERYWHERE]
 
 
-def train(
-    task: Task, model: PreTrainedModel, rows: Dataset, seed: int, folder: Path, **more: Any
-) -> UnlearningTrainer:
+def train(task: Task, model: Model, rows: Dataset, seed: int, folder: Path, **more: Any) -> UnlearningTrainer:
     """One training, of which nothing is kept but the trainer and its model."""
     settings = {**task.settings, "seed": seed, "save_strategy": "no", "logging_strategy": "no", **more}
     quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "measure_steps": 0}
@@ -118,7 +116,7 @@ def train(
     return trainer
 
 
-def trained(task: Task, kind: str, seed: int, folder: Path) -> PreTrainedModel:
+def trained(task: Task, kind: str, seed: int, folder: Path) -> Model:
     """An original or a retrained model, made at first use and kept."""
     place = folder / f"{kind}-{seed}"
     if not place.exists():
@@ -129,7 +127,16 @@ def trained(task: Task, kind: str, seed: int, folder: Path) -> PreTrainedModel:
         shutil.rmtree(temporary, ignore_errors=True)
         train(task, task.new_model(seed), rows, seed, temporary).save_model()
         temporary.rename(place)
-    return type(task.new_model(seed)).from_pretrained(place)
+    return load_model(locate(str(place)), task.kind)
+
+
+def unlearned(task: Task, model: Model, variant: Variant, cost: float, seed: int, folder: Path) -> Model:
+    """What a variant makes of a model at a price; the folder is for the trainer and is removed."""
+    epochs = cost * task.settings["num_train_epochs"]
+    rows = task.examples["retained"]
+    trainer = train(task, model, rows, seed, folder, num_train_epochs=epochs, **variant.settings(task))
+    shutil.rmtree(folder, ignore_errors=True)
+    return trainer.model
 
 
 @dataclass(frozen=True)
@@ -162,12 +169,7 @@ def make(cell: Cell, task: Task, folder: Path) -> None:
     started = time.perf_counter()
     model = trained(task, cell.of, cell.seed, models)
     if cell.variant is not None:
-        settings = cell.variant.settings(task)
-        epochs = cell.cost * task.settings["num_train_epochs"]
-        temporary = models / f".{cell.name}"
-        rows = task.examples["retained"]
-        model = train(task, model, rows, cell.seed, temporary, num_train_epochs=epochs, **settings).model
-        shutil.rmtree(temporary, ignore_errors=True)
+        model = unlearned(task, model, cell.variant, cell.cost, cell.seed, models / f".{cell.name}")
     found: dict[str, Any] = measure(task, model)
     if cell.variant is None or cell.cost in RELEARNT_AT:
         found["relearning steps"] = relearn(task, model, cell.seed)

@@ -124,6 +124,13 @@ def losses_of(model: PreTrainedModel, batch: dict[str, torch.Tensor], summed: bo
 # Wrong labels
 
 
+@torch.no_grad()
+def labels_predicted(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
+    """The share of the labels of a batch that a classifier predicts."""
+    told = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1)
+    return float((told == batch["labels"]).float().mean())
+
+
 def sms(folder: Path, source: Path, minilm: Path) -> Task:
     """MiniLM as a spam filter, taught 400 messages; S are 24 of them with the wrong label."""
     lines = source.read_text(encoding="utf-8").splitlines()
@@ -147,10 +154,8 @@ def sms(folder: Path, source: Path, minilm: Path) -> Task:
         torch.manual_seed(seed)
         return AutoModelForSequenceClassification.from_pretrained(base, **classes)
 
-    @torch.no_grad()
     def memorised(model: PreTrainedModel) -> float:
-        told = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1)
-        return float((told == batch["labels"]).float().mean())
+        return labels_predicted(model, batch)
 
     settings = {
         "learning_rate": 2e-4, "lr_scheduler_type": "linear", "per_device_train_batch_size": 16,
@@ -283,10 +288,8 @@ def subjects() -> Task:
             )
         )  # fmt: skip
 
-    @torch.no_grad()
     def memorised(model: PreTrainedModel) -> float:
-        told = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1)
-        return float((told == batch["labels"])[:30].float().mean())
+        return labels_predicted(model, batch)
 
     settings = {
         "learning_rate": 2e-3, "lr_scheduler_type": "linear", "per_device_train_batch_size": 32,
@@ -296,7 +299,8 @@ def subjects() -> Task:
         "text-classification", settings, wrapped, examples, new_model, None, memorised,
         lambda model: memorised(model) >= 0.5, 1e-3, "test accuracy",
     )  # fmt: skip
-    batch = task.batch("forget")
+    # The first half, whose labels are wrong.
+    batch = {name: values[:30] for name, values in task.batch("forget").items()}
     return task
 
 
