@@ -3,14 +3,13 @@
 Under several processes: ``accelerate launch --config_file … -m hf_unlearn.cli run --config recipe.yaml``.
 """
 
-import argparse
 import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 from . import __version__
+from .commands import COMMANDS
 from .errors import InputError, in_one_line
 
 USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
@@ -99,61 +98,11 @@ def _dispatch(command: str, flags: list[str]) -> None:
                 "evaluate": jobs.evaluate,
                 "attack": jobs.attack,
             }[command](values)
-    elif command == "card":
-        folder = _card_parser().parse_args(flags).folder
-        from . import jobs
-
-        jobs.card(folder)
-    elif command == "push":
-        options = vars(_push_parser().parse_args(flags))
-        from . import jobs
-
-        jobs.push(options.pop("folder"), options.pop("hub_model_id"), **options)
-    elif command == "plan":
-        options = vars(_plan_parser().parse_args(flags))
-        from . import plan
-
-        plan.plan(options.pop("epsilon"), **options)
+    elif command in COMMANDS:
+        parser, run = COMMANDS[command]
+        run(**vars(parser().parse_args(flags)))
     else:
-        raise InputError(
-            f"there is no such command; the commands are {', '.join((*CONFIGURED, 'card', 'push', 'plan'))}."
-        )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise InputError(f"{message}.")
-
-
-def _card_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-unlearn card", description="Write a finished run's model card again, from its report.")
-    parser.add_argument("folder", type=Path, help="the run's output folder")
-    return parser
-
-
-def _push_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-unlearn push", description="Publish a finished run in one commit.")
-    parser.add_argument("folder", type=Path, help="the run's output folder")
-    parser.add_argument("--hub_model_id", required=True, help="the repository, owner/name; created when missing")
-    parser.add_argument(
-        "--hub_private_repo", dest="private", action="store_true", default=None, help="make it private"
-    )
-    parser.add_argument("--hub_revision", dest="revision", help="the branch")
-    parser.add_argument("--push_anyway", action="store_true", help="also when not_forgotten or over_forgotten")
-    parser.add_argument("--push_to_existing", action="store_true", help="also to a repository that has files already")
-    return parser
-
-
-def _plan_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="hf-unlearn plan", description="Say how many models the proof of an epsilon needs, and what they cost."
-    )
-    parser.add_argument("--epsilon", type=float, required=True, help="the epsilon to prove more than")
-    parser.add_argument("--delta", type=float, default=1e-5, help="delta of the definition; 1e-05 by default")
-    parser.add_argument("--model_name_or_path", help="the original, whose training record says what a training costs")
-    parser.add_argument("--model_revision", help="its branch, tag or commit on the Hub")
-    parser.add_argument("--budget", type=float, help="what unlearning costs, as a fraction of a training")
-    return parser
+        raise InputError(f"there is no such command; the commands are {', '.join((*CONFIGURED, *COMMANDS))}.")
 
 
 if __name__ == "__main__":

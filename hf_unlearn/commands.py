@@ -1,0 +1,80 @@
+"""The commands that take a folder or a repository and need no recipe: their flags, and what each starts."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+# What a command starts is imported when it runs: --help and errors in flags need no torch.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InputError(f"{message}.")
+
+
+# card
+
+
+def _card_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hf-unlearn card", description="Write a finished run's model card again, from its report.")
+    parser.add_argument("folder", type=Path, help="the run's output folder")
+    return parser
+
+
+def _card(folder: Path) -> None:
+    from . import jobs
+
+    jobs.card(folder)
+
+
+# push
+
+
+def _push_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hf-unlearn push", description="Publish a finished run in one commit.")
+    parser.add_argument("folder", type=Path, help="the run's output folder")
+    parser.add_argument("--hub_model_id", required=True, help="the repository, owner/name; created when missing")
+    parser.add_argument(
+        "--hub_private_repo", dest="private", action="store_true", default=None, help="make it private"
+    )
+    parser.add_argument("--hub_revision", dest="revision", help="the branch")
+    parser.add_argument("--push_anyway", action="store_true", help="also when not_forgotten or over_forgotten")
+    parser.add_argument("--push_to_existing", action="store_true", help="also to a repository that has files already")
+    return parser
+
+
+def _push(folder: Path, hub_model_id: str, **options: Any) -> None:
+    from . import jobs
+
+    jobs.push(folder, hub_model_id, **options)
+
+
+# plan
+
+
+def _plan_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hf-unlearn plan", description="Say how many models the proof of an epsilon needs, and what they cost."
+    )
+    parser.add_argument("--epsilon", type=float, required=True, help="the epsilon to prove more than")
+    parser.add_argument("--delta", type=float, default=1e-5, help="delta of the definition; 1e-05 by default")
+    parser.add_argument("--model_name_or_path", help="the original, whose training record says what a training costs")
+    parser.add_argument("--model_revision", help="its branch, tag or commit on the Hub")
+    parser.add_argument("--budget", type=float, help="what unlearning costs, as a fraction of a training")
+    return parser
+
+
+def _plan(epsilon: float, **options: Any) -> None:
+    from . import plan
+
+    plan.plan(epsilon, **options)
+
+
+COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., None]]] = {
+    "card": (_card_parser, _card),
+    "push": (_push_parser, _push),
+    "plan": (_plan_parser, _plan),
+}
