@@ -3,7 +3,7 @@
 Each line is a JSON object with sorted keys whose ``previous`` is the SHA-256 of the line before, as in a hash chain
 (Haber and Stornetta 1991, doi:10.1007/BF00196791). It holds counts, names, and digests keyed with the owner's key: no
 id, no text, no key. What a chain cannot show by itself, that its last lines were dropped or its last line rewritten,
-the report and the weights beside it show; see :mod:`~hf_unlearn.lineage`.
+the report and the weights beside it show; see :func:`~hf_unlearn.lineage.ledger_of`.
 """
 
 import hashlib
@@ -15,26 +15,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, TypeAlias, get_args, get_origin, get_type_hints
 
+from .digests import ForgottenDigests
 from .errors import InputError
 from .evaluation.report import write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
 HEXADECIMAL = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class ForgottenDigests:
-    """Keyed digests of what was forgotten, by which it is recognised in D again.
-
-    Attributes:
-        columns: that a digest is of; one column of ids, or the columns of a whole row.
-        whole_rows: whether a digest is of a row's content, not of an id.
-        digests: 64 hexadecimal characters each, sorted, so that their order says nothing.
-    """
-
-    columns: list[str]
-    whole_rows: bool
-    digests: list[str]
 
 
 @dataclass(frozen=True)
@@ -50,10 +36,17 @@ class LedgerData:
 
 @dataclass(frozen=True)
 class LedgerModel:
-    """The model that a run started from: its Hub id or the name of its folder, and its commit on the Hub."""
+    """The model that a run started from.
+
+    Attributes:
+        name: its Hub id, or the name of its folder.
+        commit: on the Hub; None for a folder. It is the commit that the line before led to.
+        weights: SHA-256 of each of its safetensors files, by name.
+    """
 
     name: str
     commit: str | None
+    weights: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,9 +60,9 @@ class Unlearned:
         rows: how many were forgotten.
         ids, ids_found: how many ids, values, positions or rows the request named, and how many of them D had.
         forgotten: what was asked for, as digests. Ids that D did not have are among them: they may not come in later.
-        requests: digests of the requests of a folder, sorted; empty for a request that was not given by a folder.
+        requests: a digest of each file of ids that the request came from, sorted.
         dataset: D.
-        parent: the model it started from. Its commit is the result commit of the line before.
+        parent: the model it started from.
         weights: SHA-256 of each safetensors file of the result, by name.
         report: SHA-256 of ``unlearning_report.json``.
         key_check: tells a wrong key from an id that was not forgotten.
@@ -95,6 +88,12 @@ class Unlearned:
     key_check: str
     software: str
     previous: str | None = None
+
+    @property
+    def statement(self) -> str:
+        """A digest of all that the line says but what the weights and the report are, for the report to name it by."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("weights", "report")}
+        return digest_of(json.dumps(values, sort_keys=True))
 
 
 @dataclass(frozen=True)
@@ -167,6 +166,7 @@ class Ledger:
 
     @property
     def runs(self) -> list[Unlearned]:
+        """The events that made it forget something."""
         return [event for event in self.events if isinstance(event, Unlearned)]
 
     def with_event(self, event: Event) -> "Ledger":
@@ -254,7 +254,7 @@ def _of(kind: type, value: Any) -> Any:
 _DIGESTS: dict[type, Callable[[Any], list[str | None]]] = {
     ForgottenDigests: lambda part: part.digests,
     LedgerData: lambda _: [],
-    LedgerModel: lambda _: [],
+    LedgerModel: lambda model: list(model.weights.values()),
     Unlearned: lambda run: [*run.requests, *run.weights.values(), run.report, run.key_check, run.previous],
     Erased: lambda erasure: [erasure.report, erasure.previous],
 }

@@ -12,9 +12,10 @@ import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from .duplicates import Copies, find_copies, text_columns
-from .errors import InputError
+from .errors import AlreadyHonoured, InputError
+from .forgotten import Forgotten, forgotten_digests
 from .requests import Records, require_columns
-from .selection import RowTaker, Selection, select_rows
+from .selection import Masks, RowTaker, Selection, Selections, select_rows
 from .tables import AnyDataset, column_names, row_count
 
 DuplicatePolicy = Literal["report", "forget", "error"]
@@ -30,13 +31,16 @@ class SplitAudit:
         ids_requested, ids_matched, ids_unmatched: distinct ids, values, positions or rows that the request names.
         duplicate_columns: the columns compared, after Unicode, case and whitespace normalisation.
         duplicate_policy: ``report``, ``forget``, ``error``, or None when duplicates were not looked for.
-        duplicates_retained: rows of L whose text equals that of a row of S; each keeps teaching S.
+        duplicates_retained: rows of L whose text equals that of a row of S, or of one that was forgotten before; each
+            keeps teaching it.
         duplicates_forgotten: such rows that the policy ``forget`` moved to S.
         near_duplicates_retained: None, not looked for.
         holdout_overlap: rows of H whose text also occurs in S or L, so that the original model did see it.
         dataset_fingerprint: the ``datasets`` fingerprint of the data set that was split, None for a stream.
         dataset_revision: the commit of the data set on the Hub, None when unknown.
         request_digest: keyed digest (HMAC-SHA256) of what the request names, None without a key.
+        forgotten_before_rows: rows of D that earlier requests named; they are in neither S nor L.
+        ids_honoured: ids and values that the request names and earlier ones named too; the others are counted above.
     """
 
     dataset_rows: int
@@ -55,6 +59,8 @@ class SplitAudit:
     dataset_fingerprint: str | None
     dataset_revision: str | None
     request_digest: str | None
+    forgotten_before_rows: int = 0
+    ids_honoured: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,7 +71,8 @@ class ForgetRows:
     """Where S is in the data that a model was trained on; it is never written anywhere.
 
     Attributes:
-        rows: places of the rows of S in D without the holdout rows, from 0, int64 of shape (rows of S,).
+        rows: places of the rows of S, and of those forgotten before, in D without the holdout rows, from 0, int64 of
+            shape (rows,).
         fingerprint: the ``datasets`` fingerprint of D without the holdout rows.
     """
 
@@ -83,6 +90,7 @@ class RetainedSplit:
         holdout: H, records like S that no model was trained on, or None.
         audit: the counts.
         forget_rows: where S is in D, None for a stream.
+        forgotten: what the ledger keeps of S, None without a key.
     """
 
     retained: AnyDataset
@@ -90,6 +98,7 @@ class RetainedSplit:
     holdout: AnyDataset | None
     audit: SplitAudit
     forget_rows: ForgetRows | None = None
+    forgotten: Forgotten | None = None
 
     def flattened(self) -> "RetainedSplit":
         """Write each part out as a table of its own, without index mappings (``Dataset`` only)."""
@@ -114,6 +123,8 @@ def split_retained(
     allow_unmatched: bool = False,
     digest_key: bytes | None = None,
     revision: str | None = None,
+    forgotten_before: Records | None = None,
+    ask_again: bool = False,
 ) -> RetainedSplit:
     """Split a data set into what stays and what a request names.
 
@@ -131,36 +142,41 @@ def split_retained(
         allow_unmatched: go on when the request names something that the data set does not have.
         digest_key: the owner's key for the digest of the request in the audit.
         revision: the commit of the data set, recorded in the audit.
+        forgotten_before: what earlier requests named (see :func:`~hf_unlearn.recognised.recognised`): it stays in none
+            of the parts, and the request goes on without it.
+        ask_again: keep what was forgotten before in S where the request names it, to measure its forgetting again.
 
     Returns:
         The parts and the audit.
 
     Raises:
+        AlreadyHonoured: all that the request names was forgotten before.
         InputError: unknown column, wrong type, something unmatched or repeated, a request that removes everything,
             a row both forgotten and held out, or a duplicate under the policy ``error``.
     """
     dataset = _one_split(dataset, split)
-    forget, held_out = _selected(dataset, request, holdout, allow_unmatched)
-    forget_mask, holdout_mask = _masks(forget, held_out)
+    selections = _selected(dataset, request, holdout, forgotten_before, ask_again, allow_unmatched)
+    masks, forget = _masks(selections), selections.forget
     copies = Copies((), None, None, None)
     if duplicates is not None:
-        columns = _text_columns(dataset, duplicate_columns, forget, held_out)
+        columns = require_columns(
+            duplicate_columns or text_columns(dataset, selections.columns), column_names(dataset)
+        )
         other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
-        copies = find_copies(dataset, columns, forget_mask, holdout_mask, other)
+        copies = find_copies(dataset, columns, masks.forget | masks.before, masks.held_out, other)
     found = _found(copies, duplicates)
     moved = found or 0 if duplicates == "forget" else 0
     if moved and copies.mask is not None:
-        forget_mask |= copies.mask
-    retained_mask = ~(forget_mask | holdout_mask)
-    if not retained_mask.any():
+        masks = replace(masks, forget=masks.forget | copies.mask)
+    if not masks.retained.any():
         raise InputError("The request removes every row; with nothing retained there is no model to train.")
 
-    take = RowTaker(dataset, forget, held_out, copies if moved else None)
+    take = RowTaker(dataset, selections, copies if moved else None)
     audit = SplitAudit(
-        dataset_rows=int(np.count_nonzero(~holdout_mask)),
-        forget_rows=int(np.count_nonzero(forget_mask)),
-        retained_rows=int(np.count_nonzero(retained_mask)),
-        holdout_rows=_holdout_rows(holdout, holdout_mask),
+        dataset_rows=int(np.count_nonzero(~masks.held_out)),
+        forget_rows=int(np.count_nonzero(masks.forget)),
+        retained_rows=int(np.count_nonzero(masks.retained)),
+        holdout_rows=_holdout_rows(holdout, masks.held_out),
         ids_requested=forget.requested,
         ids_matched=forget.requested - forget.unmatched,
         ids_unmatched=forget.unmatched,
@@ -173,13 +189,16 @@ def split_retained(
         dataset_fingerprint=dataset._fingerprint if isinstance(dataset, Dataset) else None,
         dataset_revision=revision,
         request_digest=forget.digest(digest_key) if digest_key else None,
+        forgotten_before_rows=int(np.count_nonzero(masks.before)),
+        ids_honoured=sum(forget.honoured),
     )
     return RetainedSplit(
-        retained=take(retained_mask, "retained"),
-        forget=take(forget_mask, "forget"),
-        holdout=take(holdout_mask, "holdout") if isinstance(holdout, Records) else holdout,
+        retained=take(masks.retained, "retained"),
+        forget=take(masks.forget, "forget"),
+        holdout=take(masks.held_out, "held_out") if isinstance(holdout, Records) else holdout,
         audit=audit,
-        forget_rows=_forget_rows(dataset, take, forget_mask, holdout_mask),
+        forget_rows=_forget_rows(dataset, take, masks),
+        forgotten=forgotten_digests(dataset, forget, masks.forget, digest_key) if digest_key else None,
     )
 
 
@@ -197,32 +216,41 @@ def _one_split(dataset: Any, split: str | None) -> AnyDataset:
 
 
 def _selected(
-    dataset: AnyDataset, request: Records, holdout: Records | AnyDataset | None, allow_unmatched: bool
-) -> tuple[Selection, Selection | None]:
-    """What the request, and that for H where there is one, name in D."""
-    forget = Selection(request, "The request", dataset)
-    held_out = Selection(holdout, "The holdout request", dataset) if isinstance(holdout, Records) else None
-    select_rows(dataset, [forget, held_out] if held_out else [forget], allow_unmatched)
-    return forget, held_out
+    dataset: AnyDataset,
+    request: Records,
+    holdout: Records | AnyDataset | None,
+    forgotten_before: Records | None,
+    ask_again: bool,
+    allow_unmatched: bool,
+) -> Selections:
+    """What the request, that for H and the earlier ones name in D."""
+    known = None if ask_again else forgotten_before
+    forget = Selection(request, "The request", dataset, known)
+    held_out = before = None
+    if isinstance(holdout, Records):
+        held_out = Selection(holdout, "The holdout request", dataset, forgotten_before)
+    if forgotten_before is not None:
+        before = Selection(forgotten_before, "The ledger", dataset)
+    selections = Selections(forget, held_out, before, ask_again)
+    select_rows(dataset, selections.all)
+    for part in (forget, held_out):
+        if part is not None:
+            part.check(allow_unmatched, dataset)
+    return selections
 
 
-def _masks(forget: Selection, held_out: Selection | None) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows belong to S and which to H, both bool of shape (rows of D and H,)."""
-    forget_mask = forget.mask()
-    holdout_mask = held_out.mask() if held_out else np.zeros_like(forget_mask)
-    if overlap := int(np.count_nonzero(forget_mask & holdout_mask)):
+def _masks(selections: Selections) -> Masks:
+    """Which rows belong to which part; raises InputError where that cannot be."""
+    masks = selections.masks(Selection.mask)
+    if overlap := int(np.count_nonzero(masks.forget & masks.held_out)):
         raise InputError(
             f"{overlap} rows are both in the request and in the holdout request; name each in one of them."
         )
-    return forget_mask, holdout_mask
-
-
-def _text_columns(
-    dataset: AnyDataset, named: Sequence[str] | None, forget: Selection, held_out: Selection | None
-) -> list[str]:
-    """The columns to look for copies in: those that the user named, or the usual ones."""
-    looked_at = {column for part in (forget, held_out) if part for column in part.columns}
-    return require_columns(named or text_columns(dataset, looked_at), column_names(dataset))
+    honoured = sum(selections.forget.honoured)
+    if not masks.forget.any() and (honoured or selections.forget.mask().any()):
+        what = f"All {honoured:,} ids" if honoured else "All the records"
+        raise AlreadyHonoured(f"{what} that the request names were forgotten before; there is nothing to do.")
+    return masks
 
 
 def _found(copies: Copies, policy: DuplicatePolicy | None) -> int | None:
@@ -244,11 +272,10 @@ def _holdout_rows(holdout: Records | AnyDataset | None, mask: np.ndarray) -> int
     return row_count(holdout)
 
 
-def _forget_rows(
-    dataset: AnyDataset, take: RowTaker, forget_mask: np.ndarray, holdout_mask: np.ndarray
-) -> ForgetRows | None:
+def _forget_rows(dataset: AnyDataset, take: RowTaker, masks: Masks) -> ForgetRows | None:
     if not isinstance(dataset, Dataset):
         return None
-    trained = take(~holdout_mask, "retained") if holdout_mask.any() else dataset
+    trained = take(~masks.held_out, "retained") if masks.held_out.any() else dataset
     assert isinstance(trained, Dataset)
-    return ForgetRows(np.flatnonzero(forget_mask[~holdout_mask]), trained._fingerprint)
+    forgotten = masks.forget | masks.before
+    return ForgetRows(np.flatnonzero(forgotten[~masks.held_out]), trained._fingerprint)

@@ -1,6 +1,7 @@
 """The rows that a request names in one data set, and the taking of them out of it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -9,30 +10,59 @@ import xxhash
 from datasets import ClassLabel, Dataset, IterableDataset
 from datasets.table import InMemoryTable
 
-from .digests import keyed_digest
+from .digests import digest_each, keyed_digest
 from .duplicates import Copies
 from .errors import InputError
-from .requests import Matcher, PositionMatcher, Records
+from .recognised import Digested
+from .requests import Matcher, Named, PositionMatcher, Records
 from .tables import AnyDataset, column_names, read_tables
 
 
 class Selection:
-    """A request at work on one data set: which rows it names and what it could not find."""
+    """A request at work on one data set: which rows it names and what it could not find.
 
-    def __init__(self, request: Records, name: str, dataset: AnyDataset):
+    Args:
+        request: the records.
+        name: of the request, for messages.
+        dataset: where they are.
+        known: what was forgotten before; the request goes on without it.
+
+    Attributes:
+        named: what each part of the request names, that which was forgotten before included.
+        honoured: how many items of each part were forgotten before.
+    """
+
+    def __init__(self, request: Records, name: str, dataset: AnyDataset, known: Records | None = None):
         self.parts, self.name, self.class_names = request.parts, name, _class_names(dataset)
+        self.known = known.parts if known else ()
         self.columns = [column for part in self.parts for column in part.columns(column_names(dataset))]
         self.matchers: list[Matcher] = []
         self.masks: list[list[np.ndarray]] = []
+        self.named: list[Named | None] = []
+        self.honoured: list[int] = []
 
     def look_at(self, table: pa.Table, start: int) -> None:
         if not self.matchers:
             self.matchers = [part.bind(table.schema, self.class_names) for part in self.parts]
             self.masks = [[] for _ in self.parts]
+            self.named = [matcher.named() for matcher in self.matchers]
+            self.honoured = [self._leave_out(matcher) for matcher in self.matchers]
         for matcher, masks in zip(self.matchers, self.masks, strict=True):
             mask = matcher.mask(table, start)
             matcher.count(table, mask, start)
             masks.append(mask)
+
+    def _leave_out(self, matcher: Matcher) -> int:
+        """Drop what was forgotten before from a part of the request; how many items that were."""
+        asked = len(matcher.hits)
+        for part in self.known:
+            named = matcher.named()
+            if named is None or not isinstance(part, Digested):
+                continue
+            if (tuple(named.columns), named.whole_rows) == (part.names, part.whole_rows):
+                digests = digest_each(part.key, named.texts)
+                matcher.keep(np.array([digest not in part.digests for digest in digests], dtype=bool))
+        return asked - len(matcher.hits)
 
     def check(self, allow_unmatched: bool, dataset: AnyDataset) -> None:
         if not self.matchers:
@@ -53,7 +83,7 @@ class Selection:
                     "although they must be unique."
                 )
 
-        if not allow_unmatched and not self.mask().any():
+        if not allow_unmatched and not any(self.honoured) and not self.mask().any():
             raise InputError(f"{self.name} names no record of the data set; there is nothing to do.")
 
     def mask(self) -> np.ndarray:
@@ -83,34 +113,80 @@ def _class_names(dataset: AnyDataset) -> dict[str, list[str]]:
     return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
 
 
-def select_rows(dataset: AnyDataset, selections: Sequence[Selection], allow_unmatched: bool) -> None:
-    """Look through D once for the rows that each selection names.
-
-    Raises:
-        InputError: an empty data set, a wrong type, something unmatched or repeated.
-    """
+def select_rows(dataset: AnyDataset, selections: Sequence[Selection]) -> None:
+    """Look through D once for the rows that each selection names; raises InputError for a wrong type."""
     for table, start in read_tables(dataset, [column for part in selections for column in part.columns]):
         for part in selections:
             part.look_at(table, start)
-    for part in selections:
-        part.check(allow_unmatched, dataset)
+
+
+@dataclass(frozen=True)
+class Selections:
+    """What is named in D: S, H, and what was forgotten before.
+
+    Attributes:
+        forget, held_out, before: the requests; None where there is none.
+        ask_again: whether what was forgotten before may be in S, as when its forgetting is measured again.
+    """
+
+    forget: Selection
+    held_out: Selection | None
+    before: Selection | None
+    ask_again: bool
+
+    @property
+    def all(self) -> list[Selection]:
+        return [part for part in (self.forget, self.held_out, self.before) if part]
+
+    @property
+    def columns(self) -> set[str]:
+        """The columns that a request looks at; they hold ids, not what a record says."""
+        return {column for part in (self.forget, self.held_out) if part for column in part.columns}
+
+    def masks(self, of: Callable[[Selection], np.ndarray]) -> "Masks":
+        """Which rows belong to which part.
+
+        Args:
+            of: the rows that one of the requests names, bool of shape (rows,).
+        """
+        forget = of(self.forget)
+        nothing = np.zeros_like(forget)
+        before = of(self.before) if self.before else nothing
+        if self.ask_again:
+            before = before & ~forget
+        held_out = of(self.held_out) if self.held_out else nothing
+        return Masks(forget & ~before, held_out & ~before, before)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which rows belong to S, to H, and to neither of them nor L because they were forgotten before: bool of shape
+    (rows of D and H,) each."""
+
+    forget: np.ndarray
+    held_out: np.ndarray
+    before: np.ndarray
+
+    @property
+    def retained(self) -> np.ndarray:
+        return ~(self.forget | self.held_out | self.before)
 
 
 class RowTaker:
     """Takes the rows of a part out of the data set."""
 
-    def __init__(self, dataset: AnyDataset, forget: Selection, held_out: Selection | None, copies: Copies | None):
-        self.dataset, self.forget, self.held_out, self.copies = dataset, forget, held_out, copies
-        matchers = forget.matchers + (held_out.matchers if held_out else [])
+    def __init__(self, dataset: AnyDataset, selections: Selections, copies: Copies | None):
+        self.dataset, self.selections, self.copies = dataset, selections, copies
+        matchers = [matcher for part in selections.all for matcher in part.matchers]
         self.by_position = any(isinstance(matcher, PositionMatcher) for matcher in matchers)
         if self.by_position and isinstance(dataset, IterableDataset) and dataset.num_shards > 1:
             raise InputError(
                 f"Rows of a stream of {dataset.num_shards} shards have no fixed position; name them by id instead."
             )
 
-    def __call__(self, mask: np.ndarray, part: Literal["retained", "forget", "holdout"]) -> AnyDataset:
+    def __call__(self, mask: np.ndarray, part: Literal["retained", "forget", "held_out"]) -> AnyDataset:
         if isinstance(self.dataset, Dataset):
-            return _take_rows(self.dataset, np.flatnonzero(mask))
+            return take_rows(self.dataset, np.flatnonzero(mask))
         features = self.dataset.features
         stream = self.dataset.with_format("arrow")
         if self.by_position:
@@ -121,20 +197,19 @@ class RowTaker:
         return kept if features is None else kept.cast(features)
 
     def _belongs_to(self, part: str) -> Callable[[pa.Table], pa.Array]:
-        forget, held_out, copies = self.forget, self.held_out, self.copies
+        selections, copies = self.selections, self.copies
 
         def belongs(table: pa.Table) -> pa.Array:
-            in_holdout = held_out.names(table) if held_out else np.zeros(table.num_rows, bool)
-            in_forget = forget.names(table)
+            masks = selections.masks(lambda selection: selection.names(table))
             if copies:
-                in_forget |= copies.names(table) & ~in_holdout
-            wanted = {"forget": in_forget, "holdout": in_holdout, "retained": ~(in_forget | in_holdout)}
+                masks = replace(masks, forget=masks.forget | (copies.names(table) & masks.retained))
+            wanted = {"forget": masks.forget, "held_out": masks.held_out, "retained": masks.retained}
             return pa.array(wanted[part])
 
         return belongs
 
 
-def _take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
+def take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
     """``dataset.select(rows)`` for an array: the same index mapping without a walk over a Python list of a million."""
     indices = pa.array(rows, type=pa.uint64())
     if dataset._indices is not None:
