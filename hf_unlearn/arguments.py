@@ -76,6 +76,12 @@ class RequestArguments:
         default=None, metadata={"help": "File of ids, one a line (.txt, .csv, .jsonl); needs --forget_id_column."}
     )
     forget_id_column: str | None = field(default=None, metadata={"help": "The column that holds the ids."})
+    forget_requests: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder of such files, one a request; those that the model's ledger has already cost nothing."
+        },
+    )
     forget_values: list[str] | None = field(
         default=None, metadata={"help": "column=value: every row with that value, such as author=Doe."}
     )
@@ -101,7 +107,10 @@ class RequestArguments:
     holdout_rows: list[int] | None = field(default=None, metadata={"help": "H is these rows, which D leaves out."})
     digest_key_file: str | None = field(
         default=None,
-        metadata={"help": "Your key for the digest of the request; a file in HF_HOME, made when missing, by default."},
+        metadata={
+            "help": "Your key for the digests of requests and of the ledger; a file in HF_HOME, made when missing, by "
+            "default."
+        },
     )
 
 
@@ -243,7 +252,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
         UnlearningConfig,
     ),
     "train": (ModelArguments, DataArguments, RequestArguments, TrainArguments, UnlearningConfig),
-    "split": (DataArguments, RequestArguments, UnlearningConfig),
+    "split": (ModelArguments, DataArguments, RequestArguments, UnlearningConfig),
     "references": (ModelArguments, DataArguments, RequestArguments, ReferencesArguments, UnlearningConfig),
     "evaluate": (
         ModelArguments,
@@ -296,6 +305,7 @@ PLACES = (
     "retrained_model",
     "references",
     "dataset_name",
+    "forget_requests",
     "forget_dataset",
     "holdout_dataset",
     "public_dataset",

@@ -10,7 +10,7 @@ import threading
 
 from . import __version__
 from .commands import COMMANDS
-from .errors import InputError, in_one_line
+from .errors import AlreadyHonoured, InputError, in_one_line
 
 USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
 
@@ -22,6 +22,7 @@ USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, an
   hf-unlearn attack     --config recipe.yaml   try to bring the records back: by training, rounding and asking
   hf-unlearn card       FOLDER                 write a finished run's model card again
   hf-unlearn push       FOLDER --hub_model_id owner/name   publish a finished run in one commit
+  hf-unlearn ledger     show FOLDER|REPO       show what a model was made to forget so far; also verify and prove
   hf-unlearn plan       --epsilon 2            say how many models the proof of an epsilon needs, and their price
 
 Each command has --help. The shortest run, for a customer who asks to be forgotten:
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: its name and flags; those of the process when None.
 
     Returns:
-        The exit code: 0, 2 for input that cannot be used, 130 after Ctrl-C or SIGTERM.
+        The exit code: 0, 1 for a finding that is not as asked (``ledger prove``), 2 for input that cannot be used, 130
+        after Ctrl-C or SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -54,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         # What schedulers send means the same as Ctrl-C. Under a launcher it ends a process that waits for a dead one.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _dispatch(command, flags)
+        return _dispatch(command, flags)
+    except AlreadyHonoured as honoured:
+        if os.environ.get("RANK", "0") == "0":
+            print(in_one_line(honoured))
+        return 0
     except InputError as error:
         # All processes of a launch meet the same error; one of them says so.
         if os.environ.get("RANK", "0") == "0":
@@ -79,10 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         if alone:
             signal.signal(signal.SIGTERM, previous)
-    return 0
 
 
-def _dispatch(command: str, flags: list[str]) -> None:
+def _dispatch(command: str, flags: list[str]) -> int:
     if command in CONFIGURED:
         from . import arguments, jobs
         from .hub_errors import hub_errors
@@ -98,11 +103,11 @@ def _dispatch(command: str, flags: list[str]) -> None:
                 "evaluate": jobs.evaluate,
                 "attack": jobs.attack,
             }[command](values)
-    elif command in COMMANDS:
+        return 0
+    if command in COMMANDS:
         parser, run = COMMANDS[command]
-        run(**vars(parser().parse_args(flags)))
-    else:
-        raise InputError(f"there is no such command; the commands are {', '.join((*CONFIGURED, *COMMANDS))}.")
+        return run(**vars(parser().parse_args(flags))) or 0
+    raise InputError(f"there is no such command; the commands are {', '.join((*CONFIGURED, *COMMANDS))}.")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .evaluation.closeness import Closeness
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from .evaluation.statistics import Estimate
+from .forgotten import RequestFile
 from .plan import duration
 from .prices import Price, Prices
 from .retained import SplitAudit
@@ -59,6 +60,10 @@ def print_audit(console: Console, audit: SplitAudit) -> None:
         table.add_row(
             "requested, found, missing", f"{audit.ids_requested:,}, {audit.ids_matched:,}, {audit.ids_unmatched:,}"
         )
+    if audit.ids_honoured:
+        table.add_row("requested, and forgotten before", f"{audit.ids_honoured:,}")
+    if audit.forgotten_before_rows:
+        table.add_row("rows forgotten before, left out", f"{audit.forgotten_before_rows:,}")
     if audit.duplicates_retained is not None:
         table.add_row("copies of S left in L", f"{audit.duplicates_retained:,}")
     if audit.duplicates_forgotten:
@@ -74,6 +79,19 @@ def print_audit(console: Console, audit: SplitAudit) -> None:
             f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D,[/] so the original model "
             "did see it and they are poor witnesses."
         )
+
+
+def print_requests(console: Console, files: Iterable[RequestFile], ignored: int) -> None:
+    """Show what became of each request of a folder; their names are for this eye only."""
+    table = Table(title="The requests", title_justify="left", box=SIMPLE_HEAD)
+    for heading, justify in (("file", "left"), ("ids", "right"), ("forgotten before", "right"), ("", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for file in files:
+        word = "pending" if file.pending else "honoured already"
+        table.add_row(plain(file.name), f"{file.ids:,}", f"{file.honoured:,}", word)
+    console.print(table)
+    if ignored:
+        console.print(f"{ignored:,} hidden files or folders in the folder of requests were ignored.")
 
 
 def print_prices(console: Console, prices: Prices) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from .digests import ForgottenDigests, digest_each, keyed_digest
+from .digests import ForgottenDigests, digest_each, key_check, keyed_digest
 from .requests import row_texts
 from .selection import Selection, take_rows
 from .tables import AnyDataset, column_names, read_tables
@@ -40,10 +40,12 @@ class Forgotten:
     Attributes:
         digests: ids of the request, found in D or not, and rows that it names in another way or that are copies.
         files: that the request came from.
+        key_check: tells with which key.
     """
 
     digests: list[ForgottenDigests]
     files: list[RequestFile]
+    key_check: str
 
 
 def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarray, key: bytes) -> Forgotten:
@@ -72,7 +74,7 @@ def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarra
         if matcher.source and named is not None
     ]
     parts = [ForgottenDigests(list(names), rows, sorted(found)) for (names, rows), found in digests.items() if found]
-    return Forgotten(parts, files)
+    return Forgotten(parts, files, key_check(key))
 
 
 def _texts(dataset: AnyDataset, mask: np.ndarray, columns: list[str]) -> Iterator[str]:

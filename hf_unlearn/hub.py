@@ -20,6 +20,8 @@ from .errors import InputError
 from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
 from .hub_errors import hub_trouble, publishing_errors, seconds_to_wait
+from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
+from .lineage import ledger_of
 from .models import MODEL_FILES, ModelSource
 from .record import RECORD_FILE, load_record
 
@@ -84,6 +86,9 @@ def publish(
             if private and not info.private:
                 raise InputError(f"{repo_id} is there already and public; make it private on its page first.")
             present = {file.rfilename: file for file in info.siblings or [] if file.rfilename != ".gitattributes"}
+            if LEDGER_FILE in present:
+                theirs = api.hf_hub_download(repo_id, LEDGER_FILE, revision=info.sha)
+                contents[LEDGER_FILE] = _longer_ledger(folder, Path(theirs), repo_id)
             # What is there may be this very commit, when its answer was lost.
             if present and not push_to_existing and not _is_published(contents, present):
                 raise InputError(
@@ -213,11 +218,33 @@ def _files(folder: Path) -> list[Path]:
         raise InputError(f"There are no weights in {folder}; the run has not finished.")
     if not (folder / CARD_FILE).is_file():
         raise InputError(f"There is no card in {folder}; write it with `hf-unlearn card {folder}`.")
+    ledger_of(ModelSource(str(folder)))
     record = load_record(ModelSource(str(folder)))
     if record is not None and record.base_model is not None and Path(record.base_model).exists():
         # It names a folder of this machine.
         files.remove(folder / RECORD_FILE)
     return files
+
+
+def _longer_ledger(folder: Path, theirs: Path, repo_id: str) -> bytes:
+    """The ledger to publish where there is one already: no line of that is lost.
+
+    Raises:
+        InputError: neither goes on where the other ends.
+    """
+    ours, known = load_ledger(folder) or Ledger(), Ledger.read(ledger_text(theirs), f"of {repo_id}")
+    begun = known.events[: len(ours.events)] == ours.events
+    if begun and ours.runs == known.runs:
+        return known.text.encode()
+    goes_on = ours.events[: len(known.events)] == known.events
+    # The report of a finished run may have been completed since, and its line with it.
+    completed = [run.statement for run in ours.runs] == [run.statement for run in known.runs]
+    if goes_on or (completed and ours.events[:-1] == known.events[:-1]):
+        return ours.text.encode()
+    raise InputError(
+        f"{repo_id} has a ledger that tells of other requests than {folder}, and publishing would lose them; start "
+        "the run from the model that is there, or choose a new name."
+    )
 
 
 def _card(folder: Path, report: UnlearningReport, repo_id: str) -> bytes:

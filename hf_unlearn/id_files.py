@@ -1,7 +1,8 @@
-"""Files of ids: one a line, as text, CSV or JSON Lines."""
+"""Files of ids, one a line, as text, CSV or JSON Lines; and folders of them, one file a request."""
 
 import csv
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,31 @@ from typing import Any
 from .errors import InputError
 
 SUFFIXES = (".txt", ".csv", ".jsonl")
+
+
+def request_files(folder: Path) -> tuple[list[Path], int]:
+    """The requests in a folder, by name, and how much else is in it: hidden files, and folders.
+
+    Raises:
+        InputError: there is none, or something is neither; a link could lead out of the folder.
+    """
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"Cannot read the folder of requests {folder}: {error.strerror}.") from None
+    files = []
+    for entry in entries:
+        if entry.name.startswith(".") or entry.is_dir(follow_symlinks=False):
+            continue
+        if not entry.is_file(follow_symlinks=False):
+            raise InputError(f"{entry.path} is a link or no file; put the request itself into the folder.")
+        if Path(entry.name).suffix not in SUFFIXES:
+            raise InputError(f"{entry.path} is no request; write it as .txt, .csv or .jsonl, or move it elsewhere.")
+        files.append(Path(entry.path))
+    if not files:
+        raise InputError(f"There is no request in {folder}; write each as a .txt, .csv or .jsonl file of ids.")
+    return files, len(entries) - len(files)
 
 
 def read_ids(path: Path, column: str) -> tuple[tuple[Any, ...], tuple[int, ...]]:

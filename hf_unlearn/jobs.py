@@ -35,7 +35,7 @@ from .attacks import (
 from .auto import auto, check_auto
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
-from .console import plain, print_attacks, print_audit, print_references, print_report
+from .console import plain, print_attacks, print_references, print_report
 from .data import class_names, record_format
 from .dial import check_dial, dial
 from .errors import InputError
@@ -51,6 +51,9 @@ from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
+from .ledger import LEDGER_FILE, Ledger
+from .ledger_line import with_note, write_line
+from .lineage import ledger_of
 from .methods import CHOICES
 from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
 from .preparation import (
@@ -62,6 +65,7 @@ from .preparation import (
     lora_config,
     measured_sets,
     prepare_run,
+    show_split,
 )
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
@@ -99,9 +103,24 @@ def split(values: dict[str, Any]) -> None:
     """Show what a request would do; nothing is trained or written."""
     data_args = build(DataArguments, values)
     config = build(UnlearningConfig, values)
+    request_args, out = build(RequestArguments, values), console(config)
+    ledger = _ledger_of_named(build(ModelArguments, values), out)
     data, source = load_data(data_args)
-    parts = split_data(data, source, data_args, build(RequestArguments, values), config)
-    print_audit(console(config), parts.audit)
+    show_split(out, split_data(data, source, data_args, request_args, config, ledger), request_args)
+
+
+def _ledger_of_named(model_args: ModelArguments, out: Console) -> Ledger | None:
+    """The ledger of the model that a split is for, which need not be there yet."""
+    if model_args.model_name_or_path is None:
+        return None
+    try:
+        source = located(model_args)
+    except InputError as error:
+        out.print(
+            f"What the model had to forget before is left out of this, as it cannot be looked at: {plain(error)}"
+        )
+        return None
+    return ledger_of(source)
 
 
 # train
@@ -201,8 +220,10 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         if PartialState().is_main_process:
             report.save(folder / REPORT_FILE)
             write_card(folder, report)
+    if PartialState().is_main_process:
+        write_line(folder, report, prepared)
     print_report(out, report)
-    out.print(f"The model, its card, {REPORT_FILE} and the pictures are in {plain(folder)}.")
+    out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
     return report
@@ -262,7 +283,7 @@ def _unlearn(
         context=trainer.accelerator.autocast,
     )
     report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
-    trainer.evidence_report = report
+    trainer.evidence_report = report = with_note(report, prepared)
     trainer.save_model()
     clear_trials(prepared.config.folder)
     return report
@@ -338,8 +359,9 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     require_folder(config.folder)
     source = located(model_args)
     data, data_source = load_data(data_args)
-    parts = split_data(data, data_source, data_args, build(RequestArguments, values), config)
-    print_audit(out, parts.audit)
+    request_args, ledger = build(RequestArguments, values), ledger_of(source)
+    parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=True)
+    show_split(out, parts, request_args)
     model_config = load_config(source)
     task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
     loading = loading_options(model_args, source, training=False)
@@ -440,7 +462,7 @@ def attack(values: dict[str, Any]) -> AttackReport:
     # How a model was unlearned, and what it cost by the recipe or by default, is nothing to an attack.
     dropped = ("budget", "num_train_epochs", *METHOD_SETTINGS)
     others = {name: value for name, value in values.items() if name not in dropped}
-    prepared = prepare_run({"output_dir": "attacks", **others, "max_steps": asked.attack_steps})
+    prepared = prepare_run({"output_dir": "attacks", **others, "max_steps": asked.attack_steps}, ask_again=True)
     config = prepared.config
     out = console(config)
     require_folder(config.folder)

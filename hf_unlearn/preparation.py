@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from peft import LoraConfig
@@ -10,12 +11,15 @@ from transformers import PretrainedConfig
 
 from .arguments import DataArguments, ModelArguments, RequestArguments, build
 from .config import UnlearningConfig
-from .console import print_audit
+from .console import print_audit, print_requests
 from .data import PaddingCollator, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
 from .fit import check_fit, check_measures
+from .id_files import request_files
+from .ledger import Ledger
+from .lineage import ledger_of
 from .masking import token_masking
 from .methods import METHODS
 from .models import (
@@ -56,6 +60,7 @@ class Preparation:
         data: where D came from.
         parts: L, S and H.
         test: a split to report on.
+        ledger: what the original had to forget before; empty where nobody says.
     """
 
     values: dict[str, Any]
@@ -69,6 +74,7 @@ class Preparation:
     data: DataSource
     parts: RetainedSplit
     test: AnyDataset | None
+    ledger: Ledger
 
     @property
     def sets(self) -> dict[SetName, AnyDataset | None]:
@@ -81,27 +87,30 @@ class Preparation:
         }
 
 
-def prepare_run(values: dict[str, Any]) -> Preparation:
+def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparation:
     """Find the model and its record, split the data, and look whether all of it fits; shows what it finds.
 
     Args:
         values: the settings of ``run``.
+        ask_again: see :func:`~hf_unlearn.retained.split_retained`.
 
     Raises:
+        AlreadyHonoured: there is nothing to do.
         InputError: something does not fit together.
     """
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     if {"budget", "num_train_epochs"} <= set(values):
         raise InputError("--budget and --num_train_epochs both say how long to train; give one of them.")
     source = located(model_args)
-    record = load_record(source)
+    record, ledger = load_record(source), ledger_of(source) or Ledger()
     inherited = inherited_settings(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
     out = console(config)
     _tell_inherited(out, record, inherited, config)
     data, data_source = load_data(data_args)
-    parts = split_data(data, data_source, data_args, build(RequestArguments, values), config)
-    print_audit(out, parts.audit)
+    request_args = build(RequestArguments, values)
+    parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=ask_again)
+    show_split(out, parts, request_args)
     model_config = load_config(source)
     task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
     lora = lora_config(model_args, task)
@@ -111,8 +120,19 @@ def prepare_run(values: dict[str, Any]) -> Preparation:
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
     check_fit([parts.retained, parts.forget, parts.holdout, test], source, model_config, task, config.layout)
-    _warn_of_other_data(out, record, parts)
-    return Preparation(values, inherited, config, source, record, task, lora, loading, data_source, parts, test)
+    _warn_of_other_data(out, record, parts, ledger)
+    return Preparation(
+        values, inherited, config, source, record, task, lora, loading, data_source, parts, test, ledger
+    )
+
+
+def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:
+    """Show what a request does to a data set."""
+    print_audit(out, parts.audit)
+    if request_args.forget_requests is not None and parts.forgotten is not None:
+        files, ignored = request_files(Path(request_args.forget_requests))
+        names = {path.name for path in files}
+        print_requests(out, [file for file in parts.forgotten.files if file.name in names], ignored)
 
 
 def console(config: UnlearningConfig) -> Console:
@@ -158,10 +178,12 @@ def _tell_inherited(
         )
 
 
-def _warn_of_other_data(out: Console, record: TrainingRecord | None, parts: RetainedSplit) -> None:
+def _warn_of_other_data(out: Console, record: TrainingRecord | None, parts: RetainedSplit, ledger: Ledger) -> None:
     if record is None or record.dataset.rows is None:
         return
-    if record.dataset.rows != parts.audit.dataset_rows:
+    # What was forgotten before may be gone from D.
+    gone = sum(run.rows for run in ledger.runs) - parts.audit.forgotten_before_rows
+    if record.dataset.rows - parts.audit.dataset_rows not in (0, gone):
         out.print(
             f"[bold red]The original was trained on {record.dataset.rows:,} rows, but D has "
             f"{parts.audit.dataset_rows:,};[/] is this the data set it was trained on?"

@@ -14,9 +14,12 @@ from huggingface_hub import auth_check, constants, resolve_revision
 from .arguments import DataArguments, RequestArguments
 from .config import UnlearningConfig
 from .data import template_fields
-from .digests import load_digest_key
+from .digests import key_check, load_digest_key
 from .errors import InputError
 from .hub_errors import hub_errors, hub_trouble
+from .id_files import request_files
+from .ledger import LEDGER_FILE, Ledger
+from .recognised import recognised
 from .record import DataSource
 from .requests import Records, require_columns
 from .retained import RetainedSplit, split_retained
@@ -144,6 +147,9 @@ def split_data(
     data_args: DataArguments,
     request_args: RequestArguments,
     config: UnlearningConfig,
+    ledger: Ledger | None = None,
+    *,
+    ask_again: bool = False,
 ) -> RetainedSplit:
     """Split D as the settings ask.
 
@@ -152,9 +158,12 @@ def split_data(
         source: where they came from.
         data_args, request_args: which split, which records.
         config: names the columns of the text.
+        ledger: of the model, whose earlier requests stay out of all parts; None for one that has none.
+        ask_again: see :func:`~hf_unlearn.retained.split_retained`.
 
     Raises:
-        InputError: see :func:`~hf_unlearn.retained.split_retained`.
+        AlreadyHonoured: all that the request names is in the ledger.
+        InputError: see :func:`~hf_unlearn.retained.split_retained`; or the key is not that of the ledger.
     """
     dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
     request, holdout = forget_request(request_args), _holdout(data, data_args, request_args)
@@ -162,6 +171,7 @@ def split_data(
         for part in (dataset, holdout):
             if isinstance(part, Dataset | IterableDataset):
                 require_columns([config.group_column], column_names(part))
+    key = _digest_key(request_args, ledger)
     # The files of a stream are read here for the first time.
     with _reading(data_args.dataset_name) if isinstance(dataset, IterableDataset) else nullcontext():
         return split_retained(
@@ -171,21 +181,30 @@ def split_data(
             duplicates=None if request_args.duplicates == "ignore" else request_args.duplicates,
             duplicate_columns=_text_columns(dataset, config),
             allow_unmatched=request_args.allow_unmatched,
-            digest_key=load_digest_key(_digest_key_path(request_args)),
+            digest_key=key,
             revision=source.revision,
+            forgotten_before=forgotten_before(ledger, key) if ledger is not None else None,
+            ask_again=ask_again,
         )
 
 
 def forget_request(args: RequestArguments) -> Records:
     """The records to forget; raises InputError when the settings name none."""
     request = _records(args.forget_ids, args.forget_values, args.forget_rows, args, "forget")
+    if args.forget_requests is not None:
+        if args.forget_id_column is None:
+            raise InputError("--forget_requests needs --forget_id_column, the column that holds the ids.")
+        files, _ = request_files(Path(args.forget_requests))
+        for path in files:
+            one = Records.ids_from_file(args.forget_id_column, path, unique=args.ids_must_be_unique)
+            request = _unite(request, one)
     if args.forget_dataset is not None:
         data, _ = load_data(DataArguments(dataset_name=args.forget_dataset))
         request = _unite(request, Records.like(next(iter(data.values()))))
     if request is None:
         raise InputError(
-            "Which records are to be forgotten? Name them with --forget_ids and --forget_id_column, --forget_values, "
-            "--forget_rows or --forget_dataset."
+            "Which records are to be forgotten? Name them with --forget_ids or --forget_requests and "
+            "--forget_id_column, --forget_values, --forget_rows or --forget_dataset."
         )
     return request
 
@@ -246,7 +265,36 @@ def _text_columns(dataset: AnyDataset, config: UnlearningConfig) -> list[str] | 
     return None
 
 
-def _digest_key_path(args: RequestArguments) -> Path:
-    if args.digest_key_file is not None:
-        return Path(args.digest_key_file)
-    return Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"
+def forgotten_before(ledger: Ledger, key: bytes) -> Records | None:
+    """What the requests of a ledger named, None where it tells of none."""
+    return recognised(key, [part for run in ledger.runs for part in run.forgotten])
+
+
+def ledger_key(path: str | None, ledger: Ledger) -> bytes:
+    """The owner's key, which must be that of the ledger.
+
+    Args:
+        path: of its file, None for the usual one.
+        ledger: of a model.
+
+    Raises:
+        InputError: it is not there, or another one.
+    """
+    place = _key_path(path)
+    told = f"the key that {LEDGER_FILE} was written with"
+    if not place.exists():
+        raise InputError(f"The digest key {place} is not there; name {told} with --digest_key_file.")
+    key = load_digest_key(place)
+    if any(run.key_check != key_check(key) for run in ledger.runs):
+        raise InputError(f"The digest key {place} is not {told}; name that one with --digest_key_file.")
+    return key
+
+
+def _digest_key(args: RequestArguments, ledger: Ledger | None) -> bytes:
+    if ledger is not None and ledger.runs:
+        return ledger_key(args.digest_key_file, ledger)
+    return load_digest_key(_key_path(args.digest_key_file))
+
+
+def _key_path(path: str | None) -> Path:
+    return Path(path) if path is not None else Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"

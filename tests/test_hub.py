@@ -60,6 +60,7 @@ def test_from_the_hub_and_back_in_one_commit(
         "tokenizer.json",
         "tokenizer_config.json",
         "training_record.json",
+        "unlearning_ledger.jsonl",
         "unlearning_report.json",
     }
     assert not any(authorised for _, _, authorised in hub.store_requests)

@@ -165,7 +165,9 @@ def test_lora_from_the_command_line(
     assert str(lm_base.parent) not in card
     # an adapter can be unlearned in its turn, and be merged
     merged = tmp_path / "merged"
-    again = {**lm_settings, "model_name_or_path": str(folder), "method": "toward_base", "output_dir": str(merged)}
+    others = {"forget_ids": None, "forget_values": [f"id=p-{i:03d}" for i in range(20, 25)]}
+    again = {**lm_settings, **others, "model_name_or_path": str(folder), "output_dir": str(merged)}
+    again["method"] = "toward_base"
     code, _, err = command("run", again, "--merge_adapter", "--max_steps", "2")
     assert code == 0, err
     assert AutoModelForCausalLM.from_pretrained(merged)

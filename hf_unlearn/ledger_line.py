@@ -1,0 +1,67 @@
+"""The line that a run adds to the ledger, made from its split and its report: the same whenever it is made."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from .evaluation.report import REPORT_FILE, LedgerNote, UnlearningReport
+from .ledger import LedgerData, LedgerModel, Unlearned, file_digest, load_ledger
+from .lineage import weights_of
+from .models import ModelSource
+from .preparation import Preparation
+
+
+def with_note(report: UnlearningReport, run: Preparation) -> UnlearningReport:
+    """A report that names the line of the ledger that is about the same run.
+
+    Args:
+        report: of the run, otherwise finished.
+        run: the run.
+    """
+    line = _line(report, run)
+    return replace(report, ledger=LedgerNote(len(run.ledger.events), line.statement))
+
+
+def write_line(folder: Path, report: UnlearningReport, run: Preparation) -> None:
+    """Put the ledger of a finished run beside its model: that of the original, and the run's own line.
+
+    Args:
+        folder: of the run.
+        report: the one that lies there.
+        run: the run.
+    """
+    line = _line(report, run)
+    weights, digest = weights_of(ModelSource(str(folder))), file_digest(folder / REPORT_FILE)
+    ledger = run.ledger.with_event(replace(line, weights=weights, report=digest))
+    present = load_ledger(folder)
+    # Something may have been erased since, which its own lines tell.
+    if present is None or present.events[: len(ledger.events)] != ledger.events:
+        ledger.save(folder)
+
+
+def _line(report: UnlearningReport, run: Preparation) -> Unlearned:
+    """The run's line, in its place in the chain, without the digests of weights and report."""
+    assert report.audit is not None
+    assert report.original is not None
+    forgotten = run.parts.forgotten
+    assert forgotten is not None
+    data = report.dataset
+    line = Unlearned(
+        time=report.created,
+        method=report.method.name,
+        road=report.road.taken,
+        verdict=report.verdict.word,
+        rows=report.audit.forget_rows,
+        ids=report.audit.ids_requested,
+        ids_found=report.audit.ids_matched,
+        forgotten=forgotten.digests,
+        requests=sorted(file.digest for file in forgotten.files if file.pending),
+        dataset=LedgerData(data.name, data.config, data.split, data.revision, data.fingerprint),
+        parent=LedgerModel(report.original.name, report.original.revision, weights_of(run.source)),
+        weights={},
+        report="",
+        key_check=forgotten.key_check,
+        software=report.software["hf_unlearn"],
+    )
+    placed = run.ledger.with_event(line).events[-1]
+    assert isinstance(placed, Unlearned)
+    return placed
