@@ -12,6 +12,11 @@ from .errors import InputError
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
+        told, colon, words = message.partition("unrecognized arguments: ")
+        if colon:
+            # A word that is no flag may be an id.
+            flags = [word.partition("=")[0] for word in words.split() if word.startswith("--")]
+            message = f"{told}{colon}{' '.join(flags) or 'a word that is no flag'}"
         raise InputError(f"{message}.")
 
 
@@ -73,8 +78,42 @@ def _plan(epsilon: float, **options: Any) -> None:
     plan.plan(epsilon, **options)
 
 
-COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., None]]] = {
+# ledger
+
+
+def _ledger_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hf-unlearn ledger", description="What a model was made to forget so far.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="verify|show|prove")
+    about = {
+        "verify": "check the chain, and the report and the weights beside it",
+        "show": "show each line",
+        "prove": "say whether an id was forgotten, and by which run; exit code 1 where the ledger does not have it",
+    }
+    for action, told in about.items():
+        one = actions.add_parser(action, help=told, description=f"{told[0].upper()}{told[1:]}.")
+        one.add_argument("place", help="the model: a folder or Hub id")
+        one.add_argument("--model_revision", dest="revision", help="its branch, tag or commit on the Hub")
+        if action == "prove":
+            one.add_argument("--id", dest="value", required=True, help="the id; it is not repeated")
+            one.add_argument("--column", required=True, help="the column of the data set that held it")
+            one.add_argument("--digest_key_file", help="the key that the ledger was written with")
+    return parser
+
+
+def _ledger(action: str, **options: Any) -> int | None:
+    from . import ledger_commands
+
+    actions: dict[str, Callable[..., int | None]] = {
+        "verify": ledger_commands.verify,
+        "show": ledger_commands.show,
+        "prove": ledger_commands.prove,
+    }
+    return actions[action](**options)
+
+
+COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., int | None]]] = {
     "card": (_card_parser, _card),
     "push": (_push_parser, _push),
+    "ledger": (_ledger_parser, _ledger),
     "plan": (_plan_parser, _plan),
 }

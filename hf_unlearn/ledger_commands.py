@@ -1,0 +1,137 @@
+"""``hf-unlearn ledger``: check a model's ledger, show it, and prove that an id was forgotten."""
+
+from huggingface_hub import HfApi
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .console import COLOURS, plain
+from .digests import digest_each
+from .errors import InputError
+from .evaluation.report import REPORT_FILE
+from .hub_errors import hub_errors
+from .ledger import LEDGER_FILE, Ledger, Unlearned
+from .lineage import ledger_of
+from .models import ModelSource, locate
+from .requests import value_text
+from .sources import ledger_key
+from .tables import listed
+
+
+def verify(place: str, revision: str | None) -> None:
+    """Check a ledger, and say what was checked.
+
+    Args:
+        place: a folder or Hub id.
+        revision: on the Hub.
+
+    Raises:
+        InputError: it was changed, or there is none.
+    """
+    source, ledger = _found(place, revision)
+    print(f"The chain of {len(ledger.events):,} lines holds: none was changed, dropped or moved.")
+    if ledger.runs:
+        last = ledger.runs[-1]
+        number = ledger.events.index(last) + 1
+        where = "in the folder, read anew" if source.is_local else "as the Hub states them, not downloaded"
+        print(f"{REPORT_FILE} is the one that line {number} tells of, and says the same as it does.")
+        print(f"The weights are those that line {number} tells of ({len(last.weights)} files, {where}).")
+
+
+def show(place: str, revision: str | None) -> None:
+    """Show a ledger as a table; arguments as for :func:`verify`."""
+    source, ledger = _found(place, revision)
+    console = Console(soft_wrap=True)
+    table = Table(title=f"The ledger of {plain(source.public_name)}", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("line", "time", "what", "rows", "ids", "verdict", "from", "to"):
+        table.add_column(heading, justify="right" if heading in ("line", "rows", "ids") else "left")
+    results = _results(source, ledger)
+    for number, event in enumerate(ledger.events, start=1):
+        if isinstance(event, Unlearned):
+            parent = f"{event.parent.name} {_short(event.parent.commit)}" if event.parent else ""
+            colour = COLOURS.get(event.verdict, "default")
+            verdict = f"[{colour}]{plain(event.verdict)}[/]"
+            counts, what = (f"{event.rows:,}", f"{event.ids:,}"), f"unlearned: {event.method}"
+            table.add_row(
+                str(number),
+                plain(event.time),
+                plain(what),
+                *counts,
+                verdict,
+                plain(parent),
+                _short(results[number - 1]),
+            )
+        else:
+            counted = ", ".join(f"{name} {count:,}" for name, count in event.counts.items())
+            table.add_row(str(number), plain(event.time), plain(f"erased: {event.repo}"), "", "", plain(counted))
+    console.print(table)
+
+
+def prove(place: str, revision: str | None, column: str, value: str, digest_key_file: str | None) -> int:
+    """Say whether an id was asked to be forgotten, and when; it is not repeated.
+
+    Args:
+        place, revision: as for :func:`verify`.
+        column: that held it.
+        value: the id.
+        digest_key_file: the owner's key; that in HF_HOME when None.
+
+    Returns:
+        0 where the ledger has it, 1 where it has not.
+
+    Raises:
+        InputError: the ledger has no ids of this column, or the key is another one.
+    """
+    _, ledger = _found(place, revision)
+    key = ledger_key(digest_key_file, ledger)
+    digest = digest_each(key, [value_text(column, value)])[0]
+    columns = {part.columns[0] for run in ledger.runs for part in run.forgotten if not part.whole_rows}
+    if column not in columns:
+        raise InputError(f"The ledger has no ids of a column {column!r}; it has those of {listed(sorted(columns))}.")
+    for run in ledger.runs:
+        for part in run.forgotten:
+            if part.columns == [column] and not part.whole_rows and digest in part.digests:
+                print(
+                    f"Forgotten: line {ledger.events.index(run) + 1} of the ledger has its digest, {digest}. The run of "
+                    f"{run.time} ({run.method}) kept it out of the training; the verdict was {run.verdict}."
+                )
+                return 0
+    print("Not forgotten: no line of the ledger has its digest.")
+    return 1
+
+
+def _found(place: str, revision: str | None) -> tuple[ModelSource, Ledger]:
+    source = locate(place, revision)
+    ledger = ledger_of(source)
+    if ledger is None:
+        raise InputError(f"There is no {LEDGER_FILE} beside {place!r}; `hf-unlearn run` begins one.")
+    return source, ledger
+
+
+def _results(source: ModelSource, ledger: Ledger) -> list[str | None]:
+    """The commit that each run led to: the parent of the next, and of the last the first that has its weights."""
+    commits: list[str | None] = [None] * len(ledger.events)
+    later = None if source.is_local or not ledger.runs else _first_with(source, ledger.runs[-1].weights)
+    for i, event in reversed(list(enumerate(ledger.events))):
+        if isinstance(event, Unlearned):
+            commits[i] = later
+            later = event.parent.commit if event.parent else None
+    return commits
+
+
+def _first_with(source: ModelSource, weights: dict[str, str]) -> str | None:
+    """The commit on the Hub that brought these weights."""
+    api = HfApi()
+    first = None
+    with hub_errors(f"The model {source.name!r}"):
+        for commit in api.list_repo_commits(source.name, revision=source.revision):
+            files = api.get_paths_info(source.name, list(weights), revision=commit.commit_id)
+            found = {file.path: file.lfs.sha256 for file in files if file.lfs is not None}  # type: ignore[union-attr]
+            if found != weights:
+                break
+            first = commit.commit_id
+    return first
+
+
+def _short(commit: str | None) -> str:
+    return commit[:8] if commit else ""
