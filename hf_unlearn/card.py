@@ -105,7 +105,7 @@ def render_card(
     name = given.get("model_name", name)
     loader = AUTO_CLASSES[report.task].__name__
     return (
-        _environment()
+        environment()
         .get_template("model_card.md")
         .render(
             report=report,
@@ -132,18 +132,19 @@ def render_card(
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Where the templates of cards are, and what they may use."""
+    made = Environment(
         loader=PackageLoader("hf_unlearn"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
+    made.filters |= {
         "md": _escape,
         "code": _in_code,
         "python": _in_python,
         "show": show,
         "number": lambda value: f"{value:,}",
     }
-    return environment
+    return made
 
 
 def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> ModelCardData:

@@ -30,18 +30,25 @@ def _card_parser() -> argparse.ArgumentParser:
 
 
 def _card(folder: Path) -> None:
-    from . import jobs
+    from . import finishing
 
-    jobs.card(folder)
+    finishing.card(folder)
 
 
 # push
 
 
 def _push_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-unlearn push", description="Publish a finished run in one commit.")
+    parser = _Parser(prog="hf-unlearn push", description="Publish a finished run in one commit, or its data set L.")
     parser.add_argument("folder", type=Path, help="the run's output folder")
-    parser.add_argument("--hub_model_id", required=True, help="the repository, owner/name; created when missing")
+    parser.add_argument("--hub_model_id", help="the model's repository, owner/name; created when missing")
+    parser.add_argument(
+        "--retained_dataset",
+        help="publish, as this data set, D without all that the ledger says was to be forgotten; new ones are private "
+        "unless D is public",
+    )
+    parser.add_argument("--dataset_name", help="D for it, where the run did not read it from the Hub")
+    parser.add_argument("--digest_key_file", help="the key that the ledger was written with")
     parser.add_argument(
         "--hub_private_repo", dest="private", action="store_true", default=None, help="make it private"
     )
@@ -51,10 +58,10 @@ def _push_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _push(folder: Path, hub_model_id: str, **options: Any) -> None:
-    from . import jobs
+def _push(**options: Any) -> None:
+    from . import finishing
 
-    jobs.push(folder, hub_model_id, **options)
+    finishing.push(**options)
 
 
 # plan

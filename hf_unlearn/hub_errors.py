@@ -81,14 +81,15 @@ def hub_errors(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def publishing_errors(repo_id: str, folder: Path) -> Iterator[None]:
+def publishing_errors(repo_id: str, folder: Path, flag: str = "--hub_model_id") -> Iterator[None]:
     """Turn what stands behind a failed upload into one sentence.
 
     Args:
         repo_id: where to.
         folder: where the result is and stays.
+        flag: of ``hf-unlearn push``, that names the repository.
     """
-    with _one_sentence(lambda trouble: _not_published(trouble, repo_id, folder)):
+    with _one_sentence(lambda trouble: _not_published(trouble, repo_id, folder, flag)):
         yield
 
 
@@ -126,10 +127,9 @@ def _not_loaded(trouble: BaseException, what: str) -> str:
     return f"{what} was not loaded: the Hub answered {status}; {cures.get(status, 'try again later')}."
 
 
-def _not_published(trouble: BaseException, repo_id: str, folder: Path) -> str:
+def _not_published(trouble: BaseException, repo_id: str, folder: Path, flag: str) -> str:
     again = (
-        f" The result is kept in {folder}: run the same command again, or "
-        f"`hf-unlearn push {folder} --hub_model_id {repo_id}`."
+        f" The result is kept in {folder}: run the same command again, or `hf-unlearn push {folder} {flag} {repo_id}`."
     )
     if isinstance(trouble, HFValidationError):
         return f"{repo_id!r} is not a possible name of a repository: {trouble}" + again

@@ -1,4 +1,4 @@
-"""The commands, each from its settings to its result: split, train, run, references, evaluate, attack, card, push."""
+"""The commands, each from its settings to its result: split, train, run, references, evaluate, attack."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -478,17 +478,3 @@ def attack(values: dict[str, Any]) -> AttackReport:
     print_attacks(out, report)
     out.print(f"{ATTACKS_FILE} and its plots are in {plain(config.output_dir)}.")
     return report
-
-
-# card and push
-
-
-def card(folder: Path) -> None:
-    """Write the card of a finished run again, from its report."""
-    write_card(folder, UnlearningReport.load(folder / REPORT_FILE))
-    print(f"Wrote {folder / CARD_FILE}.")
-
-
-def push(folder: Path, repo_id: str, **options: Any) -> None:
-    """Publish a finished run (see :func:`~hf_unlearn.hub.publish`)."""
-    print(f"Published: {publish(folder, repo_id, **options).commit_url}")

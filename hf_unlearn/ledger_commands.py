@@ -7,7 +7,7 @@ from rich.table import Table
 
 from .console import COLOURS, plain
 from .digests import digest_each
-from .errors import InputError
+from .errors import InputError, in_one_line
 from .evaluation.report import REPORT_FILE
 from .hub_errors import hub_errors
 from .ledger import LEDGER_FILE, Ledger, Unlearned
@@ -91,10 +91,9 @@ def prove(place: str, revision: str | None, column: str, value: str, digest_key_
     for run in ledger.runs:
         for part in run.forgotten:
             if part.columns == [column] and not part.whole_rows and digest in part.digests:
-                print(
-                    f"Forgotten: line {ledger.events.index(run) + 1} of the ledger has its digest, {digest}. The run of "
-                    f"{run.time} ({run.method}) kept it out of the training; the verdict was {run.verdict}."
-                )
+                number = ledger.events.index(run) + 1
+                told = f"The run of {run.time} ({run.method}) kept it out of the training; its verdict: {run.verdict}."
+                print(f"Forgotten: line {number} of the ledger has its digest, {digest}. {in_one_line(told)}")
                 return 0
     print("Not forgotten: no line of the ledger has its digest.")
     return 1
@@ -134,4 +133,4 @@ def _first_with(source: ModelSource, weights: dict[str, str]) -> str | None:
 
 
 def _short(commit: str | None) -> str:
-    return commit[:8] if commit else ""
+    return plain(commit[:8]) if commit else ""

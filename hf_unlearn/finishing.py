@@ -1,0 +1,48 @@
+"""The commands that finish a run later: card and push."""
+
+from pathlib import Path
+from typing import Any
+
+from .card import CARD_FILE, write_card
+from .errors import InputError
+from .evaluation.report import REPORT_FILE, UnlearningReport
+from .hub import publish
+from .retained_data import publish_retained, retained_data
+
+
+def card(folder: Path) -> None:
+    """Write the card of a finished run again, from its report."""
+    write_card(folder, UnlearningReport.load(folder / REPORT_FILE))
+    print(f"Wrote {folder / CARD_FILE}.")
+
+
+def push(
+    folder: Path,
+    hub_model_id: str | None,
+    retained_dataset: str | None,
+    *,
+    dataset_name: str | None = None,
+    digest_key_file: str | None = None,
+    private: bool | None = None,
+    push_to_existing: bool = False,
+    **options: Any,
+) -> None:
+    """Publish a finished run, its data set without what was forgotten, or both.
+
+    Args:
+        folder: of the run.
+        hub_model_id: where the model goes (see :func:`~hf_unlearn.hub.publish`, also for ``options``).
+        retained_dataset: where L goes; see :func:`~hf_unlearn.retained_data.publish_retained`.
+        dataset_name, digest_key_file: see :func:`~hf_unlearn.retained_data.retained_data`.
+        private: whether new repositories are private.
+        push_to_existing: publish to repositories that have files already.
+    """
+    if hub_model_id is None and retained_dataset is None:
+        raise InputError("Where to? Name a repository with --hub_model_id for the model or --retained_dataset for L.")
+    data = retained_data(folder, dataset_name, digest_key_file) if retained_dataset is not None else None
+    if hub_model_id is not None:
+        commit = publish(folder, hub_model_id, private=private, push_to_existing=push_to_existing, **options)
+        print(f"Published: {commit.commit_url}")
+    if data is not None and retained_dataset is not None:
+        there = push_to_existing
+        print(publish_retained(data, retained_dataset, folder, private=bool(private), push_to_existing=there))

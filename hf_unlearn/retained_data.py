@@ -1,0 +1,225 @@
+"""Publishing L in place of D: the data set without all that the ledger of a model says was to be forgotten."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import (
+    Dataset,
+    DatasetDict,
+    get_dataset_config_names,
+    load_dataset,
+    load_dataset_builder,
+)
+from datasets.exceptions import DatasetsError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from .arguments import DataArguments
+from .card import CARD_FILE, environment
+from .errors import InputError
+from .evaluation.report import REPORT_FILE, UnlearningReport
+from .hub_errors import publishing_errors
+from .ledger import LEDGER_FILE
+from .lineage import ledger_of
+from .models import ModelSource
+from .recognised import Digested
+from .requests import Records
+from .selection import Selection, select_rows, take_rows
+from .sources import forgotten_before, ledger_key, load_data, pick_split
+
+HEADING = "## Records taken out on request"
+
+
+@dataclass(frozen=True)
+class RetainedData:
+    """D without what was forgotten.
+
+    Attributes:
+        splits: all of them.
+        trained: the split that was trained on, the only one that something was taken out of.
+        config: the configuration.
+        origin: D's name on the Hub, None for one on disk.
+        forgotten: the records that were taken out.
+        removed: how many.
+        elsewhere: how many of them the other splits have.
+        runs: of unlearning.
+    """
+
+    splits: DatasetDict
+    trained: str
+    config: str
+    origin: str | None
+    forgotten: Records
+    removed: int
+    elsewhere: int
+    runs: int
+
+    @property
+    def card(self) -> str:
+        """The section about it for the data set's card."""
+        rows = len(self.splits[self.trained]) + self.removed
+        told = {"split": self.trained, "rows": rows, "name": self.origin}
+        told |= {"removed": self.removed, "elsewhere": self.elsewhere, "runs": self.runs}
+        return environment().get_template("dataset_card.md").render(told)
+
+
+def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str | None) -> RetainedData:
+    """Take what was forgotten out of the data set of a finished run.
+
+    Args:
+        folder: of the run.
+        dataset_name: D, where it is not on the Hub.
+        digest_key_file: the owner's key; that in HF_HOME when None.
+
+    Raises:
+        InputError: D, the ledger or the key is not there, or D has none of these records.
+    """
+    report, ledger = UnlearningReport.load(folder / REPORT_FILE), ledger_of(ModelSource(str(folder)))
+    if ledger is None:
+        raise InputError(f"There is no {LEDGER_FILE} in {folder}; without it nobody knows what to take out.")
+    key, told = ledger_key(digest_key_file, ledger), report.dataset
+    on_hub = dataset_name is None and told.name is not None and "/" in told.name
+    name = told.name if on_hub else dataset_name
+    if name is None:
+        raise InputError(f"The run in {folder} read its data from a file or folder; name it with --dataset_name.")
+    trained = told.split or "train"
+    revision = told.revision if on_hub else None
+    data, source = load_data(DataArguments(name, told.config, revision, trained))
+    assert isinstance(data, DatasetDict)
+    _ = pick_split(data, trained, "dataset_train_split")
+    forgotten = forgotten_before(ledger, key)
+    assert forgotten is not None
+    for one in forgotten.parts:
+        one.columns(data[trained].column_names)
+    masks = {split: _named(part, forgotten) for split, part in data.items()}
+    removed = int(np.count_nonzero(masks[trained]))
+    if removed == 0:
+        raise InputError(
+            f"The split {trained!r} of {name} has none of the forgotten records; nothing is to be taken out."
+        )
+    kept = take_rows(data[trained], np.flatnonzero(~masks[trained]))
+    return RetainedData(
+        splits=DatasetDict({**data, trained: kept}),
+        trained=trained,
+        config=told.config or (data[trained].info.config_name if source.revision else None) or "default",
+        origin=source.name if source.revision else None,
+        forgotten=forgotten,
+        removed=removed,
+        elsewhere=_count(masks) - removed,
+        runs=len(ledger.runs),
+    )
+
+
+def publish_retained(data: RetainedData, repo_id: str, folder: Path, *, private: bool, push_to_existing: bool) -> str:
+    """Publish it, and look whether what was forgotten can still be read there.
+
+    Args:
+        data: to publish.
+        repo_id: ``owner/name`` on the Hub; created when it does not exist, private unless D itself is public.
+        folder: of the run, for messages.
+        private: whether a new repository is private in any case.
+        push_to_existing: publish to a repository that has files already.
+
+    Returns:
+        What was done and what remains, in words.
+
+    Raises:
+        InputError: the repository has files, the Hub refuses, or a forgotten record can still be read.
+    """
+    api = HfApi()
+    with publishing_errors(repo_id, folder, "--retained_dataset"):
+        present = _present(api, repo_id)
+        if present and not push_to_existing:
+            raise InputError(
+                f"{repo_id} has files already; choose a new name, or add --push_to_existing. The records stay "
+                f"readable in its history until `hf-unlearn erase {repo_id} --repo_type dataset`."
+            )
+        before = _files_of(repo_id, data.config, api.dataset_info(repo_id).sha) if present else set()
+        origin_is_public = data.origin is not None and not api.dataset_info(data.origin).private
+        data.splits.push_to_hub(
+            repo_id,
+            data.config,
+            private=private or not origin_is_public,
+            commit_message=f"Take {data.removed:,} records out on request",
+        )
+        pushed = api.dataset_info(repo_id)
+        left = {file.rfilename for file in pushed.siblings or []}
+        old = (before & left) - _files_of(repo_id, data.config, pushed.sha)
+        card = Path(api.hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=pushed.sha))
+        text = card.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationDelete(name) for name in sorted(old)),
+                CommitOperationAdd(CARD_FILE, f"{text}\n\n{data.card}\n".encode()),
+            ],
+            commit_message="Say what was taken out",
+            repo_type="dataset",
+            parent_commit=pushed.sha,
+        )
+        return f"Published: {commit.commit_url}\n" + _looked_for(data, repo_id, commit.oid, bool(present))
+
+
+def _present(api: HfApi, repo_id: str) -> list[str]:
+    """The files of a repository; none where it does not exist."""
+    try:
+        info = api.dataset_info(repo_id)
+    except RepositoryNotFoundError:
+        return []
+    return [file.rfilename for file in info.siblings or [] if file.rfilename != ".gitattributes"]
+
+
+def _files_of(repo_id: str, config: str, revision: str | None) -> set[str]:
+    """The files that a configuration is read from at a revision; none where it has no such configuration."""
+    try:
+        builder = load_dataset_builder(repo_id, config, revision=revision)
+    except (ValueError, DatasetsError):
+        return set()
+    files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
+    return {file.partition(f"@{revision}/")[2] for file in files}
+
+
+def _looked_for(data: RetainedData, repo_id: str, revision: str, replaced: bool) -> str:
+    """Read the new revision, and say where what was forgotten can still be read.
+
+    Raises:
+        InputError: in the very split that it was taken out of.
+    """
+    found = 0
+    for config in get_dataset_config_names(repo_id, revision=revision):
+        splits = load_dataset(repo_id, config, revision=revision)
+        assert isinstance(splits, DatasetDict)
+        masks = {split: _named(part, data.forgotten) for split, part in splits.items()}
+        if config == data.config:
+            own = splits[data.trained]
+            if len(own) != len(data.splits[data.trained]) or masks[data.trained].any():
+                raise InputError(
+                    f"{repo_id} was published, and its split {data.trained!r} is not what it should be: "
+                    f"{_count(masks):,} forgotten records can be read in revision {revision}; delete it on its page."
+                )
+        found += _count(masks)
+    split = data.trained
+    lines = [f"Read again at that revision: none of the {data.removed:,} forgotten records is in the split {split!r}."]
+    if found:
+        lines.append(f"{found:,} records in its other splits and configurations carry what was to be forgotten.")
+    if replaced:
+        lines.append(
+            f"Its history still has them until `hf-unlearn erase {repo_id} --repo_type dataset` takes them away."
+        )
+    return "\n".join(lines)
+
+
+def _named(part: Dataset, forgotten: Records) -> np.ndarray:
+    """Which rows of a split were to be forgotten, as far as it has the columns to tell by."""
+    told = [one for one in forgotten.parts if isinstance(one, Digested) and {*one.names} <= {*part.column_names}]
+    if not told or len(part) == 0:
+        return np.zeros(len(part), dtype=bool)
+    selection = Selection(Records(tuple(told)), "The ledger", part)
+    select_rows(part, [selection])
+    return selection.mask()
+
+
+def _count(masks: Mapping[str, np.ndarray]) -> int:
+    return sum(int(np.count_nonzero(mask)) for mask in masks.values())
