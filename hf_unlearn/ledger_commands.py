@@ -33,9 +33,10 @@ def verify(place: str, revision: str | None) -> None:
     if ledger.runs:
         last = ledger.runs[-1]
         number = ledger.events.index(last) + 1
-        where = "in the folder, read anew" if source.is_local else "as the Hub states them, not downloaded"
+        files = f"{len(last.weights):,} file{'s' if len(last.weights) != 1 else ''}"
+        where = "read here" if source.is_local else "as the Hub states it, not downloaded"
         print(f"{REPORT_FILE} is the one that line {number} tells of, and says the same as it does.")
-        print(f"The weights are those that line {number} tells of ({len(last.weights)} files, {where}).")
+        print(f"The weights are those that line {number} tells of ({files}, {where}).")
 
 
 def show(place: str, revision: str | None) -> None:

@@ -23,6 +23,8 @@ from hf_unlearn import UnlearningReport, UnlearningTrainer, trainer
 from hf_unlearn.checkpoints import MARKER, finish_checkpoint, last_checkpoint
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation import evidence
+from hf_unlearn.lineage import ledger_of
+from hf_unlearn.models import locate
 
 from .conftest import TOKEN
 from .hub_server import HubServer
@@ -63,6 +65,7 @@ def same_result(folder: Path, whole: Path) -> None:
     assert (report.cost.tokens, report.cost.flops) == (expected.cost.tokens, expected.cost.flops)
     assert (report.curve, report.verdict, report.arms) == (expected.curve, expected.verdict, expected.arms)
     assert not [path for path in folder.iterdir() if path.name.startswith(".") or path.suffix == ".part"]
+    assert ledger_of(locate(str(folder))) is not None, "its ledger tells of this report and these weights"
 
 
 REFERENCE = {"method": "toward_base", "with_retrained": True}

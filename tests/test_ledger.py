@@ -72,7 +72,9 @@ def changed(value: Any) -> list[Any]:
             {name: item for name, item in value.items() if name != gone} for gone in value
         ]
     if isinstance(value, list):
-        return [[*value[:i], new, *value[i + 1 :]] for i in range(len(value)) for new in changed(value[i])] + [[]]
+        return [[*value[:i], new, *value[i + 1 :]] for i in range(len(value)) for new in changed(value[i])] + [
+            [] if value else ["x"]
+        ]
     if isinstance(value, bool):
         return [not value, int(value)]
     if isinstance(value, int):

@@ -1,6 +1,7 @@
 """Requests: what they name, how they are read, and what is refused."""
 
 import datetime
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_unlearn import InputError, Records, split_retained
+from hf_unlearn.id_files import request_files
 
 DATA = Dataset.from_dict(
     {
@@ -223,3 +225,48 @@ def test_a_first_record_that_was_taken_for_names_is_not_quoted() -> None:
     ) as raised:
         forgotten(Records.like(wanted), data)
     assert "Jane" not in str(raised.value)
+
+
+# Folders of requests
+
+
+def folder_of(tmp_path: Path, *names: str) -> Path:
+    folder = tmp_path / "requests"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("r1\n")
+    return folder
+
+
+def test_each_file_in_a_folder_is_a_request(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "b.txt", "a.csv", "c.jsonl", ".d.txt", "ü €.txt")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "e.txt").write_text("r2\n")
+    files, ignored = request_files(folder)
+    assert [path.name for path in files] == ["a.csv", "b.txt", "c.jsonl", "ü €.txt"]
+    assert ignored == 2
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "link to a folder", "broken link", "pipe", "other", "upper case"])
+def test_what_may_lead_out_of_the_folder_or_is_no_request_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = folder_of(tmp_path, "a.txt")
+    outside = tmp_path / "outside.txt"
+    outside.write_text("r2\n")
+    if kind == "pipe":
+        os.mkfifo(folder / "b.txt")
+    elif kind in ("other", "upper case"):
+        (folder / ("b.pdf" if kind == "other" else "b.TXT")).write_text("r2\n")
+    else:
+        target = {"link to a file": outside, "link to a folder": tmp_path}.get(kind, tmp_path / "nowhere")
+        (folder / "b.txt").symlink_to(target)
+    with pytest.raises(InputError, match=r"is a link or no file|is no request; write it as"):
+        request_files(folder)
+
+
+def test_a_folder_without_requests_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no request in"):
+        request_files(folder_of(tmp_path, ".hidden.txt"))
+    with pytest.raises(InputError, match="Cannot read the folder of requests .*: Not a directory"):
+        request_files(tmp_path / "requests" / ".hidden.txt")
+    with pytest.raises(InputError, match="Cannot read the folder of requests .*: No such file"):
+        request_files(tmp_path / "nowhere")
