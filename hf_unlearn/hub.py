@@ -21,7 +21,7 @@ from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
 from .hub_errors import hub_trouble, publishing_errors, seconds_to_wait
 from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
-from .lineage import ledger_of
+from .ledger_check import ledger_of
 from .models import MODEL_FILES, ModelSource
 from .record import RECORD_FILE, load_record
 

@@ -52,8 +52,8 @@ from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
 from .ledger import LEDGER_FILE, Ledger
+from .ledger_check import ledger_of
 from .ledger_line import with_note, write_line
-from .lineage import ledger_of
 from .methods import CHOICES
 from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
 from .preparation import (

@@ -3,7 +3,7 @@
 Each line is a JSON object with sorted keys whose ``previous`` is the SHA-256 of the line before, as in a hash chain
 (Haber and Stornetta 1991, doi:10.1007/BF00196791). It holds counts, names, and digests keyed with the owner's key: no
 id, no text, no key. What a chain cannot show by itself, that its last lines were dropped or its last line rewritten,
-the report and the weights beside it show; see :func:`~hf_unlearn.lineage.ledger_of`.
+the report and the weights beside it show; see :func:`~hf_unlearn.ledger_check.ledger_of`.
 """
 
 import hashlib

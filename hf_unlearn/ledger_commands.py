@@ -11,7 +11,7 @@ from .errors import InputError, in_one_line
 from .evaluation.report import REPORT_FILE
 from .hub_errors import hub_errors
 from .ledger import LEDGER_FILE, Ledger, Unlearned
-from .lineage import ledger_of
+from .ledger_check import ledger_of
 from .models import ModelSource, locate
 from .requests import value_text
 from .sources import ledger_key

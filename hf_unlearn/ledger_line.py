@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .evaluation.report import REPORT_FILE, LedgerNote, UnlearningReport
 from .ledger import LedgerData, LedgerModel, Unlearned, file_digest, load_ledger
-from .lineage import weights_of
+from .ledger_check import weights_of
 from .models import ModelSource
 from .preparation import Preparation
 

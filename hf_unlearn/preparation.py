@@ -19,7 +19,7 @@ from .evaluation.report import SetName
 from .fit import check_fit, check_measures
 from .id_files import request_files
 from .ledger import Ledger
-from .lineage import ledger_of
+from .ledger_check import ledger_of
 from .masking import token_masking
 from .methods import METHODS
 from .models import (

@@ -17,6 +17,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from .arguments import ComparisonArguments, ReferencesArguments, RunArguments, build
+from .bases import find_base
 from .config import UnlearningConfig
 from .errors import InputError
 from .evaluation.cache import score_once
@@ -26,7 +27,6 @@ from .evaluation.outside import outside_attacks
 from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport, write_text
 from .evaluation.statistics import membership_auc
 from .folders import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
-from .lineage import find_base
 from .methods import CHOICES
 from .models import PEFT_TASKS, ModelSource, load_config, locate, peft_task, task_of, to_device
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets

@@ -22,7 +22,7 @@ from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport
 from .hub_errors import publishing_errors
 from .ledger import LEDGER_FILE
-from .lineage import ledger_of
+from .ledger_check import ledger_of
 from .models import ModelSource
 from .recognised import Digested
 from .requests import Records

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
+from .bases import find_base
 from .callbacks import MeasureForgetting, SaveOnInterrupt, StopWhenForgotten
 from .card import write_card
 from .checkpoints import finish_checkpoint, last_checkpoint
@@ -39,7 +40,6 @@ from .first_use import BLIND_ORDERS, CollatorWithRows, FirstUse, training_identi
 from .fit import check_measures
 from .hub import publish
 from .layers import freeze_all_but_last
-from .lineage import find_base
 from .masking import MaskingCollator, NewMasksEachEpoch, token_masking
 from .methods import CHOICES, METHODS
 from .models import (

@@ -10,11 +10,11 @@ from typing import Any
 from accelerate import PartialState
 
 from .arguments import build
+from .bases import find_base
 from .config import UnlearningConfig
 from .console import print_prices
 from .evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
 from .folders import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
-from .lineage import find_base
 from .methods import METHODS
 from .models import ModelSource
 from .preparation import Preparation, console, inherited_settings

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_unlearn import InputError
-from hf_unlearn.lineage import find_base
+from hf_unlearn.bases import find_base
 from hf_unlearn.models import (
     ARCHITECTURES,
     AUTO_CLASSES,
