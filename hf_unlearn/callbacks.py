@@ -106,6 +106,8 @@ class StopWhenForgotten(TrainerCallback, ExportableState):
         obstacle = self._obstacle(planned_looks(self.every, state.max_steps))
         if obstacle is not None and state.is_world_process_zero:
             logger.warning("stop_when_forgotten will hardly stop: %s.", obstacle)
+        # Of a training that goes on from the checkpoint it was stopped at, nothing is left to do.
+        control.should_training_stop |= self.stopped
 
     def look(self, scores: Scores, state: TrainerState) -> dict[str, float]:
         """Test the model as it is now, on the records that are watched.
