@@ -106,6 +106,9 @@ class StopWhenForgotten(TrainerCallback, ExportableState):
         obstacle = self._obstacle(planned_looks(self.every, state.max_steps))
         if obstacle is not None and state.is_world_process_zero:
             logger.warning("stop_when_forgotten will hardly stop: %s.", obstacle)
+        if self.stopped:
+            # It goes on from the checkpoint that it was stopped at, and nothing is left to do.
+            control.should_training_stop = True
 
     def look(self, scores: Scores, state: TrainerState) -> dict[str, float]:
         """Test the model as it is now, on the records that are watched.

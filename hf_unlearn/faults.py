@@ -2,6 +2,8 @@
 
 import errno
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,6 +27,21 @@ NOT_WRITTEN = (
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an accelerator or the machine had too little memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
+@contextmanager
+def telling_memory(told: str) -> Iterator[None]:
+    """Where what is done inside needs too much memory, raise an InputError that says what to try.
+
+    Args:
+        told: what to try.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(told) from None
 
 
 def training_memory(args: TrainingArguments) -> str:

@@ -42,10 +42,8 @@ from .errors import InputError
 from .evaluation.assemble import assemble_report
 from .evaluation.cache import score_once
 from .evaluation.closeness import HISTOGRAM_FILE
-from .evaluation.evidence import save_tables
 from .evaluation.generation import generation_tables
 from .evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
-from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head, check_measures
@@ -88,6 +86,7 @@ from .references import (
     with_references,
 )
 from .retained import split_retained
+from .saving import save_evidence
 from .sources import holdout_rows, load_data, pick_split, split_data
 from .tables import AnyDataset, column_names
 from .tasks import TASKS
@@ -423,9 +422,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         report = replace(report, harness=_harness(places, harness_tasks, loading, config))
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
-        save_tables(tables, config.folder / "tables")
-        draw_pictures(report, tables, config.folder)
-        report.save(config.folder / REPORT_FILE)
+        save_evidence(report, tables, config.folder)
     print_report(out, report)
     out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report

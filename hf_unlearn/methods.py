@@ -80,6 +80,15 @@ class Method:
         """Whether nothing that S has shaped goes into the result: neither the start nor a teacher."""
         return self.replaces and alpha == 1 and not self.objective.needs_teacher
 
+    def begins_at_base(self, alpha: float, *, known: bool) -> bool:
+        """Whether the fine-tuning begins at the model that the original was fine-tuned from, bit for bit.
+
+        Args:
+            alpha: the strength.
+            known: whether that model is.
+        """
+        return self.replaces and self.uses_base and alpha == 1 and known
+
     def moves(self, alpha: float) -> bool:
         """Whether it changes weights other than by training them."""
         unmoved = self.start is starts.original or (self.alpha is not None and alpha == 0)

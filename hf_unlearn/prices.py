@@ -10,9 +10,8 @@ import torch
 from datasets import Dataset
 
 from .cost import flops_per_token
-from .errors import InputError
 from .evaluation.scoring import preserved_rng
-from .faults import is_out_of_memory, training_memory
+from .faults import telling_memory, training_memory
 from .methods import Method
 from .record import TrainingRecord
 
@@ -176,14 +175,10 @@ def timed_pass(trainer: "UnlearningTrainer") -> Price:
             stacked = collator(list(drawn.select_columns(["input_ids", "attention_mask", "labels"])))
             inputs = {name: tensor.to(trainer.args.device) for name, tensor in stacked.items()}
             started = _now()
-            try:
+            with telling_memory(training_memory(trainer.args)):
                 with trainer.accelerator.autocast():
                     loss = model(**inputs).loss
                 loss.backward()
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise InputError(training_memory(trainer.args)) from None
             if number > 0:
                 seconds += _now() - started
                 flops += trainer.floating_point_ops(inputs)

@@ -32,8 +32,8 @@ from .models import PEFT_TASKS, ModelSource, load_config, locate, peft_task, tas
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
 from .record import RECORD_FILE, TrainingRecord, load_any
 from .retained import SplitAudit
+from .saving import TABLES_FOLDER
 from .tasks import Task
-from .trainer import TABLES_FOLDER
 from .training import train_plainly, unlearn
 
 Arm = Literal["retrained", "retrained_unlearned", "same_budget", "unlearned"]

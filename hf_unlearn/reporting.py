@@ -14,6 +14,7 @@ from .retained import ForgetRows, SplitAudit
 from .tasks import TASKS
 
 if TYPE_CHECKING:
+    from .method_trainer import MethodTrainer
     from .trainer import UnlearningTrainer
 
 CURVE_FIELDS = (
@@ -29,7 +30,7 @@ CURVE_FIELDS = (
 )
 
 
-def training_record(trainer: "UnlearningTrainer", dataset: DataSource) -> TrainingRecord:
+def training_record(trainer: "MethodTrainer", dataset: DataSource) -> TrainingRecord:
     """How a trainer has just trained its model, for ``training_record.json``.
 
     Args:

@@ -19,7 +19,7 @@ import yaml
 from huggingface_hub import HfApi, hf_hub_download
 from safetensors.torch import load_file, save_file
 
-from hf_unlearn import UnlearningReport, UnlearningTrainer, trainer
+from hf_unlearn import UnlearningReport, UnlearningTrainer, method_trainer
 from hf_unlearn.checkpoints import MARKER, finish_checkpoint, last_checkpoint
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation import evidence
@@ -163,7 +163,7 @@ def test_the_only_checkpoint_stays_until_the_next_is_whole(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / MARKER))
         finish_checkpoint(folder, *args)
 
-    monkeypatch.setattr(trainer, "finish_checkpoint", full)
+    monkeypatch.setattr(method_trainer, "finish_checkpoint", full)
     out = tmp_path / "out"
     assert main(["run", "--config", str(recipe(**settings, save_total_limit=1, output_dir=str(out)))]) == 2
     assert last_checkpoint(out) == str(out / "checkpoint-3")
@@ -477,16 +477,16 @@ def test_a_folder_that_cannot_be_written(
 
 GREEDY = """
 import sys, torch
-from hf_unlearn import trainer
+from hf_unlearn import trainer_data
 from hf_unlearn.cli import main
 # Any model is too large for this machine once its batches are.
-class Greedy(trainer.PaddingCollator):
+class Greedy(trainer_data.PaddingCollator):
     def __call__(self, examples):
         batch = super().__call__(examples)
         if len(examples) >= int(sys.argv[1]):
             torch.empty(2**46)
         return batch
-trainer.PaddingCollator = Greedy
+trainer_data.PaddingCollator = Greedy
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -1,0 +1,144 @@
+"""What a trainer measures: models on sets of records, and what that costs; and a part of them during the training."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase, TrainerState
+
+from .callbacks import StopWhenForgotten
+from .config import UnlearningConfig
+from .cost import CostMeter
+from .evaluation.cache import score_once
+from .evaluation.evidence import EvidenceSets, attack_scores
+from .evaluation.generation import generation_tables
+from .evaluation.report import SetName
+from .evaluation.statistics import membership_auc
+from .faults import measuring_memory, telling_memory
+from .models import Model
+
+Tables = dict[SetName, pa.Table]
+
+
+class Measuring:
+    """Scores models and lets them write on, and adds up what it costs.
+
+    Args:
+        args: the settings.
+        tokenizer: of the models.
+        context: to measure in, such as autocast.
+        cost: where the cost is added up.
+        flops: operations per token of a forward pass.
+    """
+
+    def __init__(
+        self,
+        args: UnlearningConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        context: Callable[[], AbstractContextManager],
+        cost: CostMeter,
+        flops: Callable[[], float],
+    ):
+        self.args, self.tokenizer, self.context, self.cost, self.flops = args, tokenizer, context, cost, flops
+
+    def score(self, sets: EvidenceSets, model: Model, *, kept: bool = False) -> Tables:
+        """Score a model, or read what an earlier run made of the same weights and records.
+
+        Args:
+            sets: the records.
+            model: the model.
+            kept: whether what an earlier run made may be read.
+
+        Raises:
+            InputError: the memory is too small, or what the model makes of a record is no number.
+        """
+        started, tokens = time.perf_counter(), sets.tokens
+        with telling_memory(measuring_memory(self.args)):
+            if kept:
+                tables, tokens = score_once(sets, model, self.context)
+            else:
+                tables = sets.score(model, self.context)
+        flops = self.flops()
+        self.cost.measured(time.perf_counter() - started, flops * tokens, flops * (sets.tokens - tokens))
+        return tables
+
+    def write_on(self, sets: EvidenceSets, model: Model) -> Tables:
+        """Let a model write on from some records, when that is asked for.
+
+        Raises:
+            InputError: the memory is too small.
+        """
+        started = time.perf_counter()
+        with telling_memory(measuring_memory(self.args)):
+            tables, tokens = self._written(sets, model)
+        self.cost.measured(time.perf_counter() - started, self.flops() * tokens)
+        return tables
+
+    def yardstick(self, sets: EvidenceSets, model: Model) -> tuple[Tables, Tables]:
+        """What a model scores and writes that is no part of what unlearning costs."""
+        tables, _ = score_once(sets, model, self.context)
+        generated, _ = self._written(sets, model)
+        return tables, generated
+
+    def _written(self, sets: EvidenceSets, model: Model) -> tuple[Tables, int]:
+        if not self.args.generate_records:
+            return {}, 0
+        records, seed = self.args.generate_records, self.args.seed
+        return generation_tables(model, sets, self.tokenizer, records=records, seed=seed, context=self.context)
+
+
+class Watching:
+    """Looks at some records while the model is trained.
+
+    Args:
+        measuring: does the scoring.
+        sets: the records.
+        stopping: told what is seen, None where nothing stops the training.
+    """
+
+    def __init__(self, measuring: Measuring, sets: EvidenceSets, stopping: StopWhenForgotten | None):
+        self.measuring, self.sets, self.stopping = measuring, sets, stopping
+        self._base: Tables | None = None
+
+    def begin(self, original: Model, load_base: Callable[[], Model | None]) -> None:
+        """Score what the stopping rule compares with; nothing to do where nothing stops the training.
+
+        Args:
+            original: the model as it is before it is moved to its start.
+            load_base: loads the model that it was fine-tuned from, if that can be measured.
+        """
+        if self.stopping is None:
+            return
+        tables = self.measuring.score(self.sets, original)
+        if (base := load_base()) is not None:
+            self._base = self.measuring.score(self.sets, base)
+        self.stopping.watch(attack_scores(tables, self._base), self.sets.blind(self.measuring.args.seed))
+
+    def look(self, model: Model, state: TrainerState) -> dict[str, float]:
+        """Score the model as it is now.
+
+        Args:
+            model: the model.
+            state: where the training is.
+
+        Returns:
+            For the log: the mean losses of S, H and L in nats, the membership AUC by the loss with its 90 % interval,
+            and what the stopping rule says.
+        """
+        tables, measured = self.measuring.score(self.sets, model), {}
+        for name in ("forget", "holdout", "retained"):
+            if name in tables:
+                measured[f"{name}_loss"] = float(np.mean(tables[name]["loss"].to_numpy()))
+        found = attack_scores(tables, self._base)
+        if found is not None:
+            auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], confidence=0.90)
+            measured |= {
+                "membership_auc": auc.value,
+                "membership_auc_low": auc.low,
+                "membership_auc_high": auc.high,
+            }
+            if self.stopping is not None:
+                measured |= self.stopping.look(found, state)
+        return measured

@@ -1,0 +1,369 @@
+"""The part of the trainer that trains: from a method's start, on its batches, by its objective and its rule.
+
+What a method does to a model is all here, with what a checkpoint holds of it. What is measured on the way, and what is
+made of the result, is not: see :mod:`~hf_unlearn.trainer`.
+"""
+
+import math
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
+from transformers.trainer_utils import TrainOutput
+
+from .callbacks import SaveOnInterrupt
+from .checkpoints import finish_checkpoint, last_checkpoint
+from .config import UnlearningConfig
+from .cost import CostMeter, flops_per_token
+from .errors import InputError
+from .evaluation.scoring import preserved_rng
+from .faults import no_number, telling_memory, training_memory
+from .first_use import CollatorWithRows, FirstUse, training_identity
+from .lineage import Lineage
+from .masking import NewMasksEachEpoch
+from .methods import Method
+from .models import Model, ModelSource, frozen_copy, load_anchor, load_like, locate, plain_model
+from .objectives import OWN_LOSS, l1_norm, l1_weight, labelled_rows
+from .record import DataSource
+from .reporting import training_record
+from .starts import StartInputs
+from .tasks import IGNORED, TASKS, Task
+from .trainer_data import TrainerData
+
+
+class MethodTrainer(Trainer):
+    """Trains a model as a method says; S never enters a training batch.
+
+    Args:
+        model: the original, with the weights that are to be trained ready for it.
+        args: the settings.
+        data: what is trained on.
+        tokenizer: the model's.
+        callbacks: added to the trainer's own.
+        method: what is done.
+        alpha: its strength.
+        task: what the model does.
+        lineage: where the original comes from.
+        lora: the settings of the adapter that is trained, None without one.
+
+    Raises:
+        InputError: some settings do not go together.
+    """
+
+    model: Model
+    args: UnlearningConfig
+
+    def __init__(
+        self,
+        model: Model,
+        args: UnlearningConfig,
+        data: TrainerData,
+        tokenizer: PreTrainedTokenizerBase,
+        callbacks: list[TrainerCallback] | None,
+        *,
+        method: Method,
+        alpha: float,
+        task: Task,
+        lineage: Lineage,
+        lora: dict[str, Any] | None,
+    ):
+        self.method, self.alpha, self.task = method, alpha, task
+        self.source, self.record, self.base = lineage.source, lineage.record, lineage.base
+        self.trained_adapter, self.lora = lineage.adapter, lora
+        self.training_collator, self.first_use = data.training_collator, data.first_use
+        self.retained_rows, self.data_fingerprint = data.rows, data.fingerprint
+        self.teacher: nn.Module | None = None
+        try:
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data.collator,
+                train_dataset=data.train,
+                eval_dataset=data.test,
+                processing_class=tokenizer,
+                callbacks=callbacks,
+            )
+        except ValueError as error:
+            # Settings that do not go together, such as eval_strategy without a test split.
+            raise InputError(" ".join(str(error).split())) from None
+        # The parent counts items for models that take their number only (Esm's do not); compute_loss needs it for all.
+        self.model_accepts_loss_kwargs |= not TASKS[task].next_token
+        if self.training_collator is not None:
+            self.add_callback(NewMasksEachEpoch(self.training_collator))
+        if method.rule is not None:
+            self.add_callback(method.rule(self._start_inputs()))
+        self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
+        self.add_callback(self.cost)
+        self.add_callback(self.interrupt)
+
+    # The training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Move to the start and train from there (see ``Trainer.train``).
+
+        Args:
+            resume_from_checkpoint: a checkpoint folder, or True for the last complete one in ``output_dir``.
+            args, kwargs: as for the parent.
+
+        Raises:
+            InputError: there is no checkpoint to resume from.
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved.
+        """
+        checkpoint: str | None = None
+        if resume_from_checkpoint is True:
+            checkpoint = last_checkpoint(self.args.folder)
+            if checkpoint is None:
+                raise InputError(f"There is no complete checkpoint in {self.args.folder} to resume from.")
+        elif resume_from_checkpoint:
+            checkpoint = str(resume_from_checkpoint)
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+            self._restore(checkpoint, state.stateful_callbacks)
+            if self.first_use is not None:
+                self.first_use = FirstUse.load(Path(checkpoint), self._identity(state.max_steps))
+        with preserved_rng():
+            self._look_at_original(resumed=checkpoint is not None)
+            if self.method.objective.needs_teacher:
+                self.teacher = frozen_copy(self.model, self.args.device)
+            # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
+            self._move_to_start()
+        # The parent seeds when it is made; whatever was drawn since then must not matter.
+        set_seed(self.args.seed)
+        try:
+            with telling_memory(training_memory(self.args)):
+                output = super().train(checkpoint, *args, **kwargs)
+        finally:
+            self.interrupt.restore()
+        if self.interrupt.interrupted:
+            raise KeyboardInterrupt(f"stopped after step {self.state.global_step} of {self.state.max_steps}")
+        self.teacher = None
+        self._check_loss(output.training_loss)
+        if self.args.merge_adapter and isinstance(self.model, PeftModel):
+            self.model = self.model_wrapped = self.model.merge_and_unload()
+        return output
+
+    def _look_at_original(self, *, resumed: bool) -> None:
+        """Called while the model is still the original; no random number that is drawn here matters.
+
+        Args:
+            resumed: whether the training goes on from a checkpoint.
+        """
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A checkpoint of the last step leaves nothing to do, but in the middle of an epoch the parent takes one step.
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; stop when the loss is no number."""
+        self._check_loss(logs.get("loss", 0.0))
+        super().log(logs, start_time)
+
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise InputError(no_number(self.args, self.state.global_step))
+
+    # The start
+
+    @property
+    def adapter_base(self) -> ModelSource | None:
+        """The model that an adapter lies on; None for full training or when it is unknown."""
+        if self.lora is None:
+            return None
+        return self.base if self.trained_adapter or self.starts_at_base else self.source
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the fine-tuning begins at the model that the original was fine-tuned from, bit for bit."""
+        return self.method.begins_at_base(self.alpha, known=self.base is not None)
+
+    def _start_inputs(self) -> StartInputs:
+        base, rewind = self.base, self.args.rewind_checkpoint
+
+        def load_base() -> PreTrainedModel:
+            assert base is not None
+            plain = plain_model(self.model)
+            return load_anchor(base, self.task, plain.config, dtype=plain.dtype, seed=self.args.seed)
+
+        def load_checkpoint() -> Model:
+            assert rewind is not None
+            plain = plain_model(self.model)
+            place = locate(rewind, trust_remote_code=self.source is not None and self.source.trust_remote_code)
+            return load_like(place, self.task, plain.config, dtype=plain.dtype, seed=self.args.seed)
+
+        return StartInputs(
+            alpha=self.alpha,
+            seed=self.args.seed,
+            trained_adapter=self.trained_adapter,
+            load_base=None if base is None else load_base,
+            load_checkpoint=None if rewind is None else load_checkpoint,
+            last_layers=self.args.train_last_layers,
+        )
+
+    def _move_to_start(self) -> None:
+        self.method.start(self.model, self._start_inputs())
+        base = self.base
+        if self.starts_at_base and isinstance(self.model, PeftModel) and base is not None:
+            for config in self.model.peft_config.values():
+                config.base_model_name_or_path, config.revision = base.name, base.revision
+
+    # A step
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of L; those of a masked language model are masked here, and nowhere else."""
+        self._set_signature_columns_if_needed()
+        measuring, read = self.data_collator, self._signature_columns
+        assert read is not None
+        self.data_collator = self.training_collator or measuring
+        if self.first_use is not None:
+            self.data_collator, self._signature_columns = CollatorWithRows(self.data_collator), [*read, "row"]
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator, self._signature_columns = measuring, read
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The parent's step on a batch, whose rows are noted."""
+        if self.first_use is not None:
+            self.first_use.note(inputs.pop("row").cpu().numpy(), self.state.global_step + 1)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The method's objective, normalised over all items of an optimiser step; the model's own loss elsewhere."""
+        labels = inputs["labels"]
+        if TASKS[self.task].next_token or num_items_in_batch is None:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        else:
+            # BertForSequenceClassification, BertForMaskedLM, EncoderDecoderModel and others take num_items_in_batch
+            # and average over the batch all the same, so the parent's gradient would grow with the accumulation
+            # steps. Without the number all of them average; without accumulation this factor is one.
+            share = (labels != IGNORED).sum() * self._averaged_processes / num_items_in_batch
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            loss = loss * share
+        if model.training and self.method.objective != OWN_LOSS:
+            loss = self._objective(loss, outputs.logits, {**inputs, "labels": labels}, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _averaged_processes(self) -> int:
+        """Over how many processes a gradient is averaged whose loss was divided by the items of all of them."""
+        return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+
+    def _objective(
+        self,
+        own: torch.Tensor,
+        logits: torch.Tensor,
+        inputs: dict[str, torch.Tensor],
+        items: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """The method's objective on a batch; where items are not counted the parent divides by a step's batches."""
+        objective, task = self.method.objective, TASKS[self.task]
+        student = teacher = None
+        share: torch.Tensor | float = 0.0
+        penalty: torch.Tensor | float = 0.0
+        if self.teacher is not None:
+            # An encoder-decoder makes from the labels what it reads.
+            read = {name: values for name, values in inputs.items() if name != "labels" or task.two_texts}
+            with torch.no_grad(), self.accelerator.autocast():
+                told = self.teacher(**read).logits
+            rows = [labelled_rows(values, inputs["labels"], task.next_token) for values in (logits, told)]
+            student, teacher = rows
+            share = 1 / max(1, len(student)) if items is None else self._averaged_processes / items
+        if objective.l1:
+            trained = (weight for weight in self.model.parameters() if weight.requires_grad)
+            strength = l1_weight(self.alpha, self.state.global_step / self.state.max_steps)
+            penalty = strength * l1_norm(trained) / (1 if items is None else self.current_gradient_accumulation_steps)
+        return objective(own, student, teacher, share, penalty)
+
+    @cached_property
+    def flops_per_token(self) -> tuple[float, float]:
+        """Operations per token of a training step and of a forward pass, before an adapter is merged."""
+        return flops_per_token(self.accelerator.unwrap_model(self.model))
+
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
+        """Operations of a forward and backward pass, for frozen weights and adapters too, and of a teacher's forward.
+
+        Per token two for each weight forward, two backward for each weight from the first trained one on, two more for
+        each trained weight; embeddings are left out, as by the parent.
+        """
+        tokens = inputs["input_ids"].numel()
+        if TASKS[self.task].two_texts:
+            # Each text passes through half of the model.
+            tokens = (tokens + inputs["labels"].numel()) / 2
+        per_token = self.flops_per_token[0] + (flops_per_token(self.teacher)[1] if self.teacher is not None else 0.0)
+        return int(tokens * per_token)
+
+    # Checkpoints
+
+    def _restore(self, checkpoint: str, states: dict[str, Any]) -> None:
+        """Give the callbacks the state that a checkpoint holds of them.
+
+        Args:
+            checkpoint: its folder.
+            states: by the name of the callback's class.
+
+        Raises:
+            InputError: it is not of this trainer.
+        """
+        if "CostMeter" not in states:
+            raise InputError(f"{checkpoint} is not a checkpoint of this trainer.")
+        self.cost.restore(states["CostMeter"]["attributes"])
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, as for a checkpoint.
+
+        Args:
+            output_dir: where to; ``args.output_dir`` when None.
+            _internal_call: the parent's; nothing is pushed either way.
+        """
+        folder = Path(output_dir) if output_dir else self.args.folder
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            # A pickle of the arguments, with the token for the Hub in it; nothing here reads it.
+            (folder / "training_args.bin").unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # What was lost since the last log must not displace a good checkpoint.
+        self._check_loss(float(self._tr_loss))
+        # The parent would remove older checkpoints before it is certain that this one is whole.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        folder = self.args.folder / f"checkpoint-{self.state.global_step}"
+        self._save_first_use(folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            finish_checkpoint(folder, limit, self.state.best_model_checkpoint)
+
+    def _save_first_use(self, folder: Path) -> None:
+        if self.first_use is None:
+            return
+        own = torch.from_numpy(self.first_use.steps.astype(np.int64)).to(self.args.device)
+        first = self.accelerator.gather(own[None]).amin(0).cpu().numpy()
+        if self.args.should_save:
+            FirstUse(first.astype(np.uint32)).save(folder, self._identity(self.state.max_steps))
+
+    def _identity(self, steps: int) -> str:
+        return training_identity(training_record(self, DataSource(fingerprint=self.data_fingerprint)), steps)

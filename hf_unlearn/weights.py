@@ -1,0 +1,76 @@
+"""Which weights of a model are trained."""
+
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import set_seed
+
+from .config import UnlearningConfig
+from .errors import InputError
+from .layers import freeze_all_but_last
+from .lineage import Lineage
+from .methods import Method
+from .models import PEFT_TASKS, Model, check_quantised, lora_settings, plain_model
+from .tasks import Task
+
+
+def trained_weights(
+    model: Model,
+    peft_config: PeftConfig | None,
+    args: UnlearningConfig,
+    method: Method,
+    alpha: float,
+    task: Task,
+    lineage: Lineage,
+) -> tuple[Model, dict[str, Any] | None]:
+    """Make ready those weights of an original that are to be trained: all, the last blocks, or an adapter.
+
+    Args:
+        model: the original; what is not to be trained is frozen.
+        peft_config: of a new adapter, None without one.
+        args: the settings.
+        method, alpha: what will be done to them.
+        task: what the model does.
+        lineage: where it comes from.
+
+    Returns:
+        The model, under the new adapter if there is one; and the LoRA settings of its adapter, None without one.
+
+    Raises:
+        InputError: the method, the adapter and the weights do not go together.
+    """
+    plain, adapter = plain_model(model), lineage.adapter or peft_config is not None
+    if method.picks_weights and adapter:
+        raise InputError(
+            f"{args.method!r} picks single weights of the model, and an adapter leaves them out; merge it into "
+            "the model, and train all weights."
+        )
+    check_quantised(
+        plain.config,
+        adapter=adapter,
+        moved=method.moves(alpha) and not lineage.adapter,
+        merged=args.merge_adapter,
+    )
+    if peft_config is not None:
+        moved = method.moves(alpha) and not method.begins_at_base(alpha, known=lineage.base is not None)
+        model = _with_adapter(model, peft_config, args, task, moved=moved)
+    if args.train_last_layers is not None:
+        freeze_all_but_last(plain, args.train_last_layers)
+    return model, lora_settings(model)
+
+
+def _with_adapter(model: Model, peft_config: PeftConfig, args: UnlearningConfig, task: Task, *, moved: bool) -> Model:
+    """The model under a new adapter; ``moved`` says that the weights under it become others than a model has."""
+    if isinstance(model, PeftModel):
+        raise InputError("The model is an adapter already, and that is what will be trained; leave peft_config out.")
+    if moved and not args.merge_adapter:
+        raise InputError(
+            f"{args.method!r} moves the weights under the new adapter, so the adapter alone would not be the "
+            "result; set merge_adapter, or train without an adapter."
+        )
+    if task not in PEFT_TASKS:
+        raise InputError(f"PEFT knows no adapters for {task}; train all weights.")
+    set_seed(args.seed)
+    wrapped = get_peft_model(model, peft_config)
+    assert isinstance(wrapped, PeftModel)
+    return wrapped
