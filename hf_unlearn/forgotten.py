@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from .digests import ForgottenDigests, digest_each, key_check, keyed_digest
-from .requests import row_texts
+from .row_keys import row_texts
 from .selection import Selection, take_rows
 from .tables import AnyDataset, column_names, read_tables
 

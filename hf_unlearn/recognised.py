@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from .digests import ForgottenDigests, digest_each
 from .errors import InputError
-from .requests import Matcher, Records, Selector, row_texts, value_text
+from .requests import Matcher, Records, Selector, value_text
+from .row_keys import row_texts
 from .tables import listed
 
 

@@ -5,7 +5,6 @@ rows it names. It keeps count of what it found, so that nothing it names can be 
 """
 
 import datetime
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 
 from .errors import InputError
 from .id_files import read_ids
+from .row_keys import row_keys, texts_of_keys
 from .tables import listed
 
 if TYPE_CHECKING:
@@ -381,64 +381,26 @@ class Contents(Selector):
 class ContentMatcher(Matcher):
     def __init__(self, table: pa.Table):
         self.names = table.column_names
-        self.keys = _row_keys(table, self.names).unique()
+        self.keys = row_keys(table, self.names).unique()
         super().__init__(len(self.keys))
 
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
-        return np.asarray(pc.is_in(_row_keys(table, self.names), value_set=self.keys))
+        return np.asarray(pc.is_in(row_keys(table, self.names), value_set=self.keys))
 
     def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
         named = table.select(self.names).take(np.flatnonzero(mask))
-        which = np.asarray(pc.index_in(_row_keys(named, self.names), value_set=self.keys))
+        which = np.asarray(pc.index_in(row_keys(named, self.names), value_set=self.keys))
         self.hits += np.bincount(which, minlength=len(self.hits))
 
     def digestible(self, mask: np.ndarray) -> list[str]:
         return self.keys.to_pylist()
 
     def named(self) -> Named:
-        return Named(self.names, True, _texts_of_keys(self.keys, self.names))
+        return Named(self.names, True, texts_of_keys(self.keys, self.names))
 
     def keep(self, wanted: np.ndarray) -> None:
         super().keep(wanted)
         self.keys = self.keys.filter(pa.array(wanted))
-
-
-def row_texts(table: pa.Table, names: list[str]) -> list[str]:
-    """One string for each row's content in these columns, for its keyed digest."""
-    return _texts_of_keys(_row_keys(table, names), names)
-
-
-def _texts_of_keys(keys: pa.ChunkedArray, names: list[str]) -> list[str]:
-    told = "\x1f".join(names) + "\x1d"
-    return [told + key for key in keys.to_pylist()]
-
-
-def _row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
-    """One string a row that is equal exactly where all the columns are: each value with its length before it."""
-    parts = []
-    for name in names:
-        column = table.column(name)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if _is_plain(column.type):
-            text = column.cast(pa.large_string())
-        else:
-            rows = [None if v is None else json.dumps(v, sort_keys=True, default=repr) for v in column.to_pylist()]
-            text = pa.chunked_array([pa.array(rows, pa.large_string())])
-        length = pc.utf8_length(text).cast(pa.large_string())
-        key = pc.binary_join_element_wise(length, text, pa.scalar("\x1f", pa.large_string()))
-        parts.append(pc.fill_null(key, "null"))
-    if not parts:
-        raise InputError("The data set of records to forget has no columns.")
-    if len(parts) == 1:
-        return parts[0]
-    return pc.binary_join_element_wise(*parts, pa.scalar("\x1e", pa.large_string()))
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    """Whether Arrow itself writes values of a type as text, each in one way and for all values."""
-    plain = (pa.types.is_primitive, pa.types.is_string, pa.types.is_large_string, pa.types.is_decimal)
-    return any(is_kind(kind) for is_kind in plain) and not pa.types.is_duration(kind)
 
 
 # A predicate
