@@ -50,7 +50,7 @@ from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
 from .ledger import LEDGER_FILE, Ledger
-from .ledger_check import ledger_of
+from .ledger_check import ledger_of, weights_of
 from .ledger_line import with_note, write_line
 from .methods import CHOICES
 from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
@@ -178,6 +178,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         The report; it lies beside the model in the output folder.
 
     Raises:
+        AlreadyHonoured: all that is asked for was forgotten before.
         InputError: something does not fit together.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved; the same call goes on from there.
     """
@@ -188,6 +189,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     prepared = prepare_run(values)
     config, task = prepared.config, prepared.task
     out = console(config)
+    # The ledger will need it; asked now, nothing is lost where the Hub does not answer.
+    weights_of(prepared.source)
     if run_args.retrained_model is not None:
         model = locate(run_args.retrained_model)
         task_of(model.name, load_config(model), task, peft=peft_task(model))
