@@ -1,5 +1,6 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -324,7 +325,7 @@ def _price(cost: CostEntry) -> str:
 
 def show(estimate: Estimate | None, digits: int = 3) -> str:
     """A number with its interval, as in ``0.93 [0.89, 0.97]``."""
-    if estimate is None or estimate.value is None:
+    if estimate is None or math.isnan(estimate.value):
         return ""
     digits = digits if abs(estimate.value) < 10 else 1
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
