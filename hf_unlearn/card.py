@@ -40,6 +40,8 @@ SHOWN_SETTINGS = (
     "fp16",
 )
 
+TEMPLATES = ("prompt_template", "completion_template")
+
 REPEATED_SETTINGS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -49,8 +51,7 @@ REPEATED_SETTINGS = (
     "train_last_layers",
     "max_length",
     "dataset_text_field",
-    "prompt_template",
-    "completion_template",
+    *TEMPLATES,
 )
 
 REFERENCE_NAMES = {
@@ -121,7 +122,7 @@ def render_card(
             settings=_settings(report),
             strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
             ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
-            flags=_flags(report),
+            flags=reproducing_flags(report),
             facts=TASKS[report.task],
             attack_names=ATTACKS | OUTSIDE_ATTACKS,
             generation_rows=generation_rows(report),
@@ -211,18 +212,18 @@ def _eval_results(report: UnlearningReport, config: str | None) -> list[EvalResu
     return results
 
 
-def _settings(report: UnlearningReport) -> dict[str, str]:
+def shown_settings(report: UnlearningReport) -> dict[str, str]:
     """The settings worth a reader's time; all of them are in the report."""
     settings = report.method.settings
-    names = (*SHOWN_SETTINGS, *TASKS[report.task].settings)
-    shown = {name: str(settings[name]) for name in names if settings.get(name) not in (None, False)}
-    for name in ("prompt_template", "completion_template"):
-        if settings.get(name):
-            shown[name] = _in_code(settings[name])
-    return shown
+    names = (*SHOWN_SETTINGS, *TASKS[report.task].settings, *TEMPLATES)
+    return {name: str(settings[name]) for name in names if settings.get(name) not in (None, False, "")}
 
 
-def _flags(report: UnlearningReport) -> list[str]:
+def _settings(report: UnlearningReport) -> dict[str, str]:
+    return {name: _in_code(value) if name in TEMPLATES else value for name, value in shown_settings(report).items()}
+
+
+def reproducing_flags(report: UnlearningReport) -> list[str]:
     """The flags that repeat the run, without where its records were."""
     method = report.method
     flags: dict[str, Any] = {}

@@ -73,8 +73,29 @@ def _plan(epsilon: float, **options: Any) -> None:
     plan.plan(epsilon, **options)
 
 
+# audit
+
+
+def _audit_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hf-unlearn audit",
+        description="Write one HTML page for an auditor: the request, what was done, the evidence, and what is left.",
+    )
+    parser.add_argument("place", metavar="REPO|FOLDER", help="the run's output folder, or the repository on the Hub")
+    parser.add_argument("--output", type=Path, default=Path("audit.html"), help="the file; audit.html by default")
+    parser.add_argument("--revision", help="a branch, tag or commit of the repository")
+    return parser
+
+
+def _audit(place: str, **options: Any) -> None:
+    from . import audit_page
+
+    audit_page.audit(place, **options)
+
+
 COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., None]]] = {
     "card": (_card_parser, _card),
     "push": (_push_parser, _push),
     "plan": (_plan_parser, _plan),
+    "audit": (_audit_parser, _audit),
 }

@@ -1,0 +1,241 @@
+"""The page for an auditor: one HTML file with all that is known about a finished run and what came after it."""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from markupsafe import Markup
+
+from . import __version__, plain_words
+from .card import REFERENCE_NAMES, reproducing_flags, shown_settings
+from .console import SET_NAMES, generation_rows, show
+from .errors import InputError, in_one_line
+from .evaluation.outside import OUTSIDE_ATTACKS
+from .evaluation.plots import PICTURES, TITLES
+from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
+from .evaluation.statistics import Estimate
+from .evaluation.verdict import ATTACKS
+from .hub_errors import hub_errors
+from .methods import METHODS
+from .tasks import TASKS
+
+PNG = b"\x89PNG\r\n\x1a\n"
+COMMIT = re.compile("[0-9a-f]{40}")
+WEIGHTS = "*.safetensors"
+
+
+@dataclass(frozen=True)
+class AuditedFile:
+    """A file: its name, its size in bytes and the SHA-256 of its content."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What a page is about.
+
+    Attributes:
+        name: its Hub id, or the name of its folder.
+        revision: its commit on the Hub; None for a folder.
+        report: of the run.
+        report_file: the file that it was read from.
+        pictures: the PNGs beside it that can be shown, by name.
+        weights: the files of weights beside it.
+    """
+
+    name: str
+    revision: str | None
+    report: UnlearningReport
+    report_file: AuditedFile
+    pictures: dict[str, bytes]
+    weights: list[AuditedFile]
+
+
+def audit(place: str, output: Path, revision: str | None = None) -> None:
+    """Write the page about a finished run.
+
+    Args:
+        place: the run's output folder, or the repository it was published to.
+        output: the HTML file to write.
+        revision: a branch, tag or commit of the repository.
+
+    Raises:
+        InputError: there is no report there, or the Hub cannot be reached.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"--output {output} is a folder, or in one that does not exist; name a file to write.")
+    audited = _of_folder(Path(place)) if Path(place).is_dir() else _of_repo(place, revision)
+    try:
+        page = render_page(audited)
+    except (LookupError, TypeError, UndefinedError) as error:
+        # A report is read with the types of its fields checked, and not that they fit together.
+        raise InputError(f"The report of {place} says one thing without what belongs to it: {error}") from error
+    write_text(output, page)
+    print(f"Wrote {output}.")
+
+
+# What is there
+
+
+def _of_folder(folder: Path) -> Audited:
+    weights = [_file(path) for path in sorted(folder.glob(WEIGHTS))]
+    return _read(folder, folder.resolve().name, None, weights)
+
+
+def _of_repo(repo_id: str, revision: str | None) -> Audited:
+    with hub_errors(f"The model {repo_id!r}"):
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        folder = snapshot_download(repo_id, revision=info.sha, allow_patterns=[REPORT_FILE, *PICTURES])
+    weights = [
+        AuditedFile(file.rfilename, file.lfs.size, file.lfs.sha256)
+        for file in info.siblings or []
+        if file.lfs is not None and file.rfilename.endswith(".safetensors")
+    ]
+    return _read(Path(folder), repo_id, info.sha, weights)
+
+
+def _read(folder: Path, name: str, revision: str | None, weights: list[AuditedFile]) -> Audited:
+    report = UnlearningReport.load(folder / REPORT_FILE)
+    if "unlearned" not in report.arms:
+        raise InputError(f"The report of {name} holds nothing about the unlearned model.")
+    contents = {picture: (folder / picture).read_bytes() for picture in PICTURES if (folder / picture).is_file()}
+    return Audited(
+        name=name,
+        revision=revision,
+        report=report,
+        report_file=_file(folder / REPORT_FILE),
+        pictures={picture: content for picture, content in contents.items() if content.startswith(PNG)},
+        weights=weights,
+    )
+
+
+def _file(path: Path) -> AuditedFile:
+    with path.open("rb") as file:
+        return AuditedFile(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+# What is shown
+
+
+def render_page(audited: Audited) -> str:
+    """Render the page; it holds nothing that a browser would fetch or run."""
+    report = audited.report
+    return (
+        _environment()
+        .get_template("audit.html")
+        .render(
+            audited=audited,
+            report=report,
+            words=plain_words,
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=__version__,
+            arms=[arm for arm in TITLES if arm in report.arms],
+            arm_names=TITLES,
+            sets=[name for name in SET_NAMES if name in report.arms["unlearned"].sets],
+            set_names=SET_NAMES,
+            attack_names=ATTACKS | OUTSIDE_ATTACKS,
+            reference_names=REFERENCE_NAMES,
+            generation_rows=generation_rows(report),
+            facts=TASKS[report.task],
+            strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
+            ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
+            settings=shown_settings(report),
+            flags=reproducing_flags(report),
+            pictures={PICTURES[name]: _data_uri(content) for name, content in audited.pictures.items()},
+            missing_pictures=[text for name, text in PICTURES.items() if name not in audited.pictures],
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hf_unlearn"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "cell": _cell,
+        "link": _link,
+        "commit": _commit,
+        "date": _date,
+        "number": lambda value: f"{value:,}",
+    }
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """A value from outside with nothing in it that turns or hides the text around it; jinja escapes the rest."""
+    if value is None:
+        raise TypeError("What is unknown has to be said in words.")
+    return value if isinstance(value, Markup) else in_one_line(value)
+
+
+def _cell(estimate: Estimate | None, digits: int = 3) -> Markup:
+    """A number with its interval, for a table."""
+    text = show(estimate, digits)
+    if not text:
+        return Markup('<span class="unknown">not measured</span>')
+    value, _, interval = text.partition(" ")
+    return Markup('{} <span class="interval">{}</span>').format(value, interval)
+
+
+def _date(iso: str) -> str:
+    """A time as people write it; as it is where it is not in ISO 8601."""
+    try:
+        time = datetime.fromisoformat(iso).astimezone(UTC)
+    except ValueError:
+        return iso
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"
+
+
+def _link(name: str, on_hub: bool = True, kind: str = "") -> Markup:
+    """A name, as a link where it is one of a repository on the Hub.
+
+    Args:
+        name: of a model or data set.
+        on_hub: whether it is known to be there.
+        kind: ``datasets/`` for a data set.
+    """
+    shown = Markup("<bdi>{}</bdi>").format(in_one_line(name))
+    if not (on_hub and is_repo_id(name)):
+        return shown
+    return Markup('<a href="https://huggingface.co/{}{}">{}</a>').format(kind, name, shown)
+
+
+def _commit(sha: str | None, repo_id: str, kind: str = "") -> Markup:
+    """A commit, as a link where repository and commit are possible ones."""
+    if sha is None:
+        return Markup('<span class="unknown">not known</span>')
+    shown = Markup("<code>{}</code>").format(in_one_line(sha))
+    if not (is_repo_id(repo_id) and COMMIT.fullmatch(sha)):
+        return shown
+    return Markup('<a href="https://huggingface.co/{}{}/tree/{}">{}</a>').format(kind, repo_id, sha, shown)
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a name is a possible one of a repository on the Hub, so that it can stand in an address."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.isascii()
+
+
+def _data_uri(png: bytes) -> Markup:
+    return Markup("data:image/png;base64,{}").format(base64.b64encode(png).decode())
