@@ -7,9 +7,25 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
+
+
+@dataclass(frozen=True)
+class ForgottenDigests:
+    """Keyed digests of what was forgotten, by which it is recognised in D again.
+
+    Attributes:
+        columns: that a digest is of: one column of ids, or those of a whole row.
+        whole_rows: whether a digest is of a row's content, not of an id.
+        digests: 64 hexadecimal characters each, sorted, so that their order says nothing.
+    """
+
+    columns: list[str]
+    whole_rows: bool
+    digests: list[str]
 
 
 def keyed_digest(key: bytes, values: Iterable[str]) -> str:
@@ -24,6 +40,16 @@ def keyed_digest(key: bytes, values: Iterable[str]) -> str:
     """
     message = "\n".join(sorted(set(values))).encode()
     return hmac.new(key, message, hashlib.sha256).hexdigest()
+
+
+def digest_each(key: bytes, values: Iterable[str]) -> list[str]:
+    """The keyed digest of each value by itself, as :func:`keyed_digest` makes it, in their order."""
+    return [hmac.digest(key, value.encode(), "sha256").hex() for value in values]
+
+
+def key_check(key: bytes) -> str:
+    """A digest that says nothing but which key it was made with."""
+    return keyed_digest(key, ["key check"])
 
 
 def load_digest_key(path: Path) -> bytes:

@@ -1,10 +1,17 @@
-"""The one exception for input that cannot be used, and how its sentence is shown."""
+"""The exceptions that end a command with a sentence, and how it is shown."""
 
 
 class InputError(ValueError):
     """What the user asked for cannot be done; the message is one sentence that names the value and the cure.
 
     The command line prints it without a traceback and exits with code 2. Its text never holds a record or an id.
+    """
+
+
+class AlreadyHonoured(InputError):
+    """All that was asked to be forgotten was forgotten before; there is nothing to do.
+
+    The command line prints it as a result and exits with code 0.
     """
 
 

@@ -29,7 +29,6 @@ Result = TypeVar("Result")
 # What a model repository is made of, by name: whatever else lies in the folder stays at home.
 PUBLISHED = (
     *MODEL_FILES,
-    "unlearning_report.json",
     *PICTURES,
     "*.safetensors",
     "*.safetensors.index.json",

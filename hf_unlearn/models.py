@@ -68,6 +68,8 @@ FEWEST_TOKENS = 2  # words in a tokenizer that is one
 MODEL_FILES = (
     "README.md",
     "training_record.json",
+    "unlearning_report.json",
+    "unlearning_ledger.jsonl",
     "config.json",
     "generation_config.json",
     ADAPTER_CONFIG_NAME,
@@ -138,7 +140,7 @@ def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = 
             revision = resolve_revision(name, revision=revision).resolved
             _fetch(name, revision, MODEL_FILES)
     source = ModelSource(name, revision, trust_remote_code=trust_remote_code)
-    return replace(source, adapter=_file_of(source, ADAPTER_CONFIG_NAME) is not None)
+    return replace(source, adapter=file_beside(source, ADAPTER_CONFIG_NAME) is not None)
 
 
 def adapter_base(source: ModelSource) -> ModelSource:
@@ -430,7 +432,7 @@ def lora_settings(model: Model) -> dict[str, Any] | None:
 
 def read_json(source: ModelSource, file_name: str) -> dict[str, Any] | None:
     """A JSON file that lies beside a model, or None when there is none."""
-    path = _file_of(source, file_name)
+    path = file_beside(source, file_name)
     try:
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
@@ -439,15 +441,15 @@ def read_json(source: ModelSource, file_name: str) -> dict[str, Any] | None:
 
 def read_card(source: ModelSource) -> ModelCard | None:
     """The model card that lies beside a model, or None when there is none."""
-    path = _file_of(source, "README.md")
+    path = file_beside(source, "README.md")
     try:
         return None if path is None else ModelCard.load(path)
     except (ValueError, yaml.YAMLError):
         return None
 
 
-def _file_of(source: ModelSource, file_name: str) -> Path | None:
-    """One of the small files of a model, or None when the model does not have it."""
+def file_beside(source: ModelSource, file_name: str) -> Path | None:
+    """One of :data:`MODEL_FILES` of a model, or None when the model does not have it."""
     if source.is_local:
         path = Path(source.name) / file_name
         return path if path.is_file() else None

@@ -13,13 +13,10 @@ from .errors import InputError
 from .models import (
     Model,
     ModelSource,
-    adapter_base,
     load_config,
     load_model,
-    locate,
     peft_task,
     quantised_bits,
-    read_card,
     read_json,
     task_of,
     to_device,
@@ -169,37 +166,6 @@ def load_measurable(
     if load_config(base).get_text_config().vocab_size != like.get_text_config().vocab_size:
         return None
     return to_device(load_any(base, task, bits=quantised_bits(like)), device)
-
-
-def find_base(
-    source: ModelSource | None, record: TrainingRecord | None, name: str | None, revision: str | None
-) -> ModelSource | None:
-    """The model that another was fine-tuned from: as given, else from its record, its adapter or its card.
-
-    Args:
-        source: the fine-tuned model, None for one made in memory.
-        record: its training record.
-        name, revision: what the user says.
-
-    Raises:
-        InputError: the base is named but cannot be found.
-    """
-    code = source is not None and source.trust_remote_code
-    if name is not None:
-        return locate(name, revision, trust_remote_code=code)
-    if record is not None:
-        if record.base_model is None:
-            return None
-        return locate(record.base_model, record.base_revision, trust_remote_code=code)
-    if source is None:
-        return None
-    if source.adapter:
-        return adapter_base(source)
-    card = read_card(source)
-    named = card.data.to_dict().get("base_model") if card is not None else None
-    if isinstance(named, list):
-        named = named[0] if len(named) == 1 else None
-    return locate(named, trust_remote_code=code) if named else None
 
 
 def software_versions() -> dict[str, str]:

@@ -26,10 +26,11 @@ from .evaluation.outside import outside_attacks
 from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport, write_text
 from .evaluation.statistics import membership_auc
 from .folders import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
+from .lineage import find_base
 from .methods import CHOICES
 from .models import PEFT_TASKS, ModelSource, load_config, locate, peft_task, task_of, to_device
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
-from .record import RECORD_FILE, TrainingRecord, find_base, load_any
+from .record import RECORD_FILE, TrainingRecord, load_any
 from .retained import SplitAudit
 from .tasks import Task
 from .trainer import TABLES_FOLDER

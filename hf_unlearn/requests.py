@@ -4,7 +4,6 @@ A request is bound to the columns of a data set first (types are checked there) 
 rows it names. It keeps count of what it found, so that nothing it names can be missed in silence.
 """
 
-import csv
 import datetime
 import json
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import InputError
+from .id_files import read_ids
 from .tables import listed
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Records:
         Raises:
             InputError: the file cannot be read as one of these.
         """
-        values, lines = _read_ids(Path(path), column)
+        values, lines = read_ids(Path(path), column)
         untyped = Path(path).suffix != ".jsonl"
         return cls((Values(column, values, lines, Path(path).name, untyped=untyped, unique=unique),))
 
@@ -114,12 +114,28 @@ class Selector(ABC):
         """
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a request names, in a form that also finds it in other versions of the data set.
+
+    Attributes:
+        columns, whole_rows: as in :class:`~hf_unlearn.digests.ForgottenDigests`.
+        texts: of each item one string, for its keyed digest.
+    """
+
+    columns: list[str]
+    whole_rows: bool
+    texts: list[str]
+
+
 class Matcher(ABC):
     """A selector bound to a data set: says which rows of a table it names and counts what it found."""
 
     def __init__(self, requested: int, source: str = "", lines: Sequence[int] = (), unique: bool = False):
         self.hits = np.zeros(requested, dtype=np.int64)
-        self.source, self.lines, self.unique = source, lines, unique
+        self.source, self.unique = source, unique
+        self.unit = "line" if lines else "position"
+        self.places = np.array(lines or range(1, requested + 1), dtype=np.int64)
 
     @abstractmethod
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
@@ -133,17 +149,24 @@ class Matcher(ABC):
     def digestible(self, mask: np.ndarray) -> list[str]:
         """What the request names, as canonical strings for the keyed digest; ``mask`` covers the whole data set."""
 
+    def named(self) -> Named | None:
+        """What it names; None where that is rows by their position or by a predicate."""
+        return None
+
+    def keep(self, wanted: np.ndarray) -> None:
+        """Go on with some of its items only, bool of shape (items,)."""
+        self.hits, self.places = self.hits[wanted], self.places[wanted]
+
     def nearly(self, missing: np.ndarray, tables: Iterable[tuple[pa.Table, int]]) -> int:
         """How many of these items a data set has after all but for case, white space or Unicode form."""
         return 0
 
     def place(self, missing: np.ndarray) -> str:
         """Where the items at these positions of the request stand, in words without their values."""
-        numbers = [self.lines[i] for i in missing] if self.lines else (missing + 1).tolist()
+        numbers = self.places[missing].tolist()
         shown = ", ".join(map(str, numbers[:MAX_LINES_SHOWN])) + (", …" if len(numbers) > MAX_LINES_SHOWN else "")
-        kind = "line" if self.lines else "position"
-        where = self.source if self.lines else "the request"
-        return f"{kind}{'s' if len(numbers) > 1 else ''} {shown} of {where}"
+        where = self.source if self.unit == "line" else "the request"
+        return f"{self.unit}{'s' if len(numbers) > 1 else ''} {shown} of {where}"
 
 
 def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
@@ -254,7 +277,19 @@ class ValueMatcher(Matcher):
         return int(pc.sum(pc.is_in(wanted, value_set=found)).as_py() or 0)
 
     def digestible(self, mask: np.ndarray) -> list[str]:
-        return [f"{self.column}\x1f{value}" for value in self.values.to_pylist()]
+        return [value_text(self.column, value) for value in self.values.to_pylist()]
+
+    def named(self) -> Named:
+        return Named([self.column], False, [value_text(self.column, value) for value in self.values.to_pylist()])
+
+    def keep(self, wanted: np.ndarray) -> None:
+        super().keep(wanted)
+        self.values = self.values.filter(pa.array(wanted))
+
+
+def value_text(column: str, value: Any) -> str:
+    """One string for a value of a column, for its keyed digest."""
+    return f"{column}\x1f{value}"
 
 
 def _loosely(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -360,6 +395,23 @@ class ContentMatcher(Matcher):
     def digestible(self, mask: np.ndarray) -> list[str]:
         return self.keys.to_pylist()
 
+    def named(self) -> Named:
+        return Named(self.names, True, _texts_of_keys(self.keys, self.names))
+
+    def keep(self, wanted: np.ndarray) -> None:
+        super().keep(wanted)
+        self.keys = self.keys.filter(pa.array(wanted))
+
+
+def row_texts(table: pa.Table, names: list[str]) -> list[str]:
+    """One string for each row's content in these columns, for its keyed digest."""
+    return _texts_of_keys(_row_keys(table, names), names)
+
+
+def _texts_of_keys(keys: pa.ChunkedArray, names: list[str]) -> list[str]:
+    told = "\x1f".join(names) + "\x1d"
+    return [told + key for key in keys.to_pylist()]
+
 
 def _row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
     """One string a row that is equal exactly where all the columns are: each value with its length before it."""
@@ -420,7 +472,7 @@ class PredicateMatcher(Matcher):
         return [f"\x1f{index}" for index in np.flatnonzero(mask)]
 
 
-# Types and files
+# Types
 
 
 def _kind_of(python_type: type) -> str:
@@ -450,60 +502,3 @@ def _kind_of_type(arrow_type: pa.DataType) -> str:
 
 def _types(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
-
-
-def _read_ids(path: Path, column: str) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-    """The ids of a file with the line each stands on."""
-    if path.suffix not in (".txt", ".csv", ".jsonl"):
-        raise InputError(f"{path} is no file of ids: write a .txt (one id per line), .csv or .jsonl file.")
-    try:
-        # newline="" keeps a carriage return inside a quoted CSV field.
-        with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
-            reader = {".txt": _read_text, ".csv": _read_csv, ".jsonl": _read_json_lines}[path.suffix]
-            found = list(reader(file, path, column))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"Cannot read the ids in {path}: {reason}.") from None
-    except csv.Error:
-        raise InputError(f"{path} is not a CSV file.") from None
-    if not found:
-        raise InputError(f"{path} holds no ids; there is nothing to forget.")
-    values, lines = zip(*found, strict=True)
-    return values, lines
-
-
-def _read_text(file: Iterable[str], path: Path, column: str) -> Iterable[tuple[Any, int]]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield line.rstrip("\n"), number
-
-
-def _read_csv(file: Iterable[str], path: Path, column: str) -> Iterable[tuple[Any, int]]:
-    reader = csv.reader(file)
-    place = 0
-    for row in reader:
-        if reader.line_num == 1 and column in row:
-            place = row.index(column)
-        elif len(row) > 1 and reader.line_num == 1:
-            raise InputError(f"The first line of {path} does not name the column {column!r} among its {len(row)}.")
-        elif place < len(row) and row[place].strip():
-            yield row[place], reader.line_num
-        elif any(cell.strip() for cell in row):
-            raise InputError(f"Line {reader.line_num} of {path} has no id in the column {column!r}.")
-
-
-def _read_json_lines(file: Iterable[str], path: Path, column: str) -> Iterable[tuple[Any, int]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            raise InputError(f"Line {number} of {path} is not JSON.") from None
-        if isinstance(value, dict):
-            if column not in value:
-                raise InputError(f"Line {number} of {path} has no key {column!r}.")
-            value = value[column]
-        if value is None or isinstance(value, dict | list):
-            raise InputError(f"Line {number} of {path} holds no id: an id is text or a number.")
-        yield value, number

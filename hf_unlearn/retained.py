@@ -4,21 +4,19 @@ Rows are never copied: the parts of a ``Dataset`` are index mappings over its Ar
 ``IterableDataset`` are filters that depend on each row alone, so they hold for any number of shards and workers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import xxhash
-from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-from datasets.table import InMemoryTable
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from .digests import keyed_digest
 from .duplicates import Copies, find_copies, text_columns
-from .errors import InputError
-from .requests import Matcher, PositionMatcher, Records, require_columns
-from .tables import AnyDataset, column_names, read_tables, row_count
+from .errors import AlreadyHonoured, InputError
+from .forgotten import Forgotten, forgotten_digests
+from .requests import Records, require_columns
+from .selection import Masks, RowTaker, Selection, Selections, select_rows
+from .tables import AnyDataset, column_names, row_count
 
 DuplicatePolicy = Literal["report", "forget", "error"]
 
@@ -33,13 +31,16 @@ class SplitAudit:
         ids_requested, ids_matched, ids_unmatched: distinct ids, values, positions or rows that the request names.
         duplicate_columns: the columns compared, after Unicode, case and whitespace normalisation.
         duplicate_policy: ``report``, ``forget``, ``error``, or None when duplicates were not looked for.
-        duplicates_retained: rows of L whose text equals that of a row of S; each keeps teaching S.
+        duplicates_retained: rows of L whose text equals that of a row of S, or of one that was forgotten before; each
+            keeps teaching it.
         duplicates_forgotten: such rows that the policy ``forget`` moved to S.
         near_duplicates_retained: None, not looked for.
         holdout_overlap: rows of H whose text also occurs in S or L, so that the original model did see it.
         dataset_fingerprint: the ``datasets`` fingerprint of the data set that was split, None for a stream.
         dataset_revision: the commit of the data set on the Hub, None when unknown.
         request_digest: keyed digest (HMAC-SHA256) of what the request names, None without a key.
+        forgotten_before_rows: rows of D that earlier requests named; they are in neither S nor L.
+        ids_honoured: ids and values that the request names and earlier ones named too; the others are counted above.
     """
 
     dataset_rows: int
@@ -58,6 +59,8 @@ class SplitAudit:
     dataset_fingerprint: str | None
     dataset_revision: str | None
     request_digest: str | None
+    forgotten_before_rows: int = 0
+    ids_honoured: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,7 +71,8 @@ class ForgetRows:
     """Where S is in the data that a model was trained on; it is never written anywhere.
 
     Attributes:
-        rows: places of the rows of S in D without the holdout rows, from 0, int64 of shape (rows of S,).
+        rows: places of the rows of S, and of those forgotten before, in D without the holdout rows, from 0, int64 of
+            shape (rows,).
         fingerprint: the ``datasets`` fingerprint of D without the holdout rows.
     """
 
@@ -86,6 +90,7 @@ class RetainedSplit:
         holdout: H, records like S that no model was trained on, or None.
         audit: the counts.
         forget_rows: where S is in D, None for a stream.
+        forgotten: what the ledger keeps of S, None without a key.
     """
 
     retained: AnyDataset
@@ -93,6 +98,7 @@ class RetainedSplit:
     holdout: AnyDataset | None
     audit: SplitAudit
     forget_rows: ForgetRows | None = None
+    forgotten: Forgotten | None = None
 
     def flattened(self) -> "RetainedSplit":
         """Write each part out as a table of its own, without index mappings (``Dataset`` only)."""
@@ -117,6 +123,8 @@ def split_retained(
     allow_unmatched: bool = False,
     digest_key: bytes | None = None,
     revision: str | None = None,
+    forgotten_before: Records | None = None,
+    ask_again: bool = False,
 ) -> RetainedSplit:
     """Split a data set into what stays and what a request names.
 
@@ -134,71 +142,41 @@ def split_retained(
         allow_unmatched: go on when the request names something that the data set does not have.
         digest_key: the owner's key for the digest of the request in the audit.
         revision: the commit of the data set, recorded in the audit.
+        forgotten_before: what earlier requests named (see :func:`~hf_unlearn.recognised.recognised`): it stays in none
+            of the parts, and the request goes on without it.
+        ask_again: keep what was forgotten before in S where the request names it, to measure its forgetting again.
 
     Returns:
         The parts and the audit.
 
     Raises:
+        AlreadyHonoured: all that the request names was forgotten before.
         InputError: unknown column, wrong type, something unmatched or repeated, a request that removes everything,
             a row both forgotten and held out, or a duplicate under the policy ``error``.
     """
     dataset = _one_split(dataset, split)
-    if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise InputError("The data set is empty; there is nothing to forget.")
-    class_names = _class_names(dataset)
-    forget = _Selection(request, "The request", class_names)
-    held_out = _Selection(holdout, "The holdout request", class_names) if isinstance(holdout, Records) else None
-
-    parts = [forget] + ([held_out] if held_out else [])
-    for part in parts:
-        part.choose_columns(column_names(dataset))
-    for table, start in read_tables(dataset, [column for part in parts for column in part.columns]):
-        for part in parts:
-            part.look_at(table, start)
-    for part in parts:
-        part.check(allow_unmatched, dataset)
-    forget_mask = forget.mask()
-    holdout_mask = held_out.mask() if held_out else np.zeros_like(forget_mask)
-    if overlap := int(np.count_nonzero(forget_mask & holdout_mask)):
-        raise InputError(
-            f"{overlap} rows are both in the request and in the holdout request; name each in one of them."
-        )
-
+    selections = _selected(dataset, request, holdout, forgotten_before, ask_again, allow_unmatched)
+    masks, forget = _masks(selections), selections.forget
     copies = Copies((), None, None, None)
     if duplicates is not None:
-        columns = duplicate_columns or text_columns(dataset, {column for part in parts for column in part.columns})
-        require_columns(columns, column_names(dataset))
-        other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
-        copies = find_copies(dataset, list(columns), forget_mask, holdout_mask, other)
-    found = int(np.count_nonzero(copies.mask)) if copies.mask is not None else None
-    if found and duplicates == "error":
-        raise InputError(
-            f"{found} retained rows have the same text as a forgotten one and would keep teaching it; "
-            "forget them too (duplicates='forget') or go on (duplicates='report')."
+        columns = require_columns(
+            duplicate_columns or text_columns(dataset, selections.columns), column_names(dataset)
         )
+        other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
+        copies = find_copies(dataset, columns, masks.forget | masks.before, masks.held_out, other)
+    found = _found(copies, duplicates)
     moved = found or 0 if duplicates == "forget" else 0
     if moved and copies.mask is not None:
-        forget_mask |= copies.mask
-    retained_mask = ~(forget_mask | holdout_mask)
-    if not retained_mask.any():
+        masks = replace(masks, forget=masks.forget | copies.mask)
+    if not masks.retained.any():
         raise InputError("The request removes every row; with nothing retained there is no model to train.")
 
-    take = _RowTaker(dataset, forget, held_out, copies if moved else None)
-    own_holdout = take(holdout_mask, "holdout") if held_out else None
-    forget_rows = None
-    if isinstance(dataset, Dataset):
-        trained = take(~holdout_mask, "retained") if held_out else dataset
-        assert isinstance(trained, Dataset)
-        forget_rows = ForgetRows(np.flatnonzero(forget_mask[~holdout_mask]), trained._fingerprint)
+    take = RowTaker(dataset, selections, copies if moved else None)
     audit = SplitAudit(
-        dataset_rows=len(forget_mask) - int(np.count_nonzero(holdout_mask)),
-        forget_rows=int(np.count_nonzero(forget_mask)),
-        retained_rows=int(np.count_nonzero(retained_mask)),
-        holdout_rows=int(np.count_nonzero(holdout_mask))
-        if held_out
-        else row_count(holdout)
-        if holdout is not None
-        else 0,
+        dataset_rows=int(np.count_nonzero(~masks.held_out)),
+        forget_rows=int(np.count_nonzero(masks.forget)),
+        retained_rows=int(np.count_nonzero(masks.retained)),
+        holdout_rows=_holdout_rows(holdout, masks.held_out),
         ids_requested=forget.requested,
         ids_matched=forget.requested - forget.unmatched,
         ids_unmatched=forget.unmatched,
@@ -211,13 +189,16 @@ def split_retained(
         dataset_fingerprint=dataset._fingerprint if isinstance(dataset, Dataset) else None,
         dataset_revision=revision,
         request_digest=forget.digest(digest_key) if digest_key else None,
+        forgotten_before_rows=int(np.count_nonzero(masks.before)),
+        ids_honoured=sum(forget.honoured),
     )
     return RetainedSplit(
-        retained=take(retained_mask, "retained"),
-        forget=take(forget_mask, "forget"),
-        holdout=own_holdout if held_out or holdout is None else holdout,
+        retained=take(masks.retained, "retained"),
+        forget=take(masks.forget, "forget"),
+        holdout=take(masks.held_out, "held_out") if isinstance(holdout, Records) else holdout,
         audit=audit,
-        forget_rows=forget_rows,
+        forget_rows=_forget_rows(dataset, take, masks),
+        forgotten=forgotten_digests(dataset, forget, masks.forget, digest_key) if digest_key else None,
     )
 
 
@@ -229,134 +210,72 @@ def _one_split(dataset: Any, split: str | None) -> AnyDataset:
         return dataset[split]
     if not isinstance(dataset, Dataset | IterableDataset):
         raise InputError(f"{type(dataset).__name__} is not a data set of the datasets library.")
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise InputError("The data set is empty; there is nothing to forget.")
     return dataset
 
 
-def _class_names(dataset: AnyDataset) -> dict[str, list[str]]:
-    features = dataset.features or {}
-    return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+def _selected(
+    dataset: AnyDataset,
+    request: Records,
+    holdout: Records | AnyDataset | None,
+    forgotten_before: Records | None,
+    ask_again: bool,
+    allow_unmatched: bool,
+) -> Selections:
+    """What the request, that for H and the earlier ones name in D."""
+    known = None if ask_again else forgotten_before
+    forget = Selection(request, "The request", dataset, known)
+    held_out = before = None
+    if isinstance(holdout, Records):
+        held_out = Selection(holdout, "The holdout request", dataset, forgotten_before)
+    if forgotten_before is not None:
+        before = Selection(forgotten_before, "The ledger", dataset)
+    selections = Selections(forget, held_out, before, ask_again)
+    select_rows(dataset, selections.all)
+    for part in (forget, held_out):
+        if part is not None:
+            part.check(allow_unmatched, dataset)
+    return selections
 
 
-# Selecting
-
-
-class _Selection:
-    """A request at work on one data set: which rows it names and what it could not find."""
-
-    def __init__(self, request: Records, name: str, class_names: dict[str, list[str]]):
-        self.parts, self.name, self.class_names = request.parts, name, class_names
-        self.columns: list[str] = []
-        self.matchers: list[Matcher] = []
-        self.masks: list[list[np.ndarray]] = []
-
-    def choose_columns(self, available: Sequence[str]) -> None:
-        self.columns = [column for part in self.parts for column in part.columns(available)]
-
-    def look_at(self, table: pa.Table, start: int) -> None:
-        if not self.matchers:
-            self.matchers = [part.bind(table.schema, self.class_names) for part in self.parts]
-            self.masks = [[] for _ in self.parts]
-        for matcher, masks in zip(self.matchers, self.masks, strict=True):
-            mask = matcher.mask(table, start)
-            matcher.count(table, mask, start)
-            masks.append(mask)
-
-    def check(self, allow_unmatched: bool, dataset: AnyDataset) -> None:
-        if not self.matchers:
-            raise InputError("The data set is empty; there is nothing to forget.")
-        for matcher in self.matchers:
-            missing = np.flatnonzero(matcher.hits == 0)
-            if len(missing) and not allow_unmatched:
-                nearly = matcher.nearly(missing, read_tables(dataset, self.columns))
-                hint = f"it has {nearly} of them in another case, white space or Unicode form; " if nearly else ""
-                raise InputError(
-                    f"{self.name} names {len(missing)} of {len(matcher.hits)} records that the data set does not have "
-                    f"({matcher.place(missing)}); {hint}correct them, or go on without them with --allow_unmatched."
-                )
-            repeated = np.flatnonzero(matcher.hits > 1)
-            if matcher.unique and len(repeated):
-                raise InputError(
-                    f"{len(repeated)} ids belong to more than one row of the data set ({matcher.place(repeated)}), "
-                    "although they must be unique."
-                )
-
-        if not allow_unmatched and not self.mask().any():
-            raise InputError(f"{self.name} names no record of the data set; there is nothing to do.")
-
-    def mask(self) -> np.ndarray:
-        return np.logical_or.reduce([np.concatenate(masks) for masks in self.masks])
-
-    def names(self, table: pa.Table) -> np.ndarray:
-        """Which rows of a table it names, by what is in the rows alone."""
-        return np.logical_or.reduce([matcher.mask(table, 0) for matcher in self.matchers])
-
-    @property
-    def requested(self) -> int:
-        return sum(len(matcher.hits) for matcher in self.matchers)
-
-    @property
-    def unmatched(self) -> int:
-        return sum(int(np.count_nonzero(matcher.hits == 0)) for matcher in self.matchers)
-
-    def digest(self, key: bytes) -> str:
-        named = zip(self.matchers, self.masks, strict=True)
-        return keyed_digest(
-            key, (text for matcher, masks in named for text in matcher.digestible(np.concatenate(masks)))
+def _masks(selections: Selections) -> Masks:
+    """Which rows belong to which part; raises InputError where that cannot be."""
+    masks = selections.masks(Selection.mask)
+    if overlap := int(np.count_nonzero(masks.forget & masks.held_out)):
+        raise InputError(
+            f"{overlap} rows are both in the request and in the holdout request; name each in one of them."
         )
+    honoured = sum(selections.forget.honoured)
+    if not masks.forget.any() and (honoured or selections.forget.mask().any()):
+        what = f"All {honoured:,} ids" if honoured else "All the records"
+        raise AlreadyHonoured(f"{what} that the request names were forgotten before; there is nothing to do.")
+    return masks
 
 
-# Taking
+def _found(copies: Copies, policy: DuplicatePolicy | None) -> int | None:
+    """How many copies of S the retained rows hold, None where nobody looked; raises InputError where that matters."""
+    if copies.mask is None:
+        return None
+    found = int(np.count_nonzero(copies.mask))
+    if found and policy == "error":
+        raise InputError(
+            f"{found} retained rows have the same text as a forgotten one and would keep teaching it; "
+            "forget them too (duplicates='forget') or go on (duplicates='report')."
+        )
+    return found
 
 
-class _RowTaker:
-    """Takes the rows of a part out of the data set."""
-
-    def __init__(self, dataset: AnyDataset, forget: _Selection, held_out: _Selection | None, copies: Copies | None):
-        self.dataset, self.forget, self.held_out, self.copies = dataset, forget, held_out, copies
-        matchers = forget.matchers + (held_out.matchers if held_out else [])
-        self.by_position = any(isinstance(matcher, PositionMatcher) for matcher in matchers)
-        if self.by_position and isinstance(dataset, IterableDataset) and dataset.num_shards > 1:
-            raise InputError(
-                f"Rows of a stream of {dataset.num_shards} shards have no fixed position; name them by id instead."
-            )
-
-    def __call__(self, mask: np.ndarray, part: Literal["retained", "forget", "holdout"]) -> AnyDataset:
-        if isinstance(self.dataset, Dataset):
-            return _take_rows(self.dataset, np.flatnonzero(mask))
-        features = self.dataset.features
-        stream = self.dataset.with_format("arrow")
-        if self.by_position:
-            kept = stream.filter(lambda table, rows: pa.array(mask[rows]), with_indices=True, batched=True)
-        else:
-            kept = stream.filter(self._belongs_to(part), batched=True)
-        kept = kept.with_format(None)
-        return kept if features is None else kept.cast(features)
-
-    def _belongs_to(self, part: str) -> Callable[[pa.Table], pa.Array]:
-        forget, held_out, copies = self.forget, self.held_out, self.copies
-
-        def belongs(table: pa.Table) -> pa.Array:
-            in_holdout = held_out.names(table) if held_out else np.zeros(table.num_rows, bool)
-            in_forget = forget.names(table)
-            if copies:
-                in_forget |= copies.names(table) & ~in_holdout
-            wanted = {"forget": in_forget, "holdout": in_holdout, "retained": ~(in_forget | in_holdout)}
-            return pa.array(wanted[part])
-
-        return belongs
+def _holdout_rows(holdout: Records | AnyDataset | None, mask: np.ndarray) -> int:
+    if holdout is None or isinstance(holdout, Records):
+        return int(np.count_nonzero(mask))
+    return row_count(holdout)
 
 
-def _take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """``dataset.select(rows)`` for an array: the same index mapping without a walk over a Python list of a million."""
-    indices = pa.array(rows, type=pa.uint64())
-    if dataset._indices is not None:
-        indices = dataset._indices.column(0).take(indices)
-    part = Dataset(
-        dataset.data,
-        info=dataset.info.copy(),
-        split=dataset.split,
-        indices_table=InMemoryTable(pa.table({"indices": indices})),
-        fingerprint=xxhash.xxh64(dataset._fingerprint.encode() + rows.tobytes()).hexdigest(),
-    )
-    form = dataset.format
-    return part.with_format(form["type"], form["columns"], form["output_all_columns"], **form["format_kwargs"])
+def _forget_rows(dataset: AnyDataset, take: RowTaker, masks: Masks) -> ForgetRows | None:
+    if not isinstance(dataset, Dataset):
+        return None
+    trained = take(~masks.held_out, "retained") if masks.held_out.any() else dataset
+    assert isinstance(trained, Dataset)
+    forgotten = masks.forget | masks.before
+    return ForgetRows(np.flatnonzero(forgotten[~masks.held_out]), trained._fingerprint)

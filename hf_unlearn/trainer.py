@@ -39,6 +39,7 @@ from .first_use import BLIND_ORDERS, CollatorWithRows, FirstUse, training_identi
 from .fit import check_measures
 from .hub import publish
 from .layers import freeze_all_but_last
+from .lineage import find_base
 from .masking import MaskingCollator, NewMasksEachEpoch, token_masking
 from .methods import CHOICES, METHODS
 from .models import (
@@ -58,7 +59,7 @@ from .models import (
     to_device,
 )
 from .objectives import OWN_LOSS, l1_norm, l1_weight, labelled_rows
-from .record import RECORD_FILE, DataSource, find_base, load_any, load_measurable, load_record
+from .record import RECORD_FILE, DataSource, load_any, load_measurable, load_record
 from .reporting import trainer_report, training_record
 from .retained import ForgetRows, SplitAudit
 from .starts import StartInputs

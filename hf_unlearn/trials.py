@@ -14,11 +14,12 @@ from .config import UnlearningConfig
 from .console import print_prices
 from .evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
 from .folders import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
+from .lineage import find_base
 from .methods import METHODS
 from .models import ModelSource
 from .preparation import Preparation, console, inherited_settings
 from .prices import estimate
-from .record import DataSource, find_base
+from .record import DataSource
 from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 from .training import unlearn

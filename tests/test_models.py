@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_unlearn import InputError
+from hf_unlearn.lineage import find_base
 from hf_unlearn.models import (
     ARCHITECTURES,
     AUTO_CLASSES,
@@ -23,7 +24,7 @@ from hf_unlearn.models import (
     read_card,
     task_of,
 )
-from hf_unlearn.record import DataSource, TrainingRecord, find_base, load_any, load_record
+from hf_unlearn.record import DataSource, TrainingRecord, load_any, load_record
 from hf_unlearn.tasks import TASKS, Task
 
 from .hub_server import HubServer

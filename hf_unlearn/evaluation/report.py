@@ -288,6 +288,19 @@ class Road:
 
 
 @dataclass(frozen=True)
+class LedgerNote:
+    """What ties a report to the line that the ledger has about the same run; see :mod:`~hf_unlearn.ledger`.
+
+    Attributes:
+        lines: of the ledger before that line.
+        statement: SHA-256 of the line without the digests of the weights and of the report.
+    """
+
+    lines: int
+    statement: str
+
+
+@dataclass(frozen=True)
 class UnlearningReport:
     """The evidence about one unlearned model.
 
@@ -316,6 +329,7 @@ class UnlearningReport:
         base_is_clean: whether the base that the fine-tuning began at never saw S: ``stated`` by the user; ``checked``:
             its own membership tests do not tell S from H; ``doubtful``: they do; ``unchecked``; None where it did not
             begin at a base.
+        ledger: the line of the ledger beside the report that is about this run; None where no ledger was kept.
     """
 
     task: Task
@@ -340,6 +354,7 @@ class UnlearningReport:
     harness: dict[str, list[HarnessScore]] = field(default_factory=dict)
     road: Road = field(default_factory=Road)
     base_is_clean: BaseIsClean | None = None
+    ledger: LedgerNote | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return _finite(asdict(self))

@@ -1,0 +1,83 @@
+"""What a request has made a model forget, in keyed digests: what the ledger keeps of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from .digests import ForgottenDigests, digest_each, keyed_digest
+from .requests import row_texts
+from .selection import Selection, take_rows
+from .tables import AnyDataset, column_names, read_tables
+
+
+@dataclass(frozen=True)
+class RequestFile:
+    """What became of one file of ids.
+
+    Attributes:
+        name: of the file, for the owner's eyes only: it may be a person's.
+        ids: how many it names.
+        honoured: how many of them were forgotten before.
+        digest: keyed, of all of them.
+    """
+
+    name: str
+    ids: int
+    honoured: int
+    digest: str
+
+    @property
+    def pending(self) -> bool:
+        return self.honoured < self.ids
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What a request makes a model forget.
+
+    Attributes:
+        digests: ids of the request, found in D or not, and rows that it names in another way or that are copies.
+        files: that the request came from.
+    """
+
+    digests: list[ForgottenDigests]
+    files: list[RequestFile]
+
+
+def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarray, key: bytes) -> Forgotten:
+    """Digest what a request makes a model forget.
+
+    Args:
+        dataset: D.
+        request: at work on it.
+        forget: which rows are forgotten, bool of shape (rows of D and H,).
+        key: the owner's.
+    """
+    rest = forget.copy()
+    digests: dict[tuple[tuple[str, ...], bool], set[str]] = {}
+    for matcher, masks in zip(request.matchers, request.masks, strict=True):
+        if (named := matcher.named()) is not None:
+            found = digests.setdefault((tuple(named.columns), named.whole_rows), set())
+            found.update(digest_each(key, named.texts))
+            rest &= ~np.concatenate(masks)
+    # Named by position or by a predicate, or copies: such a row is known by all that is in it.
+    columns = column_names(dataset)
+    if rest.any():
+        digests.setdefault((tuple(columns), True), set()).update(digest_each(key, _texts(dataset, rest, columns)))
+    files = [
+        RequestFile(matcher.source, len(named.texts), honoured, keyed_digest(key, named.texts))
+        for matcher, named, honoured in zip(request.matchers, request.named, request.honoured, strict=True)
+        if matcher.source and named is not None
+    ]
+    parts = [ForgottenDigests(list(names), rows, sorted(found)) for (names, rows), found in digests.items() if found]
+    return Forgotten(parts, files)
+
+
+def _texts(dataset: AnyDataset, mask: np.ndarray, columns: list[str]) -> Iterator[str]:
+    """The content of the rows of a mask."""
+    if isinstance(dataset, Dataset):
+        dataset, mask = take_rows(dataset, np.flatnonzero(mask)), mask[mask]
+    for table, start in read_tables(dataset, columns):
+        yield from row_texts(table.filter(mask[start : start + table.num_rows]), columns)

@@ -1,0 +1,179 @@
+"""What a model was made from: the ledger beside it, checked against its report and weights, and a base that is one."""
+
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+from .card import TAGS
+from .errors import InputError
+from .evaluation.report import REPORT_FILE, UnlearningReport
+from .hub_errors import hub_errors, hub_status, hub_trouble
+from .ledger import LEDGER_FILE, Ledger, file_digest, ledger_text
+from .models import WEIGHT_FILES, ModelSource, adapter_base, file_beside, locate, read_card
+from .record import TrainingRecord
+
+# The ledger
+
+
+def ledger_of(source: ModelSource) -> Ledger | None:
+    """The ledger beside a model, None where none was kept.
+
+    Args:
+        source: a folder, or a model on the Hub, whose weights are checked without being downloaded.
+
+    Raises:
+        InputError: it was changed, shortened or removed, or is not about the report and the weights beside it.
+    """
+    path, report = file_beside(source, LEDGER_FILE), report_beside(source)
+    noted = report.ledger if report is not None else None
+    place = f"beside {source.public_name!r}"
+    if path is None:
+        if noted is not None:
+            raise InputError(
+                f"{LEDGER_FILE} is missing {place}, and its report says that there is one; restore it, or finish the "
+                "run with the same command."
+            )
+        return None
+    ledger = Ledger.read(ledger_text(path), place)
+    if not ledger.runs:
+        return ledger
+    last = ledger.runs[-1]
+    report_path = file_beside(source, REPORT_FILE)
+    told = noted is not None and (noted.lines, noted.statement) == (ledger.events.index(last), last.statement)
+    if report_path is None or not told or file_digest(report_path) != last.report:
+        raise InputError(
+            f"{LEDGER_FILE} {place} was changed or shortened, or {REPORT_FILE} was: the last run it tells of is not "
+            "that of the report; restore both from their history."
+        )
+    if weights_of(source) != last.weights:
+        raise InputError(
+            f"The weights of {source.public_name!r} are not those that {LEDGER_FILE} {place} tells of last; restore "
+            "the file or the weights from their history."
+        )
+    return ledger
+
+
+def report_beside(source: ModelSource) -> UnlearningReport | None:
+    """The report that lies beside a model, or None when there is none."""
+    path = file_beside(source, REPORT_FILE)
+    return None if path is None else UnlearningReport.load(path)
+
+
+def weights_of(source: ModelSource) -> dict[str, str]:
+    """SHA-256 of each safetensors file that a model is loaded from, by name."""
+    if source.is_local:
+        return _digests(Path(source.name))
+    return dict(_published_weights(source.name, source.revision))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = [path for path in sorted(folder.glob("*.safetensors")) if _is_loaded(path.name)]
+    return {path.name: _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """That of a file, which is read again only when it has changed: it may be large."""
+    return file_digest(path)
+
+
+@cache
+def _published_weights(name: str, revision: str | None) -> dict[str, str]:
+    """As the Hub tells them; where it cannot be reached, those of the files that were downloaded before."""
+    with hub_errors(f"The model {name!r}"):
+        try:
+            info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        except Exception as error:
+            trouble = hub_trouble(error)
+            if trouble is None or hub_status(trouble) is not None:
+                raise
+            files = list(WEIGHT_FILES)
+            return _digests(
+                Path(snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=True))
+            )
+        weights = {file.rfilename: file.lfs for file in info.siblings or [] if _is_loaded(file.rfilename)}
+        return {
+            file: lfs.sha256 if lfs is not None else file_digest(Path(hf_hub_download(name, file, revision=revision)))
+            for file, lfs in sorted(weights.items())
+        }
+
+
+def _is_loaded(name: str) -> bool:
+    return name.endswith(".safetensors") and any(fnmatch(name, pattern) for pattern in WEIGHT_FILES)
+
+
+# The base
+
+
+def find_base(
+    source: ModelSource | None, record: TrainingRecord | None, name: str | None, revision: str | None
+) -> ModelSource | None:
+    """The model that another was fine-tuned from: as given, else from its record, its adapter, its report or its card.
+
+    A model from which records had to be forgotten, by the ledger or the report beside the other, has seen them and is
+    no base.
+
+    Args:
+        source: the fine-tuned model, None for one made in memory.
+        record: its training record.
+        name, revision: what the user says.
+
+    Raises:
+        InputError: the base is named but cannot be found, or is no base.
+    """
+    code = source is not None and source.trust_remote_code
+    if name is not None:
+        base = locate(name, revision, trust_remote_code=code)
+        if source is not None and _had_to_forget(base, source):
+            raise InputError(
+                f"{base.public_name!r} cannot be the base of {source.public_name!r}: it is a model from which records "
+                "had to be forgotten; name the one that it was fine-tuned from."
+            )
+        return base
+    named = _named_bases(source, record)
+    return next((base for base in named if source is None or not _had_to_forget(base, source)), None)
+
+
+def _named_bases(source: ModelSource | None, record: TrainingRecord | None) -> Iterator[ModelSource]:
+    """What may be the base, the most certain first."""
+    code = source is not None and source.trust_remote_code
+    if record is not None:
+        if record.base_model is not None:
+            yield locate(record.base_model, record.base_revision, trust_remote_code=code)
+        return
+    if source is None:
+        return
+    report = report_beside(source)
+    if source.adapter:
+        # It may lie on the very model that had to forget.
+        if report is None or report.method.adapter_of != report.original:
+            yield adapter_base(source)
+    elif report is None and (card := read_card(source)) is not None:
+        data = card.data.to_dict()
+        named = data.get("base_model")
+        if isinstance(named, list):
+            named = named[0] if len(named) == 1 else None
+        # On the card of an unlearned model it is the model from before.
+        if named and TAGS[-1] not in (data.get("tags") or []):
+            yield locate(named, trust_remote_code=code)
+    if report is not None and report.base is not None and report.base.on_hub:
+        yield locate(report.base.name, report.base.revision, trust_remote_code=code)
+
+
+def _had_to_forget(base: ModelSource, source: ModelSource) -> bool:
+    """Whether a model is one from which another model's ledger or report says that records had to be forgotten."""
+    report, path = report_beside(source), file_beside(source, LEDGER_FILE)
+    before = [report.original] if report is not None and report.original is not None else []
+    if any(model.on_hub and model.name == base.name for model in before):
+        return True
+    if path is None:
+        return False
+    runs = Ledger.read(ledger_text(path), f"beside {source.public_name!r}").runs
+    parents = [run.parent for run in runs if run.parent is not None]
+    if any(parent.commit is not None and parent.name == base.name for parent in parents):
+        return True
+    # A copy of it under another name, or a folder, is known by its weights.
+    return weights_of(base) in [weights for parent in parents for weights in (parent.weights,) if weights]

@@ -1,0 +1,225 @@
+"""The rows that a request names in one data set, and the taking of them out of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from datasets import ClassLabel, Dataset, IterableDataset
+from datasets.table import InMemoryTable
+
+from .digests import digest_each, keyed_digest
+from .duplicates import Copies
+from .errors import InputError
+from .recognised import Digested
+from .requests import Matcher, Named, PositionMatcher, Records
+from .tables import AnyDataset, column_names, read_tables
+
+
+class Selection:
+    """A request at work on one data set: which rows it names and what it could not find.
+
+    Args:
+        request: the records.
+        name: of the request, for messages.
+        dataset: where they are.
+        known: what was forgotten before; the request goes on without it.
+
+    Attributes:
+        named: what each part of the request names, that which was forgotten before included.
+        honoured: how many items of each part were forgotten before.
+    """
+
+    def __init__(self, request: Records, name: str, dataset: AnyDataset, known: Records | None = None):
+        self.parts, self.name, self.class_names = request.parts, name, _class_names(dataset)
+        self.known = known.parts if known else ()
+        self.columns = [column for part in self.parts for column in part.columns(column_names(dataset))]
+        self.matchers: list[Matcher] = []
+        self.masks: list[list[np.ndarray]] = []
+        self.named: list[Named | None] = []
+        self.honoured: list[int] = []
+
+    def look_at(self, table: pa.Table, start: int) -> None:
+        if not self.matchers:
+            self.matchers = [part.bind(table.schema, self.class_names) for part in self.parts]
+            self.masks = [[] for _ in self.parts]
+            self.named = [matcher.named() for matcher in self.matchers]
+            self.honoured = [self._leave_out(matcher) for matcher in self.matchers]
+        for matcher, masks in zip(self.matchers, self.masks, strict=True):
+            mask = matcher.mask(table, start)
+            matcher.count(table, mask, start)
+            masks.append(mask)
+
+    def _leave_out(self, matcher: Matcher) -> int:
+        """Drop what was forgotten before from a part of the request; how many items that were."""
+        asked = len(matcher.hits)
+        for part in self.known:
+            named = matcher.named()
+            if named is None or not isinstance(part, Digested):
+                continue
+            if (tuple(named.columns), named.whole_rows) == (part.names, part.whole_rows):
+                digests = digest_each(part.key, named.texts)
+                matcher.keep(np.array([digest not in part.digests for digest in digests], dtype=bool))
+        return asked - len(matcher.hits)
+
+    def check(self, allow_unmatched: bool, dataset: AnyDataset) -> None:
+        if not self.matchers:
+            raise InputError("The data set is empty; there is nothing to forget.")
+        for matcher in self.matchers:
+            missing = np.flatnonzero(matcher.hits == 0)
+            if len(missing) and not allow_unmatched:
+                nearly = matcher.nearly(missing, read_tables(dataset, self.columns))
+                hint = f"it has {nearly} of them in another case, white space or Unicode form; " if nearly else ""
+                raise InputError(
+                    f"{self.name} names {len(missing)} of {len(matcher.hits)} records that the data set does not have "
+                    f"({matcher.place(missing)}); {hint}correct them, or go on without them with --allow_unmatched."
+                )
+            repeated = np.flatnonzero(matcher.hits > 1)
+            if matcher.unique and len(repeated):
+                raise InputError(
+                    f"{len(repeated)} ids belong to more than one row of the data set ({matcher.place(repeated)}), "
+                    "although they must be unique."
+                )
+
+        if not allow_unmatched and not any(self.honoured) and not self.mask().any():
+            raise InputError(f"{self.name} names no record of the data set; there is nothing to do.")
+
+    def mask(self) -> np.ndarray:
+        return np.logical_or.reduce([np.concatenate(masks) for masks in self.masks])
+
+    def names(self, table: pa.Table) -> np.ndarray:
+        """Which rows of a table it names, by what is in the rows alone."""
+        return np.logical_or.reduce([matcher.mask(table, 0) for matcher in self.matchers])
+
+    @property
+    def requested(self) -> int:
+        return sum(len(matcher.hits) for matcher in self.matchers)
+
+    @property
+    def unmatched(self) -> int:
+        return sum(int(np.count_nonzero(matcher.hits == 0)) for matcher in self.matchers)
+
+    def digest(self, key: bytes) -> str:
+        named = zip(self.matchers, self.masks, strict=True)
+        return keyed_digest(
+            key, (text for matcher, masks in named for text in matcher.digestible(np.concatenate(masks)))
+        )
+
+
+def _class_names(dataset: AnyDataset) -> dict[str, list[str]]:
+    features = dataset.features or {}
+    return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+
+
+def select_rows(dataset: AnyDataset, selections: Sequence[Selection]) -> None:
+    """Look through D once for the rows that each selection names; raises InputError for a wrong type."""
+    for table, start in read_tables(dataset, [column for part in selections for column in part.columns]):
+        for part in selections:
+            part.look_at(table, start)
+
+
+@dataclass(frozen=True)
+class Selections:
+    """What is named in D: S, H, and what was forgotten before.
+
+    Attributes:
+        forget, held_out, before: the requests; None where there is none.
+        ask_again: whether what was forgotten before may be in S, as when its forgetting is measured again.
+    """
+
+    forget: Selection
+    held_out: Selection | None
+    before: Selection | None
+    ask_again: bool
+
+    @property
+    def all(self) -> list[Selection]:
+        return [part for part in (self.forget, self.held_out, self.before) if part]
+
+    @property
+    def columns(self) -> set[str]:
+        """The columns that a request looks at; they hold ids, not what a record says."""
+        return {column for part in (self.forget, self.held_out) if part for column in part.columns}
+
+    def masks(self, of: Callable[[Selection], np.ndarray]) -> "Masks":
+        """Which rows belong to which part.
+
+        Args:
+            of: the rows that one of the requests names, bool of shape (rows,).
+        """
+        forget = of(self.forget)
+        nothing = np.zeros_like(forget)
+        before = of(self.before) if self.before else nothing
+        if self.ask_again:
+            before = before & ~forget
+        held_out = of(self.held_out) if self.held_out else nothing
+        return Masks(forget & ~before, held_out & ~before, before)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which rows belong to S, to H, and to neither of them nor L because they were forgotten before: bool of shape
+    (rows of D and H,) each."""
+
+    forget: np.ndarray
+    held_out: np.ndarray
+    before: np.ndarray
+
+    @property
+    def retained(self) -> np.ndarray:
+        return ~(self.forget | self.held_out | self.before)
+
+
+class RowTaker:
+    """Takes the rows of a part out of the data set."""
+
+    def __init__(self, dataset: AnyDataset, selections: Selections, copies: Copies | None):
+        self.dataset, self.selections, self.copies = dataset, selections, copies
+        matchers = [matcher for part in selections.all for matcher in part.matchers]
+        self.by_position = any(isinstance(matcher, PositionMatcher) for matcher in matchers)
+        if self.by_position and isinstance(dataset, IterableDataset) and dataset.num_shards > 1:
+            raise InputError(
+                f"Rows of a stream of {dataset.num_shards} shards have no fixed position; name them by id instead."
+            )
+
+    def __call__(self, mask: np.ndarray, part: Literal["retained", "forget", "held_out"]) -> AnyDataset:
+        if isinstance(self.dataset, Dataset):
+            return take_rows(self.dataset, np.flatnonzero(mask))
+        features = self.dataset.features
+        stream = self.dataset.with_format("arrow")
+        if self.by_position:
+            kept = stream.filter(lambda table, rows: pa.array(mask[rows]), with_indices=True, batched=True)
+        else:
+            kept = stream.filter(self._belongs_to(part), batched=True)
+        kept = kept.with_format(None)
+        return kept if features is None else kept.cast(features)
+
+    def _belongs_to(self, part: str) -> Callable[[pa.Table], pa.Array]:
+        selections, copies = self.selections, self.copies
+
+        def belongs(table: pa.Table) -> pa.Array:
+            masks = selections.masks(lambda selection: selection.names(table))
+            if copies:
+                masks = replace(masks, forget=masks.forget | (copies.names(table) & masks.retained))
+            wanted = {"forget": masks.forget, "held_out": masks.held_out, "retained": masks.retained}
+            return pa.array(wanted[part])
+
+        return belongs
+
+
+def take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """``dataset.select(rows)`` for an array: the same index mapping without a walk over a Python list of a million."""
+    indices = pa.array(rows, type=pa.uint64())
+    if dataset._indices is not None:
+        indices = dataset._indices.column(0).take(indices)
+    part = Dataset(
+        dataset.data,
+        info=dataset.info.copy(),
+        split=dataset.split,
+        indices_table=InMemoryTable(pa.table({"indices": indices})),
+        fingerprint=xxhash.xxh64(dataset._fingerprint.encode() + rows.tobytes()).hexdigest(),
+    )
+    form = dataset.format
+    return part.with_format(form["type"], form["columns"], form["output_all_columns"], **form["format_kwargs"])
