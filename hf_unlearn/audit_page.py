@@ -1,66 +1,31 @@
 """The page for an auditor: one HTML file with all that is known about a finished run and what came after it."""
 
 import base64
-import hashlib
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from . import __version__, plain_words
+from .audit_facts import Audited, look
 from .card import REFERENCE_NAMES, reproducing_flags, shown_settings
 from .console import SET_NAMES, generation_rows, show
 from .errors import InputError, in_one_line
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES, TITLES
-from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
+from .evaluation.report import REPORT_FILE, write_text
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
-from .hub_errors import hub_errors
 from .methods import METHODS
 from .tasks import TASKS
 
-PNG = b"\x89PNG\r\n\x1a\n"
 COMMIT = re.compile("[0-9a-f]{40}")
-WEIGHTS = "*.safetensors"
-
-
-@dataclass(frozen=True)
-class AuditedFile:
-    """A file: its name, its size in bytes and the SHA-256 of its content."""
-
-    name: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What a page is about.
-
-    Attributes:
-        name: its Hub id, or the name of its folder.
-        revision: its commit on the Hub; None for a folder.
-        report: of the run.
-        report_file: the file that it was read from.
-        pictures: the PNGs beside it that can be shown, by name.
-        weights: the files of weights beside it.
-    """
-
-    name: str
-    revision: str | None
-    report: UnlearningReport
-    report_file: AuditedFile
-    pictures: dict[str, bytes]
-    weights: list[AuditedFile]
 
 
 def audit(place: str, output: Path, revision: str | None = None) -> None:
@@ -76,7 +41,7 @@ def audit(place: str, output: Path, revision: str | None = None) -> None:
     """
     if output.is_dir() or not output.parent.is_dir():
         raise InputError(f"--output {output} is a folder, or in one that does not exist; name a file to write.")
-    audited = _of_folder(Path(place)) if Path(place).is_dir() else _of_repo(place, revision)
+    audited = look(place, revision)
     try:
         page = render_page(audited)
     except (LookupError, TypeError, UndefinedError) as error:
@@ -84,46 +49,6 @@ def audit(place: str, output: Path, revision: str | None = None) -> None:
         raise InputError(f"The report of {place} says one thing without what belongs to it: {error}") from error
     write_text(output, page)
     print(f"Wrote {output}.")
-
-
-# What is there
-
-
-def _of_folder(folder: Path) -> Audited:
-    weights = [_file(path) for path in sorted(folder.glob(WEIGHTS))]
-    return _read(folder, folder.resolve().name, None, weights)
-
-
-def _of_repo(repo_id: str, revision: str | None) -> Audited:
-    with hub_errors(f"The model {repo_id!r}"):
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
-        folder = snapshot_download(repo_id, revision=info.sha, allow_patterns=[REPORT_FILE, *PICTURES])
-    weights = [
-        AuditedFile(file.rfilename, file.lfs.size, file.lfs.sha256)
-        for file in info.siblings or []
-        if file.lfs is not None and file.rfilename.endswith(".safetensors")
-    ]
-    return _read(Path(folder), repo_id, info.sha, weights)
-
-
-def _read(folder: Path, name: str, revision: str | None, weights: list[AuditedFile]) -> Audited:
-    report = UnlearningReport.load(folder / REPORT_FILE)
-    if "unlearned" not in report.arms:
-        raise InputError(f"The report of {name} holds nothing about the unlearned model.")
-    contents = {picture: (folder / picture).read_bytes() for picture in PICTURES if (folder / picture).is_file()}
-    return Audited(
-        name=name,
-        revision=revision,
-        report=report,
-        report_file=_file(folder / REPORT_FILE),
-        pictures={picture: content for picture, content in contents.items() if content.startswith(PNG)},
-        weights=weights,
-    )
-
-
-def _file(path: Path) -> AuditedFile:
-    with path.open("rb") as file:
-        return AuditedFile(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 # What is shown
@@ -138,6 +63,7 @@ def render_page(audited: Audited) -> str:
         .render(
             audited=audited,
             report=report,
+            report_file=REPORT_FILE,
             words=plain_words,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             version=__version__,

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from .audit_facts import Audited
 from .card import FIRST_LINES
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.report import UnlearningReport
@@ -58,8 +59,19 @@ class Pairs(NamedTuple):
     auc: Estimate
 
 
-def asked(report: UnlearningReport) -> list[str]:
+def asked(audited: Audited) -> list[str]:
     """What was asked, a sentence each."""
+    found = _request(audited.report)
+    earlier = audited.ledger.ledger.runs[:-1] if audited.ledger.ledger is not None else []
+    if earlier:
+        found.append(
+            f"Before that, {_count(len(earlier), 'request')} had made it forget "
+            f"{_count(sum(run.rows for run in earlier), 'record')} (section 7)."
+        )
+    return found
+
+
+def _request(report: UnlearningReport) -> list[str]:
     audit = report.audit
     if audit is None:
         scored = report.arms["unlearned"].sets.get("forget")
@@ -270,9 +282,12 @@ def _weights(report: UnlearningReport) -> Point:
     )
 
 
-def remaining(report: UnlearningReport) -> list[Point]:
-    """What remains to be done about the model and its records, as far as the report tells."""
-    return [*_of_the_verdict(report), *_of_the_request(report)]
+def remaining(audited: Audited) -> list[Point]:
+    """What remains to be done about the model and its records, as far as is known."""
+    found = [*_of_the_verdict(audited.report), *_of_the_request(audited.report)]
+    if audited.ledger.trouble is not None:
+        found.insert(0, Point("Find out why the ledger of requests does not hold.", audited.ledger.trouble))
+    return found
 
 
 def _of_the_verdict(report: UnlearningReport) -> list[Point]:

@@ -177,7 +177,7 @@ def test_what_comes_from_outside_is_shown_and_does_nothing(tmp_path: Path, brows
     (folder / REPORT_FILE).write_text(json.dumps(hostile_report()), encoding="utf-8")
     for picture in PICTURES:
         (folder / picture).write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg' onload='owned=1'/>")
-    (folder / "<i>.safetensors").write_bytes(b"")
+    (folder / "model-<i>.safetensors").write_bytes(b"")
     page = page_of(folder)
     plain = page_of(tmp_path / "plain", example_report("text-generation", "not_forgotten"))
     expected = browser.measure(plain, 390)[390]
