@@ -43,6 +43,9 @@ def _push_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hub_revision", dest="revision", help="the branch")
     parser.add_argument("--push_anyway", action="store_true", help="also when not_forgotten or over_forgotten")
     parser.add_argument("--push_to_existing", action="store_true", help="also to a repository that has files already")
+    parser.add_argument(
+        "--tell_users_to_move", action="store_true", help="ask users of the original, in the card, to move to this one"
+    )
     return parser
 
 

@@ -13,12 +13,15 @@ from .evaluation.closeness import Closeness
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from .evaluation.statistics import Estimate
+from .old_model import BEFORE_AND_AFTER, new_version
 from .plan import duration
 from .prices import Price, Prices
 from .retained import SplitAudit
 from .tasks import TASKS
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
     from .attacks import AttackReport
     from .references import ReferencesReport
 
@@ -161,6 +164,19 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  Utility {report.utility.word}. {report.utility.sentence}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+
+
+def print_published(console: Console, commit: "CommitInfo", report: UnlearningReport) -> None:
+    """Show where a model was published, and what is left to do about the one from before."""
+    console.print(f"Published: {plain(commit.commit_url)}", highlight=False)
+    console.print(BEFORE_AND_AFTER, highlight=False)
+    original, name = report.original, commit.repo_url.repo_id
+    if original is not None and original.on_hub and original.name != name:
+        console.print(
+            f"So that its page leads here, add to the metadata on top of the card of {plain(original.name)}:\n"
+            f"  {plain(new_version(name))}",
+            highlight=False,
+        )
 
 
 def generation_rows(report: UnlearningReport) -> list[tuple[str, dict[str, Estimate]]]:
