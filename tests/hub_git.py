@@ -42,6 +42,7 @@ class Repo:
         self.git_dir, self.lfs_dir = root / "git" / f"{kind}s" / f"{repo_id}.git", root / "lfs" / f"{kind}s" / repo_id
         self.objects: dict[str, tuple[int, float]] = {}  # bytes and time of the push of each, by SHA-256
         self.pull_requests = 0  # opened so far
+        self.created = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
         self._trees: dict[str, dict[str, Entry]] = {}
         for folder in (self.git_dir, self.lfs_dir):
             folder.mkdir(parents=True)
@@ -64,6 +65,10 @@ class Repo:
         except RuntimeError:
             pass
         raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+
+    def head(self) -> str:
+        """The commit of main, without a process for it: a listing asks every repository."""
+        return (self.git_dir / "refs" / "heads" / "main").read_text().strip()
 
     def refs(self) -> dict[str, str]:
         """The commit of every branch, tag, conversion and pull request, by full name (refs/heads/main)."""

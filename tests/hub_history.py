@@ -19,10 +19,11 @@ class HistoryRoutes:
 
     def _page(self, call: Call, items: list[dict[str, Any]]) -> Reply:
         """A part of a long answer, with the address of the next part."""
-        start = int(call.query.get("cursor", ["0"])[0])
-        reply = json_reply(items[start : start + self.page_size])
-        if len(items) > start + self.page_size:
-            query = urlencode({**call.query, "cursor": [start + self.page_size]}, doseq=True)
+        start, size = (int(call.query.get(name, [other])[0]) for name, other in (("cursor", 0), ("limit", 1000)))
+        end = start + min(size, self.page_size)
+        reply = json_reply(items[start:end])
+        if len(items) > end:
+            query = urlencode({**call.query, "cursor": [end]}, doseq=True)
             reply.headers["Link"] = f'<{self.url}{call.path}?{query}>; rel="next"'
         return reply
 

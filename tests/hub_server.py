@@ -15,10 +15,11 @@ with the released ``hf_xet`` in its own test mode, one process at a time.
 
 Covered: model and dataset repositories, public, private and gated; tokens that may write or only read or are expired;
 organizations and their members' roles; cards, commits, pull requests, branches, tags, history and its squashing,
-listings by pages, downloads, large objects and their deletion; and whatever fails, by :meth:`HubServer.fail`. What no
-ref reaches any more is gone at once, unless ``keeps_unreachable`` is set; the Hub takes some hours. Not covered:
-multipart LFS, discussions and merging, .gitignore rules, search, repository settings and renaming. Of the Hub's rules
-for card metadata only the plainest are checked. Bodies are held in memory: keep the files small.
+listings by pages, models by their tags, downloads, large objects and their deletion; and whatever fails, by
+:meth:`HubServer.fail`. What no ref reaches any more is gone at once, unless ``keeps_unreachable`` is set; the Hub
+takes some hours. Not covered: multipart LFS, discussions and merging, .gitignore rules, search, repository settings
+and renaming. Of the Hub's rules for card metadata only the plainest are checked. Bodies are held in memory: keep the
+files small.
 """
 
 from __future__ import annotations
@@ -54,11 +55,12 @@ from .hub_http import (
     json_reply,
     route,
 )
+from .hub_listing import ListingRoutes
 
 LFS_THRESHOLD = 10_000  # bytes; the Hub's is 10 MB, which test files do not reach
 
 
-class HubServer(HistoryRoutes):
+class HubServer(HistoryRoutes, ListingRoutes):
     """The Hub at ``url`` and its object store at ``store_url``, with its repositories under ``root``."""
 
     def __init__(self, root: Path) -> None:
@@ -68,11 +70,13 @@ class HubServer(HistoryRoutes):
         self.faults: list[Fault] = []
         self.xet_dir: Path | None = None
         self.page_size = 1000
+        self.downloads: dict[str, int] = {}  # of each model in the last 30 days; 0 where nothing is said
         self.keeps_unreachable = False
         self._members: dict[str, dict[str, str]] = {}  # the role of each, by organization
         self._tokens: dict[str, tuple[str, str]] = {}
         self._gated: dict[tuple[str, str], set[str]] = {}
         self._repos: dict[tuple[str, str], Repo] = {}
+        self._cards: dict[tuple[str, str, str], tuple[dict[str, Any], str]] = {}
         self._lock = threading.Lock()
         self._listeners = [Listener(answer, self.faults) for answer in (self._answer, self._answer_store)]
         self.url, self.store_url = (listener.url for listener in self._listeners)
@@ -230,23 +234,6 @@ class HubServer(HistoryRoutes):
         except ValueError as error:
             return json_reply({"errors": [{"message": str(error)}], "warnings": []}, 400)
         return {"errors": [], "warnings": [] if card else [{"message": "empty or missing yaml metadata in repo card"}]}
-
-    @route("GET", rf"{API}(?:/revision/{REV})?")
-    def _repo_info(self, call: Call) -> Any:
-        repo, entries = call.repo, call.repo.tree(call.commit)
-        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in entries if entries[path].type == "file"]
-        if is_true(call.query.get("blobs")):
-            for sibling in siblings:
-                entry = entries[sibling["rfilename"]]
-                sibling |= {"size": entry.size, "blobId": entry.oid}
-                sibling |= {"lfs": entry.lfs("sha256")} if entry.sha256 else {}
-        readme = entries.get("README.md")
-        card = card_metadata(repo.blobs([readme.oid])[0].decode()) if readme else {}
-        info = {key: card[key] for key in ("library_name", "pipeline_tag", "model-index") if card.get(key)}
-        info |= {"id": repo.id, "author": repo.id.split("/")[0], "private": repo.private, "gated": False}
-        info |= {"sha": call.commit, "lastModified": repo.log(call.commit, "-1")[0]["date"]}
-        info |= {"tags": card.get("tags") or [], "cardData": card, "siblings": siblings}
-        return {key: info[key] for key in info if key in {"id", *call.query.get("expand", info)}}
 
     @route("GET", rf"{API}/auth-check")
     @route("GET", rf"{API}/auth-check/write", write=True)
