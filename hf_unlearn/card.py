@@ -129,7 +129,7 @@ def render_card(
     name = given.get("model_name", published.name if published else name)
     loader = AUTO_CLASSES[report.task].__name__
     return (
-        _environment()
+        environment()
         .get_template("model_card.md")
         .render(
             report=report,
@@ -158,7 +158,8 @@ def render_card(
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where templates are rendered, with filters that show text from outside and let it do nothing."""
     environment = Environment(
         loader=PackageLoader("hf_unlearn"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

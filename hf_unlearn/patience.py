@@ -14,15 +14,19 @@ from .hub_errors import hub_trouble, seconds_to_wait
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-LONGEST_WAIT = 60  # seconds in all that one command waits because of rate limits
+LONGEST_WAIT = 60  # seconds in all that one upload waits because of rate limits
 USUAL_WAIT = 10  # seconds, when the Hub does not say
 
 
 class Patience:
-    """Does a step again that the Hub turned away for too many requests, after the wait it asks for."""
+    """Does a step again that the Hub turned away for too many requests, after the wait it asks for.
 
-    def __init__(self) -> None:
-        self.left = LONGEST_WAIT
+    Args:
+        seconds: to wait in all.
+    """
+
+    def __init__(self, seconds: int = LONGEST_WAIT) -> None:
+        self.left = seconds
 
     def __call__(self, step: Callable[[], Result]) -> Result:
         while True:
