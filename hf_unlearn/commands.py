@@ -43,6 +43,9 @@ def _push_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hub_revision", dest="revision", help="the branch")
     parser.add_argument("--push_anyway", action="store_true", help="also when not_forgotten or over_forgotten")
     parser.add_argument("--push_to_existing", action="store_true", help="also to a repository that has files already")
+    parser.add_argument(
+        "--tell_users_to_move", action="store_true", help="ask users of the original, in the card, to move to this one"
+    )
     return parser
 
 
@@ -73,6 +76,32 @@ def _plan(epsilon: float, **options: Any) -> None:
     plan.plan(epsilon, **options)
 
 
+# derived
+
+
+def _derived_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hf-unlearn derived",
+        description="List what was derived from a model on the Hub, over all generations; nothing is posted.",
+    )
+    parser.add_argument("model", help="the model, owner/name; it need not be there any more")
+    parser.add_argument(
+        "--unlearned",
+        help="the unlearned model, owner/name or its output folder, whose report says what was unlearned and when; by "
+        "default the model itself where it has such a report",
+    )
+    parser.add_argument("--output", type=Path, help="write the list there, as JSON")
+    parser.add_argument("--message", type=Path, help="write a text for each owner there, as Markdown")
+    parser.add_argument("--max_models", type=int, default=1000, help="find so many at most; 1000 by default")
+    return parser
+
+
+def _derived(model: str, **options: Any) -> None:
+    from . import derived
+
+    derived.derived(model, **options)
+
+
 # audit
 
 
@@ -97,5 +126,6 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., N
     "card": (_card_parser, _card),
     "push": (_push_parser, _push),
     "plan": (_plan_parser, _plan),
+    "derived": (_derived_parser, _derived),
     "audit": (_audit_parser, _audit),
 }
