@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import resolve_revision, snapshot_download
 
+from .derived import DerivedModel, DerivedReport, derived_models, unlearning_date
 from .errors import InputError
 from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport
@@ -30,6 +31,27 @@ class LedgerCheck:
 
 
 @dataclass(frozen=True)
+class DerivedCheck:
+    """What came of looking for models that were made from the one before.
+
+    Attributes:
+        model: the one whose descendants were asked for; None where no repository of it is known.
+        found: None where nobody could look.
+        trouble: why nobody could, in a sentence.
+    """
+
+    model: str | None = None
+    found: DerivedReport | None = None
+    trouble: str | None = None
+
+    @property
+    def old(self) -> list[DerivedModel]:
+        """Those that are not known to be younger than the unlearning."""
+        models = self.found.models if self.found is not None else []
+        return [model for model in models if not model.is_unlearned and model.before_unlearning is not False]
+
+
+@dataclass(frozen=True)
 class Audited:
     """What a page is about.
 
@@ -41,6 +63,7 @@ class Audited:
         pictures: the PNGs beside it that can be shown, by name.
         weights: SHA-256 of each of the model's safetensors files, by name.
         ledger: the requests so far.
+        derived: what was made from the model before.
     """
 
     name: str
@@ -50,6 +73,7 @@ class Audited:
     pictures: dict[str, bytes]
     weights: dict[str, str]
     ledger: LedgerCheck
+    derived: DerivedCheck
 
 
 def look(place: str, revision: str | None = None) -> Audited:
@@ -81,6 +105,7 @@ def look(place: str, revision: str | None = None) -> Audited:
         pictures={name: content for name, content in contents.items() if content.startswith(PNG)},
         weights=weights_of(source),
         ledger=_checked(source),
+        derived=_derived(report, source),
     )
 
 
@@ -89,3 +114,15 @@ def _checked(source: ModelSource) -> LedgerCheck:
         return LedgerCheck(ledger_of(source))
     except InputError as error:
         return LedgerCheck(None, str(error))
+
+
+def _derived(report: UnlearningReport, source: ModelSource) -> DerivedCheck:
+    unlearned = None if source.is_local else source.name
+    model = report.original.name if report.original is not None and report.original.on_hub else unlearned
+    if model is None:
+        return DerivedCheck()
+    try:
+        date = unlearning_date(report)
+        return DerivedCheck(model, derived_models(model, unlearned=unlearned, unlearned_on=date))
+    except InputError as error:
+        return DerivedCheck(model, trouble=str(error))

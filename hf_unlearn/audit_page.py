@@ -15,7 +15,7 @@ from markupsafe import Markup
 from . import __version__, plain_words
 from .audit_facts import Audited, look
 from .card import REFERENCE_NAMES, reproducing_flags, shown_settings
-from .console import SET_NAMES, generation_rows, show
+from .console import SET_NAMES, SHOWN_MODELS, generation_rows, show
 from .errors import InputError, in_one_line
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES, TITLES
@@ -77,6 +77,7 @@ def render_page(audited: Audited) -> str:
             facts=TASKS[report.task],
             strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
             ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
+            most_models=SHOWN_MODELS,
             settings=shown_settings(report),
             flags=reproducing_flags(report),
             pictures={PICTURES[name]: _data_uri(content) for name, content in audited.pictures.items()},

@@ -339,7 +339,7 @@ def derived(
         found = derived_models(
             model,
             unlearned=name,
-            unlearned_on=None if report is None else _date(report),
+            unlearned_on=None if report is None else unlearning_date(report),
             max_models=max_models,
             watch=lambda looked, known: status.update(f"Looked at {looked:,} models; {known:,} are derived."),
         )
@@ -386,7 +386,8 @@ def _unlearning(model: str, unlearned: str | None) -> tuple[str | None, Unlearni
     return place, UnlearningReport.load(Path(path))
 
 
-def _date(report: UnlearningReport) -> datetime:
+def unlearning_date(report: UnlearningReport) -> datetime:
+    """When a report was made; raises InputError when it does not say."""
     try:
         date = datetime.fromisoformat(report.created)
     except ValueError:

@@ -2,13 +2,14 @@
 
 from typing import NamedTuple
 
-from .audit_facts import Audited
+from .audit_facts import Audited, DerivedCheck
 from .card import FIRST_LINES
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.report import UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS, BaseIsClean
 from .methods import METHODS
+from .old_model import BEFORE_AND_AFTER
 
 SENTENCES = FIRST_LINES | {
     "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",
@@ -243,8 +244,7 @@ def not_guaranteed(report: UnlearningReport) -> list[Point]:
         ),
         Point(
             "The model from before, and models made from it, still know the records.",
-            "Sections 8 and 9 say what is known about them. Whoever has the models from before and after can compare "
-            "the two, which makes the forgotten records easier to find.",
+            f"Sections 8 and 9 say what is known about them. {BEFORE_AND_AFTER}",
         ),
         Point(
             "Whether the records were deleted elsewhere is not looked at.",
@@ -287,7 +287,7 @@ def remaining(audited: Audited) -> list[Point]:
     found = [*_of_the_verdict(audited.report), *_of_the_request(audited.report)]
     if audited.ledger.trouble is not None:
         found.insert(0, Point("Find out why the ledger of requests does not hold.", audited.ledger.trouble))
-    return found
+    return [*found, *_of_the_derived(audited.derived)]
 
 
 def _of_the_verdict(report: UnlearningReport) -> list[Point]:
@@ -362,6 +362,19 @@ def _of_the_request(report: UnlearningReport) -> list[Point]:
 def _base_is_clean(report: UnlearningReport) -> BaseIsClean | None:
     # Reports from before this was asked do not say it.
     return report.base_is_clean or ("unchecked" if report.base is not None else None)
+
+
+def _of_the_derived(check: DerivedCheck) -> list[Point]:
+    if check.found is None:
+        return [Point("Find out which models were made from the old one.", "Nobody could look; section 9 says why.")]
+    if check.old:
+        return [
+            Point(
+                f"Ask the owners of {_count(len(check.old), 'model')} made from the old one to make them again.",
+                "They are in section 9. A text for each owner is written by hf-unlearn derived.",
+            )
+        ]
+    return []
 
 
 def _attack(name: str) -> str:

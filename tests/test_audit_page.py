@@ -25,6 +25,9 @@ from .browser import CHROMIUM, HOST, Browser, browsing
 from .hub_server import HubServer
 from .test_card import REPORTS, example_report
 
+# A page says what the Hub says of the models derived from the old one.
+pytestmark = pytest.mark.usefixtures("hub")
+
 MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
 HOSTILE = (
     "</style></title></script>--><script>window.owned = 1</script>\"'>"
