@@ -2,29 +2,27 @@
 
 import hashlib
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import get_session, hf_raise_for_status, httpx
+from huggingface_hub.utils import httpx
 from yaml import YAMLError
 
 from .card import CARD_FILE, rendered_card
 from .errors import InputError
 from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
-from .hub_errors import hub_trouble, publishing_errors, seconds_to_wait
+from .hub_errors import publishing_errors
 from .models import MODEL_FILES, ModelSource
+from .patience import Patience
 from .record import RECORD_FILE, load_record
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 # What a model repository is made of, by name: whatever else lies in the folder stays at home.
 PUBLISHED = (
@@ -35,8 +33,6 @@ PUBLISHED = (
     "*.safetensors.index.json",
 )
 REFUSED = ("not_forgotten", "over_forgotten")
-LONGEST_WAIT = 60  # seconds in all that one upload waits because of rate limits
-USUAL_WAIT = 10  # seconds, when the Hub does not say
 
 
 def publish(
@@ -74,7 +70,7 @@ def publish(
         )
     contents: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     message = commit_message or f"Unlearn {_count(report)}records with {report.method.name}: {word}"
-    api, patiently = HfApi(token=token), _Patience()
+    api, patiently = HfApi(token=token), Patience()
     with publishing_errors(repo_id, folder):
         if "/" not in repo_id:
             repo_id = f"{patiently(api.whoami)['name']}/{repo_id}"
@@ -110,7 +106,7 @@ def publish(
     return commit
 
 
-def _create(api: HfApi, repo_id: str, private: bool | None, patiently: "_Patience") -> HfHubHTTPError | None:
+def _create(api: HfApi, repo_id: str, private: bool | None, patiently: Patience) -> HfHubHTTPError | None:
     """Make the repository, with the visibility that it is to have; returns why the Hub did not make one.
 
     Until its commit it is empty, and no part of a model is ever seen. Made private and opened in the end, it would not
@@ -129,7 +125,7 @@ def _create(api: HfApi, repo_id: str, private: bool | None, patiently: "_Patienc
 
 
 def _look(
-    api: HfApi, repo_id: str, revision: str | None, refusal: HfHubHTTPError | None, patiently: "_Patience"
+    api: HfApi, repo_id: str, revision: str | None, refusal: HfHubHTTPError | None, patiently: Patience
 ) -> ModelInfo:
     """What the repository holds; raises the refusal to make it when there is none."""
     try:
@@ -164,47 +160,6 @@ def _is_same(content: Path | bytes, file: RepoSibling) -> bool:
             return hashlib.file_digest(stream, "sha256").hexdigest() == file.lfs.sha256
         blob = b"blob %d\0" % size + stream.read()
     return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == file.blob_id
-
-
-class _Patience:
-    """Does a step again that the Hub turned away for too many requests, after the wait it asks for."""
-
-    def __init__(self) -> None:
-        self.left = LONGEST_WAIT
-
-    def __call__(self, step: Callable[[], Result]) -> Result:
-        while True:
-            try:
-                with _limits_at_once():
-                    return step()
-            except Exception as error:
-                trouble = hub_trouble(error)
-                if not isinstance(trouble, HfHubHTTPError) or trouble.response.status_code != 429:
-                    raise
-                told = seconds_to_wait(trouble)
-                wait = USUAL_WAIT if told is None else max(told, 1)
-                if wait > self.left:
-                    raise
-            logger.warning("The Hub has too many requests; going on in %d seconds.", wait)
-            time.sleep(wait)
-            self.left -= wait
-
-
-@contextmanager
-def _limits_at_once() -> Iterator[None]:
-    """Let a 429 through, which the client waits for five times as long as the Hub says, were it an hour."""
-
-    def tell(response: httpx.Response) -> None:
-        if response.status_code == 429:
-            hf_raise_for_status(response)
-
-    client = get_session()
-    hooks = client.event_hooks
-    client.event_hooks = {**hooks, "response": [*hooks["response"], tell]}
-    try:
-        yield
-    finally:
-        client.event_hooks = hooks
 
 
 def _files(folder: Path) -> list[Path]:
