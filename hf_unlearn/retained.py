@@ -4,21 +4,18 @@ Rows are never copied: the parts of a ``Dataset`` are index mappings over its Ar
 ``IterableDataset`` are filters that depend on each row alone, so they hold for any number of shards and workers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import xxhash
-from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-from datasets.table import InMemoryTable
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from .digests import keyed_digest
 from .duplicates import Copies, find_copies, text_columns
 from .errors import InputError
-from .requests import Matcher, PositionMatcher, Records, require_columns
-from .tables import AnyDataset, column_names, read_tables, row_count
+from .requests import Records, require_columns
+from .selection import RowTaker, Selection, select_rows
+from .tables import AnyDataset, column_names, row_count
 
 DuplicatePolicy = Literal["report", "forget", "error"]
 
@@ -143,39 +140,14 @@ def split_retained(
             a row both forgotten and held out, or a duplicate under the policy ``error``.
     """
     dataset = _one_split(dataset, split)
-    if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise InputError("The data set is empty; there is nothing to forget.")
-    class_names = _class_names(dataset)
-    forget = _Selection(request, "The request", class_names)
-    held_out = _Selection(holdout, "The holdout request", class_names) if isinstance(holdout, Records) else None
-
-    parts = [forget] + ([held_out] if held_out else [])
-    for part in parts:
-        part.choose_columns(column_names(dataset))
-    for table, start in read_tables(dataset, [column for part in parts for column in part.columns]):
-        for part in parts:
-            part.look_at(table, start)
-    for part in parts:
-        part.check(allow_unmatched, dataset)
-    forget_mask = forget.mask()
-    holdout_mask = held_out.mask() if held_out else np.zeros_like(forget_mask)
-    if overlap := int(np.count_nonzero(forget_mask & holdout_mask)):
-        raise InputError(
-            f"{overlap} rows are both in the request and in the holdout request; name each in one of them."
-        )
-
+    forget, held_out = _selected(dataset, request, holdout, allow_unmatched)
+    forget_mask, holdout_mask = _masks(forget, held_out)
     copies = Copies((), None, None, None)
     if duplicates is not None:
-        columns = duplicate_columns or text_columns(dataset, {column for part in parts for column in part.columns})
-        require_columns(columns, column_names(dataset))
+        columns = _text_columns(dataset, duplicate_columns, forget, held_out)
         other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
-        copies = find_copies(dataset, list(columns), forget_mask, holdout_mask, other)
-    found = int(np.count_nonzero(copies.mask)) if copies.mask is not None else None
-    if found and duplicates == "error":
-        raise InputError(
-            f"{found} retained rows have the same text as a forgotten one and would keep teaching it; "
-            "forget them too (duplicates='forget') or go on (duplicates='report')."
-        )
+        copies = find_copies(dataset, columns, forget_mask, holdout_mask, other)
+    found = _found(copies, duplicates)
     moved = found or 0 if duplicates == "forget" else 0
     if moved and copies.mask is not None:
         forget_mask |= copies.mask
@@ -183,22 +155,12 @@ def split_retained(
     if not retained_mask.any():
         raise InputError("The request removes every row; with nothing retained there is no model to train.")
 
-    take = _RowTaker(dataset, forget, held_out, copies if moved else None)
-    own_holdout = take(holdout_mask, "holdout") if held_out else None
-    forget_rows = None
-    if isinstance(dataset, Dataset):
-        trained = take(~holdout_mask, "retained") if held_out else dataset
-        assert isinstance(trained, Dataset)
-        forget_rows = ForgetRows(np.flatnonzero(forget_mask[~holdout_mask]), trained._fingerprint)
+    take = RowTaker(dataset, forget, held_out, copies if moved else None)
     audit = SplitAudit(
-        dataset_rows=len(forget_mask) - int(np.count_nonzero(holdout_mask)),
+        dataset_rows=int(np.count_nonzero(~holdout_mask)),
         forget_rows=int(np.count_nonzero(forget_mask)),
         retained_rows=int(np.count_nonzero(retained_mask)),
-        holdout_rows=int(np.count_nonzero(holdout_mask))
-        if held_out
-        else row_count(holdout)
-        if holdout is not None
-        else 0,
+        holdout_rows=_holdout_rows(holdout, holdout_mask),
         ids_requested=forget.requested,
         ids_matched=forget.requested - forget.unmatched,
         ids_unmatched=forget.unmatched,
@@ -215,9 +177,9 @@ def split_retained(
     return RetainedSplit(
         retained=take(retained_mask, "retained"),
         forget=take(forget_mask, "forget"),
-        holdout=own_holdout if held_out or holdout is None else holdout,
+        holdout=take(holdout_mask, "holdout") if isinstance(holdout, Records) else holdout,
         audit=audit,
-        forget_rows=forget_rows,
+        forget_rows=_forget_rows(dataset, take, forget_mask, holdout_mask),
     )
 
 
@@ -229,134 +191,64 @@ def _one_split(dataset: Any, split: str | None) -> AnyDataset:
         return dataset[split]
     if not isinstance(dataset, Dataset | IterableDataset):
         raise InputError(f"{type(dataset).__name__} is not a data set of the datasets library.")
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise InputError("The data set is empty; there is nothing to forget.")
     return dataset
 
 
-def _class_names(dataset: AnyDataset) -> dict[str, list[str]]:
-    features = dataset.features or {}
-    return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+def _selected(
+    dataset: AnyDataset, request: Records, holdout: Records | AnyDataset | None, allow_unmatched: bool
+) -> tuple[Selection, Selection | None]:
+    """What the request, and that for H where there is one, name in D."""
+    forget = Selection(request, "The request", dataset)
+    held_out = Selection(holdout, "The holdout request", dataset) if isinstance(holdout, Records) else None
+    select_rows(dataset, [forget, held_out] if held_out else [forget], allow_unmatched)
+    return forget, held_out
 
 
-# Selecting
-
-
-class _Selection:
-    """A request at work on one data set: which rows it names and what it could not find."""
-
-    def __init__(self, request: Records, name: str, class_names: dict[str, list[str]]):
-        self.parts, self.name, self.class_names = request.parts, name, class_names
-        self.columns: list[str] = []
-        self.matchers: list[Matcher] = []
-        self.masks: list[list[np.ndarray]] = []
-
-    def choose_columns(self, available: Sequence[str]) -> None:
-        self.columns = [column for part in self.parts for column in part.columns(available)]
-
-    def look_at(self, table: pa.Table, start: int) -> None:
-        if not self.matchers:
-            self.matchers = [part.bind(table.schema, self.class_names) for part in self.parts]
-            self.masks = [[] for _ in self.parts]
-        for matcher, masks in zip(self.matchers, self.masks, strict=True):
-            mask = matcher.mask(table, start)
-            matcher.count(table, mask, start)
-            masks.append(mask)
-
-    def check(self, allow_unmatched: bool, dataset: AnyDataset) -> None:
-        if not self.matchers:
-            raise InputError("The data set is empty; there is nothing to forget.")
-        for matcher in self.matchers:
-            missing = np.flatnonzero(matcher.hits == 0)
-            if len(missing) and not allow_unmatched:
-                nearly = matcher.nearly(missing, read_tables(dataset, self.columns))
-                hint = f"it has {nearly} of them in another case, white space or Unicode form; " if nearly else ""
-                raise InputError(
-                    f"{self.name} names {len(missing)} of {len(matcher.hits)} records that the data set does not have "
-                    f"({matcher.place(missing)}); {hint}correct them, or go on without them with --allow_unmatched."
-                )
-            repeated = np.flatnonzero(matcher.hits > 1)
-            if matcher.unique and len(repeated):
-                raise InputError(
-                    f"{len(repeated)} ids belong to more than one row of the data set ({matcher.place(repeated)}), "
-                    "although they must be unique."
-                )
-
-        if not allow_unmatched and not self.mask().any():
-            raise InputError(f"{self.name} names no record of the data set; there is nothing to do.")
-
-    def mask(self) -> np.ndarray:
-        return np.logical_or.reduce([np.concatenate(masks) for masks in self.masks])
-
-    def names(self, table: pa.Table) -> np.ndarray:
-        """Which rows of a table it names, by what is in the rows alone."""
-        return np.logical_or.reduce([matcher.mask(table, 0) for matcher in self.matchers])
-
-    @property
-    def requested(self) -> int:
-        return sum(len(matcher.hits) for matcher in self.matchers)
-
-    @property
-    def unmatched(self) -> int:
-        return sum(int(np.count_nonzero(matcher.hits == 0)) for matcher in self.matchers)
-
-    def digest(self, key: bytes) -> str:
-        named = zip(self.matchers, self.masks, strict=True)
-        return keyed_digest(
-            key, (text for matcher, masks in named for text in matcher.digestible(np.concatenate(masks)))
+def _masks(forget: Selection, held_out: Selection | None) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows belong to S and which to H, both bool of shape (rows of D and H,)."""
+    forget_mask = forget.mask()
+    holdout_mask = held_out.mask() if held_out else np.zeros_like(forget_mask)
+    if overlap := int(np.count_nonzero(forget_mask & holdout_mask)):
+        raise InputError(
+            f"{overlap} rows are both in the request and in the holdout request; name each in one of them."
         )
+    return forget_mask, holdout_mask
 
 
-# Taking
+def _text_columns(
+    dataset: AnyDataset, named: Sequence[str] | None, forget: Selection, held_out: Selection | None
+) -> list[str]:
+    """The columns to look for copies in: those that the user named, or the usual ones."""
+    looked_at = {column for part in (forget, held_out) if part for column in part.columns}
+    return require_columns(named or text_columns(dataset, looked_at), column_names(dataset))
 
 
-class _RowTaker:
-    """Takes the rows of a part out of the data set."""
-
-    def __init__(self, dataset: AnyDataset, forget: _Selection, held_out: _Selection | None, copies: Copies | None):
-        self.dataset, self.forget, self.held_out, self.copies = dataset, forget, held_out, copies
-        matchers = forget.matchers + (held_out.matchers if held_out else [])
-        self.by_position = any(isinstance(matcher, PositionMatcher) for matcher in matchers)
-        if self.by_position and isinstance(dataset, IterableDataset) and dataset.num_shards > 1:
-            raise InputError(
-                f"Rows of a stream of {dataset.num_shards} shards have no fixed position; name them by id instead."
-            )
-
-    def __call__(self, mask: np.ndarray, part: Literal["retained", "forget", "holdout"]) -> AnyDataset:
-        if isinstance(self.dataset, Dataset):
-            return _take_rows(self.dataset, np.flatnonzero(mask))
-        features = self.dataset.features
-        stream = self.dataset.with_format("arrow")
-        if self.by_position:
-            kept = stream.filter(lambda table, rows: pa.array(mask[rows]), with_indices=True, batched=True)
-        else:
-            kept = stream.filter(self._belongs_to(part), batched=True)
-        kept = kept.with_format(None)
-        return kept if features is None else kept.cast(features)
-
-    def _belongs_to(self, part: str) -> Callable[[pa.Table], pa.Array]:
-        forget, held_out, copies = self.forget, self.held_out, self.copies
-
-        def belongs(table: pa.Table) -> pa.Array:
-            in_holdout = held_out.names(table) if held_out else np.zeros(table.num_rows, bool)
-            in_forget = forget.names(table)
-            if copies:
-                in_forget |= copies.names(table) & ~in_holdout
-            wanted = {"forget": in_forget, "holdout": in_holdout, "retained": ~(in_forget | in_holdout)}
-            return pa.array(wanted[part])
-
-        return belongs
+def _found(copies: Copies, policy: DuplicatePolicy | None) -> int | None:
+    """How many copies of S the retained rows hold, None where nobody looked; raises InputError where that matters."""
+    if copies.mask is None:
+        return None
+    found = int(np.count_nonzero(copies.mask))
+    if found and policy == "error":
+        raise InputError(
+            f"{found} retained rows have the same text as a forgotten one and would keep teaching it; "
+            "forget them too (duplicates='forget') or go on (duplicates='report')."
+        )
+    return found
 
 
-def _take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """``dataset.select(rows)`` for an array: the same index mapping without a walk over a Python list of a million."""
-    indices = pa.array(rows, type=pa.uint64())
-    if dataset._indices is not None:
-        indices = dataset._indices.column(0).take(indices)
-    part = Dataset(
-        dataset.data,
-        info=dataset.info.copy(),
-        split=dataset.split,
-        indices_table=InMemoryTable(pa.table({"indices": indices})),
-        fingerprint=xxhash.xxh64(dataset._fingerprint.encode() + rows.tobytes()).hexdigest(),
-    )
-    form = dataset.format
-    return part.with_format(form["type"], form["columns"], form["output_all_columns"], **form["format_kwargs"])
+def _holdout_rows(holdout: Records | AnyDataset | None, mask: np.ndarray) -> int:
+    if holdout is None or isinstance(holdout, Records):
+        return int(np.count_nonzero(mask))
+    return row_count(holdout)
+
+
+def _forget_rows(
+    dataset: AnyDataset, take: RowTaker, forget_mask: np.ndarray, holdout_mask: np.ndarray
+) -> ForgetRows | None:
+    if not isinstance(dataset, Dataset):
+        return None
+    trained = take(~holdout_mask, "retained") if holdout_mask.any() else dataset
+    assert isinstance(trained, Dataset)
+    return ForgetRows(np.flatnonzero(forget_mask[~holdout_mask]), trained._fingerprint)

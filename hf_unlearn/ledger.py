@@ -1,0 +1,260 @@
+"""``unlearning_ledger.jsonl``: what a model has been made to forget so far, one line an event, chained by digests.
+
+Each line is a JSON object with sorted keys whose ``previous`` is the SHA-256 of the line before, as in a hash chain
+(Haber and Stornetta 1991, doi:10.1007/BF00196791). It holds counts, names, and digests keyed with the owner's key: no
+id, no text, no key. What a chain cannot show by itself, that its last lines were dropped or its last line rewritten,
+the report and the weights beside it show; see :mod:`~hf_unlearn.lineage`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, TypeAlias, get_args, get_origin, get_type_hints
+
+from .errors import InputError
+from .evaluation.report import write_text
+
+LEDGER_FILE = "unlearning_ledger.jsonl"
+HEXADECIMAL = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ForgottenDigests:
+    """Keyed digests of what was forgotten, by which it is recognised in D again.
+
+    Attributes:
+        columns: that a digest is of; one column of ids, or the columns of a whole row.
+        whole_rows: whether a digest is of a row's content, not of an id.
+        digests: 64 hexadecimal characters each, sorted, so that their order says nothing.
+    """
+
+    columns: list[str]
+    whole_rows: bool
+    digests: list[str]
+
+
+@dataclass(frozen=True)
+class LedgerData:
+    """The data set that was split; the attributes are those of :class:`~hf_unlearn.record.DataSource`."""
+
+    name: str | None
+    config: str | None
+    split: str | None
+    revision: str | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class LedgerModel:
+    """The model that a run started from: its Hub id or the name of its folder, and its commit on the Hub."""
+
+    name: str
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """One run.
+
+    Attributes:
+        time: UTC, ISO 8601; when its report was made.
+        method, road: how; see :class:`~hf_unlearn.evaluation.report.MethodEntry` and ``Road``.
+        verdict: the word.
+        rows: how many were forgotten.
+        ids, ids_found: how many ids, values, positions or rows the request named, and how many of them D had.
+        forgotten: what was asked for, as digests. Ids that D did not have are among them: they may not come in later.
+        requests: digests of the requests of a folder, sorted; empty for a request that was not given by a folder.
+        dataset: D.
+        parent: the model it started from. Its commit is the result commit of the line before.
+        weights: SHA-256 of each safetensors file of the result, by name.
+        report: SHA-256 of ``unlearning_report.json``.
+        key_check: tells a wrong key from an id that was not forgotten.
+        software: version of this package.
+        previous: SHA-256 of the line before, None on the first.
+    """
+
+    event: ClassVar[str] = "unlearned"
+
+    time: str
+    method: str
+    road: str
+    verdict: str
+    rows: int
+    ids: int
+    ids_found: int
+    forgotten: list[ForgottenDigests]
+    requests: list[str]
+    dataset: LedgerData
+    parent: LedgerModel | None
+    weights: dict[str, str]
+    report: str
+    key_check: str
+    software: str
+    previous: str | None = None
+
+
+@dataclass(frozen=True)
+class Erased:
+    """The old weights were erased.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        repo: ``owner/name`` on the Hub.
+        report: SHA-256 of ``erasure_report.json``.
+        counts: what was erased and what remains, by name.
+        previous: SHA-256 of the line before.
+    """
+
+    event: ClassVar[str] = "erased"
+
+    time: str
+    repo: str
+    report: str
+    counts: dict[str, int]
+    previous: str | None = None
+
+
+Event: TypeAlias = Unlearned | Erased
+EVENTS: dict[str, type[Unlearned] | type[Erased]] = {kind.event: kind for kind in (Unlearned, Erased)}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The events of a model and of those it was made from, oldest first."""
+
+    events: tuple[Event, ...] = ()
+
+    @classmethod
+    def read(cls, text: str, place: str) -> "Ledger":
+        """Read a ledger and check its chain.
+
+        Args:
+            text: the file's content.
+            place: where it is, for messages.
+
+        Raises:
+            InputError: a line was changed, dropped, moved or cut.
+        """
+        events: list[Event] = []
+        previous = None
+        *lines, rest = text.split("\n")
+        for number, line in enumerate([*lines, *([rest] if rest else [])], start=1):
+            event = _event(line) if number <= len(lines) else None
+            if event is None or event.previous != previous:
+                raise InputError(
+                    f"Line {number} of {LEDGER_FILE} {place} was changed, or lines before it are missing; restore the "
+                    "file from its history."
+                )
+            events.append(event)
+            previous = digest_of(line)
+        if not events:
+            raise InputError(f"{LEDGER_FILE} {place} is empty; restore the file from its history.")
+        return cls(tuple(events))
+
+    @property
+    def text(self) -> str:
+        """The file's content."""
+        return "".join(f"{line_of(event)}\n" for event in self.events)
+
+    @property
+    def last_line(self) -> str | None:
+        """The SHA-256 of the last line, None where there is none."""
+        return digest_of(line_of(self.events[-1])) if self.events else None
+
+    @property
+    def runs(self) -> list[Unlearned]:
+        return [event for event in self.events if isinstance(event, Unlearned)]
+
+    def with_event(self, event: Event) -> "Ledger":
+        """The ledger with one more line; its ``previous`` is set here."""
+        return Ledger((*self.events, replace(event, previous=self.last_line)))
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, all of it or nothing."""
+        write_text(folder / LEDGER_FILE, self.text)
+
+
+def load_ledger(folder: Path) -> Ledger | None:
+    """The ledger in a folder, None where there is none; raises InputError when its chain does not hold."""
+    path = folder / LEDGER_FILE
+    if not path.is_file():
+        return None
+    return Ledger.read(ledger_text(path), f"in {folder}")
+
+
+def ledger_text(path: Path) -> str:
+    """The content of a ledger, with its line ends as they are; raises InputError when it is no text."""
+    try:
+        return path.read_bytes().decode("ascii")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a ledger of this package; restore the file from its history.") from None
+
+
+def line_of(event: Event) -> str:
+    """An event as a line of the file: JSON with sorted keys, no blanks, and nothing but ASCII."""
+    return json.dumps(asdict(event) | {"event": event.event}, sort_keys=True, separators=(",", ":"))
+
+
+def digest_of(content: str | bytes) -> str:
+    """SHA-256 as 64 hexadecimal characters."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Reading
+
+
+def _event(line: str) -> Event | None:
+    """The event of a line, None where it is not one, written as this package writes it."""
+    try:
+        values = json.loads(line)
+        kind = EVENTS[values.pop("event")]
+        event = _checked(kind, values)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
+    return event if line_of(event) == line else None
+
+
+def _checked(kind: Any, value: Any) -> Any:
+    """A JSON value as a dataclass or one of its fields; raises TypeError where it is of another type."""
+    if isinstance(kind, UnionType):
+        inner, _ = get_args(kind)
+        return None if value is None else _checked(inner, value)
+    if get_origin(kind) is list:
+        return [_checked(get_args(kind)[0], item) for item in _of(list, value)]
+    if get_origin(kind) is dict:
+        return {key: _checked(get_args(kind)[1], item) for key, item in _of(dict, value).items()}
+    if kind in (str, int, bool):
+        return _of(kind, value)
+    hints = get_type_hints(kind)
+    names = {f.name for f in fields(kind)}
+    if _of(dict, value).keys() != names:
+        raise TypeError
+    event = kind(**{name: _checked(hints[name], value[name]) for name in names})
+    if not all(HEXADECIMAL.fullmatch(text) for text in _DIGESTS[kind](event) if text is not None):
+        raise TypeError
+    return event
+
+
+def _of(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError
+    return value
+
+
+_DIGESTS: dict[type, Callable[[Any], list[str | None]]] = {
+    ForgottenDigests: lambda part: part.digests,
+    LedgerData: lambda _: [],
+    LedgerModel: lambda _: [],
+    Unlearned: lambda run: [*run.requests, *run.weights.values(), run.report, run.key_check, run.previous],
+    Erased: lambda erasure: [erasure.report, erasure.previous],
+}

@@ -1,0 +1,154 @@
+"""The ledger: its chain, and deletions one after another."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_unlearn import InputError
+from hf_unlearn.ledger import (
+    LEDGER_FILE,
+    Erased,
+    Event,
+    ForgottenDigests,
+    Ledger,
+    LedgerData,
+    LedgerModel,
+    Unlearned,
+    digest_of,
+    line_of,
+    load_ledger,
+)
+
+# The file and its chain
+
+
+def a_run(number: int) -> Unlearned:
+    return Unlearned(
+        time=f"2026-11-2{number}T10:00:00+00:00",
+        method="base",
+        road="exact",
+        verdict="exact",
+        rows=10 + number,
+        ids=9,
+        ids_found=8,
+        forgotten=[ForgottenDigests(["id"], False, [digest_of(f"{number}")])],
+        requests=[digest_of(f"request {number}")],
+        dataset=LedgerData("owner/secrets", None, "train", "abc", "def"),
+        parent=LedgerModel("owner/original", "abc"),
+        weights={"model.safetensors": digest_of(f"weights {number}")},
+        report=digest_of(f"report {number}"),
+        key_check=digest_of("check"),
+        software="0.1.0",
+    )
+
+
+def a_ledger() -> Ledger:
+    erased = Erased("2026-11-23T11:00:00+00:00", "owner/x", digest_of("erasure"), {"objects": 3})
+    return Ledger().with_event(a_run(1)).with_event(a_run(2)).with_event(erased).with_event(a_run(3))
+
+
+def test_a_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert load_ledger(tmp_path) is None
+    ledger = a_ledger()
+    ledger.save(tmp_path)
+    assert load_ledger(tmp_path) == ledger
+    lines = (tmp_path / LEDGER_FILE).read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["unlearned", "unlearned", "erased", "unlearned"]
+    assert [json.loads(line)["previous"] for line in lines] == [None, *map(digest_of, lines[:-1])]
+    assert all(list(json.loads(line)) == sorted(json.loads(line)) for line in lines)
+    assert ledger.last_line == digest_of(lines[-1])
+    assert [run.rows for run in ledger.runs] == [11, 12, 13]
+
+
+def changed(value: Any) -> list[Any]:
+    """A value with one thing in it changed, in all ways."""
+    if isinstance(value, dict):
+        return [{**value, name: new} for name, item in value.items() for new in changed(item)] + [
+            {name: item for name, item in value.items() if name != gone} for gone in value
+        ]
+    if isinstance(value, list):
+        return [[*value[:i], new, *value[i + 1 :]] for i in range(len(value)) for new in changed(value[i])] + [[]]
+    if isinstance(value, bool):
+        return [not value, int(value)]
+    if isinstance(value, int):
+        return [value + 1, str(value), None]
+    return ["0" * 64 if value != "0" * 64 else "1" * 64, 7] if value is not None else ["x"]
+
+
+def test_each_field_of_each_line_but_the_last_is_under_the_chain() -> None:
+    ledger = a_ledger()
+    lines = [line_of(event) for event in ledger.events]
+    for number, event in enumerate(ledger.events[:-1]):
+        variants = changed(asdict(event) | {"event": event.event})
+        assert len(variants) > 10
+        for variant in variants:
+            line = json.dumps(variant, sort_keys=True, separators=(",", ":"))
+            text = "\n".join([*lines[:number], line, *lines[number + 1 :]]) + "\n"
+            with pytest.raises(InputError, match=r"Line [1-4] of unlearning_ledger.jsonl here was changed"):
+                Ledger.read(text, "here")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[1:],
+        lambda lines: [lines[0], *lines[2:]],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: [*lines[:2], lines[3], lines[2]],
+        lambda lines: [*lines, lines[-1]],
+        lambda lines: [*lines[:-1], lines[-1][:-5]],
+        lambda lines: [lines[0], "", *lines[1:]],
+        lambda lines: [*lines[:-1], lines[-1].replace(":", ": ")],
+        lambda lines: [lines[0] + "\r", *lines[1:]],
+        lambda lines: [*lines, "[" * 100_000],
+        lambda lines: [*lines, "null"],
+        lambda lines: [],
+    ],
+)
+def test_lines_are_dropped_moved_repeated_or_cut(change: Any) -> None:
+    lines = change([line_of(event) for event in a_ledger().events])
+    with pytest.raises(InputError, match=r"was changed, or lines before it are missing|is empty"):
+        Ledger.read("".join(f"{line}\n" for line in lines), "here")
+
+
+def test_a_ledger_without_its_last_line_end_or_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Line 4"):
+        Ledger.read(a_ledger().text[:-1], "here")
+    (tmp_path / LEDGER_FILE).write_bytes(b"\xff\n")
+    with pytest.raises(InputError, match="is not a ledger of this package"):
+        load_ledger(tmp_path)
+
+
+TEXT = st.text(max_size=20)
+DIGEST = st.binary(max_size=4).map(digest_of)
+EVENT: st.SearchStrategy[Event] = st.one_of(
+    st.builds(
+        Unlearned,
+        time=TEXT, method=TEXT, road=TEXT, verdict=TEXT,
+        rows=st.integers(), ids=st.integers(), ids_found=st.integers(),
+        forgotten=st.lists(st.builds(ForgottenDigests, st.lists(TEXT), st.booleans(), st.lists(DIGEST)), max_size=3),
+        requests=st.lists(DIGEST, max_size=3), dataset=st.builds(LedgerData, *([st.none() | TEXT] * 5)),
+        parent=st.none() | st.builds(LedgerModel, TEXT, st.none() | TEXT),
+        weights=st.dictionaries(TEXT, DIGEST, max_size=2), report=DIGEST, key_check=DIGEST, software=TEXT,
+    ),
+    st.builds(Erased, TEXT, TEXT, DIGEST, st.dictionaries(TEXT, st.integers(), max_size=2)),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EVENT, min_size=1, max_size=4))
+def test_any_ledger_is_read_as_it_was_written(events: list[Event]) -> None:
+    ledger = Ledger()
+    for event in events:
+        ledger = ledger.with_event(event)
+    assert Ledger.read(ledger.text, "here") == ledger
+    assert [replace(event, previous=None) for event in ledger.events] == events
+    cut = Ledger(ledger.events[1:])
+    if cut.events:
+        with pytest.raises(InputError):
+            Ledger.read(cut.text, "here")
