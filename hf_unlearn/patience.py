@@ -21,8 +21,13 @@ USUAL_WAIT = 10  # seconds, when the Hub does not say
 class Patience:
     """Does a step again that the Hub turned away for too many requests, after the wait it asks for."""
 
-    def __init__(self) -> None:
-        self.left = LONGEST_WAIT
+    def __init__(self, longest_wait: int = LONGEST_WAIT) -> None:
+        """Start to count.
+
+        Args:
+            longest_wait: seconds in all that are waited.
+        """
+        self.left = longest_wait
 
     def __call__(self, step: Callable[[], Result]) -> Result:
         while True:
