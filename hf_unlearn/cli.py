@@ -22,6 +22,7 @@ USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, an
   hf-unlearn attack     --config recipe.yaml   try to bring the records back: by training, rounding and asking
   hf-unlearn card       FOLDER                 write a finished run's model card again
   hf-unlearn push       FOLDER --hub_model_id owner/name   publish a finished run in one commit
+  hf-unlearn erase      REPO                   take the old weights away, on the Hub or (--cache) on this machine
   hf-unlearn derived    owner/name             list what was derived from a model on the Hub, with texts for the owners
   hf-unlearn audit      REPO|FOLDER            write one HTML page about a finished run for an auditor
   hf-unlearn plan       --epsilon 2            say how many models the proof of an epsilon needs, and their price

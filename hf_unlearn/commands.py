@@ -55,6 +55,60 @@ def _push(folder: Path, hub_model_id: str, **options: Any) -> None:
     jobs.push(folder, hub_model_id, **options)
 
 
+# erase
+
+
+def _erase_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hf-unlearn erase",
+        usage="hf-unlearn erase [REPO] [--yes], or hf-unlearn erase --cache [REPO ...] [--output_dir FOLDER] [--yes]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""\
+Erase what a repository on the Hub was before its model forgot: every older commit, branch and tag, and the large files
+that main does not use. Only the files of main stay, in one commit.
+
+  hf-unlearn erase acme/router
+      shows what would go, what would stay, and what no program can delete
+  hf-unlearn erase acme/router --yes
+      does it, once you have typed the repository's name, and then tries to download each old revision and file; what
+      still answers is listed, and erasure_report.json is committed, with a line in the ledger where there is one
+  hf-unlearn erase --cache acme/router --output_dir out
+      shows the old copies on this machine: revisions in the Hub's cache other than the newest unlearned one, tables of
+      the data set, and what the run in that folder wrote before its verdict; --yes deletes them
+
+It cannot be undone. Interrupted, the same command goes on from where it was. The verdict on main must be exact,
+certified or not_distinguished, and the repository must be yours. A data set has no verdict: make sure that its main
+branch holds what stays. Tags are deleted, and so are branches whose files are not those of main.""",
+    )
+    parser.add_argument("repos", nargs="*", metavar="REPO", help="owner/name")
+    parser.add_argument("--repo_type", choices=("model", "dataset"), default="model", help="what it holds; model")
+    act = parser.add_mutually_exclusive_group()
+    act.add_argument("--dry_run", action="store_true", help="show what would go, and change nothing; the default")
+    act.add_argument("--yes", action="store_true", help="do it")
+    parser.add_argument("--confirm", metavar="REPO", help="its name once more, where nobody can type it")
+    parser.add_argument("--whatever_the_verdict", action="store_true", help="also when it did not forget, or unknown")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="keep the report here too")
+    parser.add_argument("--cache", action="store_true", help="on this machine, not on the Hub")
+    parser.add_argument("--output_dir", type=Path, metavar="FOLDER", help="with --cache: a finished run's folder")
+    return parser
+
+
+def _erase(repos: list[str], cache: bool, dry_run: bool, output_dir: Path | None, **options: Any) -> None:
+    from . import erase_console
+
+    if cache:
+        yes, repo_type = options.pop("yes"), options.pop("repo_type")
+        if any(options.values()):
+            raise InputError("--confirm, --whatever_the_verdict and --output are for the Hub, not for --cache.")
+        erase_console.erase_on_this_machine(repos, repo_type=repo_type, output_dir=output_dir, yes=yes)
+        return
+    if len(repos) != 1:
+        raise InputError("Which repository? Name one, as in `hf-unlearn erase owner/name`.")
+    if output_dir is not None:
+        raise InputError("--output_dir is for --cache; a repository on the Hub needs its name only.")
+    erase_console.erase_on_hub(repos[0], **options)
+
+
 # plan
 
 
@@ -125,6 +179,7 @@ def _audit(place: str, **options: Any) -> None:
 COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., None]]] = {
     "card": (_card_parser, _card),
     "push": (_push_parser, _push),
+    "erase": (_erase_parser, _erase),
     "plan": (_plan_parser, _plan),
     "derived": (_derived_parser, _derived),
     "audit": (_audit_parser, _audit),

@@ -97,6 +97,7 @@ class Fault:
     cut_after: int | None = None  # bytes of the body that arrive before the connection is cut
     lose_reply: bool = False  # what is asked is done, then the connection is cut
     delay: float = 0  # seconds before anything else
+    skip: int = 0  # so many requests that match are spared first
 
 
 class Listener(socketserver.ThreadingTCPServer):
@@ -121,6 +122,9 @@ class Listener(socketserver.ThreadingTCPServer):
         """What befalls this request, if anything."""
         for fault in self._faults:
             if fault.times and fault.pattern.search(request):
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
                 fault.times -= 1
                 return fault
         return None

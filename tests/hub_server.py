@@ -118,6 +118,20 @@ class HubServer(HistoryRoutes, ListingRoutes):
         self.faults.append(Fault(re.compile(pattern), times, reply, **more))
         return self.faults[-1]
 
+    def duplicate(self, repo_id: str, new_id: str, repo_type: str = "model") -> str:
+        """Make another repository that is the same in all but its name, which is returned."""
+        old = self._repos[repo_type, repo_id]
+        new = self._repos[repo_type, new_id] = Repo(self.root, repo_type, new_id, old.private)
+        for source, target in ((old.git_dir, new.git_dir), (old.lfs_dir, new.lfs_dir)):
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        new.objects, new.pull_requests = dict(old.objects), old.pull_requests
+        return new_id
+
+    def rename(self, repo_id: str, new_id: str, repo_type: str = "model") -> None:
+        """Call a repository by another name; the old one leads there."""
+        repo = self._repos[repo_type, new_id] = self._repos[repo_type, repo_id]
+        repo.id, repo.url_path = new_id, repo.url_path.replace(repo_id, new_id)
+
     def git_dir(self, repo_id: str, repo_type: str = "model") -> Path:
         return self._repos[repo_type, repo_id].git_dir
 
