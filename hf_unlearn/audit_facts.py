@@ -3,9 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import resolve_revision, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, resolve_revision, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from .derived import DerivedModel, DerivedReport, derived_models, unlearning_date
+from .erase_report import ERASURE_FILE, ErasureReport
 from .errors import InputError
 from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport
@@ -28,6 +35,37 @@ class LedgerCheck:
 
     ledger: Ledger | None
     trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """The record of an erasure, and the SHA-256 of its file, by which the ledger names it."""
+
+    report: ErasureReport
+    digest: str
+
+
+@dataclass(frozen=True)
+class OldWeights:
+    """What became of the weights from before.
+
+    Attributes:
+        repo: the repository that has or had them; None where none is known.
+        still_shown: whether the Hub still shows the commit of the model before; None where nobody could ask.
+        erasures: those that are recorded beside the model and in that repository.
+        trouble: why nobody could ask there, in a sentence.
+    """
+
+    repo: str | None = None
+    still_shown: bool | None = None
+    erasures: tuple[Erasure, ...] = ()
+    trouble: str | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether an erasure in that repository came to its end, and nothing that it looked for answered."""
+        done = [e.report for e in self.erasures if e.report.repo == self.repo and e.report.finished is not None]
+        return not self.still_shown and any(not report.still_answers for report in done)
 
 
 @dataclass(frozen=True)
@@ -63,6 +101,7 @@ class Audited:
         pictures: the PNGs beside it that can be shown, by name.
         weights: SHA-256 of each of the model's safetensors files, by name.
         ledger: the requests so far.
+        old_weights: what became of those from before.
         derived: what was made from the model before.
     """
 
@@ -73,6 +112,7 @@ class Audited:
     pictures: dict[str, bytes]
     weights: dict[str, str]
     ledger: LedgerCheck
+    old_weights: OldWeights
     derived: DerivedCheck
 
 
@@ -91,7 +131,7 @@ def look(place: str, revision: str | None = None) -> Audited:
     else:
         with hub_errors(f"The model {place!r}"):
             source = ModelSource(place, resolve_revision(place, revision=revision).resolved)
-            files = [REPORT_FILE, LEDGER_FILE, *PICTURES]
+            files = [REPORT_FILE, LEDGER_FILE, ERASURE_FILE, *PICTURES]
             folder = Path(snapshot_download(place, revision=source.revision, allow_patterns=files))
     report = UnlearningReport.load(folder / REPORT_FILE)
     if "unlearned" not in report.arms:
@@ -105,6 +145,7 @@ def look(place: str, revision: str | None = None) -> Audited:
         pictures={name: content for name, content in contents.items() if content.startswith(PNG)},
         weights=weights_of(source),
         ledger=_checked(source),
+        old_weights=_old_weights(report, source, folder / ERASURE_FILE),
         derived=_derived(report, source),
     )
 
@@ -114,6 +155,45 @@ def _checked(source: ModelSource) -> LedgerCheck:
         return LedgerCheck(ledger_of(source))
     except InputError as error:
         return LedgerCheck(None, str(error))
+
+
+def _old_weights(report: UnlearningReport, source: ModelSource, record: Path) -> OldWeights:
+    erasures = [_erasure(record)] if record.is_file() else []
+    old = report.original
+    if old is None or not old.on_hub:
+        return OldWeights(None if source.is_local else source.name, erasures=tuple(erasures))
+    try:
+        with hub_errors(f"The model {old.name!r}"):
+            still_shown = None if old.revision is None else _is_shown(old.name, old.revision)
+            if old.name != source.name and (path := _published_record(old.name)) is not None:
+                erasures.append(_erasure(path))
+    except InputError as error:
+        return OldWeights(old.name, erasures=tuple(erasures), trouble=str(error))
+    return OldWeights(old.name, still_shown, tuple(erasures))
+
+
+def _erasure(path: Path) -> Erasure:
+    return Erasure(ErasureReport.read(path.read_bytes()), file_digest(path))
+
+
+def _is_shown(repo_id: str, commit: str) -> bool:
+    try:
+        HfApi().model_info(repo_id, revision=commit)
+    except GatedRepoError:
+        return True
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        if error.response.status_code == 401 and "Authorization" in error.response.request.headers:
+            # It is the token that the Hub does not accept.
+            raise
+        return False
+    return True
+
+
+def _published_record(repo_id: str) -> Path | None:
+    try:
+        return Path(hf_hub_download(repo_id, ERASURE_FILE))
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError):
+        return None
 
 
 def _derived(report: UnlearningReport, source: ModelSource) -> DerivedCheck:

@@ -16,12 +16,14 @@ from . import __version__, plain_words
 from .audit_facts import Audited, look
 from .card import REFERENCE_NAMES, reproducing_flags, shown_settings
 from .console import SET_NAMES, SHOWN_MODELS, generation_rows, show
+from .erase_console import GIVES
 from .errors import InputError, in_one_line
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES, TITLES
 from .evaluation.report import REPORT_FILE, write_text
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
+from .ledger import Erased, Event
 from .methods import METHODS
 from .tasks import TASKS
 
@@ -44,7 +46,7 @@ def audit(place: str, output: Path, revision: str | None = None) -> None:
     audited = look(place, revision)
     try:
         page = render_page(audited)
-    except (LookupError, TypeError, UndefinedError) as error:
+    except (LookupError, TypeError, ValueError, UndefinedError) as error:
         # A report is read with the types of its fields checked, and not that they fit together.
         raise InputError(f"The report of {place} says one thing without what belongs to it: {error}") from error
     write_text(output, page)
@@ -77,6 +79,8 @@ def render_page(audited: Audited) -> str:
             facts=TASKS[report.task],
             strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
             ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
+            erased=[event.report for event in _events(audited) if isinstance(event, Erased)],
+            gives=GIVES,
             most_models=SHOWN_MODELS,
             settings=shown_settings(report),
             flags=reproducing_flags(report),
@@ -84,6 +88,10 @@ def render_page(audited: Audited) -> str:
             missing_pictures=[text for name, text in PICTURES.items() if name not in audited.pictures],
         )
     )
+
+
+def _events(audited: Audited) -> tuple[Event, ...]:
+    return audited.ledger.ledger.events if audited.ledger.ledger is not None else ()
 
 
 @cache

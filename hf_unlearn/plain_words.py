@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .audit_facts import Audited, DerivedCheck
+from .audit_facts import Audited, DerivedCheck, OldWeights
 from .card import FIRST_LINES
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.report import UnlearningReport
@@ -287,7 +287,7 @@ def remaining(audited: Audited) -> list[Point]:
     found = [*_of_the_verdict(audited.report), *_of_the_request(audited.report)]
     if audited.ledger.trouble is not None:
         found.insert(0, Point("Find out why the ledger of requests does not hold.", audited.ledger.trouble))
-    return [*found, *_of_the_derived(audited.derived)]
+    return [*found, *_of_the_old_weights(audited.old_weights), *_of_the_derived(audited.derived)]
 
 
 def _of_the_verdict(report: UnlearningReport) -> list[Point]:
@@ -362,6 +362,15 @@ def _of_the_request(report: UnlearningReport) -> list[Point]:
 def _base_is_clean(report: UnlearningReport) -> BaseIsClean | None:
     # Reports from before this was asked do not say it.
     return report.base_is_clean or ("unchecked" if report.base is not None else None)
+
+
+def _of_the_old_weights(old: OldWeights) -> list[Point]:
+    if old.gone:
+        return []
+    if old.repo is None:
+        return [Point("Delete the old weights.", "They are where the owner keeps them; nobody looked.")]
+    text = f"Nothing shows that they are gone from {old.repo}. The command hf-unlearn erase takes them away there."
+    return [Point("Erase the old weights.", text)]
 
 
 def _of_the_derived(check: DerivedCheck) -> list[Point]:
