@@ -83,10 +83,14 @@ def _request(report: UnlearningReport) -> list[str]:
         "be forgotten."
     ]
     if audit.ids_requested:
-        missing = f"{audit.ids_unmatched:,} were not" if audit.ids_unmatched else "none was missing"
         found.append(
-            f"The request named {_count(audit.ids_requested, 'id or value', 'ids or values')}: {audit.ids_matched:,} "
-            f"were found in the data set, {missing}."
+            f"The request named {_count(audit.ids_requested, 'id or value', 'ids or values')}. Found in the data set: "
+            f"{audit.ids_matched:,}. Missing: {f'{audit.ids_unmatched:,}' if audit.ids_unmatched else 'none'}."
+        )
+    if audit.duplicates_forgotten:
+        found.append(
+            f"{_count(audit.duplicates_forgotten, 'of these records is a copy', 'of these records are copies')} of "
+            "others, found by the text and forgotten too."
         )
     return found
 
