@@ -20,7 +20,7 @@ def test_help_is_fast_and_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - started < 1
-    for command in ("run", "split", "train", "references", "evaluate", "attack", "card", "push"):
+    for command in ("run", "split", "train", "references", "evaluate", "attack", "card", "push", "derived"):
         assert f"hf-unlearn {command}" in done.stdout
 
 
@@ -60,7 +60,7 @@ def test_help_of_the_other_commands(command: str, capsys: pytest.CaptureFixture[
         (["run"], "Which model? Name a folder or Hub id with --model_name_or_path"),
         (["split"], "Which data set?"),
         (["run", "--config", "none.yaml"], "Cannot read the recipe none.yaml: No such file"),
-        (["push", "x"], "the following arguments are required: --hub_model_id"),
+        (["push", "x"], "Where to? Name a repository with --hub_model_id"),
         (["card", "nowhere"], "There is no readable report at nowhere/unlearning_report.json"),
         (["run", "--push_to_hub", "true", "--model_name_or_path", "LM"], "would publish before the verdict is known"),
         (["ru\n\x1b[31m"], "hf-unlearn ru\\n\\x1b[31m: there is no such command"),
