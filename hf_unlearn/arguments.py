@@ -131,6 +131,9 @@ class RunArguments:
         default=False, metadata={"help": "Publish also when the verdict is not_forgotten or over_forgotten."}
     )
     push_to_existing: bool = field(default=False, metadata={"help": "Publish to a repository that has files already."})
+    tell_users_to_move: bool = field(
+        default=False, metadata={"help": "Ask users of the original, in the published card, to move to this model."}
+    )
 
 
 @dataclass

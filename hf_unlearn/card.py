@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
 from .methods import METHODS
 from .models import AUTO_CLASSES
+from .old_model import BEFORE_AND_AFTER
 from .tasks import TASKS
 
 CARD_FILE = "README.md"
@@ -40,6 +42,8 @@ SHOWN_SETTINGS = (
     "fp16",
 )
 
+TEMPLATES = ("prompt_template", "completion_template")
+
 REPEATED_SETTINGS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -49,8 +53,7 @@ REPEATED_SETTINGS = (
     "train_last_layers",
     "max_length",
     "dataset_text_field",
-    "prompt_template",
-    "completion_template",
+    *TEMPLATES,
 )
 
 REFERENCE_NAMES = {
@@ -69,6 +72,21 @@ FIRST_LINES = {
 }
 
 
+@dataclass(frozen=True)
+class Published:
+    """What a card can only say of a model that is published.
+
+    Attributes:
+        name: its repository.
+        original_is_public: whether everybody can load the model from before; None when unknown.
+        tell_users_to_move: whether users of that one are asked to move to this one.
+    """
+
+    name: str
+    original_is_public: bool | None = None
+    tell_users_to_move: bool = False
+
+
 def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, Any] | None = None) -> None:
     """Write the card of a finished run into its folder.
 
@@ -81,10 +99,15 @@ def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, A
     write_text(folder / CARD_FILE, rendered_card(folder, report, overrides))
 
 
-def rendered_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, Any] | None = None) -> str:
-    """The card of a finished run, as :func:`write_card` writes it."""
+def rendered_card(
+    folder: Path,
+    report: UnlearningReport,
+    overrides: Mapping[str, Any] | None = None,
+    published: Published | None = None,
+) -> str:
+    """The card of a finished run, as :func:`write_card` writes it, or as it is published."""
     pictures = [name for name in PICTURES if (folder / name).is_file()]
-    return render_card(report, folder.resolve().name, pictures, overrides)
+    return render_card(report, folder.resolve().name, pictures, overrides, published)
 
 
 def render_card(
@@ -92,17 +115,19 @@ def render_card(
     name: str,
     pictures: Collection[str] = tuple(PICTURES),
     overrides: Mapping[str, Any] | None = None,
+    published: Published | None = None,
 ) -> str:
     """Render the card.
 
     Args:
         report: what the card says.
-        name: of the model, unless overridden.
+        name: of the model, unless it is published or overridden.
         pictures: those of :data:`~hf_unlearn.evaluation.plots.PICTURES` that lie beside it.
         overrides: see :func:`write_card`.
+        published: None for a model that is not.
     """
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    name = given.get("model_name", name)
+    name = given.get("model_name", published.name if published else name)
     loader = AUTO_CLASSES[report.task].__name__
     return (
         environment()
@@ -113,6 +138,8 @@ def render_card(
             name=name,
             pictures={name: text for name, text in PICTURES.items() if name in pictures},
             first_line=FIRST_LINES.get(report.verdict.word),
+            published=published,
+            before_and_after=BEFORE_AND_AFTER,
             arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
             sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],
             set_names=SET_NAMES,
@@ -121,7 +148,7 @@ def render_card(
             settings=_settings(report),
             strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
             ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
-            flags=_flags(report),
+            flags=reproducing_flags(report),
             facts=TASKS[report.task],
             attack_names=ATTACKS | OUTSIDE_ATTACKS,
             generation_rows=generation_rows(report),
@@ -133,7 +160,7 @@ def render_card(
 
 @cache
 def environment() -> Environment:
-    """Where the templates of cards are, and what they may use."""
+    """Where templates are rendered, with filters that show text from outside and let it do nothing."""
     made = Environment(
         loader=PackageLoader("hf_unlearn"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -149,6 +176,8 @@ def environment() -> Environment:
 
 def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> ModelCardData:
     parent = _parent(report)
+    base_model = given.get("base_model", parent.name if parent and parent.on_hub else None)
+    relation = "adapter" if report.method.adapter_of else "finetune"
     datasets = given.get("datasets", report.dataset.name)
     datasets = [datasets] if isinstance(datasets, str) else datasets or []
     tags = [*TAGS, report.method.name]
@@ -160,7 +189,9 @@ def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> Mod
         "library_name": "peft" if report.method.adapter_of else "transformers",
         "pipeline_tag": given.get("pipeline_tag", TASKS[report.task].pipeline_tag),
         "tags": list(dict.fromkeys([*tags, *given.get("tags", [])])),
-        "base_model": given.get("base_model", parent.name if parent and parent.on_hub else None),
+        "base_model": base_model,
+        # Of several, which only the user can name, the Hub finds out itself what they are.
+        "base_model_relation": relation if isinstance(base_model, str) else None,
         "datasets": [dataset for dataset in datasets if "/" in dataset] or None,
     }
     return ModelCardData(
@@ -212,18 +243,18 @@ def _eval_results(report: UnlearningReport, config: str | None) -> list[EvalResu
     return results
 
 
-def _settings(report: UnlearningReport) -> dict[str, str]:
+def shown_settings(report: UnlearningReport) -> dict[str, str]:
     """The settings worth a reader's time; all of them are in the report."""
     settings = report.method.settings
-    names = (*SHOWN_SETTINGS, *TASKS[report.task].settings)
-    shown = {name: str(settings[name]) for name in names if settings.get(name) not in (None, False)}
-    for name in ("prompt_template", "completion_template"):
-        if settings.get(name):
-            shown[name] = _in_code(settings[name])
-    return shown
+    names = (*SHOWN_SETTINGS, *TASKS[report.task].settings, *TEMPLATES)
+    return {name: str(settings[name]) for name in names if settings.get(name) not in (None, False, "")}
 
 
-def _flags(report: UnlearningReport) -> list[str]:
+def _settings(report: UnlearningReport) -> dict[str, str]:
+    return {name: _in_code(value) if name in TEMPLATES else value for name, value in shown_settings(report).items()}
+
+
+def reproducing_flags(report: UnlearningReport) -> list[str]:
     """The flags that repeat the run, without where its records were."""
     method = report.method
     flags: dict[str, Any] = {}

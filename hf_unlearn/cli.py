@@ -23,6 +23,9 @@ USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, an
   hf-unlearn card       FOLDER                 write a finished run's model card again
   hf-unlearn push       FOLDER --hub_model_id owner/name   publish a finished run in one commit
   hf-unlearn ledger     show FOLDER|REPO       show what a model was made to forget so far; also verify and prove
+  hf-unlearn erase      REPO                   take the old weights away, on the Hub or (--cache) on this machine
+  hf-unlearn derived    owner/name             list what was derived from a model on the Hub, with texts for the owners
+  hf-unlearn audit      REPO|FOLDER            write one HTML page about a finished run for an auditor
   hf-unlearn plan       --epsilon 2            say how many models the proof of an epsilon needs, and their price
 
 Each command has --help. The shortest run, for a customer who asks to be forgotten:

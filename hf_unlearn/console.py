@@ -1,5 +1,6 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,17 @@ from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from .evaluation.statistics import Estimate
 from .forgotten import RequestFile
+from .old_model import BEFORE_AND_AFTER, new_version
 from .plan import duration
 from .prices import Price, Prices
 from .retained import SplitAudit
 from .tasks import TASKS
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
     from .attacks import AttackReport
+    from .derived import DerivedReport
     from .references import ReferencesReport
 
 COLOURS = {
@@ -39,6 +44,7 @@ SET_NAMES = {
     "test": "the test split",
 }
 TAUGHT = {"forget": "half of S", "retained": "records of L", "public": "public texts with LoRA"}
+SHOWN_MODELS = 50  # rows of a table that a person still reads
 ARMS = {"original": "before", "unlearned": "after", "retrained": "retrained"}
 
 
@@ -179,6 +185,81 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  Utility {report.utility.word}. {report.utility.sentence}", highlight=False)
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+
+
+def print_published(console: Console, commit: "CommitInfo", report: UnlearningReport) -> None:
+    """Show where a model was published, and what is left to do about the one from before."""
+    console.print(f"Published: {plain(commit.commit_url)}", highlight=False)
+    console.print(BEFORE_AND_AFTER, highlight=False)
+    original, name = report.original, commit.repo_url.repo_id
+    if original is not None and original.on_hub and original.name != name:
+        console.print(
+            f"So that its page leads here, add to the metadata on top of the card of {plain(original.name)}:\n"
+            f"  {plain(new_version(name))}",
+            highlight=False,
+        )
+
+
+def print_derived(console: Console, found: "DerivedReport") -> None:
+    """Show what was derived from a model, and what is left to do."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False)
+
+    name = plain(found.model)
+    if not found.is_visible:
+        say(f"{name} cannot be looked into: it is private, disabled or deleted.")
+    if found.models:
+        console.print(_derived_table(found))
+        if len(found.models) > SHOWN_MODELS:
+            say(f"The first {SHOWN_MODELS} of {len(found.models):,}; --output writes them all.")
+    else:
+        say(f"No model that is shown to you names {name} as its base.")
+    others = [model for model in found.models if not model.is_unlearned]
+    if others and found.unlearned_on:
+        old = sum(model.before_unlearning is True for model in others)
+        say(f"{old:,} of {len(others):,} had no commit since the unlearning of {found.unlearned_on[:10]}.")
+        say("A newer commit does not prove that a model was made again from the new weights.")
+    for base in found.unseen:
+        say(f"{plain(base.name)} cannot be looked into; {plain(', '.join(base.named_by))} name it as a base too.")
+    direct = sum(model.generation == 1 for model in found.models)
+    if found.counted is not None and found.counted > direct and found.missing is None:
+        say(f"The Hub counts {found.counted:,} models that name it, and shows {direct:,}: others may be private.")
+    if found.missing is not None:
+        console.print(f"[bold red]This is not all:[/] {plain(found.missing)}", highlight=False)
+    if found.unlearned is not None and found.unlearned != found.model:
+        say(BEFORE_AND_AFTER)
+        say(f"So that the page of {name} leads to the new model, add to the metadata on top of its card:")
+        say(f"  {plain(new_version(found.unlearned))}")
+
+
+def _derived_table(found: "DerivedReport") -> Table:
+    table = Table(title=f"Derived from {plain(found.model)}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("model", overflow="fold")
+    table.add_column("gen.", justify="right", no_wrap=True)
+    table.add_column("relation", no_wrap=True)
+    table.add_column("made from", overflow="fold")
+    for heading in ("created", "last commit"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("downloads", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for model in found.models[:SHOWN_MODELS]:
+        notes: list[str] = [] if model.access == "public" else [model.access]
+        if model.is_unlearned:
+            notes.append("the unlearned model")
+        elif model.before_unlearning is not None:
+            notes.append("[red]before the unlearning[/]" if model.before_unlearning else "since the unlearning")
+        table.add_row(
+            plain(model.name),
+            str(model.generation),
+            plain(model.relation or ""),
+            plain(", ".join(model.bases)),
+            plain((model.created or "")[:10]),
+            plain((model.last_commit or "")[:10]),
+            "" if model.downloads is None else f"{model.downloads:,}",
+            ", ".join(notes),
+        )
+    return table
 
 
 def generation_rows(report: UnlearningReport) -> list[tuple[str, dict[str, Estimate]]]:
@@ -342,7 +423,7 @@ def _price(cost: CostEntry) -> str:
 
 def show(estimate: Estimate | None, digits: int = 3) -> str:
     """A number with its interval, as in ``0.93 [0.89, 0.97]``."""
-    if estimate is None or estimate.value is None:
+    if estimate is None or math.isnan(estimate.value):
         return ""
     digits = digits if abs(estimate.value) < 10 else 1
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from .card import CARD_FILE, write_card
+from .console import print_published
 from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport
 from .hub import publish
@@ -42,7 +45,7 @@ def push(
     data = retained_data(folder, dataset_name, digest_key_file) if retained_dataset is not None else None
     if hub_model_id is not None:
         commit = publish(folder, hub_model_id, private=private, push_to_existing=push_to_existing, **options)
-        print(f"Published: {commit.commit_url}")
+        print_published(Console(soft_wrap=True), commit, UnlearningReport.load(folder / REPORT_FILE))
     if data is not None and retained_dataset is not None:
         there = push_to_existing
         print(publish_retained(data, retained_dataset, folder, private=bool(private), push_to_existing=there))

@@ -14,7 +14,15 @@ REFERENCES_FOLDER = "references"
 TRIALS_FOLDER = "trials"
 PRIVATE_SETTINGS = ("forget_values", "forget_rows", "holdout_values", "holdout_rows", "hub_token")
 # What may change between a run and its repetition: where it is published, and whether.
-PUBLISHING_SETTINGS = ("push", "push_anyway", "push_to_existing", "hub_model_id", "hub_private_repo", "hub_token")
+PUBLISHING_SETTINGS = (
+    "push",
+    "push_anyway",
+    "push_to_existing",
+    "tell_users_to_move",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_token",
+)
 
 
 def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:

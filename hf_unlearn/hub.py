@@ -2,31 +2,30 @@
 
 import hashlib
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
+from itertools import product
 from pathlib import Path
-from typing import TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelInfo
-from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import get_session, hf_raise_for_status, httpx
+from huggingface_hub.utils import httpx
 from yaml import YAMLError
 
-from .card import CARD_FILE, rendered_card
+from .card import CARD_FILE, Published, rendered_card
 from .errors import InputError
 from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
-from .hub_errors import hub_trouble, publishing_errors, seconds_to_wait
+from .hub_errors import UNREACHABLE, publishing_errors
 from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
 from .ledger_check import ledger_of
 from .models import MODEL_FILES, ModelSource
+from .patience import Patience
 from .record import RECORD_FILE, load_record
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 # What a model repository is made of, by name: whatever else lies in the folder stays at home.
 PUBLISHED = (
@@ -36,8 +35,6 @@ PUBLISHED = (
     "*.safetensors.index.json",
 )
 REFUSED = ("not_forgotten", "over_forgotten")
-LONGEST_WAIT = 60  # seconds in all that one upload waits because of rate limits
-USUAL_WAIT = 10  # seconds, when the Hub does not say
 
 
 def publish(
@@ -50,6 +47,7 @@ def publish(
     commit_message: str | None = None,
     push_anyway: bool = False,
     push_to_existing: bool = False,
+    tell_users_to_move: bool = False,
 ) -> CommitInfo:
     """Upload a finished run's model, tokenizer, card, report and pictures as one commit.
 
@@ -62,6 +60,7 @@ def publish(
         commit_message: the commit's first line; says the method and the verdict when None.
         push_anyway: publish a model whose verdict is ``not_forgotten`` or ``over_forgotten``.
         push_to_existing: publish to a repository that has files already.
+        tell_users_to_move: ask users of the original, in the card, to move to this model.
 
     Raises:
         InputError: the verdict forbids it, the repository has files, or the Hub refuses; nothing is lost then.
@@ -73,13 +72,16 @@ def publish(
             f"The verdict is {word}, so the model is not published as unlearned; choose another method, or add "
             "--push_anyway, and the card's first line will say so."
         )
+    if tell_users_to_move:
+        _check_move(report)
     contents: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     message = commit_message or f"Unlearn {_count(report)}records with {report.method.name}: {word}"
-    api, patiently = HfApi(token=token), _Patience()
+    api, patiently = HfApi(token=token), Patience()
     with publishing_errors(repo_id, folder):
         if "/" not in repo_id:
             repo_id = f"{patiently(api.whoami)['name']}/{repo_id}"
-        contents[CARD_FILE] = card = _card(folder, report, repo_id)
+        published = Published(repo_id, _original_is_public(report, repo_id, patiently), tell_users_to_move)
+        contents[CARD_FILE] = card = _card(folder, report, published)
         refusal = _create(api, repo_id, private, patiently)
         try:
             info = _look(api, repo_id, revision, refusal, patiently)
@@ -114,7 +116,7 @@ def publish(
     return commit
 
 
-def _create(api: HfApi, repo_id: str, private: bool | None, patiently: "_Patience") -> HfHubHTTPError | None:
+def _create(api: HfApi, repo_id: str, private: bool | None, patiently: Patience) -> HfHubHTTPError | None:
     """Make the repository, with the visibility that it is to have; returns why the Hub did not make one.
 
     Until its commit it is empty, and no part of a model is ever seen. Made private and opened in the end, it would not
@@ -133,7 +135,7 @@ def _create(api: HfApi, repo_id: str, private: bool | None, patiently: "_Patienc
 
 
 def _look(
-    api: HfApi, repo_id: str, revision: str | None, refusal: HfHubHTTPError | None, patiently: "_Patience"
+    api: HfApi, repo_id: str, revision: str | None, refusal: HfHubHTTPError | None, patiently: Patience
 ) -> ModelInfo:
     """What the repository holds; raises the refusal to make it when there is none."""
     try:
@@ -168,47 +170,6 @@ def _is_same(content: Path | bytes, file: RepoSibling) -> bool:
             return hashlib.file_digest(stream, "sha256").hexdigest() == file.lfs.sha256
         blob = b"blob %d\0" % size + stream.read()
     return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == file.blob_id
-
-
-class _Patience:
-    """Does a step again that the Hub turned away for too many requests, after the wait it asks for."""
-
-    def __init__(self) -> None:
-        self.left = LONGEST_WAIT
-
-    def __call__(self, step: Callable[[], Result]) -> Result:
-        while True:
-            try:
-                with _limits_at_once():
-                    return step()
-            except Exception as error:
-                trouble = hub_trouble(error)
-                if not isinstance(trouble, HfHubHTTPError) or trouble.response.status_code != 429:
-                    raise
-                told = seconds_to_wait(trouble)
-                wait = USUAL_WAIT if told is None else max(told, 1)
-                if wait > self.left:
-                    raise
-            logger.warning("The Hub has too many requests; going on in %d seconds.", wait)
-            time.sleep(wait)
-            self.left -= wait
-
-
-@contextmanager
-def _limits_at_once() -> Iterator[None]:
-    """Let a 429 through, which the client waits for five times as long as the Hub says, were it an hour."""
-
-    def tell(response: httpx.Response) -> None:
-        if response.status_code == 429:
-            hf_raise_for_status(response)
-
-    client = get_session()
-    hooks = client.event_hooks
-    client.event_hooks = {**hooks, "response": [*hooks["response"], tell]}
-    try:
-        yield
-    finally:
-        client.event_hooks = hooks
 
 
 def _files(folder: Path) -> list[Path]:
@@ -247,12 +208,48 @@ def _longer_ledger(folder: Path, theirs: Path, repo_id: str) -> bytes:
     )
 
 
-def _card(folder: Path, report: UnlearningReport, repo_id: str) -> bytes:
-    """The card, which calls the model by its repository unless somebody has written in it."""
+def _check_move(report: UnlearningReport) -> None:
+    """Raise InputError where nobody can be asked to move to this model."""
+    if report.verdict.word in REFUSED:
+        raise InputError(
+            f"The verdict is {report.verdict.word}, so nobody can be asked to move to this model; leave out "
+            "--tell_users_to_move."
+        )
+    if report.original is None or not report.original.on_hub:
+        raise InputError(
+            "The model from before is not on the Hub and has no users there; leave out --tell_users_to_move."
+        )
+
+
+def _original_is_public(report: UnlearningReport, repo_id: str, patiently: Patience) -> bool | None:
+    """Whether everybody can load the model from before beside this one; None when the Hub does not tell."""
+    original = report.original
+    if original is None or not original.on_hub or original.name == repo_id:
+        return None
+    try:
+        info = patiently(lambda: HfApi(token=False).model_info(original.name))
+    except RepositoryNotFoundError:
+        return False
+    except (HfHubHTTPError, *UNREACHABLE):
+        return None
+    if info.gated:
+        return False
+    logger.warning("%s, the model from before, is public beside this one.", original.name)
+    return True
+
+
+def _card(folder: Path, report: UnlearningReport, published: Published) -> bytes:
+    """The card, as of this repository unless somebody has written in it."""
     text = (folder / CARD_FILE).read_text(encoding="utf-8")
     with suppress(ValueError, YAMLError):
-        if text == rendered_card(folder, report, {"model_name": ModelCard(text).data.get("model_name")}):
-            text = rendered_card(folder, report, {"model_name": repo_id})
+        name = ModelCard(text).data.get("model_name") or folder.resolve().name
+        ours = (Published(name, *said) for said in product((None, False, True), (False, True)))
+        if any(text == rendered_card(folder, report, published=before) for before in ours):
+            return rendered_card(folder, report, published=published).encode()
+    if published.tell_users_to_move:
+        logger.warning(
+            "The card has been edited and stays as it is: ask users of the original to move there yourself."
+        )
     return text.encode()
 
 

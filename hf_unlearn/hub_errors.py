@@ -94,6 +94,17 @@ def publishing_errors(repo_id: str, folder: Path, flag: str = "--hub_model_id") 
 
 
 @contextmanager
+def erasing_errors(repo_id: str) -> Iterator[None]:
+    """Turn what stands behind a failed erasure into one sentence.
+
+    Args:
+        repo_id: of what.
+    """
+    with _one_sentence(lambda trouble: _not_erased(trouble, repo_id)):
+        yield
+
+
+@contextmanager
 def _one_sentence(sentence: Callable[[BaseException], str]) -> Iterator[None]:
     try:
         yield
@@ -150,6 +161,25 @@ def _not_published(trouble: BaseException, repo_id: str, folder: Path, flag: str
         429: _too_many(trouble),
     }
     return f"The Hub refused to publish to {repo_id} ({status}): {cures.get(status, 'try again later')}." + again
+
+
+def _not_erased(trouble: BaseException, repo_id: str) -> str:
+    again = " What was done stays done, and the same command goes on from there."
+    if isinstance(trouble, HFValidationError):
+        return f"{repo_id!r} is not a possible name of a repository: {trouble}"
+    if isinstance(trouble, LocalTokenNotFoundError):
+        return f"Erasing in {repo_id} needs a token; log in with `hf auth login`."
+    status = hub_status(trouble)
+    if status is None:
+        return f"The Hub cannot be reached for {repo_id} ({type(trouble).__name__})." + again
+    cures = {
+        401: f"the token is not valid or has expired; {LOG_IN}",
+        403: "the token may not write there; use a token with the role write",
+        404: "it is not there, or the token may not see it; check the name and --repo_type",
+        412: "somebody else pushed to it meanwhile; look at what is there before you try again",
+        429: _too_many(trouble),
+    }
+    return f"The Hub refused a step for {repo_id} ({status}): {cures.get(status, 'try again later')}." + again
 
 
 def _too_many(trouble: BaseException) -> str:

@@ -35,7 +35,7 @@ from .attacks import (
 from .auto import auto, check_auto
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
-from .console import plain, print_attacks, print_references, print_report
+from .console import plain, print_attacks, print_published, print_references, print_report
 from .data import class_names, record_format
 from .dial import check_dial, dial
 from .errors import InputError
@@ -189,6 +189,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     prepared = prepare_run(values)
     config, task = prepared.config, prepared.task
     out = console(config)
+    if run_args.tell_users_to_move and prepared.source.is_local:
+        raise InputError("The original is a folder and has no users on the Hub; leave out --tell_users_to_move.")
     # The ledger will need it; asked now, nothing is lost where the Hub does not answer.
     weights_of(prepared.source)
     if run_args.retrained_model is not None:
@@ -310,8 +312,9 @@ def _publish(folder: Path, config: UnlearningConfig, run_args: RunArguments, out
         revision=config.hub_revision,
         push_anyway=run_args.push_anyway,
         push_to_existing=run_args.push_to_existing,
+        tell_users_to_move=run_args.tell_users_to_move,
     )
-    out.print(f"Published: {commit.commit_url}")
+    print_published(out, commit, UnlearningReport.load(folder / REPORT_FILE))
 
 
 # references

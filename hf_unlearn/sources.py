@@ -6,7 +6,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 from datasets import logging as datasets_logging
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import auth_check, constants, resolve_revision
@@ -47,20 +55,10 @@ def load_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, D
     if path.exists():
         _refuse_what_crashes(path)
     if path.is_file():
-        if path.suffix not in BUILDERS:
-            raise InputError(f"{path} is of no known type; the types are {', '.join(BUILDERS)}.")
-        options: dict[str, Any] = {"data_files": str(path)}
-        if BUILDERS[path.suffix] == "csv":
-            # NA, null and None are texts; only an empty field is nothing.
-            options |= {
-                "delimiter": "\t" if path.suffix == ".tsv" else ",",
-                "keep_default_na": False,
-                "na_values": [""],
-            }
-        data = _load(args, BUILDERS[path.suffix], **options)
+        builder, options = _file_reader(path)
+        data = _load(args, builder, **options)
     elif path.is_dir():
-        saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-        if saved:
+        if _is_saved(path):
             with _reading(args.dataset_name):
                 data = load_from_disk(path)
         else:
@@ -78,6 +76,41 @@ def load_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, D
     on_disk = path.exists()
     name = path.resolve().name if on_disk else args.dataset_name
     return data, DataSource(name, args.dataset_config, args.dataset_train_split, revision)
+
+
+def local_cache_folder(args: DataArguments) -> Path | None:
+    """Where datasets keeps the tables that it made of a folder or a file on this machine.
+
+    Args:
+        args: which; it exists.
+
+    Returns:
+        The folder, None for a saved data set, which is read where it is.
+    """
+    path = Path(args.dataset_name or "")
+    if _is_saved(path):
+        return None
+    with _reading(args.dataset_name):
+        if path.is_dir():
+            return Path(load_dataset_builder(str(path), name=args.dataset_config).cache_dir)
+        builder, options = _file_reader(path)
+        return Path(load_dataset_builder(builder, **options).cache_dir)
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a folder was written by ``save_to_disk``."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def _file_reader(path: Path) -> tuple[str, dict[str, Any]]:
+    """What reads a file, and how."""
+    if path.suffix not in BUILDERS:
+        raise InputError(f"{path} is of no known type; the types are {', '.join(BUILDERS)}.")
+    options: dict[str, Any] = {"data_files": str(path)}
+    if BUILDERS[path.suffix] == "csv":
+        # NA, null and None are texts; only an empty field is nothing.
+        options |= {"delimiter": "\t" if path.suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
+    return BUILDERS[path.suffix], options
 
 
 def _refuse_what_crashes(path: Path) -> None:

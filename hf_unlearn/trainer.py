@@ -334,6 +334,7 @@ class UnlearningTrainer(MethodTrainer):
         *,
         push_anyway: bool = False,
         push_to_existing: bool = False,
+        tell_users_to_move: bool = False,
         **kwargs: Any,
     ) -> CommitInfo | None:
         """Publish the model with its evidence in one commit, to the repository ``args.hub_model_id``.
@@ -346,6 +347,7 @@ class UnlearningTrainer(MethodTrainer):
             private: whether a new repository is private; ``args.hub_private_repo`` when None.
             push_anyway: publish a model whose verdict is ``not_forgotten`` or ``over_forgotten``.
             push_to_existing: publish to a repository that has files already, whose history keeps them readable.
+            tell_users_to_move: ask users of the original, in the card, to move to this model.
             kwargs: for :meth:`create_model_card`.
 
         Returns:
@@ -372,4 +374,5 @@ class UnlearningTrainer(MethodTrainer):
             commit_message=commit_message,
             push_anyway=push_anyway,
             push_to_existing=push_to_existing,
+            tell_users_to_move=tell_users_to_move,
         )

@@ -1,4 +1,4 @@
-"""HTTP for the Hub on localhost: requests and replies, and what can go wrong on the way when a test asks for it."""
+"""HTTP for the Hub on localhost: routes, requests and replies, and what can go wrong when a test asks for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,32 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 if TYPE_CHECKING:
-    from .hub_server import Repo
+    from .hub_git import Repo
+
+ROUTES: list[tuple[str, re.Pattern[str], bool, Callable[[Any, Call], Any]]] = []
+NAME = r"[A-Za-z0-9][\w.-]*"  # of a user or a repository; both become folder names
+REPO = rf"(?P<repo>{NAME}/{NAME})"
+API = rf"/api/(?P<kind>model|dataset)s/{REPO}"
+PAGE = rf"/(?:(?P<kind>dataset)s/)?{REPO}"
+REV = r"(?P<rev>[^/]+)"  # a slash in a revision is sent quoted, one in a file's path not always
+PATH = r"(?P<path>.+)"
+
+
+def route(method: str, path: str, write: bool = False) -> Callable[[Callable], Callable]:
+    """Let the decorated method answer: with a Reply, or with what is to be sent as JSON.
+
+    By then the repository and the revision exist, and the user may see them (with ``write``: push to them).
+    """
+
+    def register(handler: Callable) -> Callable:
+        ROUTES.append((method, re.compile(path), write, handler))
+        return handler
+
+    return register
+
+
+def is_true(values: list[str] | None) -> bool:
+    return values is not None and values[0].lower() in ("1", "true")
 
 
 @dataclass
@@ -72,6 +97,7 @@ class Fault:
     cut_after: int | None = None  # bytes of the body that arrive before the connection is cut
     lose_reply: bool = False  # what is asked is done, then the connection is cut
     delay: float = 0  # seconds before anything else
+    skip: int = 0  # so many requests that match are spared first
 
 
 class Listener(socketserver.ThreadingTCPServer):
@@ -96,6 +122,9 @@ class Listener(socketserver.ThreadingTCPServer):
         """What befalls this request, if anything."""
         for fault in self._faults:
             if fault.times and fault.pattern.search(request):
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
                 fault.times -= 1
                 return fault
         return None

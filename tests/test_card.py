@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hf_unlearn.card import render_card, rendered_card
+from hf_unlearn.card import Published, render_card, rendered_card
 from hf_unlearn.evaluation.report import (
     ArmEntry,
     CostEntry,
@@ -27,6 +28,7 @@ from hf_unlearn.evaluation.report import (
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.utility import Utility
 from hf_unlearn.evaluation.verdict import Verdict
+from hf_unlearn.old_model import BEFORE_AND_AFTER
 from hf_unlearn.record import DataSource
 from hf_unlearn.retained import SplitAudit
 from hf_unlearn.tasks import TASKS
@@ -304,7 +306,35 @@ def test_lineage() -> None:
     assert "own weights saw" not in render_card(adapter, "name")
     assert "own weights saw" in render_card(as_adapter(example_report(), example_report().original), "name")
     local = ModelCard(render_card(REPORTS[-1], "name")).data.to_dict()
-    assert not {"base_model", "datasets"} & set(local)
+    assert not {"base_model", "base_model_relation", "datasets"} & set(local)
+
+
+def test_the_relation_to_the_base_is_one_that_the_hub_knows() -> None:
+    def relation(report: UnlearningReport, **overrides: Any) -> Any:
+        return ModelCard(render_card(report, "name", overrides=overrides)).data.get("base_model_relation")
+
+    assert relation(example_report()) == "finetune"
+    assert relation(as_adapter(example_report(), example_report().base)) == "adapter"
+    assert relation(as_adapter(example_report(), None)) == "finetune", "merged"
+    exact = replace(example_report().method, name="base", alpha=1.0)
+    started_at_the_base = ModelCard(render_card(replace(example_report(), method=exact), "name")).data
+    assert started_at_the_base.base_model == "acme/encoder"
+    assert started_at_the_base.get("base_model_relation") == "finetune"
+    assert relation(REPORTS[-1], base_model="acme/other") == "finetune"
+    assert relation(example_report(), base_model=["acme/one", "acme/two"]) is None, "the Hub sees a merge"
+
+
+def test_a_published_card_knows_what_stands_beside_it() -> None:
+    report = example_report()
+    assert BEFORE_AND_AFTER in render_card(report, "name")
+    plainly = "**Here both can be had: acme/router is public.**"
+    asked = "**If you use acme/router, please move to this model:**"
+    for public, move in product((None, False, True), (False, True)):
+        card = render_card(report, "name", published=Published("acme/new", public, move))
+        assert 'model="acme/new"' in card
+        assert (plainly in card) == bool(public)
+        assert (asked in card) == move
+        assert not [word for word in FORBIDDEN if word in card]
 
 
 def test_the_user_has_the_last_word() -> None:
@@ -343,8 +373,10 @@ def test_a_hostile_name_is_shown_and_does_nothing_wherever_it_stands() -> None:
             verdict=replace(report.verdict, reasons=[HOSTILE], warnings=[HOSTILE]),
             road=Road("exact", [HOSTILE], [replace(trial(0.6, 0.25), name=HOSTILE, outcome=HOSTILE)]),
         ),
-        HOSTILE,
+        "name",
+        published=Published(HOSTILE, original_is_public=True, tell_users_to_move=True),
     )
+    assert "please move" in card
     parsed = ModelCard(card)
     assert parsed.data.model_name == HOSTILE
     tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(parsed.text)

@@ -20,7 +20,7 @@ def test_help_is_fast_and_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - started < 1
-    for command in ("run", "split", "train", "references", "evaluate", "attack", "card", "push"):
+    for command in ("run", "split", "train", "references", "evaluate", "attack", "card", "push", "derived"):
         assert f"hf-unlearn {command}" in done.stdout
 
 

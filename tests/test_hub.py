@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn import InputError, UnlearningReport, publish
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import REPORT_FILE
+from hf_unlearn.ledger import LEDGER_FILE
 from hf_unlearn.models import locate
+from hf_unlearn.old_model import BEFORE_AND_AFTER
 
 from .conftest import OTHER_TOKEN, READ_TOKEN, TOKEN
 from .hub_server import HubServer
@@ -131,6 +134,72 @@ def test_publishing_later_and_elsewhere(
     assert main(["push", str(finished), "--hub_model_id", "owner/later", "--push_to_existing"]) == 0
     assert "The weights that owner/later had before stay readable in its history" in caplog.text
     assert "Edited by hand." in ModelCard.load("owner/later").content
+
+
+def test_the_model_from_before_beside_it(
+    hub: HubServer,
+    owner: HfApi,
+    finished: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    push = ["push", str(finished), "--hub_model_id"]
+    assert main([*push, "owner/beside-private"]) == 0
+    out = capsys.readouterr().out
+    assert BEFORE_AND_AFTER in out
+    assert "the card of owner/original:\n  new_version: owner/beside-private\n" in out
+    assert "public" not in caplog.text
+    assert "Here both can be had" not in ModelCard.load("owner/beside-private").text
+
+    report = UnlearningReport.load(finished / REPORT_FILE)
+    assert report.original is not None
+    # As of a run from before there were ledgers, which would not bear this change.
+    replace(report, original=replace(report.original, name="owner/open"), ledger=None).save(finished / REPORT_FILE)
+    (finished / LEDGER_FILE).unlink()
+    assert main(["card", str(finished)]) == 0
+    owner.create_repo("owner/open")
+    assert main([*push, "owner/beside-public", "--tell_users_to_move"]) == 0
+    assert "owner/open, the model from before, is public beside this one." in caplog.text
+    card = ModelCard.load("owner/beside-public").text
+    assert "**Here both can be had: owner/open is public.**" in card
+    assert "**If you use owner/open, please move to this model:**" in card
+    # The same again is what is there.
+    assert main([*push, "owner/beside-public", "--tell_users_to_move"]) == 0
+    # What an earlier publishing wrote into the card is renewed; a Hub that does not tell stops nothing.
+    fault = hub.fail("GET /api/models/owner/open$", 500)
+    assert main([*push, "owner/beside-unknown"]) == 0
+    assert fault.times == 0
+    assert "owner/open is public" not in ModelCard.load("owner/beside-unknown").text
+    assert "please move" not in ModelCard.load("owner/beside-unknown").text
+    hub.gate("owner/open")
+    assert main([*push, "owner/beside-gated"]) == 0
+    assert "owner/open is public" not in ModelCard.load("owner/beside-gated").text
+    (finished / "README.md").write_text("---\nlicense: mit\n---\nWritten by hand.\n")
+    assert main([*push, "owner/beside-edited", "--tell_users_to_move"]) == 0
+    assert "The card has been edited and stays as it is: ask users" in caplog.text
+    assert ModelCard.load("owner/beside-edited").text.strip() == "Written by hand."
+
+
+def test_nobody_is_asked_to_move_to_what_is_not_better(owner: HfApi, finished: Path, tmp_path: Path) -> None:
+    report = UnlearningReport.load(finished / REPORT_FILE)
+    assert report.original is not None
+    remembers = replace(report, verdict=replace(report.verdict, word="not_forgotten"))
+    local = replace(report, original=replace(report.original, on_hub=False))
+    for told, message in ((remembers, "The verdict is not_forgotten, so nobody"), (local, "is not on the Hub")):
+        told.save(finished / REPORT_FILE)
+        with pytest.raises(InputError, match=message):
+            publish(finished, "owner/nobody-moves", token=TOKEN, push_anyway=True, tell_users_to_move=True)
+    assert not owner.repo_exists("owner/nobody-moves")
+
+
+def test_the_users_of_a_folder_are_not_asked_to_move(
+    recipe: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {key: value for key, value in lm_settings.items() if key != "original"}
+    code, _, err = run(recipe, capsys, "--tell_users_to_move", **settings, output_dir=str(tmp_path / "out"))
+    assert code == 2
+    assert "The original is a folder and has no users on the Hub" in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_run_push_and_evaluate(
     assert_nowhere(hub.git_dir(repo_id))
     if given == "environment":
         assert main(["push", str(out), "--hub_model_id", "owner/again-by-token"]) == 0
+        assert main(["audit", repo_id, "--output", str(tmp_path / "audit.html")]) == 0
         evaluated = {**hub_settings, "model_name_or_path": repo_id, "output_dir": str(tmp_path / "evaluation")}
         for name in ("method", "budget"):
             del evaluated[name]

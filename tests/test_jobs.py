@@ -100,6 +100,7 @@ def test_no_text_of_a_forgotten_record_and_no_id_leaves_a_run(
         settings = {**settings, "method": "toward_base", "output_dir": str(folder)}
         code, out, err = command("run", settings, "--with_retrained")
         assert code == 0, err
+        assert main(["audit", str(folder), "--output", str(folder / "audit.html")]) == 0
         # Words of the vocabulary are everywhere; twelve characters are enough to be sure of a record.
         everything = {**texts_in(folder), Path("stdout"): out, Path("stderr"): err, Path("log"): caplog.text}
         assert len(everything) > 20

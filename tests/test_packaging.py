@@ -39,7 +39,8 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "hf_unlearn").rglob("*.py")}
     assert modules <= set(names)
-    assert {"hf_unlearn/py.typed", "hf_unlearn/templates/model_card.md"} <= set(names)
+    read = {"py.typed", *(f"templates/{path.name}" for path in (ROOT / "hf_unlearn" / "templates").iterdir())}
+    assert {f"hf_unlearn/{name}" for name in read} <= set(names)
     assert not [name for name in names if name.startswith(("recipes", "tests", "model_cards", "build"))]
     metadata = next(name for name in names if name.endswith("METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()

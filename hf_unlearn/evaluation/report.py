@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import pyarrow as pa
 
-from ..errors import InputError
+from ..errors import InputError, in_one_line
 from ..record import DataSource
 from ..retained import SplitAudit
 from ..tasks import TASKS, Task
@@ -368,7 +368,7 @@ class UnlearningReport:
         """Read a report; raises InputError when there is none or it is of another version."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"There is no readable report at {path}: {type(error).__name__}.") from None
         if not isinstance(values, dict) or values.get("schema_version") != REPORT_VERSION:
             raise InputError(f"{path} is not an unlearning report of version {REPORT_VERSION}.")
@@ -481,22 +481,28 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _build(kind: Any, value: Any) -> Any:
-    """Read a JSON value as a dataclass, or a container of them."""
-    if value is None:
-        return None
+def _build(kind: Any, value: Any, where: str = "its top") -> Any:
+    """Read a JSON value as a dataclass, or a container of them; raises InputError where it is of another type."""
     if get_origin(kind) in (Union, types.UnionType):
+        if value is None:
+            return None
         kind = next(option for option in get_args(kind) if option is not type(None))
-    if isinstance(kind, type) and is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
         # What has a default was added later.
         needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
         unknown = (set(value) - {f.name for f in fields(kind)}) | (needed - set(value))
         if unknown:
-            raise InputError(f"The report does not fit its schema at {', '.join(sorted(unknown))}.")
-        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
-    if get_origin(kind) is list:
-        return [_build(get_args(kind)[0], item) for item in value]
-    if get_origin(kind) is dict:
-        return {key: _build(get_args(kind)[1], item) for key, item in value.items()}
+            raise InputError(f"The report does not fit its schema at {in_one_line(', '.join(sorted(unknown)))}.")
+        return kind(**{name: _build(hints[name], item, name) for name, item in value.items()})
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_build(get_args(kind)[0], item, where) for item in value]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: _build(get_args(kind)[1], item, where) for key, item in value.items()}
+    if kind is float and (value is None or type(value) is int):
+        # What is not a finite number was written as null.
+        return math.nan if value is None else float(value)
+    fits = value in get_args(kind) if get_origin(kind) is Literal else kind is Any or type(value) is kind
+    if not fits:
+        raise InputError(f"The report does not fit its schema at {where}.")
     return value

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from hf_unlearn import InputError, UnlearningReport
+from hf_unlearn.console import show
 from hf_unlearn.evaluation.evidence import attack_scores
 from hf_unlearn.evaluation.report import summarise, summarise_arm
 from hf_unlearn.evaluation.statistics import Estimate
@@ -52,14 +53,46 @@ def test_it_is_plain_json_without_nan(tmp_path: Path) -> None:
         ("[]", "not an unlearning report of version 1"),
         ('{"schema_version": 2}', "not an unlearning report of version 1"),
         ('{"schema_version": 1, "task": "text-generation"}', "does not fit its schema"),
+        (b"\xff", "no readable report"),
+        ("[" * 100_000, "no readable report"),
     ],
 )
-def test_what_is_no_report(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "report.json").write_text(content)
+def test_what_is_no_report(tmp_path: Path, content: str | bytes, message: str) -> None:
+    (tmp_path / "report.json").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InputError, match=message):
         UnlearningReport.load(tmp_path / "report.json")
     with pytest.raises(InputError, match="no readable report"):
         UnlearningReport.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"task": "poetry"}, "task"),
+        ({"verdict": None}, "verdict"),
+        ({"arms": []}, "arms"),
+        ({"software": {"torch": 2}}, "software"),
+        ({"curve": {}}, "curve"),
+        ({"judged_on_part": "no"}, "judged_on_part"),
+        ({"base": "acme/encoder"}, "base"),
+        ({"odd\n": 1}, r"odd\\n"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(tmp_path: Path, change: dict[str, Any], where: str) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(example_report().to_dict() | change))
+    with pytest.raises(InputError, match=f"does not fit its schema at {where}"):
+        UnlearningReport.load(tmp_path / "report.json")
+
+
+def test_what_is_no_finite_number_is_shown_as_such(tmp_path: Path) -> None:
+    report = example_report()
+    (tmp_path / "report.json").write_text(
+        json.dumps(report.to_dict() | {"utility": None}).replace('"value": 0.02', '"value": null')
+    )
+    loss = UnlearningReport.load(tmp_path / "report.json").arms["original"].sets["test"].loss
+    assert math.isnan(loss.value)
+    assert show(loss) == ""
+    assert show(Estimate(7.0, 6.0, math.nan, 3)) == "7.000 [6.000, nan]"
 
 
 def test_summaries() -> None:

@@ -1,0 +1,176 @@
+"""The page for an auditor: one HTML file with all that is known about a finished run and what came after it."""
+
+import base64
+import re
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from markupsafe import Markup
+
+from . import __version__, plain_words
+from .audit_facts import Audited, look
+from .card import REFERENCE_NAMES, reproducing_flags, shown_settings
+from .console import SET_NAMES, SHOWN_MODELS, generation_rows, show
+from .erase_console import GIVES
+from .errors import InputError, in_one_line
+from .evaluation.outside import OUTSIDE_ATTACKS
+from .evaluation.plots import PICTURES, TITLES
+from .evaluation.report import REPORT_FILE, write_text
+from .evaluation.statistics import Estimate
+from .evaluation.verdict import ATTACKS
+from .ledger import Erased, Event
+from .methods import METHODS
+from .tasks import TASKS
+
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def audit(place: str, output: Path, revision: str | None = None) -> None:
+    """Write the page about a finished run.
+
+    Args:
+        place: the run's output folder, or the repository it was published to.
+        output: the HTML file to write.
+        revision: a branch, tag or commit of the repository.
+
+    Raises:
+        InputError: there is no report there, or the Hub cannot be reached.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"--output {output} is a folder, or in one that does not exist; name a file to write.")
+    audited = look(place, revision)
+    try:
+        page = render_page(audited)
+    except (LookupError, TypeError, ValueError, UndefinedError) as error:
+        # A report is read with the types of its fields checked, and not that they fit together.
+        raise InputError(f"The report of {place} says one thing without what belongs to it: {error}") from error
+    write_text(output, page)
+    print(f"Wrote {output}.")
+
+
+# What is shown
+
+
+def render_page(audited: Audited) -> str:
+    """Render the page; it holds nothing that a browser would fetch or run."""
+    report = audited.report
+    return (
+        _environment()
+        .get_template("audit.html")
+        .render(
+            audited=audited,
+            report=report,
+            report_file=REPORT_FILE,
+            words=plain_words,
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=__version__,
+            arms=[arm for arm in TITLES if arm in report.arms],
+            arm_names=TITLES,
+            sets=[name for name in SET_NAMES if name in report.arms["unlearned"].sets],
+            set_names=SET_NAMES,
+            attack_names=ATTACKS | OUTSIDE_ATTACKS,
+            reference_names=REFERENCE_NAMES,
+            generation_rows=generation_rows(report),
+            facts=TASKS[report.task],
+            strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
+            ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
+            erased=[event.report for event in _events(audited) if isinstance(event, Erased)],
+            gives=GIVES,
+            most_models=SHOWN_MODELS,
+            settings=shown_settings(report),
+            flags=reproducing_flags(report),
+            pictures={PICTURES[name]: _data_uri(content) for name, content in audited.pictures.items()},
+            missing_pictures=[text for name, text in PICTURES.items() if name not in audited.pictures],
+        )
+    )
+
+
+def _events(audited: Audited) -> tuple[Event, ...]:
+    return audited.ledger.ledger.events if audited.ledger.ledger is not None else ()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hf_unlearn"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "cell": _cell,
+        "link": _link,
+        "commit": _commit,
+        "date": _date,
+        "number": lambda value: f"{value:,}",
+    }
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """A value from outside with nothing in it that turns or hides the text around it; jinja escapes the rest."""
+    if value is None:
+        raise TypeError("What is unknown has to be said in words.")
+    return value if isinstance(value, Markup) else in_one_line(value)
+
+
+def _cell(estimate: Estimate | None, digits: int = 3) -> Markup:
+    """A number with its interval, for a table."""
+    text = show(estimate, digits)
+    if not text:
+        return Markup('<span class="unknown">not measured</span>')
+    value, _, interval = text.partition(" ")
+    return Markup('{} <span class="interval">{}</span>').format(value, interval)
+
+
+def _date(iso: str) -> str:
+    """A time as people write it; as it is where it is not in ISO 8601."""
+    try:
+        time = datetime.fromisoformat(iso).astimezone(UTC)
+    except ValueError:
+        return iso
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"
+
+
+def _link(name: str, on_hub: bool = True, kind: str = "") -> Markup:
+    """A name, as a link where it is one of a repository on the Hub.
+
+    Args:
+        name: of a model or data set.
+        on_hub: whether it is known to be there.
+        kind: ``datasets/`` for a data set.
+    """
+    shown = Markup("<bdi>{}</bdi>").format(in_one_line(name))
+    if not (on_hub and is_repo_id(name)):
+        return shown
+    return Markup('<a href="https://huggingface.co/{}{}">{}</a>').format(kind, name, shown)
+
+
+def _commit(sha: str | None, repo_id: str, kind: str = "") -> Markup:
+    """A commit, as a link where repository and commit are possible ones."""
+    if sha is None:
+        return Markup('<span class="unknown">not known</span>')
+    shown = Markup("<code>{}</code>").format(in_one_line(sha))
+    if not (is_repo_id(repo_id) and COMMIT.fullmatch(sha)):
+        return shown
+    return Markup('<a href="https://huggingface.co/{}{}/tree/{}">{}</a>').format(kind, repo_id, sha, shown)
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a name is a possible one of a repository on the Hub, so that it can stand in an address."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.isascii()
+
+
+def _data_uri(png: bytes) -> Markup:
+    return Markup("data:image/png;base64,{}").format(base64.b64encode(png).decode())

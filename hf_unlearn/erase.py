@@ -1,0 +1,136 @@
+"""Erasing the old weights on the Hub: what goes is recorded, taken away, and then looked for."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from huggingface_hub.errors import HfHubHTTPError
+
+from .erase_plan import ErasurePlan, present_files
+from .erase_report import ERASURE_FILE, Answer, ErasureReport, Gives, OldRef
+from .errors import InputError
+from .hub_repo import HubRepo, short_name
+from .ledger import LEDGER_FILE, Erased, digest_of
+
+
+def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
+    """Carry out a plan, and try what is left.
+
+    The record of what goes is committed first. Whatever then happens, a new plan holds what this one held, and
+    carrying it out comes to the same end: main with its files in one commit, and after it one that records the
+    erasure.
+
+    Args:
+        repo: on the Hub.
+        plan: of :func:`~hf_unlearn.erase_plan.plan_erasure`, made just now.
+
+    Returns:
+        What was erased, and what still answers. It is committed, with a line in the ledger where there is one.
+
+    Raises:
+        InputError: the plan must not be carried out, or somebody else changes the repository.
+    """
+    if plan.refusals:
+        raise InputError(plan.refusals[0])
+    if not plan.finished:
+        if not plan.begun:
+            repo.commit({ERASURE_FILE: plan.report.text}, "Begin to erase what was here before", plan.head)
+        _take_away(repo, plan)
+    head = _unchanged_head(repo, plan)
+    answers = still_answering(repo, plan.report)
+    if plan.finished and answers == plan.report.still_answers:
+        return plan.report
+    report = replace(plan.report, finished=_now(), still_answers=answers)
+    files = {ERASURE_FILE: report.text}
+    if plan.ledger is not None:
+        event = Erased(_now(), repo.id, digest_of(report.text), report.counts)
+        files[LEDGER_FILE] = plan.ledger.with_event(event).text
+    repo.commit(files, f"Erase what was here before: {_summary(report)}", head)
+    return report
+
+
+def _take_away(repo: HubRepo, plan: ErasurePlan) -> None:
+    """Take away refs, then history, then the large files that nothing uses any more."""
+    for ref, fate in plan.fates.items():
+        if fate == "deleted":
+            repo.delete_ref(ref)
+    for ref, fate in plan.fates.items():
+        if fate == "squashed":
+            repo.squash(short_name(ref), "All of it, without what was here before")
+    staying = {file.sha256 for file in repo.tree(_unchanged_head(repo, plan)).values()}
+    going = {stored.sha256 for stored in plan.report.objects} - staying
+    repo.delete_objects([info for info in repo.objects() if info.file_oid in going])
+
+
+def _unchanged_head(repo: HubRepo, plan: ErasurePlan) -> str:
+    """The commit of main, which has the files that the plan was made for; raises InputError when it has others."""
+    head = repo.head()
+    if present_files(repo.tree(head)) != plan.files:
+        raise InputError(
+            f"Somebody else has changed {repo.id} meanwhile, so nothing more is erased; look at what is there, and "
+            "run the same command again."
+        )
+    return head
+
+
+def still_answering(repo: HubRepo, report: ErasureReport) -> list[Answer]:
+    """Try to download every old revision and every old large file.
+
+    Args:
+        repo: on the Hub.
+        report: what is to be gone.
+
+    Returns:
+        What the Hub still gives.
+    """
+    answers = []
+    going = {stored.sha256 for stored in report.objects}
+    live = {ref.ref for ref in repo.refs()}
+    files = {commit.id: commit.file for commit in report.commits}
+    for ref in report.refs:
+        if ref.fate in ("deleted", "out_of_reach"):
+            gives = _given(repo, short_name(ref.name), files.get(ref.commit), going)
+            if gives == "small_files" and ref.name in live and _is_newer(repo, ref, report):
+                gives = None
+            if gives is not None:
+                answers.append(Answer("ref", ref.name, gives))
+    for commit, file in files.items():
+        gives = _given(repo, commit, file, going)
+        if gives is not None:
+            answers.append(Answer("commit", commit, gives))
+    listed = {info.file_oid for info in repo.objects()} & going
+    given = repo.downloadable_objects({old.sha256: old.size for old in report.objects})
+    answers += [Answer("object", sha256, "large_files") for sha256 in sorted(given)]
+    return answers + [Answer("object", sha256, "listed") for sha256 in sorted(listed - given)]
+
+
+def _given(repo: HubRepo, revision: str, file: str | None, going: set[str]) -> Gives | None:
+    """What a revision still gives, None when the Hub knows nothing of it."""
+    try:
+        listed = repo.tree_if_any(revision)
+        old = [file] if file else []
+        if listed is not None:
+            old = [path for path, entry in listed.items() if entry.sha256 in going]
+        if any(repo.can_be_downloaded(revision, path) for path in old):
+            return "large_files"
+        return None if listed is None else "small_files"
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 429):
+            raise
+        return "unknown"
+
+
+def _is_newer(repo: HubRepo, ref: OldRef, report: ErasureReport) -> bool:
+    """Whether a ref was made again from what is left, as the Hub does with its conversions."""
+    finished = datetime.fromisoformat(report.finished) if report.finished else datetime.now(UTC)
+    return ref.fate == "deleted" and all(time > finished for time in repo.commits(short_name(ref.name)).values())
+
+
+def _summary(report: ErasureReport) -> str:
+    counts = report.counts
+    return f"{counts['commits']:,} commits, {counts['refs_deleted']:,} refs, {counts['objects']:,} large files" + (
+        f"; {counts['still_answering']:,} still answer" if report.still_answers else ""
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,220 @@
+"""What a person sees of an erasure before and after, and what they are asked: ``hf-unlearn erase``."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from .console import plain
+from .erase import erase
+from .erase_plan import ErasurePlan, plan_erasure
+from .erase_report import Answer, ErasureReport, OldObject
+from .errors import InputError
+from .evaluation.report import write_text
+from .hub_errors import erasing_errors
+from .hub_repo import HubRepo, RepoType
+from .local_copies import LocalPlan, erase_local, plan_local
+
+WHY = (
+    "Whoever has the weights from before and from after can compare them, and the difference points at what was "
+    "forgotten. So the old ones go, and with them optimizer states, checkpoints and evaluation files."
+)
+FATES = {
+    "squashed": "keeps its files, loses its past",
+    "deleted": "is deleted",
+    "kept": "stays: nothing old is in it",
+    "out_of_reach": "cannot be deleted by a program",
+}
+GIVES = {
+    "large_files": "its large files can still be downloaded",
+    "small_files": "its small files can still be read",
+    "listed": "the Hub still lists it",
+    "unknown": "the Hub did not say",
+}
+SHOWN = 20  # lines of one kind
+
+
+def erase_on_hub(
+    repo_id: str,
+    *,
+    repo_type: RepoType = "model",
+    yes: bool = False,
+    confirm: str | None = None,
+    whatever_the_verdict: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Show what an erasure would take away, and with ``yes`` do it.
+
+    Args:
+        repo_id: ``owner/name``.
+        repo_type: what it holds.
+        yes: do it.
+        confirm: the name once more; it is asked for on a terminal when None.
+        whatever_the_verdict: make no condition of what the report beside the weights says.
+        output: a file for the report, or, without ``yes``, for what it would be.
+
+    Raises:
+        InputError: it may not be done, or something old still answers in the end.
+    """
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"There is no folder {output.parent} for --output.")
+    if confirm not in (None, repo_id):
+        raise InputError(f"--confirm {confirm} is not the repository's name, {repo_id}; nothing is erased.")
+    if yes and confirm is None and not sys.stdin.isatty():
+        raise InputError(f"Nobody can type the name here: add --confirm {repo_id} to --yes.")
+    out = Console(soft_wrap=True, width=120, highlight=False)
+    repo = HubRepo(repo_id, repo_type)
+    with erasing_errors(repo_id):
+        plan = plan_erasure(repo, whatever_the_verdict=whatever_the_verdict)
+    _print_plan(out, plan, repo.page)
+    report = plan.report
+    if yes:
+        if plan.refusals:
+            raise InputError(plan.refusals[0])
+        if confirm is None and not plan.finished and input(f"Type {repo_id} to erase all this: ") != repo_id:
+            raise InputError("That is not the repository's name; nothing is erased.")
+        with erasing_errors(repo_id):
+            report = erase(repo, plan)
+        _print_result(out, report)
+    elif not plan.finished:
+        out.print("\nNothing has been changed. The same command with --yes does it, and nothing brings it back.")
+    if output is not None:
+        write_text(output, report.text)
+    if yes and report.still_answers:
+        raise InputError(
+            f"{repo_id} is erased, but {len(report.still_answers)} old revisions or files still answer, as listed. "
+            "The Hub may take 36 hours; the same command looks again."
+        )
+
+
+def erase_on_this_machine(
+    repos: list[str], *, repo_type: RepoType = "model", output_dir: Path | None = None, yes: bool = False
+) -> None:
+    """Show which old copies are on this machine, and with ``yes`` delete them.
+
+    Args:
+        repos: whose revisions are looked for in the Hub's cache.
+        repo_type: what they hold.
+        output_dir: a finished run whose original, data set and checkpoints are looked for.
+        yes: do it.
+
+    Raises:
+        InputError: nothing is named, or the folder holds no finished run.
+    """
+    if not repos and output_dir is None:
+        raise InputError("Whose copies? Name repositories after --cache, or a finished run with --output_dir.")
+    out = Console(soft_wrap=True, width=120, highlight=False)
+    plan = plan_local(repos, repo_type, output_dir)
+    _print_local(out, plan)
+    if not plan.going:
+        return
+    if yes:
+        erase_local(plan)
+        out.print(f"\nDeleted: {_size(copy.size for copy in plan.going)}.")
+    else:
+        out.print("\nNothing has been changed. The same command with --yes deletes what is listed as going.")
+
+
+def _print_plan(out: Console, plan: ErasurePlan, page: str) -> None:
+    report = plan.report
+    out.print(f"[bold]Erasing what was in {plain(page)} before[/]\n{WHY}\n")
+    if plan.finished:
+        out.print(f"Nothing old is left to take away: it was erased by {plain(report.finished)}.")
+    if plan.begun:
+        out.print(
+            f"An erasure that began {plain(report.started)} did not come to its end; this one goes on from there."
+        )
+    if report.repo_type == "dataset":
+        out.print("No verdict tells which rows are in a data set: make sure that main holds what stays, L.")
+    elif report.verdict is not None:
+        out.print(f"The verdict on main: {plain(report.verdict)}.")
+    if not plan.finished:
+        _print_going(out, plan)
+    _print_out_of_reach(out, report, page)
+    for refusal in plan.refusals:
+        out.print(f"[bold red]It will be refused:[/] {plain(refusal)}")
+
+
+def _print_going(out: Console, plan: ErasurePlan) -> None:
+    report = plan.report
+    table = Table(title="Branches, tags, conversions and pull requests", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("", "commits", "what becomes of it"):
+        table.add_column(heading, justify="right" if heading == "commits" else "left", no_wrap=True)
+    for ref in report.refs:
+        table.add_row(plain(ref.name), f"{ref.commits:,}", FATES[ref.fate])
+    out.print(table)
+    out.print(
+        f"{len(report.commits):,} commits go; {plan.older_commits:,} of them have large files that main does not have."
+    )
+    _print_objects(out, "Large files that go, for good", report.objects)
+    _print_objects(out, "Large files that stay, because main uses them", plan.staying)
+    if plan.old_files:
+        out.print("Files of the old model that go with its commits:")
+        _print_some(out, plan.old_files)
+
+
+def _print_objects(out: Console, title: str, objects: list[OldObject]) -> None:
+    table = Table(title=f"{title}: {_size(stored.size for stored in objects)}", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("file", "size", "SHA-256"):
+        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=True)
+    for stored in sorted(objects, key=lambda stored: (stored.file, stored.sha256)):
+        table.add_row(plain(stored.file) or "(no commit names it)", _size([stored.size]), plain(stored.sha256[:12]))
+    out.print(table)
+
+
+def _print_out_of_reach(out: Console, report: ErasureReport, page: str) -> None:
+    out.print("What no program can delete:")
+    for ref in report.refs:
+        if ref.fate == "out_of_reach":
+            number = ref.name.rpartition("/")[2]
+            out.print(
+                f'  {plain(ref.name)}: its large files go, its commits and small files stay. Close it, press "Delete '
+                f'ref" at its foot on {plain(page)}/discussions/{plain(number)}, and run this again.'
+            )
+    for line in report.out_of_reach:
+        out.print(f"  {plain(line)}.")
+
+
+def _print_result(out: Console, report: ErasureReport) -> None:
+    counts = report.counts
+    out.print(
+        f"\nErased: {counts['commits']:,} commits, {counts['refs_deleted']:,} refs, {counts['objects']:,} large files "
+        f"({_size([counts['bytes']])}). Each was then asked for again."
+    )
+    if not report.still_answers:
+        out.print("[green]Nothing old answers any more.[/]")
+        return
+    out.print("[bold red]Still answering:[/]")
+    _print_some(out, [_sentence(answer) for answer in report.still_answers])
+
+
+def _sentence(answer: Answer) -> str:
+    name = answer.name if answer.kind == "ref" else f"{answer.kind} {answer.name[:12]}"
+    return f"{name}: {GIVES[answer.gives]}"
+
+
+def _print_local(out: Console, plan: LocalPlan) -> None:
+    table = Table(title="Old copies on this machine that go", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("", "size", "where"):
+        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=True)
+    for copy in plan.going:
+        table.add_row(plain(copy.what), _size([copy.size]), plain(copy.path))
+    out.print(table if plan.going else "No old copies were found.")
+    if plan.staying:
+        out.print("What stays:")
+        _print_some(out, [f"{path}: {why}" for path, why in plan.staying])
+
+
+def _print_some(out: Console, lines: list[str]) -> None:
+    for line in lines[:SHOWN]:
+        out.print(f"  {plain(line)}")
+    if len(lines) > SHOWN:
+        out.print(f"  and {len(lines) - SHOWN:,} more")
+
+
+def _size(sizes: Iterable[int]) -> str:
+    return tqdm.format_sizeof(sum(sizes), "B")

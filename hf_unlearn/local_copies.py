@@ -1,0 +1,252 @@
+"""Erasing on this machine: old revisions in the Hub's cache, tables of D in that of datasets, checkpoints of a run."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
+
+from .arguments import DataArguments
+from .erase_plan import ERASABLE
+from .errors import InputError
+from .evaluation.cache import tables_folder
+from .evaluation.report import REPORT_FILE, UnlearningReport
+from .folders import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
+from .hub_repo import RepoType
+from .sources import local_cache_folder
+
+BEFORE_THE_VERDICT = (
+    "checkpoint-*",
+    TRIALS_FOLDER,
+    REFERENCES_FOLDER,
+    "optimizer*.pt",
+    "optimizer*.bin",
+    "scheduler.pt",
+    "rng_state*.pth",
+)
+
+
+@dataclass(frozen=True)
+class LocalCopy:
+    """Something old on this machine.
+
+    Attributes:
+        what: it is, in words.
+        path: a folder or a file.
+        size: bytes.
+    """
+
+    what: str
+    path: Path
+    size: int
+
+
+@dataclass
+class LocalPlan:
+    """What goes and what stays.
+
+    Attributes:
+        going: shown to the user, each of them in ``strategies`` or in ``paths``.
+        staying: what was found and is left, and why.
+        strategies: of the Hub's own cleaning, one a repository.
+        paths: to be deleted, each with the folder that it must lie in.
+    """
+
+    going: list[LocalCopy] = field(default_factory=list)
+    staying: list[tuple[Path, str]] = field(default_factory=list)
+    strategies: list[DeleteCacheStrategy] = field(default_factory=list)
+    paths: list[tuple[Path, Path]] = field(default_factory=list)
+
+    def add(self, what: str, path: Path, root: Path) -> None:
+        """Let a folder or a file go, unless a link leads from the root to somewhere else."""
+        if path.is_symlink() or not path.resolve().is_relative_to(root.resolve()):
+            self.staying.append((path, "it is a link to another place; delete what it leads to yourself"))
+        else:
+            self.going.append(LocalCopy(what, path, _size(path)))
+            self.paths.append((path, root))
+
+
+def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -> LocalPlan:
+    """Find old copies on this machine without changing anything.
+
+    Args:
+        repos: whose revisions are to go from the Hub's cache, but for the newest one that was unlearned.
+        repo_type: what they hold. Of a data set no revision stays, and its tables go too.
+        output_dir: a finished run, whose original, data set and checkpoints are looked for; None for none.
+
+    Raises:
+        InputError: the folder holds no finished run.
+    """
+    plan = LocalPlan()
+    named: list[tuple[str, RepoType]] = [(repo, repo_type) for repo in repos]
+    files: list[str] = []
+    settings: dict[str, Any] = {}
+    if output_dir is not None:
+        report = UnlearningReport.load(output_dir / REPORT_FILE)
+        settings = _settings(output_dir)
+        if report.original is not None and report.original.on_hub:
+            named.append((report.original.name, "model"))
+        for name in (settings.get("dataset_name", report.dataset.name), settings.get("forget_dataset")):
+            if name is not None and Path(name).exists():
+                files.append(name)
+            elif name is not None and "/" in name:
+                named.append((name, "dataset"))
+        _plan_folder(plan, output_dir, report, settings)
+    cache = _hub_cache()
+    for name, kind in dict.fromkeys(named):
+        _plan_revisions(plan, cache, name, kind)
+        if kind == "dataset":
+            root = Path(datasets.config.HF_DATASETS_CACHE)
+            tables = root / name.replace("/", "___")
+            if tables.exists():
+                plan.add(f"tables of {name}", tables, root)
+    for name in sorted(files):
+        plan.staying.append((Path(name), "the data set itself; what is in it is yours to delete"))
+        found = local_cache_folder(DataArguments(dataset_name=name, dataset_config=settings.get("dataset_config")))
+        if found is not None and found.exists():
+            plan.add(f"tables of {name}", found, Path(datasets.config.HF_DATASETS_CACHE))
+    _note_the_rest(plan)
+    return plan
+
+
+def erase_local(plan: LocalPlan) -> None:
+    """Delete what a plan names; interrupted, a new plan names the rest."""
+    for strategy in plan.strategies:
+        # A ref to a snapshot that is gone would make the cache look damaged, so refs go first.
+        for ref in strategy.refs:
+            ref.unlink(missing_ok=True)
+        replace(strategy, refs=frozenset()).execute()
+    for path, root in plan.paths:
+        if path.is_symlink() or not path.resolve().is_relative_to(root.resolve()):
+            raise InputError(f"{path} has become a link to another place; it was not deleted.")
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+# The Hub's cache
+
+
+def _hub_cache() -> HFCacheInfo | None:
+    try:
+        return scan_cache_dir()
+    except CacheNotFound:
+        return None
+
+
+def _plan_revisions(plan: LocalPlan, cache: HFCacheInfo | None, name: str, kind: RepoType) -> None:
+    """Let the revisions of a repository go that are not the newest unlearned one."""
+    root = Path(constants.HF_HUB_CACHE)
+    folder = root / repo_folder_name(repo_id=name, repo_type=kind)
+    if cache is None or not os.path.lexists(folder):
+        return
+    repo = next((repo for repo in cache.repos if (repo.repo_id, repo.repo_type) == (name, kind)), None)
+    if repo is None or folder.is_symlink():
+        # What the Hub's cleaning cannot read holds weights all the same.
+        plan.add(f"{name}, which looks damaged", folder, root)
+        return
+    kept = _newest_unlearned(repo) if kind == "model" else None
+    old = sorted(repo.revisions - {kept}, key=lambda revision: revision.commit_hash)
+    if kept is not None:
+        plan.staying.append((kept.snapshot_path, "the newest unlearned revision"))
+        _plan_leftovers(plan, repo, root)
+    if not old:
+        return
+    strategy = cache.delete_revisions(*(revision.commit_hash for revision in old))
+    places = {*strategy.blobs, *strategy.refs, *strategy.repos, *strategy.snapshots}
+    if any(not _lies_in(place, folder) for place in places):
+        plan.staying.append((folder, "it has links to other places; delete it yourself"))
+        return
+    plan.strategies.append(strategy)
+    plan.going += [
+        LocalCopy(f"revision {revision.commit_hash[:12]} of {name}", revision.snapshot_path, revision.size_on_disk)
+        for revision in old
+    ]
+
+
+def _newest_unlearned(repo: CachedRepoInfo) -> CachedRevisionInfo | None:
+    """The revision whose own report says that it forgot, the newest if there are several."""
+    created = {}
+    for revision in repo.revisions:
+        try:
+            report = json.loads((revision.snapshot_path / REPORT_FILE).read_text(encoding="utf-8"))
+            if report["verdict"]["word"] in ERASABLE:
+                created[revision] = str(report["created"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return max(created, key=lambda revision: created[revision], default=None)
+
+
+def _plan_leftovers(plan: LocalPlan, repo: CachedRepoInfo, root: Path) -> None:
+    """Let the files go that no revision uses, as broken downloads leave them behind."""
+    used = {file.blob_path for revision in repo.revisions for file in revision.files}
+    for path in sorted((repo.repo_path / "blobs").glob("*")):
+        if path not in used:
+            plan.add(f"what a broken download left of {repo.repo_id}", path, root)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path, itself possibly a link, lies in a folder."""
+    return path == folder.resolve() or path.parent.resolve().is_relative_to(folder.resolve())
+
+
+# A run's folder
+
+
+def _settings(output_dir: Path) -> dict[str, Any]:
+    try:
+        return json.loads((output_dir / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _plan_folder(plan: LocalPlan, folder: Path, report: UnlearningReport, settings: dict[str, Any]) -> None:
+    """Let go what a run wrote before its verdict: checkpoints with their optimizer states, trials, references."""
+    # It is written in whole seconds.
+    decided = datetime.fromisoformat(report.created) + timedelta(seconds=1)
+    for path in sorted({path for pattern in BEFORE_THE_VERDICT for path in folder.glob(pattern)}):
+        if _written(path) > decided:
+            plan.staying.append((path, "it is newer than the verdict"))
+        else:
+            plan.add("written before the verdict", path, folder)
+    original = settings.get("model_name_or_path")
+    if original is not None and Path(original).is_dir():
+        plan.staying.append((Path(original), "the original lies outside; delete it yourself, with its checkpoints"))
+
+
+def _written(path: Path) -> datetime:
+    """When something in it was last written."""
+    times = [file.lstat().st_mtime for file in _files(path)] or [path.lstat().st_mtime]
+    return datetime.fromtimestamp(max(times), UTC)
+
+
+def _note_the_rest(plan: LocalPlan) -> None:
+    """Name the caches in which nobody can tell what belongs to whom."""
+    rest = {
+        Path(constants.HF_XET_CACHE): "chunks of downloads of all repositories; delete the folder to be sure",
+        tables_folder(): "scores of all models, numbers only; delete the folder to be sure",
+    }
+    plan.staying += [(path, why) for path, why in rest.items() if path.is_dir() and any(path.iterdir())]
+
+
+def _size(path: Path) -> int:
+    return sum(file.lstat().st_size for file in _files(path))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The files of a folder, or the file itself, without following links."""
+    if not path.is_dir() or path.is_symlink():
+        yield path
+        return
+    for folder, _, names in os.walk(path):
+        yield from (Path(folder) / name for name in names)
