@@ -214,6 +214,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
         report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
+    if PartialState().is_main_process:
+        write_line(folder, report, prepared)
     if harness_tasks is not None and not report.harness:
         retrained = run_args.retrained_model
         if reference is not None:
@@ -224,8 +226,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         if PartialState().is_main_process:
             report.save(folder / REPORT_FILE)
             write_card(folder, report)
-    if PartialState().is_main_process:
-        write_line(folder, report, prepared)
+            write_line(folder, report, prepared)
     print_report(out, report)
     out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
