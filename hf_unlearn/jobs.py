@@ -50,7 +50,7 @@ from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
 from .ledger import LEDGER_FILE, Ledger
-from .ledger_check import ledger_of
+from .ledger_check import ledger_of, weights_of
 from .ledger_line import with_note, write_line
 from .methods import CHOICES
 from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
@@ -178,6 +178,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         The report; it lies beside the model in the output folder.
 
     Raises:
+        AlreadyHonoured: all that is asked for was forgotten before.
         InputError: something does not fit together.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved; the same call goes on from there.
     """
@@ -190,6 +191,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     out = console(config)
     if run_args.tell_users_to_move and prepared.source.is_local:
         raise InputError("The original is a folder and has no users on the Hub; leave out --tell_users_to_move.")
+    # The ledger will need it; asked now, nothing is lost where the Hub does not answer.
+    weights_of(prepared.source)
     if run_args.retrained_model is not None:
         model = locate(run_args.retrained_model)
         task_of(model.name, load_config(model), task, peft=peft_task(model))
@@ -211,6 +214,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
         report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
+    if PartialState().is_main_process:
+        write_line(folder, report, prepared)
     if harness_tasks is not None and not report.harness:
         retrained = run_args.retrained_model
         if reference is not None:
@@ -221,8 +226,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         if PartialState().is_main_process:
             report.save(folder / REPORT_FILE)
             write_card(folder, report)
-    if PartialState().is_main_process:
-        write_line(folder, report, prepared)
+            write_line(folder, report, prepared)
     print_report(out, report)
     out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:

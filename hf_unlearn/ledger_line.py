@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .evaluation.report import REPORT_FILE, LedgerNote, UnlearningReport
-from .ledger import LedgerData, LedgerModel, Unlearned, file_digest, load_ledger
+from .ledger import Ledger, LedgerData, LedgerModel, Unlearned, file_digest, load_ledger
 from .ledger_check import weights_of
 from .models import ModelSource
 from .preparation import Preparation
@@ -32,9 +32,11 @@ def write_line(folder: Path, report: UnlearningReport, run: Preparation) -> None
     line = _line(report, run)
     weights, digest = weights_of(ModelSource(str(folder))), file_digest(folder / REPORT_FILE)
     ledger = run.ledger.with_event(replace(line, weights=weights, report=digest))
-    present = load_ledger(folder)
+    present = load_ledger(folder) or Ledger()
     # Something may have been erased since, which its own lines tell.
-    if present is None or present.events[: len(ledger.events)] != ledger.events:
+    for event in present.events[len(ledger.events) :]:
+        ledger = ledger.with_event(event)
+    if ledger != present:
         ledger.save(folder)
 
 

@@ -246,9 +246,12 @@ def _masks(selections: Selections) -> Masks:
         raise InputError(
             f"{overlap} rows are both in the request and in the holdout request; name each in one of them."
         )
-    honoured = sum(selections.forget.honoured)
-    if not masks.forget.any() and (honoured or selections.forget.mask().any()):
+    forget = selections.forget
+    honoured = sum(forget.honoured)
+    if not masks.forget.any() and (honoured or forget.mask().any()):
         what = f"All {honoured:,} ids" if honoured else "All the records"
+        if forget.unmatched:
+            what = f"The data set does not have {forget.unmatched:,} of the ids, and the {honoured:,} others"
         raise AlreadyHonoured(f"{what} that the request names were forgotten before; there is nothing to do.")
     return masks
 

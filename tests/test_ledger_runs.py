@@ -177,6 +177,17 @@ def test_the_same_command_ends_with_the_same_ledger(
     assert main(["run", "--config", str(recipe)]) == 0
     assert (folder / LEDGER_FILE).read_bytes() == longer
     (folder / LEDGER_FILE).write_bytes(written)
+    # a report that is completed later changes the run's own line and no other
+    report = folder / "unlearning_report.json"
+    kept = report.read_bytes()
+    replace(UnlearningReport.load(report), licence="apache-2.0").save(report)
+    assert main(["run", "--config", str(recipe)]) == 0
+    ledger = ledger_of(locate(str(folder)))
+    assert ledger is not None
+    assert replace(ledger.events[-1], report=digest_of(kept)) == Ledger.read(written.decode(), "here").events[-1]
+    report.write_bytes(kept)
+    assert main(["run", "--config", str(recipe)]) == 0
+    assert (folder / LEDGER_FILE).read_bytes() == written
 
 
 # Requests that were honoured

@@ -114,6 +114,9 @@ def test_all_of_it_was_honoured_before(request_: Records) -> None:
     first = after(Records.ids("id", ["r3", "r4"]))
     with pytest.raises(AlreadyHonoured, match="were forgotten before; there is nothing to do"):
         after(request_, forgotten_before=before(first))
+    both = Records.ids("id", ["r3", "gone"])
+    with pytest.raises(AlreadyHonoured, match="does not have 1 of the ids, and the 1 others that the request names"):
+        after(both, forgotten_before=before(first), allow_unmatched=True)
     measured = after(request_, forgotten_before=before(first), ask_again=True)
     assert measured.audit.forget_rows > 0
     assert measured.audit.ids_honoured == 0
