@@ -18,11 +18,9 @@ from .evaluation.report import write_text
 from .hub_errors import erasing_errors
 from .hub_repo import HubRepo, RepoType
 from .local_copies import LocalPlan, erase_local, plan_local
+from .old_model import BEFORE_AND_AFTER
 
-WHY = (
-    "Whoever has the weights from before and from after can compare them, and the difference points at what was "
-    "forgotten. So the old ones go, and with them optimizer states, checkpoints and evaluation files."
-)
+WHY = f"{BEFORE_AND_AFTER} So the old ones go, and with them optimizer states, checkpoints and evaluation files."
 FATES = {
     "squashed": "keeps its files, loses its past",
     "deleted": "is deleted",
