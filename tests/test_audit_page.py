@@ -215,11 +215,14 @@ def test_on_paper(tmp_path: Path, browser: Browser) -> None:
     assert "This model still knows the records" in sheets[0]
     assert "Delete the records themselves" in sheets[0], "the plain words fill one sheet"
     assert "1. The request" not in sheets[0]
-    # No heading stands alone at the foot of a sheet, and no row is cut in two.
-    assert not any(re.match(r"\d+\. ", sheet.strip().splitlines()[-2].strip()) for sheet in sheets)
-    report = json.loads((card / REPORT_FILE).read_text())
-    digest = report["audit"]["request_digest"]
-    assert digest in text
+    # No heading, of a section or of a table, stands at the foot of a sheet without what it is about.
+    headings = re.findall(r"<(?:h2|h3|caption)\b[^>]*>([^<]+)<", page)
+    headings += [" ".join(re.findall(r"<th[^>]*>(.+?)</th>", head)) for head in re.findall("<thead>.+?</thead>", page)]
+    feet = {" ".join(line.split()) for sheet in sheets for line in sheet.strip().splitlines()[-4:]}
+    assert len(headings) > 20
+    assert not feet & set(headings)
+    digest = json.loads((card / REPORT_FILE).read_text())["audit"]["request_digest"]
+    assert re.search(f"Keyed digest of the request +{digest}", text)
 
     browser.show(page, "--window-size=1280,900", f"--screenshot={screen}")
     with Image.open(screen) as image:
