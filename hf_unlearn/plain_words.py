@@ -68,7 +68,7 @@ def asked(audited: Audited) -> list[str]:
     earlier = audited.ledger.ledger.runs[:-1] if audited.ledger.ledger is not None else []
     if earlier:
         found.append(
-            f"Before that, {_count(len(earlier), 'request')} had made it forget "
+            f"Before that, {_count(len(earlier), 'earlier run')} had made it forget "
             f"{_count(sum(run.rows for run in earlier), 'record')} (section 7)."
         )
     return found
@@ -350,17 +350,21 @@ def _of_the_verdict(report: UnlearningReport) -> list[Point]:
 
 def _of_the_request(report: UnlearningReport) -> list[Point]:
     audit = report.audit
+    copies = None if audit is None else audit.duplicates_retained
+    near = None if audit is None else audit.near_duplicates_retained
     found = []
-    if audit is None or audit.duplicates_retained is None:
-        found.append(Point("Look for copies of the records in what stays.", "Nobody looked for them."))
-    elif audit.duplicates_retained:
+    if copies or near:
         found.append(
             Point(
-                "Take the copies of the records out of what stays, and unlearn again.",
-                f"{_count(audit.duplicates_retained, 'retained record')} with the text of a forgotten one kept "
-                "teaching it.",
+                "Take what copies or resembles the records out of what stays, and unlearn again.",
+                f"{_count(copies or 0, 'copy', 'copies')} and {_count(near or 0, 'near copy', 'near copies')} of "
+                "forgotten records kept teaching them.",
             )
         )
+    if copies is None:
+        found.append(Point("Look for copies of the records in what stays.", "Nobody looked for them."))
+    if near is None:
+        found.append(Point("Look for near copies and quotations in what stays.", "Nobody looked for them."))
     if audit is not None and audit.ids_unmatched:
         found.append(
             Point(
