@@ -5,12 +5,13 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from datasets import ClassLabel, Dataset, IterableDataset
 from datasets.table import InMemoryTable
 
 from .digests import keyed_digest
-from .duplicates import Copies
+from .duplicates import normalised_text
 from .errors import InputError
 from .requests import Matcher, PositionMatcher, Records
 from .tables import AnyDataset, column_names, read_tables
@@ -97,10 +98,25 @@ def select_rows(dataset: AnyDataset, selections: Sequence[Selection], allow_unma
 
 
 class RowTaker:
-    """Takes the rows of a part out of the data set."""
+    """Takes the rows of a part out of the data set.
 
-    def __init__(self, dataset: AnyDataset, forget: Selection, held_out: Selection | None, copies: Copies | None):
-        self.dataset, self.forget, self.held_out, self.copies = dataset, forget, held_out, copies
+    Args:
+        dataset: D.
+        forget, held_out: what the requests name.
+        columns: those that carry the text.
+        moved: normalised texts whose rows belong to S, too.
+    """
+
+    def __init__(
+        self,
+        dataset: AnyDataset,
+        forget: Selection,
+        held_out: Selection | None,
+        columns: Sequence[str],
+        moved: pa.Array,
+    ):
+        self.dataset, self.forget, self.held_out = dataset, forget, held_out
+        self.columns, self.moved = columns, moved
         matchers = forget.matchers + (held_out.matchers if held_out else [])
         self.by_position = any(isinstance(matcher, PositionMatcher) for matcher in matchers)
         if self.by_position and isinstance(dataset, IterableDataset) and dataset.num_shards > 1:
@@ -121,13 +137,14 @@ class RowTaker:
         return kept if features is None else kept.cast(features)
 
     def _belongs_to(self, part: str) -> Callable[[pa.Table], pa.Array]:
-        forget, held_out, copies = self.forget, self.held_out, self.copies
+        forget, held_out, columns, moved = self.forget, self.held_out, self.columns, self.moved
 
         def belongs(table: pa.Table) -> pa.Array:
             in_holdout = held_out.names(table) if held_out else np.zeros(table.num_rows, bool)
             in_forget = forget.names(table)
-            if copies:
-                in_forget |= copies.names(table) & ~in_holdout
+            if len(moved):
+                copied = np.asarray(pc.is_in(normalised_text(table, columns), value_set=moved))
+                in_forget |= copied & ~in_holdout
             wanted = {"forget": in_forget, "holdout": in_holdout, "retained": ~(in_forget | in_holdout)}
             return pa.array(wanted[part])
 

@@ -17,6 +17,7 @@ from .data import template_fields
 from .digests import load_digest_key
 from .errors import InputError
 from .hub_errors import hub_errors, hub_trouble
+from .paraphrases import SentenceEncoder
 from .record import DataSource
 from .requests import Records, require_columns
 from .retained import RetainedSplit, split_retained
@@ -170,6 +171,7 @@ def split_data(
             holdout=holdout,
             duplicates=None if request_args.duplicates == "ignore" else request_args.duplicates,
             duplicate_columns=_text_columns(dataset, config),
+            **_near_search(request_args, config),
             allow_unmatched=request_args.allow_unmatched,
             digest_key=load_digest_key(_digest_key_path(request_args)),
             revision=source.revision,
@@ -244,6 +246,22 @@ def _text_columns(dataset: AnyDataset, config: UnlearningConfig) -> list[str] | 
     if config.dataset_text_field in names and "messages" not in names:
         return [config.dataset_text_field]
     return None
+
+
+def _near_search(args: RequestArguments, config: UnlearningConfig) -> dict[str, Any]:
+    """How to look for near copies, as arguments of ``split_retained``."""
+    encoder = review = None
+    if args.near_duplicates_encoder is not None:
+        threshold = args.near_duplicates_encoder_threshold
+        encoder = SentenceEncoder(args.near_duplicates_encoder, threshold, config.device)
+    if args.near_duplicates_review is not None:
+        review = Path(args.near_duplicates_review)
+    return {
+        "near_duplicates": None if args.near_duplicates == "ignore" else args.near_duplicates,
+        "near_threshold": args.near_duplicate_threshold,
+        "near_encoder": encoder,
+        "near_review": review,
+    }
 
 
 def _digest_key_path(args: RequestArguments) -> Path:
