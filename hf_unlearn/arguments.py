@@ -14,6 +14,8 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from .config import UnlearningConfig
 from .errors import InputError
+from .near_audit import PARAPHRASE_THRESHOLD
+from .near_duplicates import NEAR_THRESHOLD
 from .tasks import Task
 
 
@@ -94,6 +96,24 @@ class RequestArguments:
     duplicates: Literal["report", "forget", "error", "ignore"] = field(
         default="report",
         metadata={"help": "Retained rows with the text of a forgotten one: count, forget too, fail, or do not look."},
+    )
+    near_duplicates: Literal["report", "forget", "error", "ignore"] = field(
+        default="report",
+        metadata={"help": "Retained rows that nearly equal a forgotten one, or quote it: the same choice."},
+    )
+    near_duplicate_threshold: float = field(
+        default=NEAR_THRESHOLD,
+        metadata={"help": "Nearly equal: from this Jaccard index on, over words and pairs of neighbouring words."},
+    )
+    near_duplicates_review: str | None = field(
+        default=None,
+        metadata={"help": "A file to write for you alone (.jsonl), with the texts of all near copies and their rows."},
+    )
+    near_duplicates_encoder: str | None = field(
+        default=None, metadata={"help": "A sentence encoder, a folder or Hub id, that finds paraphrases too."}
+    )
+    near_duplicates_encoder_threshold: float = field(
+        default=PARAPHRASE_THRESHOLD, metadata={"help": "From which cosine on a row counts as a paraphrase."}
     )
     holdout_split: str | None = field(default=None, metadata={"help": "H is this split of the data set."})
     holdout_dataset: str | None = field(default=None, metadata={"help": "H is this data set."})
@@ -313,6 +333,8 @@ PLACES = (
     "holdout_dataset",
     "public_dataset",
     "digest_key_file",
+    "near_duplicates_review",
+    "near_duplicates_encoder",
     "output_dir",
 )
 MAY_BE_EMPTY = ("prompt_template", "completion_template")

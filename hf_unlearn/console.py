@@ -74,12 +74,27 @@ def print_audit(console: Console, audit: SplitAudit) -> None:
         table.add_row("copies of S left in L", f"{audit.duplicates_retained:,}")
     if audit.duplicates_forgotten:
         table.add_row("copies forgotten too", f"{audit.duplicates_forgotten:,}")
+    if audit.near_duplicates_retained is not None:
+        table.add_row("near copies of S left in L", f"{audit.near_duplicates_retained:,}")
+    if audit.near_duplicates_forgotten:
+        table.add_row("near copies forgotten too", f"{audit.near_duplicates_forgotten:,}")
     console.print(table)
     if audit.duplicates_retained:
         console.print(
             f"[bold red]{audit.duplicates_retained:,} retained rows have the text of a forgotten one and will keep "
             "teaching it.[/] Forget them too with --duplicates forget."
         )
+    if audit.near_duplicates_retained:
+        console.print(
+            f"[bold red]{audit.near_duplicates_retained:,} retained rows nearly equal a forgotten one, or quote it, "
+            "and will keep teaching most of it.[/] Forget them too with --near_duplicates forget, or read them first: "
+            "--near_duplicates_review FILE."
+        )
+    for near in audit.near_duplicates:
+        if near.pairs:
+            console.print(
+                f"  {near.pairs:,} pairs by {plain(near.measure)}, similarity: {near.shown_histogram}", highlight=False
+            )
     if audit.holdout_overlap:
         console.print(
             f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D,[/] so the original model "

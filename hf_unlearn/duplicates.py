@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -10,18 +11,42 @@ import pyarrow.compute as pc
 from .errors import InputError
 from .tables import AnyDataset, column_names, read_tables
 
+DuplicatePolicy: TypeAlias = Literal["report", "forget", "error"]
+
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows of L with the text of a row of S, and how to recognise one."""
+    """Rows of L with the text of a row of S.
 
-    columns: Sequence[str]
-    keys: pa.Array | None
-    mask: np.ndarray | None
+    Attributes:
+        policy: count them (``report``), forget them too (``forget``), or raise (``error``); None: nobody looked.
+        columns: those that carry the text.
+        keys: the distinct normalised texts of S.
+        mask: the rows, bool of shape (rows of D,).
+        holdout_overlap: rows of H whose text also occurs in S or L, None without H.
+    """
+
+    policy: DuplicatePolicy | None
+    columns: list[str]
+    keys: pa.Array
+    mask: np.ndarray
     holdout_overlap: int | None
 
-    def names(self, table: pa.Table) -> np.ndarray:
-        return np.asarray(pc.is_in(normalised_text(table, self.columns), value_set=self.keys))
+    @property
+    def moved(self) -> np.ndarray:
+        """The rows that the policy moves to S, bool of shape (rows of D,)."""
+        return self.mask & (self.policy == "forget")
+
+    def counts(self) -> dict[str, Any]:
+        """What the audit of the split says about them."""
+        found, moved = int(np.count_nonzero(self.mask)), int(np.count_nonzero(self.moved))
+        return {
+            "duplicate_columns": self.columns,
+            "duplicate_policy": self.policy,
+            "duplicates_retained": None if self.policy is None else found - moved,
+            "duplicates_forgotten": moved,
+            "holdout_overlap": self.holdout_overlap,
+        }
 
 
 def text_columns(dataset: AnyDataset, looked_at: set[str]) -> list[str]:
@@ -100,21 +125,42 @@ def _joined(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     return pa.chunked_array([pc.binary_join(lists, pa.scalar(separator, pa.large_string()))])
 
 
+def texts_of(dataset: AnyDataset, columns: Sequence[str], mask: np.ndarray | None = None) -> pa.ChunkedArray:
+    """The normalised texts of a data set, or of the rows that a mask names."""
+    found = [pa.array([], pa.large_string())]
+    for table, start in read_tables(dataset, columns):
+        if mask is not None:
+            table = table.take(np.flatnonzero(mask[start : start + table.num_rows]))
+        found.extend(normalised_text(table, columns).chunks)
+    return pa.chunked_array(found)
+
+
 def find_copies(
-    dataset: AnyDataset, columns: list[str], forget: np.ndarray, held_out: np.ndarray, other: AnyDataset | None
+    dataset: AnyDataset,
+    columns: list[str],
+    forget: np.ndarray,
+    held_out: np.ndarray,
+    other: AnyDataset | None,
+    policy: DuplicatePolicy | None,
 ) -> Copies:
-    """Look through D for the texts of S and H."""
+    """Look through D for the texts of S and H.
 
-    def texts(rows: AnyDataset, mask: np.ndarray | None = None) -> pa.ChunkedArray:
-        found = [pa.array([], pa.large_string())]
-        for table, start in read_tables(rows, columns):
-            if mask is not None:
-                table = table.take(np.flatnonzero(mask[start : start + table.num_rows]))
-            found.extend(normalised_text(table, columns).chunks)
-        return pa.chunked_array(found)
+    Args:
+        dataset: D.
+        columns: those that carry the text.
+        forget, held_out: which rows belong to S and to H, bool of shape (rows,).
+        other: H where it is a data set of its own.
+        policy: what to do about copies.
 
-    forget_keys = texts(dataset, forget).unique().drop_null()
-    holdout_texts = texts(other) if other is not None else texts(dataset, held_out) if held_out.any() else None
+    Raises:
+        InputError: there are some, under the policy ``error``.
+    """
+    if policy is None:
+        return Copies(None, columns, pa.array([], pa.large_string()), np.zeros_like(forget), None)
+    forget_keys = texts_of(dataset, columns, forget).unique().drop_null()
+    holdout_texts = None
+    if other is not None or held_out.any():
+        holdout_texts = texts_of(other, columns) if other is not None else texts_of(dataset, columns, held_out)
     holdout_keys = None if holdout_texts is None else holdout_texts.unique().drop_null()
     mask = np.zeros_like(forget)
     seen_in_holdout: list[pa.Array] = []
@@ -126,8 +172,14 @@ def find_copies(
             trained_on = pa.array(~held_out[here])
             seen_in_holdout.extend(keys.filter(pc.and_(trained_on, pc.is_in(keys, value_set=holdout_keys))).chunks)
     mask &= ~(forget | held_out)
+    found = int(np.count_nonzero(mask))
+    if found and policy == "error":
+        raise InputError(
+            f"{found} retained rows have the same text as a forgotten one and would keep teaching it; "
+            "forget them too (duplicates='forget') or go on (duplicates='report')."
+        )
     overlap = None
     if holdout_texts is not None:
         seen = pa.chunked_array(seen_in_holdout or [pa.array([], pa.large_string())]).unique()
         overlap = int(pc.sum(pc.is_in(holdout_texts, value_set=seen)).as_py() or 0)
-    return Copies(columns, forget_keys, mask, overlap)
+    return Copies(policy, columns, forget_keys, mask, overlap)

@@ -12,7 +12,9 @@ from .evaluation.report import write_text
 SETTINGS_FILE = "run.json"
 REFERENCES_FOLDER = "references"
 TRIALS_FOLDER = "trials"
-PRIVATE_SETTINGS = ("forget_values", "forget_rows", "holdout_values", "holdout_rows", "hub_token")
+PRIVATE_SETTINGS = (
+    "forget_values", "forget_rows", "holdout_values", "holdout_rows", "hub_token", "near_duplicates_review",
+)  # fmt: skip
 # What may change between a run and its repetition: where it is published, and whether.
 PUBLISHING_SETTINGS = (
     "push",

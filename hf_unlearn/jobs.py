@@ -409,7 +409,12 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         sampled=evidence.sampled,
         blind=evidence.blind(config.seed),
         seed=config.seed,
-        provenance=Provenance(None, "", parts.audit.duplicates_retained),
+        provenance=Provenance(
+            None,
+            "",
+            parts.audit.duplicates_retained,
+            near_duplicates_retained=parts.audit.near_duplicates_retained,
+        ),
         margin=config.auc_margin,
         utility_margin=config.utility_margin,
         group_column=config.group_column,

@@ -87,6 +87,7 @@ def trainer_report(
             start_saw_forget=not clean,
             stage=_stage(trainer),
             duplicates_retained=audit.duplicates_retained if audit else None,
+            near_duplicates_retained=audit.near_duplicates_retained if audit else None,
             stopped_by_forget=trainer.args.stop_when_forgotten,
             chosen_by_forget=trainer.chosen_by_forget,
             base_is_clean=_base_is_clean(trainer, clean),

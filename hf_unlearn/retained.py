@@ -5,20 +5,25 @@ Rows are never copied: the parts of a ``Dataset`` are index mappings over its Ar
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from .duplicates import Copies, find_copies, text_columns
+from .duplicates import Copies, DuplicatePolicy, find_copies, text_columns, texts_of
 from .errors import AlreadyHonoured, InputError
 from .forgotten import Forgotten, forgotten_digests
+from .near_audit import NearAudit, NearFindings, NearSearch, look_for_near_copies
+from .near_duplicates import NEAR_THRESHOLD
 from .requests import Records, require_columns
 from .selection import Masks, RowTaker, Selection, Selections, select_rows
 from .tables import AnyDataset, column_names, row_count
 
-DuplicatePolicy = Literal["report", "forget", "error"]
+if TYPE_CHECKING:
+    from .paraphrases import SentenceEncoder
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,15 @@ class SplitAudit:
         duplicates_retained: rows of L whose text equals that of a row of S, or of one that was forgotten before; each
             keeps teaching it.
         duplicates_forgotten: such rows that the policy ``forget`` moved to S.
-        near_duplicates_retained: None, not looked for.
+        near_duplicates_retained: rows of L that are near copies of a row of S or quote one, as
+            :mod:`~hf_unlearn.near_duplicates` defines it, or paraphrase one; None when nobody looked.
         holdout_overlap: rows of H whose text also occurs in S or L, so that the original model did see it.
         dataset_fingerprint: the ``datasets`` fingerprint of the data set that was split, None for a stream.
         dataset_revision: the commit of the data set on the Hub, None when unknown.
         request_digest: keyed digest (HMAC-SHA256) of what the request names, None without a key.
+        near_duplicate_policy: as above, or None when near copies were not looked for.
+        near_duplicates_forgotten: near copies that the policy ``forget`` moved to S.
+        near_duplicates: what each search for near copies found.
         forgotten_before_rows: rows of D that earlier requests named; they are in neither S nor L.
         ids_honoured: ids and values that the request names and earlier ones named too; the others are counted above.
     """
@@ -59,6 +68,9 @@ class SplitAudit:
     dataset_fingerprint: str | None
     dataset_revision: str | None
     request_digest: str | None
+    near_duplicate_policy: DuplicatePolicy | None = None
+    near_duplicates_forgotten: int = 0
+    near_duplicates: list[NearAudit] = field(default_factory=list)
     forgotten_before_rows: int = 0
     ids_honoured: int = 0
 
@@ -120,6 +132,10 @@ def split_retained(
     holdout: Records | AnyDataset | None = None,
     duplicates: DuplicatePolicy | None = "report",
     duplicate_columns: Sequence[str] | None = None,
+    near_duplicates: DuplicatePolicy | None = "report",
+    near_threshold: float = NEAR_THRESHOLD,
+    near_encoder: "SentenceEncoder | None" = None,
+    near_review: Path | None = None,
     allow_unmatched: bool = False,
     digest_key: bytes | None = None,
     revision: str | None = None,
@@ -130,7 +146,7 @@ def split_retained(
 
     Args:
         dataset: D, in memory, memory-mapped or streamed; a dictionary of splits needs ``split``. A stream is read once
-            for the request and once more for duplicates, and must yield the same rows each time.
+            for the request and several times for duplicates, and must yield the same rows each time.
         request: the records to forget.
         split: which split of a dictionary to use; the other splits stay untouched.
         holdout: records like S that the original model never saw: a request naming rows of ``dataset``, which then
@@ -139,6 +155,11 @@ def split_retained(
             them too (``forget``), or raise (``error``); None skips the search.
         duplicate_columns: the columns that make a duplicate; by default ``messages``, or ``prompt`` and
             ``completion``, or ``text``, or else every column of strings that the request does not look at.
+        near_duplicates: the same for rows of L that nearly equal a row of S or quote it, see
+            :mod:`~hf_unlearn.near_duplicates`; None, or no search for duplicates, skips this.
+        near_threshold: from which Jaccard index on rows are nearly equal.
+        near_encoder: finds paraphrases, too.
+        near_review: a file to write for the owner, with the texts of all near copies; for nobody else's eyes.
         allow_unmatched: go on when the request names something that the data set does not have.
         digest_key: the owner's key for the digest of the request in the audit.
         revision: the commit of the data set, recorded in the audit.
@@ -154,24 +175,21 @@ def split_retained(
         InputError: unknown column, wrong type, something unmatched or repeated, a request that removes everything,
             a row both forgotten and held out, or a duplicate under the policy ``error``.
     """
+    near_search = _near_search(duplicates, near_duplicates, near_threshold, near_encoder, near_review)
     dataset = _one_split(dataset, split)
     selections = _selected(dataset, request, holdout, forgotten_before, ask_again, allow_unmatched)
     masks, forget = _masks(selections), selections.forget
-    copies = Copies((), None, None, None)
-    if duplicates is not None:
-        columns = require_columns(
-            duplicate_columns or text_columns(dataset, selections.columns), column_names(dataset)
-        )
-        other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
-        copies = find_copies(dataset, columns, masks.forget | masks.before, masks.held_out, other)
-    found = _found(copies, duplicates)
-    moved = found or 0 if duplicates == "forget" else 0
-    if moved and copies.mask is not None:
-        masks = replace(masks, forget=masks.forget | copies.mask)
+    columns = _text_columns(dataset, duplicate_columns, selections) if duplicates is not None else []
+    other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
+    # A copy of what was forgotten before teaches it again, too.
+    copies = find_copies(dataset, columns, masks.forget | masks.before, masks.held_out, other, duplicates)
+    masks = replace(masks, forget=masks.forget | copies.moved)
+    near = look_for_near_copies(dataset, copies, masks.forget | masks.before, masks.retained, near_search)
+    masks = replace(masks, forget=masks.forget | near.moved)
     if not masks.retained.any():
         raise InputError("The request removes every row; with nothing retained there is no model to train.")
 
-    take = RowTaker(dataset, selections, copies if moved else None)
+    take = RowTaker(dataset, selections, copies.columns, _keys(dataset, copies, near))
     audit = SplitAudit(
         dataset_rows=int(np.count_nonzero(~masks.held_out)),
         forget_rows=int(np.count_nonzero(masks.forget)),
@@ -180,15 +198,11 @@ def split_retained(
         ids_requested=forget.requested,
         ids_matched=forget.requested - forget.unmatched,
         ids_unmatched=forget.unmatched,
-        duplicate_columns=list(copies.columns),
-        duplicate_policy=duplicates,
-        duplicates_retained=None if found is None else found - moved,
-        duplicates_forgotten=moved,
-        near_duplicates_retained=None,
-        holdout_overlap=copies.holdout_overlap,
         dataset_fingerprint=dataset._fingerprint if isinstance(dataset, Dataset) else None,
         dataset_revision=revision,
         request_digest=forget.digest(digest_key) if digest_key else None,
+        **copies.counts(),
+        **near.counts(),
         forgotten_before_rows=int(np.count_nonzero(masks.before)),
         ids_honoured=sum(forget.honoured),
     )
@@ -200,6 +214,21 @@ def split_retained(
         forget_rows=_forget_rows(dataset, take, masks),
         forgotten=forgotten_digests(dataset, forget, masks.forget, digest_key) if digest_key else None,
     )
+
+
+def _near_search(
+    duplicates: DuplicatePolicy | None,
+    policy: DuplicatePolicy | None,
+    threshold: float,
+    encoder: "SentenceEncoder | None",
+    review: Path | None,
+) -> NearSearch | None:
+    """How to look for near copies; raises InputError where more is asked for than can be done."""
+    if duplicates is not None and policy is not None:
+        return NearSearch(policy, threshold, encoder, review)
+    if policy in ("forget", "error") or encoder is not None or review is not None:
+        raise InputError("Near copies are looked for only where copies are, too; skip neither search.")
+    return None
 
 
 def _one_split(dataset: Any, split: str | None) -> AnyDataset:
@@ -256,17 +285,17 @@ def _masks(selections: Selections) -> Masks:
     return masks
 
 
-def _found(copies: Copies, policy: DuplicatePolicy | None) -> int | None:
-    """How many copies of S the retained rows hold, None where nobody looked; raises InputError where that matters."""
-    if copies.mask is None:
-        return None
-    found = int(np.count_nonzero(copies.mask))
-    if found and policy == "error":
-        raise InputError(
-            f"{found} retained rows have the same text as a forgotten one and would keep teaching it; "
-            "forget them too (duplicates='forget') or go on (duplicates='report')."
-        )
-    return found
+def _text_columns(dataset: AnyDataset, named: Sequence[str] | None, selections: Selections) -> list[str]:
+    """The columns to look for copies in: those that the user named, or the usual ones."""
+    return require_columns(named or text_columns(dataset, selections.columns), column_names(dataset))
+
+
+def _keys(dataset: AnyDataset, copies: Copies, near: NearFindings) -> pa.Array:
+    """The texts by which a stream knows the rows that were moved to S."""
+    keys = [copies.keys] if copies.moved.any() else [pa.array([], pa.large_string())]
+    if near.moved.any() and isinstance(dataset, IterableDataset):
+        keys.append(texts_of(dataset, copies.columns, near.moved).unique())
+    return pa.concat_arrays(keys)
 
 
 def _holdout_rows(holdout: Records | AnyDataset | None, mask: np.ndarray) -> int:

@@ -6,12 +6,13 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from datasets import ClassLabel, Dataset, IterableDataset
 from datasets.table import InMemoryTable
 
 from .digests import digest_each, keyed_digest
-from .duplicates import Copies
+from .duplicates import normalised_text
 from .errors import InputError
 from .recognised import Digested
 from .requests import Matcher, Named, PositionMatcher, Records
@@ -173,10 +174,18 @@ class Masks:
 
 
 class RowTaker:
-    """Takes the rows of a part out of the data set."""
+    """Takes the rows of a part out of the data set.
 
-    def __init__(self, dataset: AnyDataset, selections: Selections, copies: Copies | None):
-        self.dataset, self.selections, self.copies = dataset, selections, copies
+    Args:
+        dataset: D.
+        selections: what the requests name.
+        columns: those that carry the text.
+        moved: normalised texts whose rows belong to S, too.
+    """
+
+    def __init__(self, dataset: AnyDataset, selections: Selections, columns: Sequence[str], moved: pa.Array):
+        self.dataset, self.selections = dataset, selections
+        self.columns, self.moved = columns, moved
         matchers = [matcher for part in selections.all for matcher in part.matchers]
         self.by_position = any(isinstance(matcher, PositionMatcher) for matcher in matchers)
         if self.by_position and isinstance(dataset, IterableDataset) and dataset.num_shards > 1:
@@ -197,12 +206,13 @@ class RowTaker:
         return kept if features is None else kept.cast(features)
 
     def _belongs_to(self, part: str) -> Callable[[pa.Table], pa.Array]:
-        selections, copies = self.selections, self.copies
+        selections, columns, moved = self.selections, self.columns, self.moved
 
         def belongs(table: pa.Table) -> pa.Array:
             masks = selections.masks(lambda selection: selection.names(table))
-            if copies:
-                masks = replace(masks, forget=masks.forget | (copies.names(table) & masks.retained))
+            if len(moved):
+                copied = np.asarray(pc.is_in(normalised_text(table, columns), value_set=moved))
+                masks = replace(masks, forget=masks.forget | (copied & masks.retained))
             wanted = {"forget": masks.forget, "held_out": masks.held_out, "retained": masks.retained}
             return pa.array(wanted[part])
 

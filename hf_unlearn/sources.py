@@ -27,6 +27,7 @@ from .errors import InputError
 from .hub_errors import hub_errors, hub_trouble
 from .id_files import request_files
 from .ledger import LEDGER_FILE, Ledger
+from .paraphrases import SentenceEncoder
 from .recognised import recognised
 from .record import DataSource
 from .requests import Records, require_columns
@@ -213,6 +214,7 @@ def split_data(
             holdout=holdout,
             duplicates=None if request_args.duplicates == "ignore" else request_args.duplicates,
             duplicate_columns=_text_columns(dataset, config),
+            **_near_search(request_args, config),
             allow_unmatched=request_args.allow_unmatched,
             digest_key=key,
             revision=source.revision,
@@ -296,6 +298,22 @@ def _text_columns(dataset: AnyDataset, config: UnlearningConfig) -> list[str] | 
     if config.dataset_text_field in names and "messages" not in names:
         return [config.dataset_text_field]
     return None
+
+
+def _near_search(args: RequestArguments, config: UnlearningConfig) -> dict[str, Any]:
+    """How to look for near copies, as arguments of ``split_retained``."""
+    encoder = review = None
+    if args.near_duplicates_encoder is not None:
+        threshold = args.near_duplicates_encoder_threshold
+        encoder = SentenceEncoder(args.near_duplicates_encoder, threshold, config.device)
+    if args.near_duplicates_review is not None:
+        review = Path(args.near_duplicates_review)
+    return {
+        "near_duplicates": None if args.near_duplicates == "ignore" else args.near_duplicates,
+        "near_threshold": args.near_duplicate_threshold,
+        "near_encoder": encoder,
+        "near_review": review,
+    }
 
 
 def forgotten_before(ledger: Ledger, key: bytes) -> Records | None:

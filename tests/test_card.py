@@ -28,6 +28,7 @@ from hf_unlearn.evaluation.report import (
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.utility import Utility
 from hf_unlearn.evaluation.verdict import Verdict
+from hf_unlearn.near_audit import NearAudit
 from hf_unlearn.old_model import BEFORE_AND_AFTER
 from hf_unlearn.record import DataSource
 from hf_unlearn.retained import SplitAudit
@@ -81,11 +82,13 @@ def example_report(task: Any = "text-classification", word: Any = "not_distingui
             duplicate_policy="report",
             duplicates_retained=0,
             duplicates_forgotten=0,
-            near_duplicates_retained=None,
+            near_duplicates_retained=3,
             holdout_overlap=0,
             dataset_fingerprint="f" * 16,
             dataset_revision="c" * 40,
             request_digest="d" * 64,
+            near_duplicate_policy="report",
+            near_duplicates=[NearAudit(None, 0.55, 3, 4, [0, 0, 0, 0, 0, 1, 0, 0, 0, 3])],
         ),
         method=MethodEntry(
             name="toward_base",

@@ -54,6 +54,7 @@ class Provenance:
         base_is_clean: whether the model that a clean start is at never saw S; None where it is no trained model.
         base_finding: what the tests of that model found, in words; empty where they could not be made.
         base_is_told: whether they tell S from H.
+        near_duplicates_retained: rows of L that are near copies of a row of S or quote one; None when nobody looked.
     """
 
     start_saw_forget: bool | None
@@ -64,6 +65,7 @@ class Provenance:
     base_is_clean: BaseIsClean | None = None
     base_finding: str = ""
     base_is_told: bool = False
+    near_duplicates_retained: int | None = None
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,14 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
         reasons.append("The fine-tuning began at weights that S had shaped, so only measurements can speak.")
     if copies:
         warnings.append(f"{copies} retained records have the text of a forgotten one and kept teaching it.")
+    if near := provenance.near_duplicates_retained:
+        nevertheless = ""
+        if provenance.start_saw_forget is False:
+            nevertheless = " A clean start makes the model one that was trained on L with these in it."
+        warnings.append(
+            f"{near} retained records are near copies of a forgotten one, or quote one, and kept teaching most of it."
+            + nevertheless
+        )
     return reasons, warnings
 
 

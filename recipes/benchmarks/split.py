@@ -55,7 +55,7 @@ def in_memory(rows: int, ids: int, pairs: int) -> None:
         return split_retained(dataset, Records.ids("id", forget), duplicates=None, digest_key=KEY)
 
     def ours_with_audit() -> Any:
-        return split_retained(dataset, Records.ids("id", forget), digest_key=KEY)
+        return split_retained(dataset, Records.ids("id", forget), near_duplicates=None, digest_key=KEY)
 
     split, (retained, _) = ours(), by_hand()
     assert split.retained["id"][:] == retained["id"][:]
@@ -84,7 +84,7 @@ def streamed(rows: int, ids: int) -> None:
         drawn = np.random.default_rng(0).choice(rows, ids, replace=False)
         request = Records.ids("id", [f"user-{i:08d}" for i in drawn])
         started = time.perf_counter()
-        split = split_retained(stream, request, digest_key=KEY)
+        split = split_retained(stream, request, near_duplicates=None, digest_key=KEY)
         split_seconds = time.perf_counter() - started
         kept = sum(t.num_rows for t in split.retained.with_format("arrow").iter(batch_size=10_000))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

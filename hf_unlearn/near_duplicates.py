@@ -1,0 +1,286 @@
+"""Near copies and quotations of forgotten records that stay in L: they teach most of what was to be forgotten.
+
+A retained record is one of these for a record of S when it is
+
+- *similar*: the Jaccard index of their words and pairs of neighbouring words (shingles) is at least the threshold; it
+  has to be 1 where either has fewer than 6 words;
+- *a quotation*: it has 80 % of the runs of four words of a record of 8 words or more; or
+- *a passage*: it has 20 words in a row in common with the record.
+
+What stands in many retained records says nothing about one of them. So half of what is particular to the record of S
+has to be shared, too: of the shingles (for quotations and passages: of the runs of four words) outside boilerplate.
+Boilerplate is every run of four words that more than 20 retained rows have, and more than ten times as many as have
+the rarest of the record's. And the records of a template differ in their numbers: a similar record is left alone where
+both have numbers of 4 digits or more and share less than half of these digits, unless the Jaccard index is 0.95 or
+more; a quotation has to have half of them.
+
+Shingles are ids without collisions, so all counts are exact. Candidates come from an index of the rarest shingles of
+S: a record that shares enough of them to count shares some of these (prefix filtering: Chaudhuri et al. 2006, Bayardo
+et al. 2007), so none is missed. How the constants were chosen is in recipes/benchmarks/README.md.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_array
+
+from .pairs import NearPairs
+from .shingles import Shingles, ShingleVocabulary, Words, distinct, incidence
+from .slices import TextSlice, cuts, ranges, text_slices
+from .tables import AnyDataset
+
+NEAR_THRESHOLD = 0.55
+NEARLY_ALL = 0.95
+CONTAINED = 0.8
+PASSAGE_WORDS = 20
+FEWEST_WORDS = 6
+FEWEST_QUOTED_WORDS = 8
+
+PARTICULAR = 0.5
+COMMON_ROWS = 20
+COMMON_RATIO = 10
+
+# How many rare shingles a candidate must share: more mean fewer candidates and a longer index.
+LOOKED_FOR = 3
+# Shingles in the index that are looked up together, which bounds the memory.
+LOOKED_UP = 2**22
+# Occurrences of one run of four words within a record that passages are looked for at.
+REPEATS = 32
+ROUNDING = 1e-9
+
+
+def find_near_copies(
+    dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray, threshold: float = NEAR_THRESHOLD
+) -> NearPairs:
+    """Look through D twice for near copies and quotations of the texts of S.
+
+    Args:
+        dataset: D.
+        columns: those that carry the text.
+        forgotten: the distinct texts of S as :func:`~hf_unlearn.duplicates.normalised_text` gives them, without nulls.
+        look: which rows of D to look at, bool of shape (rows,).
+        threshold: the least Jaccard index of similar records.
+    """
+    index = _Index(forgotten.cast(pa.large_string()))
+    for part in text_slices(dataset, columns, look, "Counting shingles"):
+        index.count(part)
+    index.arrange(threshold)
+    pairs = []
+    for part in text_slices(dataset, columns, look, "Near copies of S"):
+        found = index.matches(part, threshold)
+        pair, row = part.rows_of(found.row)
+        pairs.append(replace(found.chosen(pair), row=row))
+    return NearPairs.joined(pairs)
+
+
+# The index
+
+
+@dataclass(frozen=True)
+class _Postings:
+    """The rarest of the particular shingles of each forgotten text, of which a candidate must share some.
+
+    Attributes:
+        particular: which of its shingles are particular to each text, a sparse matrix of shape (texts, shingles).
+        rarest: which of these are in the index, of shape (shingles, texts).
+        least: how many of those in the index a candidate must share, int64 of shape (texts,).
+    """
+
+    particular: csr_array
+    rarest: csr_array
+    least: np.ndarray
+
+    @classmethod
+    def of(cls, particular: csr_array, needed: np.ndarray, rarity: np.ndarray) -> "_Postings":
+        """Index texts so that no other text can share ``needed`` of their shingles and not be a candidate.
+
+        Args:
+            particular: as above.
+            needed: int64 of shape (texts,); -1 for texts that are not looked for.
+            rarity: by shingle, in how many places it stands, of shape (shingles,).
+        """
+        sizes = np.diff(particular.indptr)
+        least = np.minimum(needed, LOOKED_FOR)
+        kept = np.where(needed >= 0, sizes - needed + least, 0)
+        text = np.repeat(np.arange(len(sizes)), sizes)
+        order = np.lexsort((rarity[particular.indices], text))
+        rank = np.arange(len(order)) - np.repeat(particular.indptr[:-1], sizes)
+        chosen = order[rank < kept[text]]
+        return cls(particular, incidence(particular.indices[chosen], text[chosen], particular.shape[::-1]), least)
+
+    def candidates(self, shingles: csr_array) -> tuple[np.ndarray, np.ndarray]:
+        """Which texts may be near which forgotten ones.
+
+        Args:
+            shingles: of the texts, a sparse matrix of shape (texts, shingles).
+
+        Returns:
+            Places of texts and of forgotten texts, int64 of one shape.
+        """
+        products = np.cumsum(shingles @ np.diff(self.rarest.indptr))
+        found = []
+        for first, last in cuts(products // LOOKED_UP):
+            shared = (shingles[first:last] @ self.rarest).tocoo()
+            enough = shared.data >= np.maximum(self.least, 1)[shared.col]
+            found.append(np.stack([shared.row[enough] + first, shared.col[enough]]).astype(np.int64))
+        text, forgotten = np.concatenate(found, axis=1) if found else np.zeros((2, 0), np.int64)
+        return text, forgotten
+
+
+class _Index:
+    """The shingles of the texts of S, and how common each is in L."""
+
+    def __init__(self, texts: pa.Array):
+        self.words = Words.of(texts)
+        self.vocabulary = ShingleVocabulary(self.words)
+        self.own = self.vocabulary.shingles(self.words)
+        self.small, self.four = self._matrices(self.own)
+        self.digits = np.zeros(self.vocabulary.small, np.int64)
+        self.digits[: len(self.words.vocabulary)] = self.words.digits
+        self.places_of_small = np.zeros(self.vocabulary.small, np.int64)
+        self.rows_of_four = np.zeros(self.vocabulary.four, np.int64)
+
+    def _matrices(self, shingles: Shingles) -> tuple[csr_array, csr_array]:
+        text, texts = shingles.words.text, shingles.words.texts
+        small = incidence(np.tile(text, 2), shingles.small.ravel(), (texts, self.vocabulary.small))
+        return small, incidence(text, shingles.four, (texts, self.vocabulary.four))
+
+    def count(self, part: TextSlice) -> None:
+        """Note how common the shingles are."""
+        shingles = self.vocabulary.shingles(Words.of(part.texts))
+        small = shingles.small[shingles.small >= 0]
+        self.places_of_small += np.bincount(small, minlength=self.vocabulary.small)
+        known = shingles.four >= 0
+        text, four = distinct(shingles.words.text[known], shingles.four[known])
+        rows = np.bincount(four, part.counts[text], minlength=self.vocabulary.four)
+        self.rows_of_four += rows.astype(np.int64)
+
+    def arrange(self, threshold: float) -> None:
+        """Once all is counted, find what is particular to each text, and index the rarest of that."""
+        text, four = self.words.text, self.own.four
+        begins = four >= 0
+        rarest = np.full(self.words.texts, np.iinfo(np.int64).max // COMMON_RATIO)
+        np.minimum.at(rarest, text[begins], self.rows_of_four[four[begins]])
+        common = np.zeros(len(text), bool)
+        self.most_rows = np.maximum(COMMON_ROWS, COMMON_RATIO * rarest)
+        common[begins] = self.rows_of_four[four[begins]] > self.most_rows[text[begins]]
+
+        small = np.where(np.stack([_within(common, 4), _within(common, 3)]), -1, self.own.small)
+        particular = incidence(np.tile(text, 2), small.ravel(), self.small.shape)
+        alone = np.diff(particular.indptr) == 0
+        if alone.any():
+            # Put together from boilerplate: nothing is particular, so all of it has to count.
+            small = np.where(alone[text], self.own.small, small)
+            particular = incidence(np.tile(text, 2), small.ravel(), self.small.shape)
+        share = np.where(self.words.lengths < FEWEST_WORDS, 1.0, threshold)
+        needed = _needed(self.small, particular, share)
+        self.similar = _Postings.of(particular, needed, self.places_of_small)
+
+        particular = incidence(text, np.where(common, -1, four), self.four.shape)
+        in_passage = np.ceil(PARTICULAR * np.minimum(np.diff(particular.indptr), PASSAGE_WORDS - 3)).astype(np.int64)
+        needed = np.where(
+            self.words.lengths < PASSAGE_WORDS,
+            _needed(self.four, particular, np.full(self.words.texts, CONTAINED)),
+            in_passage,
+        )
+        needed[self.words.lengths < FEWEST_QUOTED_WORDS] = -1
+        self.quoted = _Postings.of(particular, needed, self.rows_of_four)
+
+    def matches(self, part: TextSlice, threshold: float) -> NearPairs:
+        """The near copies among some texts, whose places are in the attribute ``row``."""
+        shingles = self.vocabulary.shingles(Words.of(part.texts))
+        small, four = self._matrices(shingles)
+        candidates = [self.similar.candidates(small), self.quoted.candidates(four)]
+        text, forgotten = distinct(*(np.concatenate(places) for places in zip(*candidates, strict=True)))
+        sizes, digits = _sizes(shingles.words, text)
+        own_sizes, own_digits = np.diff(self.small.indptr), self.small @ self.digits
+
+        both = small[text].multiply(self.small[forgotten]).tocsr()
+        shared, shared_digits = both.sum(axis=1), both @ self.digits
+        particular = both.multiply(self.similar.particular[forgotten]).sum(axis=1)
+        jaccard = shared / (sizes[text] + own_sizes[forgotten] - shared)
+        short = np.minimum(shingles.words.lengths[text], self.words.lengths[forgotten]) < FEWEST_WORDS
+        similar = jaccard >= np.where(short, 1.0, threshold) - ROUNDING
+        fewer = np.minimum(digits[text], own_digits[forgotten])
+        other_numbers = similar & (shared_digits < fewer / 2) & (jaccard < NEARLY_ALL - ROUNDING)
+        similar &= particular >= PARTICULAR * np.diff(self.similar.particular.indptr)[forgotten]
+
+        both = four[text].multiply(self.four[forgotten]).tocsr()
+        containment = both.sum(axis=1) / np.maximum(np.diff(self.four.indptr)[forgotten], 1)
+        particular = both.multiply(self.quoted.particular[forgotten]).sum(axis=1)
+        quoted = (containment >= CONTAINED - ROUNDING) & (self.words.lengths[forgotten] >= FEWEST_QUOTED_WORDS)
+        quoted &= particular >= PARTICULAR * np.diff(self.quoted.particular.indptr)[forgotten]
+        quoted &= shared_digits >= own_digits[forgotten] / 2
+
+        passage = np.zeros(len(text), np.int64)
+        rest = np.flatnonzero(~similar & ~quoted & (self.words.lengths[forgotten] >= PASSAGE_WORDS))
+        passage[rest] = self._passages(shingles, text[rest], forgotten[rest])
+        found = NearPairs(text, forgotten, jaccard, containment, passage)
+        return found.chosen((similar | quoted | (passage > 0)) & ~other_numbers)
+
+    def _passages(self, shingles: Shingles, text: np.ndarray, forgotten: np.ndarray) -> np.ndarray:
+        """The length in words of the longest passage that counts for each pair, 0 where there is none."""
+        if len(text) == 0:
+            return np.zeros(0, np.int64)
+        # Every place of a known run of four words in a text of a pair, with the number of the pair.
+        begins = np.searchsorted(shingles.words.text, np.arange(shingles.words.texts + 1))
+        pair, place = ranges(begins[text], begins[text + 1])
+        known = shingles.four[place] >= 0
+        pair, place = pair[known], place[known]
+        # With every place of the same run in the forgotten text of the pair.
+        keys, places = self._places_of_four
+        wanted = forgotten[pair] * self.vocabulary.four + shingles.four[place]
+        first, last = np.searchsorted(keys, wanted), np.searchsorted(keys, wanted, side="right")
+        match, own = ranges(first, np.minimum(last, first + REPEATS))
+        pair, place, own = pair[match], place[match], places[own]
+        # A passage is a series of such places that moves on by one in both.
+        order = np.lexsort((place, place - own, pair))
+        pair, place, own = pair[order], place[order], own[order]
+        breaks = np.diff(pair, prepend=-1) != 0
+        breaks |= (np.diff(place - own, prepend=0) != 0) | (np.diff(place, prepend=0) != 1)
+        series, length = np.flatnonzero(breaks), np.diff(np.flatnonzero(breaks), append=len(pair))
+        number, four = distinct(np.cumsum(breaks) - 1, self.own.four[own])
+        of_series = forgotten[pair[series]]
+        rare = self.rows_of_four[four] <= self.most_rows[of_series][number]
+        particular = np.bincount(number, rare, minlength=len(series))
+        of_text = np.diff(self.quoted.particular.indptr)[of_series]
+        counts = (length + 3 >= PASSAGE_WORDS) & (particular >= PARTICULAR * np.minimum(of_text, length))
+        longest = np.zeros(len(text), np.int64)
+        np.maximum.at(longest, pair[series][counts], length[counts] + 3)
+        return longest
+
+    @cached_property
+    def _places_of_four(self) -> tuple[np.ndarray, np.ndarray]:
+        """The runs of four words of all texts as sorted keys, and where in ``own`` each stands."""
+        places = np.flatnonzero(self.own.four >= 0)
+        keys = self.words.text[places] * self.vocabulary.four + self.own.four[places]
+        order = np.argsort(keys, kind="stable")
+        return keys[order], places[order]
+
+
+def _needed(all_of_it: csr_array, particular: csr_array, share: np.ndarray) -> np.ndarray:
+    """How many of the particular shingles of each text another must share to share enough of it and of them."""
+    sizes, parts = np.diff(all_of_it.indptr), np.diff(particular.indptr)
+    needed = np.maximum(PARTICULAR * parts, parts - sizes + share * sizes)
+    return np.ceil(needed - ROUNDING).astype(np.int64)
+
+
+def _within(begins: np.ndarray, n: int) -> np.ndarray:
+    """Whether one of the last ``n`` places, each one's own among them, is set."""
+    sums = np.concatenate([[0], np.cumsum(begins)])
+    places = np.arange(len(begins))
+    return sums[places + 1] > sums[np.maximum(places + 1 - n, 0)]
+
+
+def _sizes(words: Words, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many distinct words and pairs of words each of these texts has, and how many digits its distinct words."""
+    among = np.zeros(words.texts, bool)
+    among[asked] = True
+    here = among[words.text]
+    text, code = distinct(words.text[here], words.code[here])
+    digits = np.bincount(text, words.digits[code], minlength=words.texts).astype(np.int64)
+    first = np.flatnonzero(here & words.begins(2))
+    of_pair, _ = distinct(words.text[first], words.code[first] * len(words.vocabulary) + words.code[first + 1])
+    return np.bincount(text, minlength=words.texts) + np.bincount(of_pair, minlength=words.texts), digits

@@ -1,0 +1,101 @@
+"""The review file: the pairs that a search for near copies found, with their texts, for the owner alone."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .duplicates import normalised_text
+from .errors import InputError
+from .pairs import Pairs
+from .tables import AnyDataset, read_tables
+
+ABOUT = (
+    "Retained rows that are near copies of forgotten ones, or quote them: a line for each pair, with its rows counted "
+    "from 0, how alike they are, and both texts. This file holds the text of forgotten records: keep it to yourself, "
+    "and delete it once it is read."
+)
+
+
+def check_review(path: Path) -> None:
+    """Raise InputError where no review can be written."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise InputError(
+            f"The review of near copies cannot be written to {path}; name a file in a folder that exists."
+        )
+
+
+def write_review(
+    path: Path,
+    dataset: AnyDataset,
+    columns: list[str],
+    forgotten: pa.Array,
+    forget: np.ndarray,
+    found: Sequence[Pairs],
+) -> None:
+    """Write the review, all of it or nothing, readable by its owner only from the first byte on.
+
+    Args:
+        path: where to.
+        dataset: D.
+        columns: those that carry the text.
+        forgotten: the distinct normalised texts of S.
+        forget: the rows that have these, bool of shape (rows,).
+        found: the pairs, by measure.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                for line in _lines(dataset, columns, forgotten, forget, found):
+                    file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"The review of near copies cannot be written to {path}: {error.strerror}.") from None
+
+
+def _lines(
+    dataset: AnyDataset,
+    columns: list[str],
+    forgotten: pa.Array,
+    forget: np.ndarray,
+    found: Sequence[Pairs],
+) -> Iterator[dict[str, Any]]:
+    yield {"about": ABOUT, "pairs": sum(len(pairs.row) for pairs in found)}
+    retained = np.zeros_like(forget)
+    for pairs in found:
+        retained[pairs.row] = True
+    records: dict[int, dict[str, Any]] = {}
+    first_rows = np.full(len(forgotten), -1)
+    for table, start in read_tables(dataset, columns):
+        here = slice(start, start + table.num_rows)
+        shown = np.flatnonzero(retained[here] | forget[here])
+        places = pc.index_in(normalised_text(table.take(shown), columns), value_set=forgotten)
+        for row, place in zip(shown.tolist(), places.to_pylist(), strict=True):
+            if forget[start + row] and place is not None and first_rows[place] < 0:
+                first_rows[place] = start + row
+            elif not retained[start + row]:
+                continue
+            records[start + row] = table.slice(row, 1).to_pylist()[0]
+    for pairs in found:
+        numbers = [f.name for f in fields(pairs)][2:]
+        for i, (row, place) in enumerate(zip(pairs.row.tolist(), pairs.forgotten.tolist(), strict=True)):
+            other = int(first_rows[place])
+            values = {name: round(float(getattr(pairs, name)[i]), 4) for name in numbers}
+            texts = {"retained": records[row], "forget": records[other]}
+            yield {"retained_row": row, "forget_row": other, **values, **texts}

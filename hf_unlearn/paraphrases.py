@@ -1,0 +1,147 @@
+"""Paraphrases of forgotten records that stay in L, as a sentence encoder sees them.
+
+Any encoder of the Hub will do whose sentence-transformers settings ask for nothing but a transformer and a pooling of
+its last layer; without such settings the mean over the tokens is taken (Reimers & Gurevych 2019, arXiv:1908.10084).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoModel
+
+from .errors import InputError
+from .hub_errors import hub_errors, hub_trouble
+from .models import MODEL_FILES, WEIGHT_FILES, load_tokenizer, locate
+from .near_audit import PARAPHRASE_THRESHOLD
+from .pairs import ParaphrasePairs
+from .slices import text_slices
+from .tables import AnyDataset
+
+POOLINGS = ("mean_tokens", "cls_token", "lasttoken")
+MODULES = ("Transformer", "Pooling", "Normalize")
+SETTING_FILES = ("modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
+MOST_TOKENS = 512
+BATCH = 64
+# Texts compared with all of S at once, which bounds the memory.
+BLOCK = 1024
+
+
+class SentenceEncoder:
+    """A sentence encoder.
+
+    Args:
+        name: a folder or Hub id.
+        threshold: the least cosine between a record and its paraphrase.
+        device: where it runs; a GPU where there is one.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        InputError: there is no such model, it is no sentence encoder, or one of a kind that is not known here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        threshold: float = PARAPHRASE_THRESHOLD,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+    ):
+        source = locate(name, revision)
+        self.public_name, self.threshold = source.public_name, threshold
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with hub_errors(f"The model {name!r}"):
+            folder = Path(name)
+            if not source.is_local:
+                patterns = [*MODEL_FILES, *WEIGHT_FILES, *SETTING_FILES]
+                folder = Path(snapshot_download(name, revision=source.revision, allow_patterns=patterns))
+            self.pooling, self.tokens = _settings(folder, name)
+            self.tokenizer = load_tokenizer([source])
+            try:
+                self.model = AutoModel.from_pretrained(folder, use_safetensors=True).to(self.device).eval()
+            except (OSError, ValueError) as error:
+                if hub_trouble(error) is not None:
+                    raise
+                raise InputError(f"{name!r} holds no sentence encoder that transformers can load.") from None
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts.
+
+        Returns:
+            float32 of shape (texts, dimensions), each row of length 1.
+        """
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        embedded = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
+        for start in range(0, len(texts), BATCH):
+            batch = order[start : start + BATCH]
+            embedded[batch] = self._embed([texts[i] for i in batch])
+        return embedded
+
+    def find_paraphrases(
+        self, dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray
+    ) -> ParaphrasePairs:
+        """Look through D once for records whose embeddings lie near those of S.
+
+        Args:
+            dataset, columns, forgotten, look: as for :func:`~hf_unlearn.near_duplicates.find_near_copies`.
+        """
+        wanted = self.encode(forgotten.to_pylist())
+        found = [np.zeros((3, 0))]
+        for part in text_slices(dataset, columns, look, "Paraphrases of S"):
+            for start in range(0, len(part.texts), BLOCK):
+                cosines = self.encode(part.texts[start : start + BLOCK].to_pylist()) @ wanted.T
+                text, forgets = np.nonzero(cosines >= self.threshold)
+                pair, row = part.rows_of(start + text)
+                found.append(np.stack([row, forgets[pair], cosines[text, forgets][pair]]))
+        row, forgets, cosine = np.concatenate(found, axis=1)
+        return ParaphrasePairs(row.astype(np.int64), forgets.astype(np.int64), cosine)
+
+    @torch.inference_mode()
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        inputs = self.tokenizer(
+            texts, padding=True, padding_side="right", truncation=True, max_length=self.tokens, return_tensors="pt"
+        ).to(self.device)
+        hidden = self.model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"]
+        if self.pooling == "cls_token":
+            pooled = hidden[:, 0]
+        elif self.pooling == "lasttoken":
+            pooled = hidden[torch.arange(len(texts)), mask.sum(1) - 1]
+        else:
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
+
+
+def _settings(folder: Path, name: str) -> tuple[str, int]:
+    """How an encoder pools, and how many tokens it reads; raises InputError where it does something else besides."""
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in _json(folder / "modules.json") or []]
+    places = list(folder.glob("*_Pooling/config.json"))
+    pooling = ["mean_tokens"]
+    if places:
+        found: dict[str, Any] = _json(places[0]) or {}
+        pooling = [
+            key.removeprefix("pooling_mode_") for key, value in found.items() if value is True and "mode" in key
+        ]
+        if (mode := found.get("pooling_mode")) is not None:
+            pooling = [f"{mode}_tokens" if mode == "mean" else f"{mode}_token" if mode == "cls" else str(mode)]
+    if set(kinds) - set(MODULES) or len(pooling) != 1 or pooling[0] not in POOLINGS:
+        raise InputError(
+            f"The sentence encoder {name!r} does something else than take the mean, the first or the last token; name "
+            "another."
+        )
+    tokens = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+    return pooling[0], tokens or MOST_TOKENS
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise InputError(f"{path.name} of the sentence encoder cannot be read.") from None
