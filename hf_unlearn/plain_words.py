@@ -10,6 +10,7 @@ from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS, BaseIsClean
 from .methods import METHODS
 from .old_model import BEFORE_AND_AFTER
+from .tasks import TASKS
 
 SENTENCES = FIRST_LINES | {
     "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",
@@ -200,7 +201,7 @@ def measured(report: UnlearningReport) -> list[str]:
 
 def not_measured(report: UnlearningReport, missing_pictures: list[str]) -> list[Point]:
     """What was not looked at, and what would look."""
-    unlearned = report.arms["unlearned"]
+    unlearned, facts = report.arms["unlearned"], TASKS[report.task]
     known = [
         (
             unlearned.membership_auc,
@@ -222,8 +223,16 @@ def not_measured(report: UnlearningReport, missing_pictures: list[str]) -> list[
             "Nobody looked whether the held-out records differ from the forgotten ones.",
             "If they differ by nature, an attack tells them apart without any memory.",
         ),
-        (unlearned.generation, "What the model writes was not looked at.", "The flag --generate_records does."),
-        (report.harness, "Other tasks were not measured.", "The flag --lm_eval_tasks does."),
+        (
+            unlearned.generation or not (facts.next_token or facts.two_texts),
+            "What the model writes was not looked at.",
+            "The flag --generate_records does.",
+        ),
+        (
+            report.harness or report.task != "text-generation",
+            "Other tasks were not measured.",
+            "The flag --lm_eval_tasks does.",
+        ),
     ]
     found = [Point(short, text) for there, short, text in known if not there]
     found.append(

@@ -397,6 +397,14 @@ def test_the_life_of_a_deletion(owner: HfApi, tmp_path: Path) -> None:
     assert "Find out why the ledger of requests does not hold." in audited()
 
 
+def test_a_record_of_an_erasure_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ERASURE_FILE).write_text("{}")
+    text = Outline(page_of(tmp_path / "run", example_report())).text
+    assert "Not all of this could be looked at. erasure_report.json cannot be read" in text
+    assert "Erase the old weights." in text
+
+
 def test_a_hub_that_does_not_answer(hub: HubServer, owner: HfApi, tmp_path: Path) -> None:
     owner.create_repo("owner/silent")
     report = replace(example_report(), original=ModelEntry("owner/silent", "a" * 40, True))
@@ -405,7 +413,7 @@ def test_a_hub_that_does_not_answer(hub: HubServer, owner: HfApi, tmp_path: Path
         text = Outline(page_of(tmp_path / "run", report)).text
     finally:
         hub.faults.clear()
-    assert "The Hub could not be asked for it." in text
+    assert "Not all of this could be looked at." in text
     assert "Nobody could look." in text
     assert "the Hub answered 503" in text
     assert "Find out which models were made from the old one." in text
