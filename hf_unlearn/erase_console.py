@@ -17,11 +17,9 @@ from .errors import InputError
 from .evaluation.report import write_text
 from .hub_errors import erasing_errors
 from .hub_repo import HubRepo, RepoType
+from .old_model import BEFORE_AND_AFTER
 
-WHY = (
-    "Whoever has the weights from before and from after can compare them, and the difference points at what was "
-    "forgotten. So the old ones go, and with them optimizer states, checkpoints and evaluation files."
-)
+WHY = f"{BEFORE_AND_AFTER} So the old ones go, and with them optimizer states, checkpoints and evaluation files."
 FATES = {
     "squashed": "keeps its files, loses its past",
     "deleted": "is deleted",
@@ -74,7 +72,7 @@ def erase_on_hub(
     if yes:
         if plan.refusals:
             raise InputError(plan.refusals[0])
-        if confirm is None and not plan.finished and input(f"Type {repo_id} to erase all this: ") != repo_id:
+        if confirm is None and not plan.finished and _typed(f"Type {repo_id} to erase all this: ") != repo_id:
             raise InputError("That is not the repository's name; nothing is erased.")
         with erasing_errors(repo_id):
             report = erase(repo, plan)
@@ -88,6 +86,14 @@ def erase_on_hub(
             f"{repo_id} is erased, but {len(report.still_answers)} old revisions or files still answer, as listed. "
             "The Hub may take 36 hours; the same command looks again."
         )
+
+
+def _typed(question: str) -> str:
+    """What is typed in answer to a question."""
+    try:
+        return input(question)
+    except EOFError:
+        return ""
 
 
 def _print_plan(out: Console, plan: ErasurePlan, page: str) -> None:
