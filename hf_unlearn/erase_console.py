@@ -72,7 +72,7 @@ def erase_on_hub(
     if yes:
         if plan.refusals:
             raise InputError(plan.refusals[0])
-        if confirm is None and not plan.finished and input(f"Type {repo_id} to erase all this: ") != repo_id:
+        if confirm is None and not plan.finished and _typed(f"Type {repo_id} to erase all this: ") != repo_id:
             raise InputError("That is not the repository's name; nothing is erased.")
         with erasing_errors(repo_id):
             report = erase(repo, plan)
@@ -86,6 +86,14 @@ def erase_on_hub(
             f"{repo_id} is erased, but {len(report.still_answers)} old revisions or files still answer, as listed. "
             "The Hub may take 36 hours; the same command looks again."
         )
+
+
+def _typed(question: str) -> str:
+    """What is typed in answer to a question."""
+    try:
+        return input(question)
+    except EOFError:
+        return ""
 
 
 def _print_plan(out: Console, plan: ErasurePlan, page: str) -> None:

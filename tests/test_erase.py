@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from hf_unlearn import InputError, publish
 from hf_unlearn.cli import main
 from hf_unlearn.erase import erase
 from hf_unlearn.erase_plan import plan_erasure
-from hf_unlearn.erase_report import ERASURE_FILE, Answer, ErasureReport
+from hf_unlearn.erase_report import ERASURE_FILE, Answer, ErasureReport, OldCommit, OldObject, OldRef
 from hf_unlearn.hub_repo import HubRepo
 from hf_unlearn.ledger import LEDGER_FILE, Ledger, LedgerData, LedgerModel, Unlearned, digest_of
 
@@ -297,7 +297,7 @@ def unlearned_event(weights: dict[str, str]) -> Unlearned:
         forgotten=[],
         requests=[],
         dataset=LedgerData("owner/data", None, "train", None, None),
-        parent=LedgerModel("owner/original", None),
+        parent=LedgerModel("owner/original", None, {}),
         weights=weights,
         report=digest_of(EXACT),
         key_check="0" * 64,
@@ -410,7 +410,7 @@ def test_the_name_is_given_twice(
         (["--yes"], io.StringIO(), "Nobody can type the name here: add --confirm"),
         (["--yes", "--confirm", "owner/other"], io.StringIO(), "is not the repository's name"),
         (["--yes"], Terminal("owner/other\n"), "That is not the repository's name; nothing is erased."),
-        (["--yes"], Terminal("\n"), "That is not the repository's name; nothing is erased."),
+        (["--yes"], Terminal(""), "That is not the repository's name; nothing is erased."),
         (["--yes", "--dry_run"], io.StringIO(), "not allowed with argument"),
         (["--output_dir", "out"], io.StringIO(), "--output_dir is for --cache"),
         (["--output", "nowhere/report.json"], io.StringIO(), "There is no folder nowhere"),
@@ -427,6 +427,40 @@ def test_the_name_is_given_twice(
 
 
 # What is refused
+
+
+SOUND = ErasureReport(
+    repo="owner/x",
+    repo_type="model",
+    verdict="exact",
+    started="2026-11-28T12:00:00+00:00",
+    finished=None,
+    refs=[OldRef("refs/tags/v1", "0" * 40, 1, "deleted")],
+    commits=[OldCommit("0" * 40, "model.safetensors")],
+    objects=[OldObject("0" * 64, 1, "model.safetensors")],
+    still_answers=[Answer("commit", "0" * 40, "small_files")],
+    software={},
+)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"refs": [OldRef("refs/../../other/repo", "0" * 40, 1, "deleted")]},
+        {"refs": [OldRef("refs/tags/v1", "0" * 40, 1, "eaten")]},  # type: ignore[arg-type]
+        {"commits": [OldCommit("..", "model.safetensors")]},
+        {"commits": [OldCommit("0" * 40, "../../../other/repo/resolve/main/model.safetensors")]},
+        {"objects": [OldObject("../../other", 1, "model.safetensors")]},
+        {"objects": [OldObject("0" * 64, "many", "model.safetensors")]},  # type: ignore[arg-type]
+        {"still_answers": [Answer("commit", "0" * 40, "everything")]},  # type: ignore[arg-type]
+        {"finished": "yesterday"},
+        {"refs": None},
+    ],
+)
+def test_a_record_that_somebody_else_wrote(changed: dict) -> None:
+    assert ErasureReport.read(SOUND.text) == SOUND
+    with pytest.raises(InputError, match="erasure_report.json cannot be read"):
+        ErasureReport.read(json.dumps({**asdict(SOUND), **changed}, default=asdict))
 
 
 def refuses(repo: str, message: str, capsys: pytest.CaptureFixture[str], hub: HubServer) -> None:
