@@ -53,7 +53,7 @@ class OldWeights:
         repo: the repository that has or had them; None where none is known.
         still_shown: whether the Hub still shows the commit of the model before; None where nobody could ask.
         erasures: those that are recorded beside the model and in that repository.
-        trouble: why nobody could ask there, in a sentence.
+        trouble: why not all of this could be looked at, in a sentence.
     """
 
     repo: str | None = None
@@ -158,18 +158,20 @@ def _checked(source: ModelSource) -> LedgerCheck:
 
 
 def _old_weights(report: UnlearningReport, source: ModelSource, record: Path) -> OldWeights:
-    erasures = [_erasure(record)] if record.is_file() else []
-    old = report.original
-    if old is None or not old.on_hub:
-        return OldWeights(None if source.is_local else source.name, erasures=tuple(erasures))
+    old = report.original if report.original is not None and report.original.on_hub else None
+    repo = old.name if old is not None else None if source.is_local else source.name
+    found, still_shown = [], None
     try:
-        with hub_errors(f"The model {old.name!r}"):
-            still_shown = None if old.revision is None else _is_shown(old.name, old.revision)
-            if old.name != source.name and (path := _published_record(old.name)) is not None:
-                erasures.append(_erasure(path))
+        if record.is_file():
+            found.append(_erasure(record))
+        if old is not None:
+            with hub_errors(f"The model {old.name!r}"):
+                still_shown = None if old.revision is None else _is_shown(old.name, old.revision)
+                if old.name != source.name and (path := _published_record(old.name)) is not None:
+                    found.append(_erasure(path))
     except InputError as error:
-        return OldWeights(old.name, erasures=tuple(erasures), trouble=str(error))
-    return OldWeights(old.name, still_shown, tuple(erasures))
+        return OldWeights(repo, still_shown, tuple(found), str(error))
+    return OldWeights(repo, still_shown, tuple(found))
 
 
 def _erasure(path: Path) -> Erasure:

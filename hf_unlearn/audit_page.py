@@ -81,7 +81,7 @@ def render_page(audited: Audited) -> str:
             ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
             erased=[event.report for event in _events(audited) if isinstance(event, Erased)],
             gives=GIVES,
-            most_models=SHOWN_MODELS,
+            most_lines=SHOWN_MODELS,
             settings=shown_settings(report),
             flags=reproducing_flags(report),
             pictures={PICTURES[name]: _data_uri(content) for name, content in audited.pictures.items()},

@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
             rest = "goes on from the last checkpoint" if command in ("run", "train", "references") else "starts again"
+            if command == "erase":
+                rest = "goes on from there"
             print(
                 f"hf-unlearn {command}: interrupted{f', {error}' if str(error) else ''}. The same command {rest}.",
                 file=sys.stderr,

@@ -106,18 +106,20 @@ branch holds what stays. Tags are deleted, and so are branches whose files are n
 
 
 def _erase(repos: list[str], cache: bool, dry_run: bool, output_dir: Path | None, **options: Any) -> None:
-    from . import erase_console
-
     if cache:
+        from . import local_copies
+
         yes, repo_type = options.pop("yes"), options.pop("repo_type")
         if any(options.values()):
             raise InputError("--confirm, --whatever_the_verdict and --output are for the Hub, not for --cache.")
-        erase_console.erase_on_this_machine(repos, repo_type=repo_type, output_dir=output_dir, yes=yes)
+        local_copies.erase_on_this_machine(repos, repo_type=repo_type, output_dir=output_dir, yes=yes)
         return
     if len(repos) != 1:
         raise InputError("Which repository? Name one, as in `hf-unlearn erase owner/name`.")
     if output_dir is not None:
         raise InputError("--output_dir is for --cache; a repository on the Hub needs its name only.")
+    from . import erase_console
+
     erase_console.erase_on_hub(repos[0], **options)
 
 

@@ -239,7 +239,7 @@ def print_derived(console: Console, found: "DerivedReport") -> None:
         say(f"{plain(base.name)} cannot be looked into; {plain(', '.join(base.named_by))} name it as a base too.")
     direct = sum(model.generation == 1 for model in found.models)
     if found.counted is not None and found.counted > direct and found.missing is None:
-        say(f"The Hub counts {found.counted:,} models that name it, and shows {direct:,}: others may be private.")
+        say(f"By the Hub's count {found.counted:,} name it, and {direct:,} are shown: others may be private.")
     if found.missing is not None:
         console.print(f"[bold red]This is not all:[/] {plain(found.missing)}", highlight=False)
     if found.unlearned is not None and found.unlearned != found.model:

@@ -6,6 +6,7 @@ finds those of all relations. What names no base, or names one by a name that it
 """
 
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Callable
@@ -215,7 +216,7 @@ class _Walk:
     """A search under way: what was found so far, and what has not been looked at."""
 
     def __init__(self, api: HfApi, roots: set[str], unlearned: str | None, max_models: int) -> None:
-        self.api, self.roots, self.unlearned, self.max_models = api, roots, unlearned, max_models
+        self.api, self.unlearned, self.max_models = api, unlearned, max_models
         self.found: dict[str, ModelInfo] = {}
         self.generations = dict.fromkeys(roots, 0)
         self.waiting = deque(sorted(roots))
@@ -281,10 +282,7 @@ def _look(api: HfApi, patiently: Patience, name: str) -> ModelInfo | None:
     """What the Hub says of a model; None when it shows none of that name."""
     try:
         return patiently(lambda: api.model_info(name, expand=["childrenModelCount"]))
-    except (RepositoryNotFoundError, DisabledRepoError) as error:
-        if error.response.status_code == 401 and "Authorization" in error.response.request.headers:
-            # It is the token that the Hub does not accept.
-            raise
+    except (RepositoryNotFoundError, DisabledRepoError):
         return None
 
 
@@ -328,7 +326,7 @@ def derived(
     if max_models < 1:
         raise InputError(f"--max_models {max_models} is not possible; it must be 1 or more.")
     for path in (output, message):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        if path is not None and (os.path.isdir(path) or not os.path.isdir(path.absolute().parent)):
             raise InputError(f"{path} cannot be written; name a file in a folder that exists.")
     name, report = _unlearning(model, unlearned)
     if message is not None and report is None:
@@ -343,14 +341,16 @@ def derived(
             max_models=max_models,
             watch=lambda looked, known: status.update(f"Looked at {looked:,} models; {known:,} are derived."),
         )
-    if output is not None:
-        found.save(output)
-    if message is not None and report is not None:
-        write_text(message, messages(found, report))
     print_derived(out, found)
-    for path in (output, message):
-        if path is not None:
-            out.print(f"Wrote {plain(path)}.", highlight=False)
+    try:
+        if output is not None:
+            found.save(output)
+            out.print(f"Wrote {plain(output)}.", highlight=False)
+        if message is not None and report is not None:
+            write_text(message, messages(found, report))
+            out.print(f"Wrote {plain(message)}.", highlight=False)
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be written: {error.strerror}.") from None
     return found
 
 
@@ -370,7 +370,7 @@ def messages(found: DerivedReport, report: UnlearningReport) -> str:
 def _unlearning(model: str, unlearned: str | None) -> tuple[str | None, UnlearningReport | None]:
     """The repository of the unlearned model and its report, each None when unknown."""
     place = model if unlearned is None else unlearned
-    if unlearned is not None and Path(unlearned).is_dir():
+    if unlearned is not None and os.path.isdir(unlearned):
         return None, UnlearningReport.load(Path(unlearned) / REPORT_FILE)
     with hub_errors(f"The model {place!r}"):
         try:

@@ -17,12 +17,9 @@ from .errors import InputError
 from .evaluation.report import write_text
 from .hub_errors import erasing_errors
 from .hub_repo import HubRepo, RepoType
-from .local_copies import LocalPlan, erase_local, plan_local
+from .old_model import BEFORE_AND_AFTER
 
-WHY = (
-    "Whoever has the weights from before and from after can compare them, and the difference points at what was "
-    "forgotten. So the old ones go, and with them optimizer states, checkpoints and evaluation files."
-)
+WHY = f"{BEFORE_AND_AFTER} So the old ones go, and with them optimizer states, checkpoints and evaluation files."
 FATES = {
     "squashed": "keeps its files, loses its past",
     "deleted": "is deleted",
@@ -75,7 +72,7 @@ def erase_on_hub(
     if yes:
         if plan.refusals:
             raise InputError(plan.refusals[0])
-        if confirm is None and not plan.finished and input(f"Type {repo_id} to erase all this: ") != repo_id:
+        if confirm is None and not plan.finished and _typed(f"Type {repo_id} to erase all this: ") != repo_id:
             raise InputError("That is not the repository's name; nothing is erased.")
         with erasing_errors(repo_id):
             report = erase(repo, plan)
@@ -91,39 +88,19 @@ def erase_on_hub(
         )
 
 
-def erase_on_this_machine(
-    repos: list[str], *, repo_type: RepoType = "model", output_dir: Path | None = None, yes: bool = False
-) -> None:
-    """Show which old copies are on this machine, and with ``yes`` delete them.
-
-    Args:
-        repos: whose revisions are looked for in the Hub's cache.
-        repo_type: what they hold.
-        output_dir: a finished run whose original, data set and checkpoints are looked for.
-        yes: do it.
-
-    Raises:
-        InputError: nothing is named, or the folder holds no finished run.
-    """
-    if not repos and output_dir is None:
-        raise InputError("Whose copies? Name repositories after --cache, or a finished run with --output_dir.")
-    out = Console(soft_wrap=True, width=120, highlight=False)
-    plan = plan_local(repos, repo_type, output_dir)
-    _print_local(out, plan)
-    if not plan.going:
-        return
-    if yes:
-        erase_local(plan)
-        out.print(f"\nDeleted: {_size(copy.size for copy in plan.going)}.")
-    else:
-        out.print("\nNothing has been changed. The same command with --yes deletes what is listed as going.")
+def _typed(question: str) -> str:
+    """What is typed in answer to a question."""
+    try:
+        return input(question)
+    except EOFError:
+        return ""
 
 
 def _print_plan(out: Console, plan: ErasurePlan, page: str) -> None:
     report = plan.report
     out.print(f"[bold]Erasing what was in {plain(page)} before[/]\n{WHY}\n")
     if plan.finished:
-        out.print(f"Nothing old is left to take away: it was erased by {plain(report.finished)}.")
+        out.print(f"Nothing old is left to take away since {plain(report.finished)}; --yes tries again what answers.")
     if plan.begun:
         out.print(
             f"An erasure that began {plain(report.started)} did not come to its end; this one goes on from there."
@@ -142,8 +119,9 @@ def _print_plan(out: Console, plan: ErasurePlan, page: str) -> None:
 def _print_going(out: Console, plan: ErasurePlan) -> None:
     report = plan.report
     table = Table(title="Branches, tags, conversions and pull requests", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("", "commits", "what becomes of it"):
-        table.add_column(heading, justify="right" if heading == "commits" else "left", no_wrap=True)
+    table.add_column("", overflow="fold")
+    table.add_column("commits", justify="right", no_wrap=True)
+    table.add_column("what becomes of it", no_wrap=True)
     for ref in report.refs:
         table.add_row(plain(ref.name), f"{ref.commits:,}", FATES[ref.fate])
     out.print(table)
@@ -154,15 +132,18 @@ def _print_going(out: Console, plan: ErasurePlan) -> None:
     _print_objects(out, "Large files that stay, because main uses them", plan.staying)
     if plan.old_files:
         out.print("Files of the old model that go with its commits:")
-        _print_some(out, plan.old_files)
+        print_some(out, plan.old_files)
 
 
 def _print_objects(out: Console, title: str, objects: list[OldObject]) -> None:
-    table = Table(title=f"{title}: {_size(stored.size for stored in objects)}", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("file", "size", "SHA-256"):
-        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=True)
+    table = Table(
+        title=f"{title}: {size_of(stored.size for stored in objects)}", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("file", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("SHA-256", no_wrap=True)
     for stored in sorted(objects, key=lambda stored: (stored.file, stored.sha256)):
-        table.add_row(plain(stored.file) or "(no commit names it)", _size([stored.size]), plain(stored.sha256[:12]))
+        table.add_row(plain(stored.file) or "(no commit names it)", size_of([stored.size]), plain(stored.sha256[:12]))
     out.print(table)
 
 
@@ -183,13 +164,13 @@ def _print_result(out: Console, report: ErasureReport) -> None:
     counts = report.counts
     out.print(
         f"\nErased: {counts['commits']:,} commits, {counts['refs_deleted']:,} refs, {counts['objects']:,} large files "
-        f"({_size([counts['bytes']])}). Each was then asked for again."
+        f"({size_of([counts['bytes']])}). Each was then asked for again."
     )
     if not report.still_answers:
         out.print("[green]Nothing old answers any more.[/]")
         return
     out.print("[bold red]Still answering:[/]")
-    _print_some(out, [_sentence(answer) for answer in report.still_answers])
+    print_some(out, [_sentence(answer) for answer in report.still_answers])
 
 
 def _sentence(answer: Answer) -> str:
@@ -197,24 +178,14 @@ def _sentence(answer: Answer) -> str:
     return f"{name}: {GIVES[answer.gives]}"
 
 
-def _print_local(out: Console, plan: LocalPlan) -> None:
-    table = Table(title="Old copies on this machine that go", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("", "size", "where"):
-        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=True)
-    for copy in plan.going:
-        table.add_row(plain(copy.what), _size([copy.size]), plain(copy.path))
-    out.print(table if plan.going else "No old copies were found.")
-    if plan.staying:
-        out.print("What stays:")
-        _print_some(out, [f"{path}: {why}" for path, why in plan.staying])
-
-
-def _print_some(out: Console, lines: list[str]) -> None:
+def print_some(out: Console, lines: list[str]) -> None:
+    """Show the first lines of many, indented."""
     for line in lines[:SHOWN]:
         out.print(f"  {plain(line)}")
     if len(lines) > SHOWN:
         out.print(f"  and {len(lines) - SHOWN:,} more")
 
 
-def _size(sizes: Iterable[int]) -> str:
+def size_of(sizes: Iterable[int]) -> str:
+    """Bytes in all, in words."""
     return tqdm.format_sizeof(sum(sizes), "B")

@@ -1,21 +1,25 @@
 """What was erased and what still answers, as one plain object; ``erasure_report.json`` is this object as JSON."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any, Literal, get_args
 
 from .errors import InputError
 from .hub_repo import RepoType
 
 ERASURE_FILE = "erasure_report.json"
 ERASURE_VERSION = 1
+COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+SHA256 = re.compile("[0-9a-f]{64}")
 
 Fate = Literal["squashed", "deleted", "kept", "out_of_reach"]
 Gives = Literal["large_files", "small_files", "listed", "unknown"]
 
 # What nobody can delete through the Hub's API, whatever is done to the repository itself.
 OUT_OF_REACH = (
-    "forks, duplicated repositories and models that were derived from it",
+    "forks, duplicated repositories and models that were derived from it; `hf-unlearn derived` lists some",
     "copies that others downloaded: their caches, clones, mirrors and proxies",
     "links to files that the Hub handed out before, and what its network of caches (CDN) holds, until they expire",
     "chunks of Xet storage that other repositories share with it",
@@ -142,9 +146,26 @@ class ErasureReport:
             values: dict[str, Any] = json.loads(text)
             lists = {"refs": OldRef, "commits": OldCommit, "objects": OldObject, "still_answers": Answer}
             values |= {name: [kind(**value) for value in values[name]] for name, kind in lists.items()}
-            return cls(**values)
-        except (ValueError, TypeError, KeyError):
+            report = cls(**values)
+            report._require_sound()
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise InputError(f"{ERASURE_FILE} cannot be read; delete it and try again.") from None
+        return report
+
+    def _require_sound(self) -> None:
+        """Raise ValueError for what this package does not write: names from it become part of requests."""
+        for time in (self.started, self.finished or self.started):
+            datetime.fromisoformat(time)
+        paths = [commit.file for commit in self.commits if commit.file is not None]
+        sound = (
+            all(ref.fate in get_args(Fate) and ref.name.startswith("refs/") for ref in self.refs)
+            and all(COMMIT.fullmatch(commit.id) for commit in self.commits)
+            and all(SHA256.fullmatch(stored.sha256) and stored.size >= 0 for stored in self.objects)
+            and all(answer.gives in get_args(Gives) for answer in self.still_answers)
+            and not any({"", ".", ".."} & set(path.split("/")) for path in (*paths, *(ref.name for ref in self.refs)))
+        )
+        if not sound:
+            raise ValueError
 
     def with_earlier(self, earlier: "ErasureReport") -> "ErasureReport":
         """This report, with what an erasure before has to look for that did not come to its end, or found answers.

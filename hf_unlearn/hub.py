@@ -98,7 +98,11 @@ def publish(
                     "readable in its history either way."
                 )
             if present and push_to_existing:
-                logger.warning("The weights that %s had before stay readable in its history.", repo_id)
+                logger.warning(
+                    "The weights that %s had before stay readable in its history until `hf-unlearn erase` takes them "
+                    "away.",
+                    repo_id,
+                )
             commit = patiently(
                 lambda: api.create_commit(
                     repo_id,

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Literal
+from urllib.parse import quote
 
-from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_url
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import GitRefInfo, LFSFileInfo, RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
@@ -206,7 +207,7 @@ class HubRepo:
         return self._patiently(first_byte)
 
     def _url(self, revision: str, path: str) -> str:
-        return hf_hub_url(self.id, path, repo_type=self.type, revision=revision, endpoint=self._api.endpoint)
+        return f"{self.page}/resolve/{quote(revision, safe='')}/{quote(path)}"
 
     def _headers(self) -> dict[str, str]:
         return build_hf_headers(token=self._api.token)

@@ -14,8 +14,11 @@ from huggingface_hub import constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
+from rich.console import Console
 
 from .arguments import DataArguments
+from .console import plain
+from .erase_console import print_some, size_of
 from .erase_plan import ERASABLE
 from .errors import InputError
 from .evaluation.cache import tables_folder
@@ -139,7 +142,7 @@ def erase_local(plan: LocalPlan) -> None:
 
 def _hub_cache() -> HFCacheInfo | None:
     try:
-        return scan_cache_dir()
+        return scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return None
 
@@ -250,3 +253,43 @@ def _files(path: Path) -> Iterator[Path]:
         return
     for folder, _, names in os.walk(path):
         yield from (Path(folder) / name for name in names)
+
+
+# What a person sees
+
+
+def erase_on_this_machine(
+    repos: list[str], *, repo_type: RepoType = "model", output_dir: Path | None = None, yes: bool = False
+) -> None:
+    """Show which old copies are on this machine, and with ``yes`` delete them.
+
+    Args:
+        repos: whose revisions are looked for in the Hub's cache.
+        repo_type: what they hold.
+        output_dir: a finished run whose original, data set and checkpoints are looked for.
+        yes: do it.
+
+    Raises:
+        InputError: nothing is named, or the folder holds no finished run.
+    """
+    if not repos and output_dir is None:
+        raise InputError("Whose copies? Name repositories after --cache, or a finished run with --output_dir.")
+    out = Console(soft_wrap=True, width=120, highlight=False)
+    plan = plan_local(repos, repo_type, output_dir)
+    _print_plan(out, plan)
+    if not plan.going:
+        return
+    if yes:
+        erase_local(plan)
+        out.print(f"\nDeleted: {size_of(copy.size for copy in plan.going)}.")
+    else:
+        out.print("\nNothing has been changed. The same command with --yes deletes what is listed as going.")
+
+
+def _print_plan(out: Console, plan: LocalPlan) -> None:
+    out.print("[bold]Old copies on this machine that go[/]" if plan.going else "No old copies were found.")
+    for copy in plan.going:
+        out.print(f"  {size_of([copy.size]):>7}  {plain(copy.what)}: {plain(copy.path)}")
+    if plan.staying:
+        out.print("What stays:")
+        print_some(out, [f"{path}: {why}" for path, why in plan.staying])

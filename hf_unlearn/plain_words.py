@@ -10,6 +10,7 @@ from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS, BaseIsClean
 from .methods import METHODS
 from .old_model import BEFORE_AND_AFTER
+from .tasks import TASKS
 
 SENTENCES = FIRST_LINES | {
     "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",
@@ -25,12 +26,14 @@ SURENESS = {
     "these two facts.",
     "certified": "Nothing here says what the word rests on; ask whoever wrote the report.",
     "not_distinguished": "This is a measurement and no proof. The margin was fixed before the run, and the tests are "
-    "made so that a model whose difference is larger passes them in at most 5 of 100 runs.",
+    "made so that a model whose difference is larger passes them in at most 5 of 100 runs, as far as the records for "
+    "comparison are like those to forget.",
     "not_forgotten": "This is a measurement. The tests are made so that a model that did forget is accused in at most "
     "5 of 100 runs.",
     "over_forgotten": "This is a measurement. The tests are made so that a model that treats the records like unseen "
     "ones is accused in at most 5 of 100 runs.",
-    "undecided": "The measurements show neither forgetting nor remembering. That is no sign of forgetting.",
+    "undecided": "The measurements show neither forgetting nor remembering, and that is no sign of forgetting. "
+    "Section 5 says why.",
 }
 
 PAIRED = {
@@ -66,7 +69,7 @@ def asked(audited: Audited) -> list[str]:
     earlier = audited.ledger.ledger.runs[:-1] if audited.ledger.ledger is not None else []
     if earlier:
         found.append(
-            f"Before that, {_count(len(earlier), 'request')} had made it forget "
+            f"Before that, {_count(len(earlier), 'earlier run')} had made it forget "
             f"{_count(sum(run.rows for run in earlier), 'record')} (section 7)."
         )
     return found
@@ -101,12 +104,14 @@ def done(report: UnlearningReport) -> list[str]:
     if row is None:
         found = ["Another tool made this model; how, the report does not say. It was measured here."]
     elif method.checkpoint is not None:
-        found = ["An earlier state of the model was trained further, on nothing but the records that stay."]
+        found = [
+            "The training went back to an earlier state of the model, and on from there with the records that stay."
+        ]
     elif method.alpha is not None and row.is_clean(method.alpha):
         start = f"at {report.base.name}" if report.base is not None and row.uses_base else "at fresh weights"
         found = [f"The training began again, {start}, and used nothing but the records that stay."]
     else:
-        found = ["The model that had learned the records was trained further, on nothing but the records that stay."]
+        found = [f"The training went on from the model that had learned the records. {method.summary}"]
     share = report.cost.training_ratio if report.cost else None
     if share is not None:
         found.append(f"That took {100 * share:.0f} % of the computing that training again without the records takes.")
@@ -119,10 +124,14 @@ def known(report: UnlearningReport) -> list[str]:
     found = [SURENESS[verdict.word]]
     if verdict.gap is None:
         found.append("Nothing was measured against records that no model saw, because none were given.")
-    if verdict.word == "undecided" and verdict.smallest_margin is not None:
+    if (
+        verdict.word == "undecided"
+        and verdict.smallest_margin is not None
+        and verdict.smallest_margin > verdict.margin
+    ):
         found.append(
-            f"So many records can confirm a margin of ±{verdict.smallest_margin:.2f}; ±{verdict.margin:.2f} was asked "
-            "for."
+            f"With so few records the tests can rule out a difference of {100 * verdict.smallest_margin:.0f} in 100, "
+            f"and not, as was asked, one of {100 * verdict.margin:.0f}."
         )
     return found
 
@@ -176,16 +185,23 @@ def measured(report: UnlearningReport) -> list[str]:
         else "guessing"
     )
     gap = verdict.gap
-    return [
-        f"{tests}{', '.join(attacks)}{on}. They were compared with {compared}.",
+    found = [
+        f"{tests}{', '.join(attacks)}{on}, against {compared}.",
         f"The test that decided lies {gap.value:+.2f} from that, in AUC (95 % interval {gap.low:+.2f} to "
         f"{gap.high:+.2f}); ±{verdict.margin:.2f} counts as no difference.",
     ]
+    if verdict.blind is not None:
+        blind = verdict.blind.auc
+        found.append(
+            f"By their texts alone, without any model, S is told from H with an AUC of {blind.value:.2f} (95 % "
+            f"interval {blind.low:.2f} to {blind.high:.2f}). The further that is from 0.5, the less H says about S."
+        )
+    return found
 
 
 def not_measured(report: UnlearningReport, missing_pictures: list[str]) -> list[Point]:
     """What was not looked at, and what would look."""
-    unlearned = report.arms["unlearned"]
+    unlearned, facts = report.arms["unlearned"], TASKS[report.task]
     known = [
         (
             unlearned.membership_auc,
@@ -207,8 +223,16 @@ def not_measured(report: UnlearningReport, missing_pictures: list[str]) -> list[
             "Nobody looked whether the held-out records differ from the forgotten ones.",
             "If they differ by nature, an attack tells them apart without any memory.",
         ),
-        (unlearned.generation, "What the model writes was not looked at.", "The flag --generate_records does."),
-        (report.harness, "Other tasks were not measured.", "The flag --lm_eval_tasks does."),
+        (
+            unlearned.generation or not (facts.next_token or facts.two_texts),
+            "What the model writes was not looked at.",
+            "The flag --generate_records does.",
+        ),
+        (
+            report.harness or report.task != "text-generation",
+            "Other tasks were not measured.",
+            "The flag --lm_eval_tasks does.",
+        ),
     ]
     found = [Point(short, text) for there, short, text in known if not there]
     found.append(
@@ -271,7 +295,7 @@ def _weights(report: UnlearningReport) -> Point:
             "unchecked": "Nobody looked whether the model it began at had seen the records before.",
         }.get(_base_is_clean(report) or "", "What is known of earlier stages is in the reasons of section 5.")
         return Point(
-            "What earlier stages of training took from the records stays.",
+            "What other stages of training took from the records is not covered.",
             f"The guarantee covers the stage that section 5 names and no other. {of_base}",
         )
     if report.verdict.word in ("not_forgotten", "over_forgotten"):
@@ -335,17 +359,21 @@ def _of_the_verdict(report: UnlearningReport) -> list[Point]:
 
 def _of_the_request(report: UnlearningReport) -> list[Point]:
     audit = report.audit
+    copies = None if audit is None else audit.duplicates_retained
+    near = None if audit is None else audit.near_duplicates_retained
     found = []
-    if audit is None or audit.duplicates_retained is None:
-        found.append(Point("Look for copies of the records in what stays.", "Nobody looked for them."))
-    elif audit.duplicates_retained:
+    if copies or near:
         found.append(
             Point(
-                "Take the copies of the records out of what stays, and unlearn again.",
-                f"{_count(audit.duplicates_retained, 'retained record')} with the text of a forgotten one kept "
-                "teaching it.",
+                "Take what copies or resembles the records out of what stays, and unlearn again.",
+                f"{_count(copies or 0, 'copy', 'copies')} and {_count(near or 0, 'near copy', 'near copies')} of "
+                "forgotten records kept teaching them.",
             )
         )
+    if copies is None:
+        found.append(Point("Look for copies of the records in what stays.", "Nobody looked for them."))
+    if near is None:
+        found.append(Point("Look for near copies and quotations in what stays.", "Nobody looked for them."))
     if audit is not None and audit.ids_unmatched:
         found.append(
             Point(

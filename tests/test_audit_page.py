@@ -164,7 +164,7 @@ def unlearned_event(rows: int, weights: dict[str, str]) -> Unlearned:
         ids=1,
         ids_found=1,
         forgotten=[],
-        requests=[],
+        requests=["5" * 64],
         dataset=LedgerData("owner/data", None, "train", None, None),
         parent=None,
         weights=weights,
@@ -215,11 +215,14 @@ def test_on_paper(tmp_path: Path, browser: Browser) -> None:
     assert "This model still knows the records" in sheets[0]
     assert "Delete the records themselves" in sheets[0], "the plain words fill one sheet"
     assert "1. The request" not in sheets[0]
-    # No heading stands alone at the foot of a sheet, and no row is cut in two.
-    assert not any(re.match(r"\d+\. ", sheet.strip().splitlines()[-2].strip()) for sheet in sheets)
-    report = json.loads((card / REPORT_FILE).read_text())
-    digest = report["audit"]["request_digest"]
-    assert digest in text
+    # No heading, of a section or of a table, stands at the foot of a sheet without what it is about.
+    headings = re.findall(r"<(?:h2|h3|caption)\b[^>]*>([^<]+)<", page)
+    headings += [" ".join(re.findall(r"<th[^>]*>(.+?)</th>", head)) for head in re.findall("<thead>.+?</thead>", page)]
+    feet = {" ".join(line.split()) for sheet in sheets for line in sheet.strip().splitlines()[-4:]}
+    assert len(headings) > 20
+    assert not feet & set(headings)
+    digest = json.loads((card / REPORT_FILE).read_text())["audit"]["request_digest"]
+    assert re.search(f"Keyed digest of the request +{digest}", text)
 
     browser.show(page, "--window-size=1280,900", f"--screenshot={screen}")
     with Image.open(screen) as image:
@@ -363,7 +366,7 @@ def test_the_life_of_a_deletion(owner: HfApi, tmp_path: Path) -> None:
         return " ".join(Outline(output.read_text(encoding="utf-8")).text.split())
 
     before = audited()
-    assert "Before that, 1 request had made it forget 7 records" in before
+    assert "Before that, 1 earlier run had made it forget 7 records" in before
     assert "The chain holds" in before
     assert Ledger.read(Path(hf_hub_download(repo, LEDGER_FILE)).read_text(), "here").last_line in before
     assert "the Hub still shows that commit" in before
@@ -394,6 +397,14 @@ def test_the_life_of_a_deletion(owner: HfApi, tmp_path: Path) -> None:
     assert "Find out why the ledger of requests does not hold." in audited()
 
 
+def test_a_record_of_an_erasure_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ERASURE_FILE).write_text("{}")
+    text = Outline(page_of(tmp_path / "run", example_report())).text
+    assert "Not all of this could be looked at. erasure_report.json cannot be read" in text
+    assert "Erase the old weights." in text
+
+
 def test_a_hub_that_does_not_answer(hub: HubServer, owner: HfApi, tmp_path: Path) -> None:
     owner.create_repo("owner/silent")
     report = replace(example_report(), original=ModelEntry("owner/silent", "a" * 40, True))
@@ -402,7 +413,7 @@ def test_a_hub_that_does_not_answer(hub: HubServer, owner: HfApi, tmp_path: Path
         text = Outline(page_of(tmp_path / "run", report)).text
     finally:
         hub.faults.clear()
-    assert "The Hub could not be asked for it." in text
+    assert "Not all of this could be looked at." in text
     assert "Nobody could look." in text
     assert "the Hub answered 503" in text
     assert "Find out which models were made from the old one." in text

@@ -20,7 +20,7 @@ def test_help_is_fast_and_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - started < 1
-    for command in ("run", "split", "train", "references", "evaluate", "attack", "card", "push", "derived"):
+    for command in ("run", "split", "train", "references", "evaluate", "attack", "card", "push", "derived", "erase"):
         assert f"hf-unlearn {command}" in done.stdout
 
 
@@ -39,7 +39,7 @@ def test_help_of_a_command_shows_its_own_flags_first(command: str, capsys: pytes
     assert "--adam_beta1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["card", "push"])
+@pytest.mark.parametrize("command", ["card", "push", "erase"])
 def test_help_of_the_other_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -167,6 +167,13 @@ def test_a_model_that_is_gone_has_derived_ones_all_the_same(owner: HfApi) -> Non
         derived_models("owner/d-nowhere")
 
 
+def test_a_model_is_found_by_both_its_names(hub: HubServer, owner: HfApi) -> None:
+    there = f"{hub.url}/api/models/{ROOT}?expand=childrenModelCount"
+    hub.fail("GET /api/models/owner/d-elsewhere$", 307, headers={"Location": there})
+    names = set(shown(derived_models("owner/d-elsewhere", unlearned="owner/d-unlearned")))
+    assert names == {*EXPECTED, "other/d-stranger"}
+
+
 def test_a_busy_hub_is_waited_for(hub: HubServer, owner: HfApi, waits: list[float]) -> None:
     hub.page_size = 1
     fault = hub.fail("GET /api/models$", 429, headers={"Retry-After": "17"}, times=0)
@@ -190,7 +197,7 @@ def test_a_busy_hub_is_waited_for(hub: HubServer, owner: HfApi, waits: list[floa
 def test_a_hub_that_fails_on_the_way_leaves_a_part(
     hub: HubServer, owner: HfApi, waits: list[float], fault: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
-    hub.fail("GET /api/models", times=-1, **fault)
+    hub.fail("GET /api/models$", times=-1, **fault)
     with pytest.raises(InputError, match=re.escape(sentence)):
         found()
     hub.faults.clear()
@@ -232,7 +239,7 @@ def test_the_command(owner: HfApi, tmp_path: Path, capsys: pytest.CaptureFixture
         assert name in out
     assert "5 of 8 had no commit since the unlearning of 2026-01-01." in out
     assert "other/d-private cannot be looked into; other/d-deep name it as a base too." in out
-    assert "The Hub counts 6 models that name it, and shows 5" in out
+    assert "By the Hub's count 6 name it, and 5 are shown" in out
     assert BEFORE_AND_AFTER in out
     assert "new_version: owner/d-unlearned" in out
     assert "This is not all" not in out
@@ -273,6 +280,9 @@ def test_unlearned_in_place_or_in_a_folder(owner: HfApi, tmp_path: Path, capsys:
         (["--message", "texts.md"], "name the unlearned model with --unlearned"),
         (["--output", "nowhere/derived.json"], "nowhere/derived.json cannot be written"),
         (["--output", "."], ". cannot be written; name a file"),
+        (["--output", "o" * 300], "cannot be written: File name too long."),
+        (["--unlearned", "u" * 300], "check its name"),
+        (["--unlearned", ""], "check its name"),
         (["--max_models", "0"], "--max_models 0 is not possible"),
         (["--max_models", "many"], "invalid int value: 'many'"),
     ],

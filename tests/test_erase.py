@@ -3,22 +3,28 @@
 import io
 import json
 import logging
+import os
 import re
 import secrets
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url
+import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, get_session
+from transformers import AutoModelForCausalLM
 
-from hf_unlearn import InputError
+from hf_unlearn import InputError, publish
 from hf_unlearn.cli import main
 from hf_unlearn.erase import erase
 from hf_unlearn.erase_plan import plan_erasure
-from hf_unlearn.erase_report import ERASURE_FILE, Answer, ErasureReport
+from hf_unlearn.erase_report import ERASURE_FILE, Answer, ErasureReport, OldCommit, OldObject, OldRef
 from hf_unlearn.hub_repo import HubRepo
 from hf_unlearn.ledger import LEDGER_FILE, Ledger, LedgerData, LedgerModel, Unlearned, digest_of
 
@@ -291,12 +297,72 @@ def unlearned_event(weights: dict[str, str]) -> Unlearned:
         forgotten=[],
         requests=[],
         dataset=LedgerData("owner/data", None, "train", None, None),
-        parent=LedgerModel("owner/original", None),
+        parent=LedgerModel("owner/original", None, {}),
         weights=weights,
         report=digest_of(EXACT),
         key_check="0" * 64,
         software="0.1.0",
     )
+
+
+def test_a_published_model(api: HfApi, finished: Path, lm_original: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repo = "owner/erase-published"
+    api.create_repo(repo)
+    api.upload_folder(repo_id=repo, folder_path=lm_original, ignore_patterns=["checkpoint-*", "run.json"])
+    original = history(api, repo)[0]
+    publish(finished, repo, token=TOKEN, push_to_existing=True)
+    AutoModelForCausalLM.from_pretrained(repo, revision=original)
+    assert main(["erase", repo, "--yes", "--confirm", repo]) == 0
+    assert "Nothing old answers any more." in capsys.readouterr().out
+    with pytest.raises(OSError, match="is not a valid git identifier"):
+        AutoModelForCausalLM.from_pretrained(repo, revision=original, force_download=True)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(name) for name in (finished, repo))
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+XET_PUSH = """
+from huggingface_hub import CommitOperationAdd, HfApi
+api, repo = HfApi(), "owner/by-xet"
+api.create_repo(repo)
+# A whole report is too large for git there, and what Xet stores only its own client can read.
+pushed = [{"model.safetensors": b"the original"}]
+pushed += [{"model.safetensors": b"the unlearned model", "unlearning_report.json": b'{"verdict": {"word": "exact"}}'}]
+for files in pushed:
+    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+    print(api.create_commit(repo, operations, commit_message="Push").oid)
+"""
+XET_READ = """
+import sys
+from huggingface_hub import hf_hub_download
+for revision in sys.argv[1:]:
+    try:
+        print(open(hf_hub_download("owner/by-xet", "model.safetensors", revision=revision)).read())
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+def test_by_xet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def client(script: str, *arguments: str) -> list[str]:
+        """What a client says that is left to use Xet, in a home of its own."""
+        environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": tempfile.mkdtemp(dir=tmp_path)}
+        del environment["HF_HUB_DISABLE_XET"]
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with HubServer(tmp_path / "hub") as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        server.xet_dir = tmp_path / "xet"
+        server.add_token(TOKEN, "owner")
+        old, _ = client(XET_PUSH)
+        assert client(XET_READ, old, "main") == ["the original", "the unlearned model"]
+        assert main(["erase", "owner/by-xet", "--yes", "--confirm", "owner/by-xet"]) == 0
+        assert client(XET_READ, old, "main") == ["RevisionNotFoundError", "the unlearned model"]
+        assert len(list(HfApi(server.url).list_lfs_files("owner/by-xet"))) == 1
+        assert {"xet-write-token", "xet-read-token"} <= {path.split("/")[-2] for _, path, _ in server.requests}
 
 
 # What is shown before
@@ -344,7 +410,7 @@ def test_the_name_is_given_twice(
         (["--yes"], io.StringIO(), "Nobody can type the name here: add --confirm"),
         (["--yes", "--confirm", "owner/other"], io.StringIO(), "is not the repository's name"),
         (["--yes"], Terminal("owner/other\n"), "That is not the repository's name; nothing is erased."),
-        (["--yes"], Terminal("\n"), "That is not the repository's name; nothing is erased."),
+        (["--yes"], Terminal(""), "That is not the repository's name; nothing is erased."),
         (["--yes", "--dry_run"], io.StringIO(), "not allowed with argument"),
         (["--output_dir", "out"], io.StringIO(), "--output_dir is for --cache"),
         (["--output", "nowhere/report.json"], io.StringIO(), "There is no folder nowhere"),
@@ -361,6 +427,40 @@ def test_the_name_is_given_twice(
 
 
 # What is refused
+
+
+SOUND = ErasureReport(
+    repo="owner/x",
+    repo_type="model",
+    verdict="exact",
+    started="2026-11-28T12:00:00+00:00",
+    finished=None,
+    refs=[OldRef("refs/tags/v1", "0" * 40, 1, "deleted")],
+    commits=[OldCommit("0" * 40, "model.safetensors")],
+    objects=[OldObject("0" * 64, 1, "model.safetensors")],
+    still_answers=[Answer("commit", "0" * 40, "small_files")],
+    software={},
+)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"refs": [OldRef("refs/../../other/repo", "0" * 40, 1, "deleted")]},
+        {"refs": [OldRef("refs/tags/v1", "0" * 40, 1, "eaten")]},  # type: ignore[arg-type]
+        {"commits": [OldCommit("..", "model.safetensors")]},
+        {"commits": [OldCommit("0" * 40, "../../../other/repo/resolve/main/model.safetensors")]},
+        {"objects": [OldObject("../../other", 1, "model.safetensors")]},
+        {"objects": [OldObject("0" * 64, "many", "model.safetensors")]},  # type: ignore[arg-type]
+        {"still_answers": [Answer("commit", "0" * 40, "everything")]},  # type: ignore[arg-type]
+        {"finished": "yesterday"},
+        {"refs": None},
+    ],
+)
+def test_a_record_that_somebody_else_wrote(changed: dict) -> None:
+    assert ErasureReport.read(SOUND.text) == SOUND
+    with pytest.raises(InputError, match="erasure_report.json cannot be read"):
+        ErasureReport.read(json.dumps({**asdict(SOUND), **changed}, default=asdict))
 
 
 def refuses(repo: str, message: str, capsys: pytest.CaptureFixture[str], hub: HubServer) -> None:
@@ -459,8 +559,6 @@ def test_somebody_who_pushes_meanwhile(api: HfApi, hub: HubServer, repo: str) ->
     plan = plan_erasure(HubRepo(repo, "model", TOKEN))
     hub_repo.commit({ERASURE_FILE: plan.report.text}, "Begin", plan.head)
     push(api, repo, {"model.safetensors": weights("a third one")})
-    from dataclasses import replace
-
     with pytest.raises(InputError, match="Somebody else has changed"):
         erase(hub_repo, replace(plan, begun=True))
     stored = {path.read_bytes() for path in hub.lfs_dir(repo).iterdir()}
@@ -521,8 +619,10 @@ def test_limits_are_waited_for(api: HfApi, hub: HubServer, repo: str, monkeypatc
     monkeypatch.setattr("time.sleep", waited.append)
     for pattern in ("GET .*/refs", "super-squash", "lfs-files/batch", "DELETE .*/tag/", "info/lfs/objects/batch"):
         hub.fail(pattern, 429, headers={"Retry-After": "300"})
+    # While it is tried what still answers.
+    hub.fail("GET .*/resolve/[0-9a-f]{40}/(?!unlearning_report)", 429, headers={"Retry-After": "300"})
     assert erased(repo).counts["objects"] == 5
-    assert waited == [300] * 5
+    assert waited == [300] * 6
 
 
 # Tokens
