@@ -42,6 +42,8 @@ def push(
     """
     if hub_model_id is None and retained_dataset is None:
         raise InputError("Where to? Name a repository with --hub_model_id for the model or --retained_dataset for L.")
+    if hub_model_id is None and any(options.values()):
+        raise InputError("--hub_revision, --push_anyway and --tell_users_to_move are for the model; leave them out.")
     data = retained_data(folder, dataset_name, digest_key_file) if retained_dataset is not None else None
     if hub_model_id is not None:
         commit = publish(folder, hub_model_id, private=private, push_to_existing=push_to_existing, **options)

@@ -49,7 +49,7 @@ from hf_unlearn.duplicates import normalised_text
 from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import ModelEntry
 from hf_unlearn.record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
-from hf_unlearn.requests import _row_keys
+from hf_unlearn.row_keys import row_keys
 
 from .fuzzing import Case, cases, csv_bytes
 from .oddities import LABELS, MARKS, NAMES, RECIPES, TEXTS
@@ -445,7 +445,7 @@ def test_the_keys_of_rows_are_equal_where_the_rows_are(rows: list[tuple[Any, Any
     table = pa.table(
         [pa.array(column, kind) for column, kind in zip(zip(*twice, strict=True), kinds, strict=True)], ["a", "b"]
     )
-    keys = _row_keys(table, ["a", "b"]).to_pylist()
+    keys = row_keys(table, ["a", "b"]).to_pylist()
     assert keys[: len(rows)] == keys[len(rows) :][::-1]
     assert len(set(keys)) == len({json.dumps(row) for row in rows})
 

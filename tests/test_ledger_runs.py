@@ -483,5 +483,7 @@ def test_files_that_the_records_were_in_go_and_other_splits_stay(
     assert "has none of the forgotten records; nothing is to be taken out" in capsys.readouterr().err
     assert main(["push", str(chain["folder"] / "out-3")]) == 2
     assert "Where to?" in capsys.readouterr().err
+    assert main([*push, "--retained_dataset", "owner/other", "--hub_revision", "draft"]) == 2
+    assert "are for the model; leave them out" in capsys.readouterr().err
     assert os.environ["HF_TOKEN"] not in out
     assert Dataset.from_list(secrets_rows()).features == data["train"].features
