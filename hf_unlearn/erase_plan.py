@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from itertools import takewhile
@@ -154,6 +154,8 @@ class _Survey:
                 report = self.earlier
             elif self.earlier.finished is None or self.earlier.still_answers:
                 report = report.with_earlier(self.earlier)
+                # What main has come back to since is not old any more.
+                report = replace(report, objects=[old for old in report.objects if old.sha256 not in staying])
                 begun = report == self.earlier
         return ErasurePlan(
             report=report,
