@@ -166,6 +166,14 @@ def test_files_of_the_old_model_on_main(
     assert erased(repo).still_answers == []
 
 
+def test_a_hub_that_does_not_list_what_main_uses(
+    api: HfApi, hub: HubServer, repo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used = [info for info in api.list_lfs_files(repo) if info.size == len(UNLEARNED["model.safetensors"])]
+    api.permanently_delete_lfs_files(repo, used, rewrite_history=False)
+    refuses(repo, "does not list 1 of the large files", capsys, hub)
+
+
 def test_repositories_of_others(
     api: HfApi, hub: HubServer, repo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
