@@ -35,7 +35,7 @@ def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
         if not plan.begun:
             repo.commit({ERASURE_FILE: plan.report.text}, "Begin to erase what was here before", plan.head)
         _take_away(repo, plan)
-    head = _unchanged_head(repo, plan)
+    head = _require_unchanged(repo, plan)
     answers = still_answering(repo, plan.report)
     if plan.finished and answers == plan.report.still_answers:
         return plan.report
@@ -56,12 +56,12 @@ def _take_away(repo: HubRepo, plan: ErasurePlan) -> None:
     for ref, fate in plan.fates.items():
         if fate == "squashed":
             repo.squash(short_name(ref), "All of it, without what was here before")
-    staying = {file.sha256 for file in repo.tree(_unchanged_head(repo, plan)).values()}
-    going = {stored.sha256 for stored in plan.report.objects} - staying
+    _require_unchanged(repo, plan)
+    going = {stored.sha256 for stored in plan.report.objects}
     repo.delete_objects([info for info in repo.objects() if info.file_oid in going])
 
 
-def _unchanged_head(repo: HubRepo, plan: ErasurePlan) -> str:
+def _require_unchanged(repo: HubRepo, plan: ErasurePlan) -> str:
     """The commit of main, which has the files that the plan was made for; raises InputError when it has others."""
     head = repo.head()
     if present_files(repo.tree(head)) != plan.files:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from itertools import takewhile
@@ -125,7 +125,7 @@ class _Survey:
         kept = {commit for ref in self.refs if fates[ref.ref] == "kept" for commit in self.reached[ref.ref]}
         fresh = self.fresh | kept
         staying = {file.sha256 for commit in fresh for file in self.trees[commit].values() if file.sha256}
-        self._require_known(staying)
+        self._require_known()
         going = {info.file_oid: info for info in self.stored if info.file_oid not in staying}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         reach = {commit for ref in self.refs if not ref.ref.startswith("refs/pr/") for commit in self.reached[ref.ref]}
@@ -154,6 +154,8 @@ class _Survey:
                 report = self.earlier
             elif self.earlier.finished is None or self.earlier.still_answers:
                 report = report.with_earlier(self.earlier)
+                # What main has come back to since is not old any more.
+                report = replace(report, objects=[old for old in report.objects if old.sha256 not in staying])
                 begun = report == self.earlier
         return ErasurePlan(
             report=report,
@@ -215,9 +217,10 @@ class _Survey:
     def _object(self, info: LFSFileInfo) -> OldObject:
         return OldObject(info.file_oid, info.size, info.filename)
 
-    def _require_known(self, staying: set[str]) -> None:
+    def _require_known(self) -> None:
         """Raise InputError where what main uses is not among what the Hub lists, by whose names it deletes."""
-        unknown = staying - {info.file_oid for info in self.stored}
+        unknown = {file.sha256 for file in self.files.values() if file.sha256}
+        unknown -= {info.file_oid for info in self.stored}
         if unknown:
             raise InputError(
                 f"The Hub does not list {len(unknown)} of the large files that {self.repo.id} uses, so what may go "

@@ -57,7 +57,10 @@ def repo(owner: HfApi, hub: HubServer, caches: Caches) -> str:
         operations = [CommitOperationAdd(path, content) for path, content in files.items()]
         commit = owner.create_commit(name, operations, commit_message="Push").oid
         snapshot_download(name, revision=commit, cache_dir=caches.hub)
-    snapshot_download(name, cache_dir=caches.hub)
+        if "config.json" in files:
+            owner.create_tag(name, tag="v1")
+    for revision in ("v1", "main"):
+        snapshot_download(name, revision=revision, cache_dir=caches.hub)
     return name
 
 
