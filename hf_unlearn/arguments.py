@@ -98,16 +98,14 @@ class RequestArguments:
         metadata={"help": "Retained rows with the text of a forgotten one: count, forget too, fail, or do not look."},
     )
     near_duplicates: Literal["report", "forget", "error", "ignore"] = field(
-        default="report",
-        metadata={"help": "Retained rows that nearly equal a forgotten one, or quote it: the same choice."},
+        default="report", metadata={"help": "Retained rows that nearly equal a forgotten one, or quote it: the same."}
     )
     near_duplicate_threshold: float = field(
         default=NEAR_THRESHOLD,
         metadata={"help": "Nearly equal: from this Jaccard index on, over words and pairs of neighbouring words."},
     )
     near_duplicates_review: str | None = field(
-        default=None,
-        metadata={"help": "A file to write for you alone (.jsonl), with the texts of all near copies and their rows."},
+        default=None, metadata={"help": "A file to write for you alone, with rows and texts of near copies (.jsonl)."}
     )
     near_duplicates_encoder: str | None = field(
         default=None, metadata={"help": "A sentence encoder, a folder or Hub id, that finds paraphrases too."}

@@ -402,6 +402,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
             records, seed = config.generate_records, config.seed
             generated[arm], _ = generation_tables(model, evidence, tokenizer, records=records, seed=seed)
     assert evidence is not None
+    copies, near = parts.audit.duplicates_retained, parts.audit.near_duplicates_retained
     report = assemble_report(
         tables,
         generated=generated,
@@ -409,12 +410,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         sampled=evidence.sampled,
         blind=evidence.blind(config.seed),
         seed=config.seed,
-        provenance=Provenance(
-            None,
-            "",
-            parts.audit.duplicates_retained,
-            near_duplicates_retained=parts.audit.near_duplicates_retained,
-        ),
+        provenance=Provenance(None, "", copies, near_duplicates_retained=near),
         margin=config.auc_margin,
         utility_margin=config.utility_margin,
         group_column=config.group_column,

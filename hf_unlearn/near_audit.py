@@ -16,7 +16,7 @@ from .tables import AnyDataset
 if TYPE_CHECKING:
     from .paraphrases import SentenceEncoder
 
-PARAPHRASE_THRESHOLD = 0.9
+PARAPHRASE_THRESHOLD = 0.85
 BINS = 10
 
 
@@ -37,9 +37,10 @@ class NearSearch:
     review: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("near_threshold", self.threshold), ("threshold", getattr(self.encoder, "threshold", 1))):
-            if not 0 < value <= 1:
-                raise InputError(f"{name} {value} is not possible; it must be above 0 and at most 1.")
+        if not 0 < self.threshold <= 1:
+            raise InputError(
+                f"A Jaccard index of {self.threshold} is no threshold for near copies; give one above 0 and at most 1."
+            )
         if self.review is not None:
             check_review(self.review)
 

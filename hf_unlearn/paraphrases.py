@@ -6,6 +6,7 @@ its last layer; without such settings the mean over the tokens is taken (Reimers
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from .errors import InputError
-from .hub_errors import hub_errors, hub_trouble
-from .models import MODEL_FILES, WEIGHT_FILES, load_tokenizer, locate
+from .hub_errors import hub_errors
+from .models import MODEL_FILES, WEIGHT_FILES, load_config, load_tokenizer, locate
 from .near_audit import PARAPHRASE_THRESHOLD
 from .pairs import ParaphrasePairs
 from .slices import text_slices
 from .tables import AnyDataset
 
-POOLINGS = ("mean_tokens", "cls_token", "lasttoken")
+POOLINGS = ("mean", "cls", "lasttoken")
 MODULES = ("Transformer", "Pooling", "Normalize")
 SETTING_FILES = ("modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
 MOST_TOKENS = 512
@@ -52,22 +53,32 @@ class SentenceEncoder:
         device: torch.device | str | None = None,
         revision: str | None = None,
     ):
+        if not 0 < threshold <= 1:
+            raise InputError(
+                f"A cosine of {threshold} is no threshold for paraphrases; give one above 0 and at most 1."
+            )
         source = locate(name, revision)
-        self.public_name, self.threshold = source.public_name, threshold
+        self.name, self.public_name, self.threshold = name, source.public_name, threshold
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with hub_errors(f"The model {name!r}"):
-            folder = Path(name)
+            self.folder = Path(name)
             if not source.is_local:
                 patterns = [*MODEL_FILES, *WEIGHT_FILES, *SETTING_FILES]
-                folder = Path(snapshot_download(name, revision=source.revision, allow_patterns=patterns))
-            self.pooling, self.tokens = _settings(folder, name)
-            self.tokenizer = load_tokenizer([source])
-            try:
-                self.model = AutoModel.from_pretrained(folder, use_safetensors=True).to(self.device).eval()
-            except (OSError, ValueError) as error:
-                if hub_trouble(error) is not None:
-                    raise
-                raise InputError(f"{name!r} holds no sentence encoder that transformers can load.") from None
+                self.folder = Path(snapshot_download(name, revision=source.revision, allow_patterns=patterns))
+        self.pooling, tokens = _settings(self.folder, name)
+        self.tokens = min(tokens, load_config(source).to_dict().get("max_position_embeddings") or tokens)
+        self.tokenizer = load_tokenizer([source])
+        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+        if self.tokenizer.pad_token is None:
+            raise InputError(f"The tokenizer of {name!r} has no token to pad with; name another sentence encoder.")
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """Its weights."""
+        try:
+            return AutoModel.from_pretrained(self.folder, use_safetensors=True).to(self.device).eval()
+        except (OSError, ValueError):
+            raise InputError(f"{self.name!r} holds no sentence encoder that transformers can load.") from None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.
@@ -108,7 +119,7 @@ class SentenceEncoder:
         ).to(self.device)
         hidden = self.model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"]
-        if self.pooling == "cls_token":
+        if self.pooling == "cls":
             pooled = hidden[:, 0]
         elif self.pooling == "lasttoken":
             pooled = hidden[torch.arange(len(texts)), mask.sum(1) - 1]
@@ -121,14 +132,11 @@ def _settings(folder: Path, name: str) -> tuple[str, int]:
     """How an encoder pools, and how many tokens it reads; raises InputError where it does something else besides."""
     kinds = [str(module.get("type")).rpartition(".")[2] for module in _json(folder / "modules.json") or []]
     places = list(folder.glob("*_Pooling/config.json"))
-    pooling = ["mean_tokens"]
-    if places:
-        found: dict[str, Any] = _json(places[0]) or {}
-        pooling = [
-            key.removeprefix("pooling_mode_") for key, value in found.items() if value is True and "mode" in key
-        ]
-        if (mode := found.get("pooling_mode")) is not None:
-            pooling = [f"{mode}_tokens" if mode == "mean" else f"{mode}_token" if mode == "cls" else str(mode)]
+    found: dict[str, Any] = (_json(places[0]) if places else None) or {"pooling_mode": "mean"}
+    # A flag for each mode, or since sentence-transformers 5 the name of one.
+    modes = [key.removeprefix("pooling_mode_") for key, value in found.items() if value is True]
+    modes = [found["pooling_mode"]] if "pooling_mode" in found else modes
+    pooling = [str(mode).removesuffix("_tokens").removesuffix("_token") for mode in modes if mode != "include_prompt"]
     if set(kinds) - set(MODULES) or len(pooling) != 1 or pooling[0] not in POOLINGS:
         raise InputError(
             f"The sentence encoder {name!r} does something else than take the mean, the first or the last token; name "

@@ -190,27 +190,11 @@ def split_retained(
         raise InputError("The request removes every row; with nothing retained there is no model to train.")
 
     take = RowTaker(dataset, selections, copies.columns, _keys(dataset, copies, near))
-    audit = SplitAudit(
-        dataset_rows=int(np.count_nonzero(~masks.held_out)),
-        forget_rows=int(np.count_nonzero(masks.forget)),
-        retained_rows=int(np.count_nonzero(masks.retained)),
-        holdout_rows=_holdout_rows(holdout, masks.held_out),
-        ids_requested=forget.requested,
-        ids_matched=forget.requested - forget.unmatched,
-        ids_unmatched=forget.unmatched,
-        dataset_fingerprint=dataset._fingerprint if isinstance(dataset, Dataset) else None,
-        dataset_revision=revision,
-        request_digest=forget.digest(digest_key) if digest_key else None,
-        **copies.counts(),
-        **near.counts(),
-        forgotten_before_rows=int(np.count_nonzero(masks.before)),
-        ids_honoured=sum(forget.honoured),
-    )
     return RetainedSplit(
         retained=take(masks.retained, "retained"),
         forget=take(masks.forget, "forget"),
         holdout=take(masks.held_out, "held_out") if isinstance(holdout, Records) else holdout,
-        audit=audit,
+        audit=_audit(dataset, forget, holdout, masks, copies, near, revision, digest_key),
         forget_rows=_forget_rows(dataset, take, masks),
         forgotten=forgotten_digests(dataset, forget, masks.forget, digest_key) if digest_key else None,
     )
@@ -296,6 +280,34 @@ def _keys(dataset: AnyDataset, copies: Copies, near: NearFindings) -> pa.Array:
     if near.moved.any() and isinstance(dataset, IterableDataset):
         keys.append(texts_of(dataset, copies.columns, near.moved).unique())
     return pa.concat_arrays(keys)
+
+
+def _audit(
+    dataset: AnyDataset,
+    forget: Selection,
+    holdout: Records | AnyDataset | None,
+    masks: Masks,
+    copies: Copies,
+    near: NearFindings,
+    revision: str | None,
+    digest_key: bytes | None,
+) -> SplitAudit:
+    return SplitAudit(
+        dataset_rows=int(np.count_nonzero(~masks.held_out)),
+        forget_rows=int(np.count_nonzero(masks.forget)),
+        retained_rows=int(np.count_nonzero(masks.retained)),
+        holdout_rows=_holdout_rows(holdout, masks.held_out),
+        ids_requested=forget.requested,
+        ids_matched=forget.requested - forget.unmatched,
+        ids_unmatched=forget.unmatched,
+        dataset_fingerprint=dataset._fingerprint if isinstance(dataset, Dataset) else None,
+        dataset_revision=revision,
+        request_digest=forget.digest(digest_key) if digest_key else None,
+        **copies.counts(),
+        **near.counts(),
+        forgotten_before_rows=int(np.count_nonzero(masks.before)),
+        ids_honoured=sum(forget.honoured),
+    )
 
 
 def _holdout_rows(holdout: Records | AnyDataset | None, mask: np.ndarray) -> int:
