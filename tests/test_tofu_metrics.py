@@ -2,13 +2,19 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from datasets import Dataset
 from scipy import stats
 
+from hf_unlearn.data import PaddingCollator
 from hf_unlearn.errors import InputError
+from hf_unlearn.evaluation.evidence import EvidenceSets
 from hf_unlearn.evaluation.tofu import (
     answer_probability,
     closer_to_one,
@@ -20,6 +26,19 @@ from hf_unlearn.evaluation.tofu import (
     truth_probability,
     truth_ratios,
 )
+from hf_unlearn.evaluation.tofu_suite import TofuScores, TofuSuite, tofu_metrics
+
+LOGS = {
+    "forget": "eval_log_forget.json",
+    "retain": "eval_log.json",
+    "real_authors": "eval_real_author_wo_options.json",
+    "world_facts": "eval_real_world_wo_options.json",
+}
+COLUMNS = {
+    "answer": "avg_gt_loss",
+    "paraphrased_answer": "avg_paraphrased_loss",
+    "perturbed_answer": "average_perturb_loss",
+}
 
 
 def published(shared: Path, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -39,6 +58,50 @@ def test_the_published_numbers(shared: Path) -> None:
         assert closer_to_one(ratios[model]).mean() == pytest.approx(expected, abs=5e-4)
     assert forget_quality(ratios["full"], ratios["retain90"]) == pytest.approx(1.83e-21, rel=5e-3)
     assert forget_quality(ratios["full"], ratios["full"]) == 1
+
+
+def published_scores(shared: Path, model: str) -> tuple[TofuScores, dict[Any, np.ndarray], dict[str, Any]]:
+    """A published log as if it had been scored here: losses, ROUGE-L recall, and the log itself."""
+    path = shared / "data" / "tofu_reference_logs" / f"llama2-7b_{model}_wd0.01.json"
+    log = json.loads(path.read_text(encoding="utf-8"))
+    logs = {name: {key: list(column.values()) for key, column in log[file].items()} for name, file in LOGS.items()}
+    losses: list[float] = []
+    places: dict[Any, slice] = {}
+    for name, columns in logs.items():
+        for answer, column in COLUMNS.items():
+            values = np.ravel(columns[column]).tolist()
+            places[name, answer] = slice(len(losses), len(losses) + len(values))
+            losses += values
+    first = logs["forget"]["avg_gt_loss"]
+    sets: dict[Any, Dataset] = {
+        "forget": Dataset.from_dict({"row": range(len(first))}),
+        "test": Dataset.from_dict({"row": range(len(losses))}),
+    }
+    suite = TofuSuite(EvidenceSets("text-generation", sets, PaddingCollator(0), 1), places, {}, "the same rows")
+    unknown = np.full(len(first), np.nan)
+    forget = pa.table({"loss": first, "exact": unknown, "extraction": unknown})
+    recall = {name: np.array(columns["rougeL_recall"]) for name, columns in logs.items()}
+    return TofuScores(suite, {"forget": forget, "test": pa.table({"loss": losses})}), recall, logs
+
+
+def test_the_published_logs_through_the_whole_suite(shared: Path) -> None:
+    reference = published_scores(shared, "retain90")[0]
+    for model, utility, ratio in (("full", 0.623, 0.516), ("retain90", 0.614, 0.674)):
+        scores, recall, logs = published_scores(shared, model)
+        found = tofu_metrics(scores, recall, reference)
+        assert found["forget_truth_ratio_geometric_closer_to_one"].value == pytest.approx(ratio, abs=5e-4)
+        nine: list[float] = []
+        for name in ("retain", "real_authors", "world_facts"):
+            columns = {key: np.array(column) for key, column in logs[name].items() if key != "generated_text"}
+            right = np.exp(-columns["avg_gt_loss"])
+            if name != "retain":
+                right = right / (right + np.exp(-columns["average_perturb_loss"]).sum(1))
+            nine += [right.mean(), columns["rougeL_recall"].mean(), np.maximum(0, 1 - columns["truth_ratio"]).mean()]
+        assert found["model_utility_geometric"].value == pytest.approx(statistics.harmonic_mean(nine), rel=1e-5)
+        assert found["model_utility_geometric"].value == pytest.approx(utility, abs=5e-4)
+        expected = {"full": 1.83e-21, "retain90": 1.0}[model]
+        assert found["forget_quality_geometric"].value == pytest.approx(expected, rel=5e-3)
+        assert found["forget_quality_geometric"].n == 300
 
 
 @pytest.mark.parametrize("seed", range(20))
