@@ -17,6 +17,8 @@ from .tasks import IGNORED
 
 Match = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
+RULED_OUT = -1e15  # what counts as the log-probability of something impossible, in nats
+
 
 def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats (Hinton et al. 2015, arXiv:1503.02531).
@@ -28,8 +30,8 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     Returns:
         Shape (items,).
     """
-    log_p, log_q = _log_p(teacher / temperature), _log_p(student / temperature)
-    return temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    said, wanted = log_p(student / temperature), log_p(teacher / temperature)
+    return temperature**2 * nn.functional.kl_div(said, wanted, reduction="none", log_target=True).sum(-1)
 
 
 def entropy_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -82,10 +84,19 @@ def labelled_rows(logits: torch.Tensor, labels: torch.Tensor, next_token: bool) 
     Returns:
         Shape (items, vocabulary or classes).
     """
-    if next_token:
-        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    rows = logits[labels != IGNORED]
+    rows = logits[labels_in_place(labels, next_token) != IGNORED]
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def labels_in_place(labels: torch.Tensor, next_token: bool) -> torch.Tensor:
+    """Labels, each at the position that predicts it: one earlier for next tokens, where the first label has none."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) if next_token else labels
+
+
+def log_p(logits: torch.Tensor) -> torch.Tensor:
+    """log(softmax(logits)) over the last axis, in nats; finite also for a class that the model rules out."""
+    # Such a class has no part in a sum, and zero times infinity would be no number.
+    return logits.log_softmax(-1).clamp(min=RULED_OUT)
 
 
 @dataclass(frozen=True)
@@ -142,10 +153,5 @@ MATCH_LOGITS = RetainObjective(own=0.0, match=logit_gap)
 
 
 def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    log_p = _log_p(logits)
-    return -(log_p.exp() * log_p).sum(-1)
-
-
-def _log_p(logits: torch.Tensor) -> torch.Tensor:
-    # A class that a model rules out has no part in a sum, and zero times infinity would be no number.
-    return logits.log_softmax(-1).clamp(min=-1e15)
+    log_probs = log_p(logits)
+    return -(log_probs.exp() * log_probs).sum(-1)
