@@ -1,4 +1,4 @@
-"""What a model learns from L: its own loss, and terms that may be added to it. A teacher is the original model.
+"""Terms that may be added to the loss on L, as pure functions. A teacher is the original model.
 
 A term that compares with the teacher gives one number for each item: a labelled token, a labelled word, or a record of
 a text classifier. Rows of logits have the shape (items, classes or vocabulary). Whatever comes from the teacher was
@@ -6,8 +6,6 @@ shaped by S.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -97,59 +95,6 @@ def log_p(logits: torch.Tensor) -> torch.Tensor:
     """log(softmax(logits)) over the last axis, in nats; finite also for a class that the model rules out."""
     # Such a class has no part in a sum, and zero times infinity would be no number.
     return logits.log_softmax(-1).clamp(min=RULED_OUT)
-
-
-@dataclass(frozen=True)
-class RetainObjective:
-    """own * (the model's own loss) + weight * (mean of match over all items of a step) + l1_weight * ||trained||_1.
-
-    Attributes:
-        own: weight of the model's own loss, which is cross-entropy.
-        match: compares with the teacher, item by item; None without a teacher.
-        weight: of that term.
-        l1: whether the L1 norm of the trained weights is added; the method's alpha is its strength.
-    """
-
-    own: float = 1.0
-    match: Match | None = None
-    weight: float = 1.0
-    l1: bool = False
-
-    @property
-    def needs_teacher(self) -> bool:
-        return self.match is not None
-
-    def __call__(
-        self,
-        own: torch.Tensor,
-        student: torch.Tensor | None,
-        teacher: torch.Tensor | None,
-        share: torch.Tensor | float,
-        penalty: torch.Tensor | float,
-    ) -> torch.Tensor:
-        """The loss of one batch, such that the batches of a step add up to the objective.
-
-        Args:
-            own: the model's own loss on the batch, as it adds up.
-            student, teacher: rows of logits, see :func:`labelled_rows`; None without a teacher.
-            share: what one item of this batch counts in the step.
-            penalty: what this batch bears of the weighted L1 norm.
-        """
-        loss = self.own * own + penalty
-        if self.match is not None:
-            assert student is not None
-            assert teacher is not None
-            loss = loss + self.weight * share * self.match(student, teacher).sum()
-        return loss
-
-
-OWN_LOSS = RetainObjective()
-L1_SPARSE = RetainObjective(l1=True)
-DISTIL = RetainObjective(match=partial(distillation, temperature=2.0))
-# With the factor T^2, 2 / 25 makes it twice the plain KL divergence at T = 5.
-DISTIL_SOFTLY = RetainObjective(match=partial(distillation, temperature=5.0), weight=2 / 25)
-MATCH_ENTROPY = RetainObjective(match=entropy_gap)
-MATCH_LOGITS = RetainObjective(own=0.0, match=logit_gap)
 
 
 def _entropy(logits: torch.Tensor) -> torch.Tensor:

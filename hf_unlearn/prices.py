@@ -12,7 +12,7 @@ from datasets import Dataset
 from .cost import flops_per_token
 from .evaluation.scoring import preserved_rng
 from .faults import telling_memory, training_memory
-from .methods import Method
+from .method import Method
 from .record import TrainingRecord
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from .config import UnlearningConfig
 from .errors import InputError
 from .layers import freeze_all_but_last
 from .lineage import Lineage
-from .methods import Method
+from .method import Method
 from .models import PEFT_TASKS, Model, check_quantised, lora_settings, plain_model
 from .tasks import Task
 
