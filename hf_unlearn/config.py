@@ -363,6 +363,11 @@ class UnlearningConfig(TrainingArguments):
                 f"budget is a fraction of the epochs over D, and {method.name!r} counts its epochs on the records to "
                 "forget; set num_train_epochs instead."
             )
+        if method.chooses and self.stop_when_forgotten:
+            raise InputError(
+                f"{method.name!r} chooses an epoch by S, and stop_when_forgotten would stop before it can; leave that "
+                "out, or use the method without the choice."
+            )
         if self.train_sampling_strategy != "random":
             raise InputError(
                 f"train_sampling_strategy={self.train_sampling_strategy!r} is not possible with {method.name!r}, "
@@ -401,6 +406,11 @@ class UnlearningConfig(TrainingArguments):
             raise InputError(
                 f"The method {method.name!r} works on the model between the steps, and DeepSpeed keeps that to "
                 "itself; use one process, data parallelism or FSDP2 (recipes/accelerate)."
+            )
+        if sharded and (method.trains_block_ends or (method.uses_forget and (method.picks_weights or method.chooses))):
+            raise InputError(
+                f"The method {method.name!r} needs whole weights, and these are sharded over processes; use one "
+                "process, or data parallelism (recipes/accelerate)."
             )
         if self.gradient_norm_attack and sharded:
             raise InputError(

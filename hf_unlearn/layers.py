@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
@@ -63,6 +64,32 @@ def freeze_all_but_last(model: PreTrainedModel, layers: int) -> None:
             weight.requires_grad_(False)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError(f"train_last_layers={layers} leaves nothing to train: the adapter has no layer there.")
+
+
+def freeze_all_but_ends(model: PreTrainedModel, last: int, blocks: int = 3) -> None:
+    """Freeze all but the last weight matrix, or the last adapter, of some blocks, as RMU does.
+
+    Args:
+        model: the model.
+        last: the number of the last of these blocks, counted from 1.
+        blocks: how many.
+
+    Raises:
+        InputError: the blocks cannot be told, or an adapter has no layer there.
+    """
+    ends: set[int] = set()
+    for block in blocks_of(model)[max(0, last - blocks) : last]:
+        adapters = [module for module in block.modules() if isinstance(module, LoraLayer)]
+        if adapters:
+            ends |= {id(weight) for weight in adapters[-1].parameters() if weight.requires_grad}
+        else:
+            ends |= {
+                id(weight) for weight in [w for w in block.parameters() if w.ndim >= 2][-1:] if weight.requires_grad
+            }
+    for weight in model.parameters():
+        weight.requires_grad_(id(weight) in ends)
+    if not ends:
+        raise InputError("The method trains a few blocks in the middle alone, and the adapter has no layer there.")
 
 
 def names_from(model: PreTrainedModel, block: nn.Module) -> set[str]:

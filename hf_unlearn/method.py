@@ -39,6 +39,7 @@ class Method:
         needs_base: whether the model that the original was fine-tuned from must be known.
         uses_base: whether that model is used where it is known.
         disturbs: whether its rule changes weights in other ways than by keeping them as they were.
+        chooses: whether its rule looks at one half of S and H to choose, so that the other half judges.
         trains_block_ends: whether it trains the last matrix of three blocks alone, up to where its objective stops.
         picks_weights: whether it picks single weights of the model, so that all of them must be there to be trained.
         replaces: whether at alpha 1 nothing is left of the original, so that S has not shaped the start.
@@ -63,6 +64,7 @@ class Method:
     needs_base: bool = False
     uses_base: bool = False
     disturbs: bool = False
+    chooses: bool = False
     trains_block_ends: bool = False
     picks_weights: bool = False
     replaces: bool = False
@@ -74,9 +76,7 @@ class Method:
         if self.alpha is not None:
             return self.alpha if asked is None else asked
         if asked is not None:
-            raise InputError(
-                f"The method {self.name!r} has no alpha; leave it out, name a start that has one, or use another method."
-            )
+            raise InputError(f"The method {self.name!r} has no alpha; leave it out, or name a start that has one.")
         return 1.0 if self.replaces else 0.0
 
     def resolve_options(self, asked: Mapping[str, Any]) -> dict[str, float]:

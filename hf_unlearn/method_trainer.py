@@ -6,6 +6,8 @@ made of the result, is not: see :mod:`~hf_unlearn.trainer`.
 
 import math
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -26,10 +28,12 @@ from .cost import CostMeter, flops_per_token
 from .errors import InputError
 from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets
-from .evaluation.scoring import preserved_rng
+from .evaluation.scoring import evaluating, preserved_rng
 from .faults import measuring_memory, no_number, telling_memory, training_memory
 from .first_use import CollatorWithRows, FirstUse, training_identity
 from .forget_data import COLUMNS, PartsCollator
+from .forget_objectives import Items, labelled_items
+from .forget_rules import DualVariable, Rewind
 from .lineage import Lineage
 from .masking import NewMasksEachEpoch
 from .method import Method
@@ -38,6 +42,7 @@ from .objectives import labels_in_place
 from .passes import Passes, in_parts
 from .record import DataSource
 from .reporting import training_record
+from .rules import PreparedRule
 from .starts import StartInputs, fresh_model
 from .steps import PARTS, Batch, Branch, InStep, Part, Step, count
 from .tasks import IGNORED, TASKS, Task
@@ -86,6 +91,9 @@ class MethodTrainer(Trainer):
         self.training_collator, self.first_use = data.training_collator, data.first_use
         self.retained_rows, self.data_fingerprint = data.rows, data.fingerprint
         self.mixed, self.forget_examples = data.mixed, data.forget
+        self.half_to_choose_by: EvidenceSets | None = None
+        if method.chooses and data.evidence is not None:
+            self.half_to_choose_by, _ = data.evidence.halves(args.seed)
         self.options = method.resolve_options(args.asked_options)
         self.references: dict[Part, torch.Tensor] = {}
         self.rule: TrainerCallback | None = None
@@ -145,7 +153,12 @@ class MethodTrainer(Trainer):
             self._hold_teachers()
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
             self._move_to_start()
-            self._find_references(resumed=checkpoint is not None)
+            self._find_references()
+            if isinstance(self.rule, PreparedRule):
+                self.rule.prepare(self.model)
+            if checkpoint is not None:
+                # What was run now was run before the interruption, and the checkpoint counts it.
+                self.passes.flops = 0.0
         # The parent seeds when it is made; whatever was drawn since then must not matter.
         set_seed(self.args.seed)
         try:
@@ -219,7 +232,34 @@ class MethodTrainer(Trainer):
             load_base=None if base is None else load_base,
             load_checkpoint=None if rewind is None else load_checkpoint,
             last_layers=self.args.train_last_layers,
+            options=self.options,
+            items=self._items,
+            error=self._error if self.half_to_choose_by is not None else None,
+            folder=self.args.folder,
         )
+
+    def _items(self, model: Model, part: str, size: int | None) -> Iterator[Items]:
+        examples = self.train_dataset if part == "retained" else self.forget_examples
+        assert isinstance(examples, Dataset)
+        loader = torch.utils.data.DataLoader(
+            cast(Any, examples.select_columns(COLUMNS)),
+            batch_size=size or self.args.per_device_eval_batch_size,
+            collate_fn=self.training_collator or self.data_collator,
+        )
+        with evaluating(model):
+            for batch in loader:
+                inputs = {name: values.to(self.args.device) for name, values in batch.items()}
+                with self.accelerator.autocast():
+                    logits = self.passes.run(inputs).logits
+                yield labelled_items(logits, inputs["labels"], TASKS[self.task].next_token)
+
+    def _error(self, name: str) -> float:
+        half = self.half_to_choose_by
+        assert half is not None
+        only = replace(half, sets={name: half.sets[name]})  # type: ignore[index, dict-item]
+        table = only.score(self.model, self.accelerator.autocast)[name]  # type: ignore[index]
+        self.cost.measured(0.0, self.flops_per_token[1] * only.tokens)
+        return 1 - sum(table["correct"].to_pylist()) / sum(table["tokens"].to_pylist())
 
     def _move_to_start(self) -> None:
         self.method.start(self.model, self._start_inputs())
@@ -242,7 +282,7 @@ class MethodTrainer(Trainer):
                 share = not self.method.moves(self.alpha)
                 self.passes.teachers[name] = frozen_copy(self.model, self.args.device, dtype, share_frozen=share)
 
-    def _find_references(self, *, resumed: bool) -> None:
+    def _find_references(self) -> None:
         """Find out log-probabilities under the start, or read what an earlier run has found."""
         if not self.method.objective.reference or self.mixed is None:
             return
@@ -251,7 +291,7 @@ class MethodTrainer(Trainer):
                 nll, tokens = self._scored(self.mixed.sets[part])
                 self.references[part] = -nll
                 # They are a part of what the method costs, whoever paid for them.
-                self.passes.flops += 0.0 if resumed else self.flops_per_token[1] * tokens
+                self.passes.flops += self.flops_per_token[1] * tokens
 
     def _scored(self, examples: Dataset) -> tuple[torch.Tensor, int]:
         """The negative log-likelihood of each example, in nats, shape (examples,); and how many tokens were read."""
@@ -332,7 +372,7 @@ class MethodTrainer(Trainer):
         else:
             assert isinstance(items, torch.Tensor)
             parts = {
-                part: self._branch(part, inputs[part], InStep(counts[0], counts[1], processes))
+                part: self._branch(part, cast(Batch, inputs[part]), InStep(counts[0], counts[1], processes))
                 for part, counts in zip(PARTS, items, strict=True)
                 if part in inputs
             }
@@ -344,6 +384,7 @@ class MethodTrainer(Trainer):
             passes=self.passes,
             batches=1 if items is None else self.current_gradient_accumulation_steps,
             rule=self.rule,
+            seed=self.args.seed,
         )
 
     def _branch(self, part: Part, batch: dict[str, torch.Tensor], in_step: InStep) -> Branch:
@@ -406,6 +447,8 @@ class MethodTrainer(Trainer):
         if "CostMeter" not in states:
             raise InputError(f"{checkpoint} is not a checkpoint of this trainer.")
         self.cost.restore(states["CostMeter"]["attributes"])
+        if isinstance(self.rule, DualVariable | Rewind):
+            self.rule.restore(states[type(self.rule).__name__]["attributes"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, as for a checkpoint.

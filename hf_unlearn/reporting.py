@@ -162,6 +162,9 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
         stop_reason=trainer.stopping.reason,
         plateau=trainer.stopping.plateau,
         checkpoint=Path(rewound).absolute().name if (rewound := trainer.args.rewind_checkpoint) else None,
+        start=trainer.args.start,
+        options=trainer.options,
+        trained_on_forget=trainer.method.uses_forget,
     )
 
 

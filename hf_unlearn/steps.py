@@ -180,6 +180,7 @@ class Step:
         passes: runs the models.
         batches: how many micro-batches the mean is over; 1 where items are counted.
         rule: the method's step rule, None without one.
+        seed: of whatever is drawn once.
     """
 
     parts: Mapping[Part, Branch]
@@ -189,6 +190,7 @@ class Step:
     passes: Passes
     batches: int = 1
     rule: Any = None
+    seed: int = 0
 
     @property
     def forget(self) -> Branch:
@@ -206,7 +208,7 @@ class Step:
         return self.parts["instead"]
 
     def l1_penalty(self) -> torch.Tensor:
-        """What this batch bears of the L1 norm of the trained weights, times alpha at the beginning and 0 in the end."""
+        """What this batch bears of the L1 norm of the trained weights, whose weight falls from alpha to 0."""
         trained = (weight for weight in self.passes.model.parameters() if weight.requires_grad)
         return l1_weight(self.alpha, self.progress) * l1_norm(trained) / self.batches
 

@@ -172,6 +172,9 @@ class UnlearningTrainer(MethodTrainer):
             return
         stops, seed = self.args.stop_when_forgotten, self.args.seed
         self.evidence = replace(evidence, gradients=self.args.gradient_norm_attack)
+        if self.method.chooses:
+            self.chosen_by_forget = True
+            _, self.evidence = self.evidence.halves(seed)
         if self.args.measure_steps == 0:
             return
         if stops:

@@ -1,7 +1,7 @@
 """The data of a trainer, as examples: what it trains on, and what it measures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from datasets import Dataset
@@ -16,6 +16,7 @@ from .first_use import BLIND_ORDERS, FirstUse
 from .forget_data import Draws, ForgetRetainedDataset
 from .masking import MaskingCollator, token_masking
 from .method import Method
+from .refusals import by_record, encoder_of, plain_form, with_refusals
 from .steps import Part
 from .tables import AnyDataset
 from .tasks import IGNORED, TASKS, Task
@@ -112,8 +113,13 @@ def trainer_data(
         if method.uses_forget and evidence is not None and forget is not None:
             # What is measured of a masked language model has its masks already.
             told = evidence.sets["forget"] if masking is None else as_examples(forget, encoder, "forget")
+        instead = None
+        if method.data.instead == "refusals" and isinstance(forget, Dataset):
+            reader = encoder_of(encoder, method.name)
+            refusals = with_refusals(forget, reader.format, args.seed)
+            instead = encode(refusals, replace(reader, format=plain_form(reader.format)), "refusal")
     assert told is None or isinstance(told, Dataset)
-    mixed = None if told is None else _mixed(told, retained, args, task, config, method)
+    mixed = None if told is None else _mixed(told, retained, instead, args, task, config, method)
     return TrainerData(
         retained, test, collator, training_collator, evidence, rows, fingerprint, first_use, told, mixed
     )
@@ -138,6 +144,7 @@ def _check_sets(retained: AnyDataset, forget: AnyDataset | None, method: Method)
 def _mixed(
     forget: Dataset,
     retained: AnyDataset,
+    instead: AnyDataset | None,
     args: UnlearningConfig,
     task: Task,
     config: PretrainedConfig,
@@ -157,4 +164,7 @@ def _mixed(
     step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     draws = Draws(data, len(forget), len(retained), step, args.seed)
     sets: dict[Part, Dataset] = {"forget": forget, "retained": retained}
-    return ForgetRetainedDataset(data, sets, None, int(config.num_labels or 0) if facts.classes else 0, draws)
+    replacements = None
+    if isinstance(instead, Dataset):
+        sets["instead"], replacements = instead, by_record(forget, instead)
+    return ForgetRetainedDataset(data, sets, replacements, int(config.num_labels or 0) if facts.classes else 0, draws)
