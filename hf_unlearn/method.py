@@ -14,6 +14,8 @@ from .steps import Objective
 from .tasks import TASKS, Task
 
 ALL_TASKS = tuple(TASKS)
+# Of a run that says nothing about how long to train.
+DEFAULT_BUDGET = 0.25
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,14 @@ class Method:
         """Raise InputError where the method does not fit what a model does."""
         if task not in self.tasks:
             raise InputError(f"The method {self.name!r} does not fit {task}, because {self.misfit}.")
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """How often a place of an epoch passes through the trained model, forward and back, and through a teacher."""
+        data = self.data
+        if data.alternating or not (data.forget and data.retained):
+            return 1, int(self.objective.needs_teacher)
+        return 2 + int(self.objective.reference and data.instead is not None), len(self.objective.teachers)
 
     @property
     def uses_forget(self) -> bool:

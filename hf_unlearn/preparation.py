@@ -21,6 +21,7 @@ from .id_files import request_files
 from .ledger import Ledger
 from .ledger_check import ledger_of
 from .masking import token_masking
+from .method import DEFAULT_BUDGET
 from .methods import METHODS
 from .models import (
     PEFT_TASKS,
@@ -39,7 +40,6 @@ from .sources import load_data, pick_split, split_data
 from .tables import AnyDataset
 from .tasks import Task
 
-DEFAULT_BUDGET = 0.25
 # What says how to unlearn, and nothing else.
 METHOD_SETTINGS = ("method", "alpha", "start", "method_kwargs", "teacher_dtype", "rewind_checkpoint", "base_is_clean")
 

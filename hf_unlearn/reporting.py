@@ -91,6 +91,7 @@ def trainer_report(
             stopped_by_forget=trainer.args.stop_when_forgotten,
             chosen_by_forget=trainer.chosen_by_forget,
             base_is_clean=_base_is_clean(trainer, clean),
+            trained_on_forget=trainer.method.uses_forget,
         ),
         margin=trainer.args.auc_margin,
         utility_margin=trainer.args.utility_margin,
