@@ -100,9 +100,9 @@ class UnlearningConfig(TrainingArguments):
 
     NOTE: these defaults differ from the parent's: ``learning_rate``, ``lr_scheduler_type``, ``num_train_epochs``,
     ``weight_decay`` and ``warmup_steps`` are None, which mostly becomes the parent's 5e-5, ``"linear"``, 3, 0 and 0,
-    ``ddp_broadcast_buffers`` becomes False for methods that use S, ``logging_steps`` is 10 instead of 500,
-    ``save_total_limit`` is 2 instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of
-    ``"no"``, ``logging_nan_inf_filter`` is False instead of True, so that training stops when the loss is no number.
+    ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2 instead of None,
+    ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``, ``logging_nan_inf_filter`` is False
+    instead of True, so that training stops when the loss is no number.
 
     Raises:
         InputError: a value that is not possible.
@@ -355,7 +355,7 @@ class UnlearningConfig(TrainingArguments):
             )
 
     def _check_forget(self, method: Method) -> None:
-        """Refuse settings that mean nothing where S is trained on; and set what must be set then."""
+        """Refuse settings that mean nothing where S is trained on."""
         if not method.uses_forget:
             return
         if self.budget is not None:
@@ -373,10 +373,6 @@ class UnlearningConfig(TrainingArguments):
                 f"train_sampling_strategy={self.train_sampling_strategy!r} is not possible with {method.name!r}, "
                 "which draws records of both sets at random; leave it out."
             )
-        if self.ddp_broadcast_buffers is None:
-            # The model is run on S and on L before the pass back, and what is sent to the processes in between would
-            # change what that pass needs.
-            self.ddp_broadcast_buffers = False
 
     def _check_rewind(self) -> None:
         rewinds = self.method in METHODS and METHODS[self.method].start is checkpoint

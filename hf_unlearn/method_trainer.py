@@ -17,6 +17,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
@@ -114,6 +115,11 @@ class MethodTrainer(Trainer):
         self._model_takes_items = self.model_accepts_loss_kwargs
         self.model_accepts_loss_kwargs |= not TASKS[task].next_token or method.uses_forget
         self.passes = Passes(task, self.model, self.accelerator.autocast)
+        if method.uses_forget:
+            # It is run on S and on L before the pass back, and buffers that are sent around in between would change
+            # what that pass needs.
+            buffers = [name for name, _ in self.model.named_buffers()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, buffers)
         if self.training_collator is not None:
             self.add_callback(NewMasksEachEpoch(self.training_collator))
         if method.rule is not None:

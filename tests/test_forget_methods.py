@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from hf_unlearn import InputError, UnlearningTrainer
 from hf_unlearn.cost import flops_per_token
 from hf_unlearn.forget_methods import FORGET_METHODS
+from hf_unlearn.methods import METHODS
 
 from .test_methods import command
 from .test_trainer import config, same, secrets, tickets, trainer, weights
@@ -336,3 +337,23 @@ def test_the_command_runs_a_method_that_uses_s_and_the_card_repeats_it(
     assert '--method_kwargs \'{"forget_weight": 1.0, "retain_weight": 1.0, "beta": 0.5}\'' in card
     assert "The records to forget were trained on once more" in card
     assert "| beta | 0.5 |" in card
+
+
+def test_the_method_in_the_readme_works(lm_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    told = text.split("### Adding a method")[1].split("```python")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(told, names)
+    monkeypatch.setitem(METHODS, "unlikelihood", names["METHOD"])
+    model = AutoModelForCausalLM.from_pretrained(lm_original, attention_dropout=0.0)
+    run = trainer(tmp_path, model, method="unlikelihood", **{**QUICK, "learning_rate": 0.0}, logging_steps=1)
+    batch = next(iter(run.get_train_dataloader()))
+    run.train()
+    read = {part: {n: v for n, v in values.items() if n != "place"} for part, values in batch.items()}
+    with torch.no_grad():
+        of_retained = float(model(**read["retained"]).loss)
+        p = model(**read["forget"]).logits.double().softmax(-1).numpy()
+    found = []
+    for record, labels in enumerate(read["forget"]["labels"].tolist()):
+        found += [-np.log(1 - p[record, i - 1, label]) for i, label in enumerate(labels) if i and label != -100]
+    assert run.state.log_history[0]["loss"] == pytest.approx(np.mean(found) + of_retained, rel=1e-4)

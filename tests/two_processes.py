@@ -145,6 +145,7 @@ def with_forget(lm: str, classifier: str, output: Path) -> None:
     dual = run("pdu", lm, secrets_rows(), output, method="pdu", method_kwargs={"step": 0.5, "multiplier": 1}, **quick)
     (output / f"dual-{dual.args.process_index}.json").write_text(json.dumps(dual.rule.multiplier))  # type: ignore[union-attr]
     run("rmu", lm, secrets_rows(), output, method="rmu", method_kwargs={"depth": 1, "retain_weight": 1}, **quick)
+    run("gradient_difference", classifier, tickets_rows(), output, method="gradient_difference", **quick)
     run("salun", classifier, tickets_rows(), output, method="salun", **quick)
     run("scrub", classifier, tickets_rows(), output, method="scrub", **quick)
 
