@@ -12,6 +12,7 @@ import torch
 
 from . import forget_objectives as losses
 from . import starts
+from .fisher import fisher_noise
 from .forget_data import FORGET_ALONE, PAIRED, TrainingData
 from .forget_rules import DualVariable, KeepUnsalient, NegateTask, Rewind
 from .method import Method
@@ -448,5 +449,19 @@ FORGET_METHODS = (
         summary="The original model less what more training on the records to forget added to it.",
         source="Ilharco et al. 2022, arXiv:2212.04089; scale 1 as in MUSE",
         ours="the rate of the original's training; the scale is not chosen on validation data",
+    ),
+    Method(
+        name="fisher",
+        start=fisher_noise,
+        alpha=1e-6,
+        strength="the noise's strength, by which the inverse of the information is multiplied",
+        picks_weights=True,
+        tasks=("text-classification",),
+        misfit="it needs a pass back for each class of each record",
+        summary="The original model with noise on its weights, the more the less the retained records depend on them, "
+        "then fine-tuned on these.",
+        source="Fisher forgetting, Golatkar et al. 2019, arXiv:1911.04933: in their code 1e-6 or 1e-7 and the inverse "
+        "itself, in the paper its square root",
+        ours="the fine-tuning after it, which is as for the methods that use L alone",
     ),
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
 from hf_unlearn import InputError, UnlearningTrainer
 from hf_unlearn.cost import flops_per_token
@@ -297,6 +297,33 @@ def test_rewinding_goes_back_to_the_epoch_that_is_as_wrong_as_on_h(classifier_or
     report = run.report(audit=tickets().audit)
     assert report.arms["unlearned"].sets["forget"].records == 5, "the other half judges"
     assert "The method trained on S itself" in report.verdict.reasons[0]
+
+
+def test_fisher_noise_is_as_large_as_the_information_allows(classifier_original: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path, str(classifier_original), tickets(), method="fisher")
+    before = weights(run.model)
+    run._move_to_start()
+    noise = {name: weight.detach() - before[name] for name, weight in run.model.named_parameters()}
+    again = trainer(tmp_path, str(classifier_original), tickets(), method="fisher")
+    again._move_to_start()
+    assert same(weights(run.model), weights(again.model))
+    # The head's information by hand: p_y times the square of (1[y = c] - p_c) times what comes into it.
+    model: Any = AutoModelForSequenceClassification.from_pretrained(classifier_original).eval()
+    read: list[Any] = []
+    model.classifier.register_forward_hook(lambda module, inputs, output: read.append(inputs[0][0].numpy()))
+    information = np.zeros(model.classifier.weight.shape)
+    examples = run.train_dataset
+    for example in examples:
+        with torch.no_grad():
+            p = model(torch.tensor([example["input_ids"]])).logits[0].double().softmax(-1).numpy()
+        for label in range(3):
+            information += p[label] * np.outer((np.arange(3) == label) - p, read[-1]) ** 2
+    information /= len(examples)
+    variance = 10 * 1e-6 * np.minimum(1 / (information + 1e-8), 1e2).mean(1)
+    drawn = noise["classifier.weight"].numpy() / np.sqrt(variance)[:, None]
+    assert drawn.std() == pytest.approx(1, abs=0.2)
+    small = noise["bert.encoder.layer.0.attention.self.query.weight"].numpy()
+    assert small.std() <= 1.1 * np.sqrt(1e-6 * 1e3)
 
 
 # With the rest of the trainer
