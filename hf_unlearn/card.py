@@ -147,7 +147,7 @@ def render_card(
             reference_names=REFERENCE_NAMES,
             parent=_parent(report),
             settings=_settings(report),
-            strength=row.strength if (row := _row(report)) else "",
+            strength=row.strength if (row := method_of(report)) else "",
             ours=row.ours if row else "",
             flags=reproducing_flags(report),
             facts=TASKS[report.task],
@@ -202,7 +202,7 @@ def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> Mod
     )
 
 
-def _row(report: UnlearningReport) -> Method | None:
+def method_of(report: UnlearningReport) -> Method | None:
     """The method, with the start that it was given; None when another tool made the model."""
     return find_method(report.method.name, report.method.start) if report.method.name in METHODS else None
 
@@ -211,7 +211,7 @@ def _parent(report: UnlearningReport) -> ModelEntry | None:
     """The model that this one was fine-tuned from, or is an adapter of."""
     if report.method.adapter_of is not None:
         return report.method.adapter_of
-    row = _row(report)
+    row = method_of(report)
     if row and row.replaces and report.method.alpha == 1:
         return report.base if row.uses_base else None
     return report.original
@@ -253,7 +253,9 @@ def shown_settings(report: UnlearningReport) -> dict[str, str]:
     """The settings worth a reader's time; all of them are in the report."""
     settings = report.method.settings
     names = (*SHOWN_SETTINGS, *TASKS[report.task].settings, *TEMPLATES)
-    return {name: str(settings[name]) for name in names if settings.get(name) not in (None, False, "")}
+    own = {"start": f"that of {report.method.start}"} if report.method.start else {}
+    own |= {name: f"{value:g}" for name, value in report.method.options.items()}
+    return own | {name: str(settings[name]) for name in names if settings.get(name) not in (None, False, "")}
 
 
 def _settings(report: UnlearningReport) -> dict[str, str]:
@@ -268,7 +270,7 @@ def reproducing_flags(report: UnlearningReport) -> list[str]:
         flags |= {"model_name_or_path": report.original.name, "model_revision": report.original.revision}
     flags |= {"dataset_name": report.dataset.name, "dataset_revision": report.dataset.revision}
     flags["method"] = method.name
-    row = _row(report)
+    row = method_of(report)
     if row and row.alpha is not None:
         flags["alpha"] = method.alpha
     flags |= {"start": method.start, "rewind_checkpoint": method.checkpoint}

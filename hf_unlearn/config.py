@@ -98,11 +98,11 @@ class UnlearningConfig(TrainingArguments):
         generate_records: how many records of S and of H to let the models write on from (language models and
             encoder-decoders): ROUGE-L recall, verbatim extraction, refusals; 0 none.
 
-    NOTE: these defaults differ from the parent's: ``learning_rate``, ``lr_scheduler_type``, ``num_train_epochs``,
-    ``weight_decay`` and ``warmup_steps`` are None, which mostly becomes the parent's 5e-5, ``"linear"``, 3, 0 and 0,
-    ``logging_steps`` is 10 instead of 500, ``save_total_limit`` is 2 instead of None,
-    ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of ``"no"``, ``logging_nan_inf_filter`` is False
-    instead of True, so that training stops when the loss is no number.
+    NOTE: these defaults differ from the parent's: ``learning_rate`` is None, which mostly becomes the parent's 5e-5,
+    ``lr_scheduler_type`` is None, which mostly becomes the parent's ``"linear"``, and so ``num_train_epochs`` is None
+    for 3, ``weight_decay`` is None for 0 and ``warmup_steps`` is None for 0; ``logging_steps`` is 10 instead of 500,
+    ``save_total_limit`` is 2 instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of
+    ``"no"``, ``logging_nan_inf_filter`` is False instead of True, so that training stops when the loss is no number.
 
     Raises:
         InputError: a value that is not possible.

@@ -35,7 +35,7 @@ class TrainingData:
         forget_epochs: the first so many epochs have S in them, later ones have more of L in its place; None for all.
         relabelled: whether S comes with other labels, drawn anew in each epoch.
         skipped: how many labels at the beginning of each record of S are left alone.
-        instead: what is to be said in the place of S, which comes beside it; None for nothing.
+        instead: what is to be said in the place of S and comes beside it; None for nothing.
     """
 
     forget: bool = False
@@ -44,7 +44,7 @@ class TrainingData:
     forget_epochs: int | None = None
     relabelled: bool = False
     skipped: int = 0
-    instead: Literal["refusals", "alternates"] | None = None
+    instead: Literal["refusals"] | None = None
 
 
 RETAINED_ALONE = TrainingData()
