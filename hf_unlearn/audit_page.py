@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from . import __version__, plain_words
 from .audit_facts import Audited, look
-from .card import REFERENCE_NAMES, reproducing_flags, shown_settings
+from .card import REFERENCE_NAMES, method_of, reproducing_flags, shown_settings
 from .console import SET_NAMES, SHOWN_MODELS, generation_rows, show
 from .erase_console import GIVES
 from .errors import InputError, in_one_line
@@ -24,7 +24,6 @@ from .evaluation.report import REPORT_FILE, write_text
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
 from .ledger import Erased, Event
-from .methods import METHODS
 from .tasks import TASKS
 
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -77,8 +76,8 @@ def render_page(audited: Audited) -> str:
             reference_names=REFERENCE_NAMES,
             generation_rows=generation_rows(report),
             facts=TASKS[report.task],
-            strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
-            ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
+            strength=row.strength if (row := method_of(report)) else "",
+            ours=row.ours if row else "",
             erased=[event.report for event in _events(audited) if isinstance(event, Erased)],
             gives=GIVES,
             most_lines=SHOWN_MODELS,

@@ -18,7 +18,8 @@ from .evaluation.plots import PICTURES
 from .evaluation.report import ModelEntry, UnlearningReport, write_text
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
-from .methods import METHODS
+from .method import Method
+from .methods import METHODS, find_method
 from .models import AUTO_CLASSES
 from .old_model import BEFORE_AND_AFTER
 from .tasks import TASKS
@@ -146,8 +147,8 @@ def render_card(
             reference_names=REFERENCE_NAMES,
             parent=_parent(report),
             settings=_settings(report),
-            strength=METHODS[report.method.name].strength if report.method.name in METHODS else "",
-            ours=METHODS[report.method.name].ours if report.method.name in METHODS else "",
+            strength=row.strength if (row := method_of(report)) else "",
+            ours=row.ours if row else "",
             flags=reproducing_flags(report),
             facts=TASKS[report.task],
             attack_names=ATTACKS | OUTSIDE_ATTACKS,
@@ -201,11 +202,16 @@ def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> Mod
     )
 
 
+def method_of(report: UnlearningReport) -> Method | None:
+    """The method, with the start that it was given; None when another tool made the model."""
+    return find_method(report.method.name, report.method.start) if report.method.name in METHODS else None
+
+
 def _parent(report: UnlearningReport) -> ModelEntry | None:
     """The model that this one was fine-tuned from, or is an adapter of."""
     if report.method.adapter_of is not None:
         return report.method.adapter_of
-    row = METHODS.get(report.method.name)
+    row = method_of(report)
     if row and row.replaces and report.method.alpha == 1:
         return report.base if row.uses_base else None
     return report.original
@@ -247,7 +253,9 @@ def shown_settings(report: UnlearningReport) -> dict[str, str]:
     """The settings worth a reader's time; all of them are in the report."""
     settings = report.method.settings
     names = (*SHOWN_SETTINGS, *TASKS[report.task].settings, *TEMPLATES)
-    return {name: str(settings[name]) for name in names if settings.get(name) not in (None, False, "")}
+    own = {"start": f"that of {report.method.start}"} if report.method.start else {}
+    own |= {name: f"{value:g}" for name, value in report.method.options.items()}
+    return own | {name: str(settings[name]) for name in names if settings.get(name) not in (None, False, "")}
 
 
 def _settings(report: UnlearningReport) -> dict[str, str]:
@@ -262,10 +270,12 @@ def reproducing_flags(report: UnlearningReport) -> list[str]:
         flags |= {"model_name_or_path": report.original.name, "model_revision": report.original.revision}
     flags |= {"dataset_name": report.dataset.name, "dataset_revision": report.dataset.revision}
     flags["method"] = method.name
-    row = METHODS.get(method.name)
+    row = method_of(report)
     if row and row.alpha is not None:
         flags["alpha"] = method.alpha
-    flags["rewind_checkpoint"] = method.checkpoint
+    flags |= {"start": method.start, "rewind_checkpoint": method.checkpoint}
+    if row and method.options != row.options:
+        flags["method_kwargs"] = json.dumps(method.options)
     if report.base and row and row.uses_base:
         flags["base_model_name_or_path"] = report.base.name
     flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments, get_scheduler
@@ -12,10 +12,12 @@ from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
 from .errors import InputError
-from .methods import CHOICES, HOT_FACTOR, METHODS, Method
+from .method import Method
+from .methods import CHOICES, HOT_FACTOR, METHODS, STARTS, find_method
 from .starts import checkpoint
 
 LEARNING_RATE = 5e-5
+DEFAULTS = {"lr_scheduler_type": "linear", "num_train_epochs": 3.0, "weight_decay": 0.0, "warmup_steps": 0}
 
 
 def _strengths() -> str:
@@ -24,6 +26,14 @@ def _strengths() -> str:
         if method.alpha is not None:
             told.setdefault(method.strength, []).append(f"{method.name} {method.alpha:g}")
     return "; ".join(f"{strength} ({', '.join(names)})" for strength, names in told.items())
+
+
+def _options() -> str:
+    told = {name: dict(method.options) for name, method in METHODS.items() if method.options}
+    return "; ".join(
+        f"{name} {', '.join(f'{option} {value:g}' for option, value in options.items())}"
+        for name, options in told.items()
+    )
 
 
 @dataclass
@@ -37,17 +47,26 @@ class UnlearningConfig(TrainingArguments):
             ``hf-unlearn run`` and :func:`hf_unlearn.jobs.run` take, and the trainer, which trains one method, refuses.
         alpha: the strength of the method, such as how far its start lies from the original (0 to 1; what it is in each
             method is in its ``strength``); the method's own value when None.
+        start: the method whose start to take, such as ``toward_base``, for a method that begins at the original; alpha
+            is then the strength of that start.
+        method_kwargs: the method's other settings, such as ``{"beta": 0.1}`` for ``npo``; its
+            :attr:`~hf_unlearn.method.Method.options`, as published, where nothing is said.
+        teacher_dtype: of the weights of a model that the trained one is compared with all the time; those of the
+            trained model when None.
         base_model_name_or_path: the model that the original was fine-tuned from; read from the training record, the
             model card or the adapter when None.
         base_model_revision: its branch, tag or commit on the Hub.
         base_is_clean: your own statement that this model never saw S. Without it that is tested where it can be, and
             nothing is called exact whose base tells S from H.
-        budget: the epochs to train, as a fraction of the original training's; needs a training record.
+        budget: the epochs to train, as a fraction of the original training's; needs a training record, and a method
+            that counts epochs on L.
         train_last_layers: train only the last so many blocks and what follows them; as the method says when None,
             which is all weights for most.
         rewind_checkpoint: the checkpoint folder of the original's training that ``rewind`` goes back to.
-        learning_rate: the peak; when None 5e-5 times the method's ``learning_rate_factor``. The command line takes it
-            from the training record.
+        learning_rate: the peak; when None the method's own, or 5e-5 times its ``learning_rate_factor``. The command
+            line takes it from the training record where the method has none of its own.
+        num_train_epochs, weight_decay, warmup_steps: when None the method's own; 3, 0 and 0 for most. The epochs of a
+            method that uses S are epochs over S.
         lr_scheduler_type: the shape of the learning rate; when None the method's own, ``linear`` for most.
         merge_adapter: merge a LoRA adapter into the weights before saving.
 
@@ -80,13 +99,16 @@ class UnlearningConfig(TrainingArguments):
             encoder-decoders): ROUGE-L recall, verbatim extraction, refusals; 0 none.
 
     NOTE: these defaults differ from the parent's: ``learning_rate`` is None, which mostly becomes the parent's 5e-5,
-    ``lr_scheduler_type`` is None, which mostly becomes the parent's ``"linear"``, ``logging_steps`` is 10 instead of
-    500, ``save_total_limit`` is 2 instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of
+    ``lr_scheduler_type`` is None, which mostly becomes the parent's ``"linear"``, and so ``num_train_epochs`` is None
+    for 3, ``weight_decay`` is None for 0 and ``warmup_steps`` is None for 0; ``logging_steps`` is 10 instead of 500,
+    ``save_total_limit`` is 2 instead of None, ``include_num_input_tokens_seen`` is ``"non_padding"`` instead of
     ``"no"``, ``logging_nan_inf_filter`` is False instead of True, so that training stops when the loss is no number.
 
     Raises:
         InputError: a value that is not possible.
     """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "method_kwargs"]
 
     # > Parameters that control the method
     method: str = field(
@@ -98,6 +120,24 @@ class UnlearningConfig(TrainingArguments):
         },
     )
     alpha: float | None = field(default=None, metadata={"help": f"The strength of the method: {_strengths()}."})
+    start: str | None = field(
+        default=None,
+        metadata={
+            "help": "Begin where this method begins, at the strength --alpha; for methods that begin at the original.",
+            "choices": STARTS,
+        },
+    )
+    method_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": f"Other settings of the method as JSON, such as '{{\"beta\": 0.1}}': {_options()}."},
+    )
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None,
+        metadata={
+            "help": "Type of the weights of a model that is compared with all the time, such as the original; None: "
+            "as the trained model's."
+        },
+    )
     base_model_name_or_path: str | None = field(
         default=None,
         metadata={
@@ -119,7 +159,7 @@ class UnlearningConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Epochs to train, as a fraction of the original training's (0.25: a quarter of retraining's "
-            "price); needs the training_record.json that `hf-unlearn train` writes."
+            "price); needs the training_record.json that `hf-unlearn train` writes, and a method that uses L alone."
         },
     )
     train_last_layers: int | None = field(
@@ -215,7 +255,7 @@ class UnlearningConfig(TrainingArguments):
     learning_rate: float = field(
         default=None,  # type: ignore[assignment]
         metadata={
-            "help": "The peak of the learning rate. None: as the training record says, else 5e-05; "
+            "help": "The peak of the learning rate. None: as the method, or the training record, says, else 5e-05; "
             f"{HOT_FACTOR} times that for fine_tune_high_lr and shrink_reheat."
         },
     )
@@ -223,6 +263,21 @@ class UnlearningConfig(TrainingArguments):
         default=None,  # type: ignore[assignment]
         metadata={
             "help": "The shape of the learning rate. None: the method's own, else as the record says, or linear."
+        },
+    )
+    num_train_epochs: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={"help": "Epochs, over S for a method that uses it and else over L. None: the method's own, else 3."},
+    )
+    weight_decay: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={"help": "Weight decay. None: the method's own, else as the record says, or 0."},
+    )
+    warmup_steps: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "Steps until the learning rate is at its peak (below 1: fraction). None: the method's own, else "
+            "as the record says, or 0."
         },
     )
     logging_nan_inf_filter: bool = field(
@@ -240,15 +295,13 @@ class UnlearningConfig(TrainingArguments):
                 "push_to_hub=True would publish before the verdict is known; publish after it with "
                 "trainer.push_to_hub(), `hf-unlearn run --push` or `hf-unlearn push`."
             )
-        if self.method not in METHODS and self.method not in CHOICES:
-            raise InputError(f"There is no method {self.method!r}; the methods are {', '.join(METHODS)}.")
-        # Each method that a choice tries gets a configuration of its own; these settings are around them.
-        method = METHODS["fine_tune" if self.method in CHOICES else self.method]
         self._check_choice()
+        # Each method that a choice tries gets a configuration of its own; these settings are around them.
+        method = find_method("fine_tune" if self.method in CHOICES else self.method, self.start)
         method.resolve_alpha(self.alpha)
-        if self.learning_rate is None:
-            self.learning_rate = LEARNING_RATE * method.learning_rate_factor
-        for name, value in {"lr_scheduler_type": "linear", **method.settings}.items():
+        self._check_forget(method)
+        rate = {"learning_rate": LEARNING_RATE * method.learning_rate_factor}
+        for name, value in {**DEFAULTS, **rate, **method.settings}.items():
             if vars(self)[name] is None:
                 setattr(self, name, value)
         self._check_rewind()
@@ -279,8 +332,11 @@ class UnlearningConfig(TrainingArguments):
                 if not isinstance(self.lr_scheduler_kwargs, dict):
                     raise InputError("lr_scheduler_kwargs must be a mapping of options to values.")
                 _make_scheduler(self.lr_scheduler_type, self.lr_scheduler_kwargs)
+            if self.method_kwargs is not None and not isinstance(self.method_kwargs, dict):
+                raise InputError("method_kwargs must be a mapping of options to numbers.")
         except (TypeError, ValueError) as error:
             raise InputError(" ".join(str(error).split())) from None
+        method.resolve_options(self.asked_options)
         self._check_launch(method)
         if self.device.type == "cpu":
             # Pinned memory is for copies to an accelerator; without one torch warns at every training.
@@ -289,13 +345,33 @@ class UnlearningConfig(TrainingArguments):
     def _check_choice(self) -> None:
         if self.method not in CHOICES:
             return
-        for name in ("alpha", "rewind_checkpoint"):
+        for name in ("alpha", "rewind_checkpoint", "start", "method_kwargs"):
             if vars(self)[name] is not None:
                 raise InputError(f"{self.method!r} chooses the method and its {name}; leave {name} out, or name one.")
         if self.stop_when_forgotten:
             raise InputError(
                 f"{self.method!r} and stop_when_forgotten do not go together: S would decide both what is trained and "
                 "when that stops; leave stop_when_forgotten out, or name a method."
+            )
+
+    def _check_forget(self, method: Method) -> None:
+        """Refuse settings that mean nothing where S is trained on."""
+        if not method.uses_forget:
+            return
+        if self.budget is not None:
+            raise InputError(
+                f"budget is a fraction of the epochs over D, and {method.name!r} counts its epochs on the records to "
+                "forget; set num_train_epochs instead."
+            )
+        if method.chooses and self.stop_when_forgotten:
+            raise InputError(
+                f"{method.name!r} chooses an epoch by S, and stop_when_forgotten would stop before it can; leave that "
+                "out, or use the method without the choice."
+            )
+        if self.train_sampling_strategy != "random":
+            raise InputError(
+                f"train_sampling_strategy={self.train_sampling_strategy!r} is not possible with {method.name!r}, "
+                "which draws records of both sets at random; leave it out."
             )
 
     def _check_rewind(self) -> None:
@@ -324,8 +400,13 @@ class UnlearningConfig(TrainingArguments):
         sharded = self.deepspeed_plugin is not None or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
         if self.deepspeed_plugin is not None and (method.rule is not None or method.objective.l1):
             raise InputError(
-                f"The method {method.name!r} looks at the weights between the steps, and DeepSpeed keeps them to "
+                f"The method {method.name!r} works on the model between the steps, and DeepSpeed keeps that to "
                 "itself; use one process, data parallelism or FSDP2 (recipes/accelerate)."
+            )
+        if sharded and (method.trains_block_ends or (method.uses_forget and (method.picks_weights or method.chooses))):
+            raise InputError(
+                f"The method {method.name!r} needs whole weights, and these are sharded over processes; use one "
+                "process, or data parallelism (recipes/accelerate)."
             )
         if self.gradient_norm_attack and sharded:
             raise InputError(
@@ -337,6 +418,12 @@ class UnlearningConfig(TrainingArguments):
                 "merge_adapter is not possible while the weights are sharded over processes; leave it out, and merge "
                 "the adapter in one process with its merge_and_unload()."
             )
+
+    @property
+    def asked_options(self) -> dict[str, Any]:
+        """The options of the method that were asked for."""
+        assert not isinstance(self.method_kwargs, str)
+        return self.method_kwargs or {}
 
     @property
     def folder(self) -> Path:

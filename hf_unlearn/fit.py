@@ -10,6 +10,7 @@ from .config import UnlearningConfig
 from .data import class_ids, label_ids, record_format
 from .errors import InputError
 from .evaluation.generation import check_writes
+from .methods import CHOICES, find_method
 from .models import ARCHITECTURES, ModelSource
 from .tables import AnyDataset, column_names
 from .tasks import TASKS, Task
@@ -60,6 +61,12 @@ def check_measures(task: Task, config: UnlearningConfig, bits: Literal[4, 8] | N
         raise InputError(f"gradient_norm_attack needs a gradient, and weights in {bits} bits have none; leave it out.")
     if config.generate_records:
         check_writes(task)
+
+
+def check_method(task: Task, config: UnlearningConfig) -> None:
+    """Raise InputError where the method does not fit what the model does."""
+    if config.method not in CHOICES:
+        find_method(config.method, config.start).check_task(task)
 
 
 def check_head(base: ModelSource, model_config: PretrainedConfig, task: Task, classes: int) -> None:

@@ -1,8 +1,12 @@
 """The parts of a model: its blocks, what follows them, its weight matrices."""
 
+import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
@@ -62,6 +66,32 @@ def freeze_all_but_last(model: PreTrainedModel, layers: int) -> None:
         raise InputError(f"train_last_layers={layers} leaves nothing to train: the adapter has no layer there.")
 
 
+def freeze_all_but_ends(model: PreTrainedModel, last: int, blocks: int = 3) -> None:
+    """Freeze all but the last weight matrix, or the last adapter, of some blocks, as RMU does.
+
+    Args:
+        model: the model.
+        last: the number of the last of these blocks, counted from 1.
+        blocks: how many.
+
+    Raises:
+        InputError: the blocks cannot be told, or an adapter has no layer there.
+    """
+    ends: set[int] = set()
+    for block in blocks_of(model)[max(0, last - blocks) : last]:
+        adapters = [module for module in block.modules() if isinstance(module, LoraLayer)]
+        if adapters:
+            ends |= {id(weight) for weight in adapters[-1].parameters() if weight.requires_grad}
+        else:
+            ends |= {
+                id(weight) for weight in [w for w in block.parameters() if w.ndim >= 2][-1:] if weight.requires_grad
+            }
+    for weight in model.parameters():
+        weight.requires_grad_(id(weight) in ends)
+    if not ends:
+        raise InputError("The method trains a few blocks in the middle alone, and the adapter has no layer there.")
+
+
 def names_from(model: PreTrainedModel, block: nn.Module) -> set[str]:
     """The plain names of a block's weights and of all that come after them in the forward pass.
 
@@ -71,6 +101,49 @@ def names_from(model: PreTrainedModel, block: nn.Module) -> set[str]:
     names = [name for name, _ in model.named_parameters()]
     start = next(i for i, (_, weight) in enumerate(model.named_parameters()) if weight is first)
     return {plain_name(name) for name in names[start:]}
+
+
+def names_until(model: PreTrainedModel, count: int) -> set[str]:
+    """The plain names of the weights that the hidden states after so many blocks rest on."""
+    blocks = blocks_of(model)
+    after = names_from(model, blocks[count]) if count < len(blocks) else names_after(model)
+    return {plain_name(name) for name, _ in model.named_parameters()} - after
+
+
+@contextmanager
+def first_blocks(model: PreTrainedModel, count: int) -> Iterator[tuple[list[torch.Tensor], dict[str, Any]]]:
+    """A decoder that stops after so many of its blocks.
+
+    What follows the blocks runs on one position alone, where the model can do so.
+
+    Args:
+        model: the decoder; it is whole again afterwards.
+        count: how many blocks.
+
+    Yields:
+        A list into which a forward pass puts the hidden states, shape (records, positions, features); and what the
+        pass has to be called with.
+    """
+    blocks = blocks_of(model)
+    holder, name = next(
+        (module, name)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == len(blocks) and child[0] is blocks[0]
+    )
+    whole_stack, states = getattr(holder, name), []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = blocks[count - 1].register_forward_hook(keep)
+    setattr(holder, name, nn.ModuleList(blocks[:count]))
+    known = inspect.signature(model.forward).parameters
+    try:
+        yield states, {key: value for key, value in (("use_cache", False), ("logits_to_keep", 1)) if key in known}
+    finally:
+        setattr(holder, name, whole_stack)
+        hook.remove()
 
 
 def names_of(model: PreTrainedModel, block: nn.Module) -> set[str]:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from .bases import find_base
 from .config import UnlearningConfig
 from .errors import InputError
-from .methods import Method
+from .method import Method
 from .models import Model, ModelSource, locate
 from .record import TrainingRecord, load_record
 

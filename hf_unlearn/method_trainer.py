@@ -6,14 +6,18 @@ made of the result, is not: see :mod:`~hf_unlearn.trainer`.
 
 import math
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
@@ -23,23 +27,31 @@ from .checkpoints import finish_checkpoint, last_checkpoint
 from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .errors import InputError
-from .evaluation.scoring import preserved_rng
-from .faults import no_number, telling_memory, training_memory
+from .evaluation.cache import score_once
+from .evaluation.evidence import EvidenceSets
+from .evaluation.scoring import evaluating, preserved_rng
+from .faults import measuring_memory, no_number, telling_memory, training_memory
 from .first_use import CollatorWithRows, FirstUse, training_identity
+from .forget_data import COLUMNS, PartsCollator
+from .forget_objectives import Items, labelled_items
+from .forget_rules import DualVariable, Rewind
 from .lineage import Lineage
 from .masking import NewMasksEachEpoch
-from .methods import Method
+from .method import Method
 from .models import Model, ModelSource, frozen_copy, load_anchor, load_like, locate, plain_model
-from .objectives import OWN_LOSS, l1_norm, l1_weight, labelled_rows
+from .objectives import labels_in_place
+from .passes import Passes, in_parts
 from .record import DataSource
 from .reporting import training_record
-from .starts import StartInputs
+from .rules import PreparedRule
+from .starts import StartInputs, fresh_model
+from .steps import PARTS, Batch, Branch, InStep, Part, Step, count
 from .tasks import IGNORED, TASKS, Task
 from .trainer_data import TrainerData
 
 
 class MethodTrainer(Trainer):
-    """Trains a model as a method says; S never enters a training batch.
+    """Trains a model as a method says; S enters training batches only where the method uses it.
 
     Args:
         model: the original, with the weights that are to be trained ready for it.
@@ -79,7 +91,13 @@ class MethodTrainer(Trainer):
         self.trained_adapter, self.lora = lineage.adapter, lora
         self.training_collator, self.first_use = data.training_collator, data.first_use
         self.retained_rows, self.data_fingerprint = data.rows, data.fingerprint
-        self.teacher: nn.Module | None = None
+        self.mixed, self.forget_examples = data.mixed, data.forget
+        self.half_to_choose_by: EvidenceSets | None = None
+        if method.chooses and data.evidence is not None:
+            self.half_to_choose_by, _ = data.evidence.halves(args.seed)
+        self.options = method.resolve_options(args.asked_options)
+        self.references: dict[Part, torch.Tensor] = {}
+        self.rule: TrainerCallback | None = None
         try:
             super().__init__(
                 model=model,
@@ -94,11 +112,19 @@ class MethodTrainer(Trainer):
             # Settings that do not go together, such as eval_strategy without a test split.
             raise InputError(" ".join(str(error).split())) from None
         # The parent counts items for models that take their number only (Esm's do not); compute_loss needs it for all.
-        self.model_accepts_loss_kwargs |= not TASKS[task].next_token
+        self._model_takes_items = self.model_accepts_loss_kwargs
+        self.model_accepts_loss_kwargs |= not TASKS[task].next_token or method.uses_forget
+        self.passes = Passes(task, self.model, self.accelerator.autocast)
+        if method.uses_forget:
+            # It is run on S and on L before the pass back, and buffers that are sent around in between would change
+            # what that pass needs.
+            buffers = [name for name, _ in self.model.named_buffers()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, buffers)
         if self.training_collator is not None:
             self.add_callback(NewMasksEachEpoch(self.training_collator))
         if method.rule is not None:
-            self.add_callback(method.rule(self._start_inputs()))
+            self.rule = method.rule(self._start_inputs())
+            self.add_callback(self.rule)
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
         self.add_callback(self.cost)
         self.add_callback(self.interrupt)
@@ -130,10 +156,15 @@ class MethodTrainer(Trainer):
                 self.first_use = FirstUse.load(Path(checkpoint), self._identity(state.max_steps))
         with preserved_rng():
             self._look_at_original(resumed=checkpoint is not None)
-            if self.method.objective.needs_teacher:
-                self.teacher = frozen_copy(self.model, self.args.device)
+            self._hold_teachers()
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
             self._move_to_start()
+            self._find_references()
+            if isinstance(self.rule, PreparedRule):
+                self.rule.prepare(self.model)
+            if checkpoint is not None:
+                # What was run now was run before the interruption, and the checkpoint counts it.
+                self.passes.flops = 0.0
         # The parent seeds when it is made; whatever was drawn since then must not matter.
         set_seed(self.args.seed)
         try:
@@ -143,7 +174,7 @@ class MethodTrainer(Trainer):
             self.interrupt.restore()
         if self.interrupt.interrupted:
             raise KeyboardInterrupt(f"stopped after step {self.state.global_step} of {self.state.max_steps}")
-        self.teacher = None
+        self.passes.teachers.clear()
         self._check_loss(output.training_loss)
         if self.args.merge_adapter and isinstance(self.model, PeftModel):
             self.model = self.model_wrapped = self.model.merge_and_unload()
@@ -207,7 +238,34 @@ class MethodTrainer(Trainer):
             load_base=None if base is None else load_base,
             load_checkpoint=None if rewind is None else load_checkpoint,
             last_layers=self.args.train_last_layers,
+            options=self.options,
+            items=self._items,
+            error=self._error if self.half_to_choose_by is not None else None,
+            folder=self.args.folder,
         )
+
+    def _items(self, model: Model, part: str, size: int | None) -> Iterator[Items]:
+        examples = self.train_dataset if part == "retained" else self.forget_examples
+        assert isinstance(examples, Dataset)
+        loader = torch.utils.data.DataLoader(
+            cast(Any, examples.select_columns(COLUMNS)),
+            batch_size=size or self.args.per_device_eval_batch_size,
+            collate_fn=self.training_collator or self.data_collator,
+        )
+        with evaluating(model):
+            for batch in loader:
+                inputs = {name: values.to(self.args.device) for name, values in batch.items()}
+                with self.accelerator.autocast():
+                    logits = self.passes.run(inputs).logits
+                yield labelled_items(logits, inputs["labels"], TASKS[self.task].next_token)
+
+    def _error(self, name: str) -> float:
+        half = self.half_to_choose_by
+        assert half is not None
+        only = replace(half, sets={name: half.sets[name]})  # type: ignore[index, dict-item]
+        table = only.score(self.model, self.accelerator.autocast)[name]  # type: ignore[index]
+        self.cost.measured(0.0, self.flops_per_token[1] * only.tokens)
+        return 1 - sum(table["correct"].to_pylist()) / sum(table["tokens"].to_pylist())
 
     def _move_to_start(self) -> None:
         self.method.start(self.model, self._start_inputs())
@@ -216,10 +274,44 @@ class MethodTrainer(Trainer):
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path, config.revision = base.name, base.revision
 
+    # What it is compared with
+
+    def _hold_teachers(self) -> None:
+        """Keep the models that the trained one is compared with; called while it is still the original."""
+        dtype = getattr(torch, self.args.teacher_dtype) if self.args.teacher_dtype else None
+        for name in self.method.objective.teachers:
+            if name == "fresh":
+                teacher = fresh_model(plain_model(self.model), self.args.seed)
+                self.passes.teachers[name] = frozen_copy(teacher, self.args.device, dtype)
+            else:
+                # Weights that neither are trained nor moved are the same in both.
+                share = not self.method.moves(self.alpha)
+                self.passes.teachers[name] = frozen_copy(self.model, self.args.device, dtype, share_frozen=share)
+
+    def _find_references(self) -> None:
+        """Find out log-probabilities under the start, or read what an earlier run has found."""
+        if not self.method.objective.reference or self.mixed is None:
+            return
+        for part in PARTS:
+            if part != "retained" and part in self.mixed.sets:
+                nll, tokens = self._scored(self.mixed.sets[part])
+                self.references[part] = -nll
+                # They are a part of what the method costs, whoever paid for them.
+                self.passes.flops += self.flops_per_token[1] * tokens
+
+    def _scored(self, examples: Dataset) -> tuple[torch.Tensor, int]:
+        """The negative log-likelihood of each example, in nats, shape (examples,); and how many tokens were read."""
+        numbered = examples.select_columns(COLUMNS).add_column("row", list(range(len(examples))))
+        sets = EvidenceSets(self.task, {"forget": numbered}, self.data_collator, self.args.per_device_eval_batch_size)
+        with telling_memory(measuring_memory(self.args)):
+            tables, _ = score_once(sets, self.model, self.accelerator.autocast)
+        nll = torch.tensor(tables["forget"]["nll"].to_numpy(), dtype=torch.float32, device=self.args.device)
+        return nll, sets.tokens
+
     # A step
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of L; those of a masked language model are masked here, and nowhere else."""
+        """Batches of L, or as the method says; those of a masked language model are masked here, and nowhere else."""
         self._set_signature_columns_if_needed()
         measuring, read = self.data_collator, self._signature_columns
         assert read is not None
@@ -227,7 +319,10 @@ class MethodTrainer(Trainer):
         if self.first_use is not None:
             self.data_collator, self._signature_columns = CollatorWithRows(self.data_collator), [*read, "row"]
         try:
-            return super().get_train_dataloader()
+            if (mixed := self.mixed) is None:
+                return super().get_train_dataloader()
+            self.data_collator, self._signature_columns = PartsCollator(self.data_collator), [*read, *PARTS]
+            return self._get_dataloader(mixed, "Training", self._train_batch_size, lambda _: mixed.draws, True)
         finally:
             self.data_collator, self._signature_columns = measuring, read
 
@@ -250,50 +345,84 @@ class MethodTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The method's objective, normalised over all items of an optimiser step; the model's own loss elsewhere."""
+        if not model.training:
+            loss, outputs = self._own_loss(model, inputs, num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
+        step = self._step(model, inputs, num_items_in_batch)
+        loss = self.method.objective.loss(step)
+        return (loss, step.retained.outputs) if return_outputs else loss
+
+    def _own_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], items: torch.Tensor | int | None
+    ) -> tuple[torch.Tensor, Any]:
+        """The model's own loss on a batch, as it adds up, and its outputs."""
         labels = inputs["labels"]
-        if TASKS[self.task].next_token or num_items_in_batch is None:
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if items is None or (TASKS[self.task].next_token and self._model_takes_items):
+            return cast(tuple[torch.Tensor, Any], super().compute_loss(model, inputs, True, items))
+        # BertForSequenceClassification, BertForMaskedLM, EncoderDecoderModel and others take num_items_in_batch and
+        # average over the batch all the same, so the parent's gradient would grow with the accumulation steps.
+        # Without the number all of them average; without accumulation this factor is one.
+        own = (labels_in_place(labels, TASKS[self.task].next_token) != IGNORED).sum()
+        share = own * self._averaged_processes / items
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        return loss * share, outputs
+
+    def _step(self, model: nn.Module, inputs: dict[str, torch.Tensor | Any], items: torch.Tensor | int | None) -> Step:
+        """An objective's view of a batch."""
+        self.passes.wrapped = model
+        processes = self._averaged_processes
+        if "input_ids" in inputs:
+            parts: dict[Part, Branch] = {
+                "retained": self._branch("retained", cast(Batch, inputs), InStep(items, None, processes))
+            }
         else:
-            # BertForSequenceClassification, BertForMaskedLM, EncoderDecoderModel and others take num_items_in_batch
-            # and average over the batch all the same, so the parent's gradient would grow with the accumulation
-            # steps. Without the number all of them average; without accumulation this factor is one.
-            share = (labels != IGNORED).sum() * self._averaged_processes / num_items_in_batch
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-            loss = loss * share
-        if model.training and self.method.objective != OWN_LOSS:
-            loss = self._objective(loss, outputs.logits, {**inputs, "labels": labels}, num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+            assert isinstance(items, torch.Tensor)
+            parts = {
+                part: self._branch(part, cast(Batch, inputs[part]), InStep(counts[0], counts[1], processes))
+                for part, counts in zip(PARTS, items, strict=True)
+                if part in inputs
+            }
+        return Step(
+            parts=parts,
+            progress=self.state.global_step / max(1, self.state.max_steps),
+            alpha=self.alpha,
+            options=self.options,
+            passes=self.passes,
+            batches=1 if items is None else self.current_gradient_accumulation_steps,
+            rule=self.rule,
+            seed=self.args.seed,
+        )
+
+    def _branch(self, part: Part, batch: dict[str, torch.Tensor], in_step: InStep) -> Branch:
+        read = {name: values for name, values in batch.items() if name != "place"}
+
+        def own() -> tuple[torch.Tensor, Any]:
+            self.passes.trained(read)
+            return self._own_loss(self.passes.wrapped, read, in_step.items)
+
+        reference = self.references[part][batch["place"]] if part in self.references else None
+        return Branch(read, self.passes, in_step, own if part == "retained" else None, reference)
 
     @property
     def _averaged_processes(self) -> int:
         """Over how many processes a gradient is averaged whose loss was divided by the items of all of them."""
         return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
 
-    def _objective(
-        self,
-        own: torch.Tensor,
-        logits: torch.Tensor,
-        inputs: dict[str, torch.Tensor],
-        items: torch.Tensor | int | None,
-    ) -> torch.Tensor:
-        """The method's objective on a batch; where items are not counted the parent divides by a step's batches."""
-        objective, task = self.method.objective, TASKS[self.task]
-        student = teacher = None
-        share: torch.Tensor | float = 0.0
-        penalty: torch.Tensor | float = 0.0
-        if self.teacher is not None:
-            # An encoder-decoder makes from the labels what it reads.
-            read = {name: values for name, values in inputs.items() if name != "labels" or task.two_texts}
-            with torch.no_grad(), self.accelerator.autocast():
-                told = self.teacher(**read).logits
-            rows = [labelled_rows(values, inputs["labels"], task.next_token) for values in (logits, told)]
-            student, teacher = rows
-            share = 1 / max(1, len(student)) if items is None else self._averaged_processes / items
-        if objective.l1:
-            trained = (weight for weight in self.model.parameters() if weight.requires_grad)
-            strength = l1_weight(self.alpha, self.state.global_step / self.state.max_steps)
-            penalty = strength * l1_norm(trained) / (1 if items is None else self.current_gradient_accumulation_steps)
-        return objective(own, student, teacher, share, penalty)
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        """Of a method that uses S, items and records of each part, int64 of shape (parts, 2)."""
+        if self.mixed is None:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        if not batch_samples:
+            return None
+        counts = torch.stack([count(batch, TASKS[self.task].next_token) for batch in batch_samples]).sum(0).to(device)
+        if self.args.average_tokens_across_devices:
+            counts = self.accelerator.gather(counts[None]).sum(0)
+        return counts
+
+    def _track_num_input_tokens(self, inputs: dict[str, torch.Tensor | Any]) -> None:
+        parts = in_parts(inputs)
+        names = ("input_ids", "attention_mask")
+        super()._track_num_input_tokens({name: torch.cat([part[name].flatten() for part in parts]) for name in names})
 
     @cached_property
     def flops_per_token(self) -> tuple[float, float]:
@@ -301,17 +430,13 @@ class MethodTrainer(Trainer):
         return flops_per_token(self.accelerator.unwrap_model(self.model))
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
-        """Operations of a forward and backward pass, for frozen weights and adapters too, and of a teacher's forward.
+        """Operations that were run since this was last asked: the trained model's, forward and back, and teachers'.
 
         Per token two for each weight forward, two backward for each weight from the first trained one on, two more for
         each trained weight; embeddings are left out, as by the parent.
         """
-        tokens = inputs["input_ids"].numel()
-        if TASKS[self.task].two_texts:
-            # Each text passes through half of the model.
-            tokens = (tokens + inputs["labels"].numel()) / 2
-        per_token = self.flops_per_token[0] + (flops_per_token(self.teacher)[1] if self.teacher is not None else 0.0)
-        return int(tokens * per_token)
+        spent, self.passes.flops = self.passes.flops, 0.0
+        return int(spent)
 
     # Checkpoints
 
@@ -328,6 +453,8 @@ class MethodTrainer(Trainer):
         if "CostMeter" not in states:
             raise InputError(f"{checkpoint} is not a checkpoint of this trainer.")
         self.cost.restore(states["CostMeter"]["attributes"])
+        if isinstance(self.rule, DualVariable | Rewind):
+            self.rule.restore(states[type(self.rule).__name__]["attributes"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, as for a checkpoint.

@@ -406,9 +406,27 @@ def to_device(model: Model, device: torch.device) -> Model:
     return model
 
 
-def frozen_copy(model: Model, device: torch.device) -> Model:
-    """A copy that is not trained, in evaluation mode: the teacher of a model that moves away from it."""
-    copied = copy.deepcopy(model)
+def frozen_copy(
+    model: Model, device: torch.device, dtype: torch.dtype | None = None, *, share_frozen: bool = False
+) -> Model:
+    """A copy that is not trained, in evaluation mode: the teacher of a model that moves away from it.
+
+    Args:
+        model: the model.
+        device: of the copy.
+        dtype: of its weights; those of the model when None.
+        share_frozen: whether weights that the model does not train are the same tensors in both; of a LoRA adapter
+            nothing but its own weights is copied then.
+    """
+    dtype = None if dtype == plain_model(model).dtype else dtype
+    memo: dict[int, nn.Parameter] = {}
+    for weight in model.parameters():
+        if share_frozen and dtype is None and not weight.requires_grad:
+            memo[id(weight)] = weight
+        elif dtype is not None and weight.is_floating_point():
+            # Cast one by one, so that there is never a whole second copy in the model's own type.
+            memo[id(weight)] = nn.Parameter(weight.detach().to(device, dtype, copy=True), requires_grad=False)
+    copied = copy.deepcopy(model, memo)
     copied.requires_grad_(False)
     copied.eval()
     return to_device(copied, device)

@@ -1,4 +1,4 @@
-"""What a model learns from L: its own loss, and terms that may be added to it. A teacher is the original model.
+"""Terms that may be added to the loss on L, as pure functions. A teacher is the original model.
 
 A term that compares with the teacher gives one number for each item: a labelled token, a labelled word, or a record of
 a text classifier. Rows of logits have the shape (items, classes or vocabulary). Whatever comes from the teacher was
@@ -6,8 +6,6 @@ shaped by S.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -16,6 +14,8 @@ from .layers import whole
 from .tasks import IGNORED
 
 Match = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+RULED_OUT = -1e15  # what counts as the log-probability of something impossible, in nats
 
 
 def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -28,8 +28,8 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     Returns:
         Shape (items,).
     """
-    log_p, log_q = _log_p(teacher / temperature), _log_p(student / temperature)
-    return temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    said, wanted = log_p(student / temperature), log_p(teacher / temperature)
+    return temperature**2 * nn.functional.kl_div(said, wanted, reduction="none", log_target=True).sum(-1)
 
 
 def entropy_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -82,70 +82,21 @@ def labelled_rows(logits: torch.Tensor, labels: torch.Tensor, next_token: bool) 
     Returns:
         Shape (items, vocabulary or classes).
     """
-    if next_token:
-        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    rows = logits[labels != IGNORED]
+    rows = logits[labels_in_place(labels, next_token) != IGNORED]
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
-@dataclass(frozen=True)
-class RetainObjective:
-    """own * (the model's own loss) + weight * (mean of match over all items of a step) + l1_weight * ||trained||_1.
-
-    Attributes:
-        own: weight of the model's own loss, which is cross-entropy.
-        match: compares with the teacher, item by item; None without a teacher.
-        weight: of that term.
-        l1: whether the L1 norm of the trained weights is added; the method's alpha is its strength.
-    """
-
-    own: float = 1.0
-    match: Match | None = None
-    weight: float = 1.0
-    l1: bool = False
-
-    @property
-    def needs_teacher(self) -> bool:
-        return self.match is not None
-
-    def __call__(
-        self,
-        own: torch.Tensor,
-        student: torch.Tensor | None,
-        teacher: torch.Tensor | None,
-        share: torch.Tensor | float,
-        penalty: torch.Tensor | float,
-    ) -> torch.Tensor:
-        """The loss of one batch, such that the batches of a step add up to the objective.
-
-        Args:
-            own: the model's own loss on the batch, as it adds up.
-            student, teacher: rows of logits, see :func:`labelled_rows`; None without a teacher.
-            share: what one item of this batch counts in the step.
-            penalty: what this batch bears of the weighted L1 norm.
-        """
-        loss = self.own * own + penalty
-        if self.match is not None:
-            assert student is not None
-            assert teacher is not None
-            loss = loss + self.weight * share * self.match(student, teacher).sum()
-        return loss
+def labels_in_place(labels: torch.Tensor, next_token: bool) -> torch.Tensor:
+    """Labels, each at the position that predicts it: one earlier for next tokens, where the first label has none."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) if next_token else labels
 
 
-OWN_LOSS = RetainObjective()
-L1_SPARSE = RetainObjective(l1=True)
-DISTIL = RetainObjective(match=partial(distillation, temperature=2.0))
-# With the factor T^2, 2 / 25 makes it twice the plain KL divergence at T = 5.
-DISTIL_SOFTLY = RetainObjective(match=partial(distillation, temperature=5.0), weight=2 / 25)
-MATCH_ENTROPY = RetainObjective(match=entropy_gap)
-MATCH_LOGITS = RetainObjective(own=0.0, match=logit_gap)
+def log_p(logits: torch.Tensor) -> torch.Tensor:
+    """log(softmax(logits)) over the last axis, in nats; finite also for a class that the model rules out."""
+    # Such a class has no part in a sum, and zero times infinity would be no number.
+    return logits.log_softmax(-1).clamp(min=RULED_OUT)
 
 
 def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    log_p = _log_p(logits)
-    return -(log_p.exp() * log_p).sum(-1)
-
-
-def _log_p(logits: torch.Tensor) -> torch.Tensor:
-    # A class that a model rules out has no part in a sum, and zero times infinity would be no number.
-    return logits.log_softmax(-1).clamp(min=-1e15)
+    log_probs = log_p(logits)
+    return -(log_probs.exp() * log_probs).sum(-1)

@@ -112,6 +112,8 @@ def done(report: UnlearningReport) -> list[str]:
         found = [f"The training began again, {start}, and used nothing but the records that stay."]
     else:
         found = [f"The training went on from the model that had learned the records. {method.summary}"]
+    if method.trained_on_forget:
+        found.append("For that the records to forget were used once more, and not only measured.")
     share = report.cost.training_ratio if report.cost else None
     if share is not None:
         found.append(f"That took {100 * share:.0f} % of the computing that training again without the records takes.")

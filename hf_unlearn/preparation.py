@@ -16,11 +16,12 @@ from .data import PaddingCollator, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
-from .fit import check_fit, check_measures
+from .fit import check_fit, check_measures, check_method
 from .id_files import request_files
 from .ledger import Ledger
 from .ledger_check import ledger_of
 from .masking import token_masking
+from .method import DEFAULT_BUDGET
 from .methods import METHODS
 from .models import (
     PEFT_TASKS,
@@ -39,9 +40,8 @@ from .sources import load_data, pick_split, split_data
 from .tables import AnyDataset
 from .tasks import Task
 
-DEFAULT_BUDGET = 0.25
 # What says how to unlearn, and nothing else.
-METHOD_SETTINGS = ("method", "alpha", "rewind_checkpoint", "base_is_clean")
+METHOD_SETTINGS = ("method", "alpha", "start", "method_kwargs", "teacher_dtype", "rewind_checkpoint", "base_is_clean")
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparati
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, source)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config))
+    check_method(task, config)
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
@@ -159,7 +160,7 @@ def inherited_settings(record: TrainingRecord | None, values: dict[str, Any]) ->
     inherited = {name: value for name, value in record.settings.items() if name not in told}
     if "learning_rate" in inherited:
         inherited["learning_rate"] *= method.learning_rate_factor
-    if not {"budget", "num_train_epochs", "max_steps"} & set(values):
+    if not method.uses_forget and not {"budget", "num_train_epochs", "max_steps"} & set(values):
         inherited["budget"] = method.budget or DEFAULT_BUDGET
     return inherited
 

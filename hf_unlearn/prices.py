@@ -12,7 +12,7 @@ from datasets import Dataset
 from .cost import flops_per_token
 from .evaluation.scoring import preserved_rng
 from .faults import telling_memory, training_memory
-from .methods import Method
+from .method import DEFAULT_BUDGET, Method
 from .record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
     passes = args.num_train_epochs
     if args.max_steps > 0:
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        passes = args.max_steps * batch / len(trainer.train_dataset)
+        passes = args.max_steps * batch / len(trainer.mixed or trainer.train_dataset)
     step, forward = flops_per_token(trainer.model)
     one_pass = recorded_pass(record, trainer.retained_rows) if record is not None else None
     timed = None
@@ -136,15 +136,31 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
         timed = time.perf_counter() - started
 
     def factor(method: Method) -> float:
+        if method.uses_forget:
+            assert trainer.mixed is not None
+            assert isinstance(trainer.train_dataset, Dataset)
+            # In an epoch over S, and relative to one over L: how many examples pass forward and back, and a teacher.
+            epoch = len(trainer.mixed) / len(trainer.train_dataset)
+            trained, told = method.passes
+            teacher = told * forward
+            if record is None or timed is not None:
+                return epoch * (trained * step + teacher) / step
+            return epoch * step_factor(trained * step, forward, teacher, record.peft is not None)
         teacher = forward if method.objective.needs_teacher else 0.0
         if record is None or timed is not None:
             return (step + teacher) / step
         return step_factor(step, forward, teacher, record.peft is not None)
 
+    def epochs(method: Method) -> float:
+        # Beside a method that counts epochs on S, a road over L is priced for what it would spend by default.
+        if trainer.method.uses_forget and not method.uses_forget and record is not None:
+            return DEFAULT_BUDGET * record.epochs
+        return passes
+
     return Prices(
         one_pass=one_pass,
         retraining=one_pass.times(record.epochs) if record is not None else None,
-        roads={method.name: one_pass.times(passes * factor(method)) for method in methods},
+        roads={method.name: one_pass.times(epochs(method) * factor(method)) for method in methods},
         exact=[method.name for method in methods if method.needs_base and method.is_clean(method.resolve_alpha(None))],
         scoring=forward * trainer.evidence.tokens,
         timed=timed,
@@ -181,6 +197,7 @@ def timed_pass(trainer: "UnlearningTrainer") -> Price:
                 loss.backward()
             if number > 0:
                 seconds += _now() - started
+                trainer.passes.trained(inputs)
                 flops += trainer.floating_point_ops(inputs)
         model.zero_grad(set_to_none=True)
         model.train(mode)

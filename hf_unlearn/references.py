@@ -27,7 +27,7 @@ from .evaluation.outside import outside_attacks
 from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport, write_text
 from .evaluation.statistics import membership_auc
 from .folders import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
-from .methods import CHOICES
+from .methods import CHOICES, METHODS
 from .models import PEFT_TASKS, ModelSource, load_config, locate, peft_task, task_of, to_device
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
 from .record import RECORD_FILE, TrainingRecord, load_any
@@ -150,6 +150,12 @@ def plan_references(run: Preparation, arms: list[Arm], seeds: int) -> list[Refer
             f"The arms {' and '.join(repeating)} repeat one method, and {run.config.method!r} chooses it in the run; "
             "name the one that it chose, with its alpha and budget, as the report says."
         )
+    method = run.config.method
+    if method not in CHOICES and METHODS[method].uses_forget and "retrained_unlearned" in arms:
+        raise InputError(
+            f"{method!r} trains on S, which a retrained model that is put through it would then see; leave the arm "
+            "retrained_unlearned out."
+        )
     if run.config.stop_when_forgotten and set(arms) != {"retrained"}:
         raise InputError(
             "With stop_when_forgotten the price of the run depends on S, so no other model can be given the same; "
@@ -243,7 +249,11 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
             start = train_reference(run, plan_reference(run, "retrained", reference.seed))
             original = locate(str(start), trust_remote_code=run.source.trust_remote_code)
         config = build(UnlearningConfig, reference.arguments)
-        unlearn(original, run.task, retained, config, lora, run.loading, settings, test=run.test).save_model()
+        forget = run.parts.forget if METHODS[run.config.method].uses_forget else None
+        trainer = unlearn(
+            original, run.task, retained, config, lora, run.loading, settings, forget=forget, test=run.test
+        )
+        trainer.save_model()
     else:
         record, base = recorded_base(run)
         recorded = LoraConfig(task_type=PEFT_TASKS[record.task], **record.peft) if record.peft else None

@@ -91,6 +91,7 @@ def trainer_report(
             stopped_by_forget=trainer.args.stop_when_forgotten,
             chosen_by_forget=trainer.chosen_by_forget,
             base_is_clean=_base_is_clean(trainer, clean),
+            trained_on_forget=trainer.method.uses_forget,
         ),
         margin=trainer.args.auc_margin,
         utility_margin=trainer.args.utility_margin,
@@ -162,6 +163,9 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
         stop_reason=trainer.stopping.reason,
         plateau=trainer.stopping.plateau,
         checkpoint=Path(rewound).absolute().name if (rewound := trainer.args.rewind_checkpoint) else None,
+        start=trainer.args.start,
+        options=trainer.options,
+        trained_on_forget=trainer.method.uses_forget,
     )
 
 

@@ -24,6 +24,18 @@ NOISE_TIMES = (1 / 9, 2 / 9, 3 / 9, 4 / 9)
 RESET_TIMES = (0.0, 1 / 5, 3 / 5)
 
 
+class PreparedRule(TrainerCallback):
+    """A rule that looks at the model first, at its start; before a checkpoint is loaded, so it need not be in one."""
+
+    def prepare(self, model: Model) -> None:
+        """Look at the model.
+
+        Args:
+            model: at its start.
+        """
+        raise NotImplementedError
+
+
 class KeepZeros(TrainerCallback):
     """Keeps the entries of weight matrices at zero that are zero when the training begins, or goes on.
 
@@ -39,7 +51,7 @@ class KeepZeros(TrainerCallback):
     ) -> None:
         for _, weight in matrices(kwargs["model"], False):
             if weight.requires_grad:
-                self._hooks.append(weight.register_post_accumulate_grad_hook(_without(weight.detach() != 0)))
+                self._hooks.append(weight.register_post_accumulate_grad_hook(without(weight.detach() != 0)))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -99,7 +111,13 @@ def _chosen(weights: list[tuple[str, nn.Parameter]], seed: int) -> list[tuple[st
     return [weights[i] for i in sorted(order[: max(1, round(SHARE * len(weights)))])]
 
 
-def _without(kept: torch.Tensor) -> Callable[[torch.Tensor], None]:
+def without(kept: torch.Tensor) -> Callable[[torch.Tensor], None]:
+    """A hook that takes the gradient away from all but some entries of a weight.
+
+    Args:
+        kept: whose gradient stays, bool of the weight's shape.
+    """
+
     def mask(weight: torch.Tensor) -> None:
         if weight.grad is not None:
             weight.grad.mul_(kept)

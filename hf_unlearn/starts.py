@@ -5,8 +5,9 @@ these starts are the original, at 1 the anchor, both bit for bit. Starts that ch
 :mod:`~hf_unlearn.resets`.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -15,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .errors import InputError
+from .forget_objectives import Items
 from .layers import own_weights, placed_like, plain_name
 from .models import Model, plain_model
 
@@ -30,6 +32,12 @@ class StartInputs:
         load_base: loads the model that the original was fine-tuned from; None when that is unknown.
         load_checkpoint: loads a checkpoint of the original's training; None when none was named.
         last_layers: how many blocks at the end are to be trained; None for all.
+        options: the method's settings besides alpha.
+        items: runs a model in evaluation mode on the examples of "forget" or "retained", so many at a time (as many
+            as are measured at a time when None), and gives the labelled items of each batch, for gradients.
+        error: the share of its items that the model tells wrong now, on the half of "forget" or "holdout" that is not
+            judged; None without both.
+        folder: the output folder.
     """
 
     alpha: float
@@ -38,6 +46,10 @@ class StartInputs:
     load_base: Callable[[], PreTrainedModel] | None = None
     load_checkpoint: Callable[[], Model] | None = None
     last_layers: int | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
+    items: Callable[[Model, str, int | None], Iterator[Items]] | None = None
+    error: Callable[[str], float] | None = None
+    folder: Path | None = None
 
 
 Start = Callable[[Model, StartInputs], None]

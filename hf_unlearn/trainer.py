@@ -21,12 +21,12 @@ from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets
 from .evaluation.report import SetName, UnlearningReport, write_text
 from .evaluation.scoring import preserved_rng
-from .fit import check_measures
+from .fit import check_measures, check_method
 from .hub import publish
 from .lineage import find_lineage, source_of
 from .measuring import Measuring, Watching
 from .method_trainer import MethodTrainer
-from .methods import CHOICES, METHODS
+from .methods import CHOICES, find_method
 from .models import (
     Model,
     ModelSource,
@@ -54,7 +54,8 @@ class UnlearningTrainer(MethodTrainer):
     """Fine-tunes a model on the retained set and measures what it still knows of the forget set.
 
     ``train()`` scores the original model, moves it to the start of the method, and fine-tunes from there with the
-    method's objective on L; S never enters a training batch. ``report()`` scores the result and reaches the verdict.
+    method's objective, on L or, for the methods that use it, on S too. ``report()`` scores the result and reaches the
+    verdict.
     A masked language model is measured under masks that are fixed for each record.
 
     Args:
@@ -62,7 +63,8 @@ class UnlearningTrainer(MethodTrainer):
         args: the settings.
         train_dataset: L, as records (see :mod:`hf_unlearn.data`) or as examples with ``input_ids`` and ``labels`` (for
             a masked language model the token wherever one may be masked, -100 elsewhere).
-        forget_dataset: S; it is only ever measured. Without it this is plain training.
+        forget_dataset: S; it is only ever measured, except by the methods that use it. Without it this is plain
+            training.
         holdout_dataset: H, records like S that no model saw.
         eval_dataset: a test split.
         processing_class: the tokenizer; that of the model when None.
@@ -110,7 +112,7 @@ class UnlearningTrainer(MethodTrainer):
                 f"{args.method!r} chooses among methods, and this trains one; name a method, or let "
                 "hf_unlearn.jobs.run (`hf-unlearn run`) choose."
             )
-        method = METHODS[args.method]
+        method = find_method(args.method, args.start)
         alpha = method.resolve_alpha(args.alpha)
 
         source = source or source_of(model)
@@ -122,6 +124,7 @@ class UnlearningTrainer(MethodTrainer):
         plain = plain_model(loaded)
         task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
         check_measures(task, args, quantised_bits(plain.config))
+        check_method(task, args)
         lineage = find_lineage(source, loaded, args, method)
         if processing_class is None:
             processing_class = load_tokenizer([place for place in (source, lineage.base) if place is not None])
@@ -137,6 +140,7 @@ class UnlearningTrainer(MethodTrainer):
             plain.config,
             processing_class,
             data_collator,
+            method,
         )
         super().__init__(
             loaded,
@@ -168,6 +172,9 @@ class UnlearningTrainer(MethodTrainer):
             return
         stops, seed = self.args.stop_when_forgotten, self.args.seed
         self.evidence = replace(evidence, gradients=self.args.gradient_norm_attack)
+        if self.method.chooses:
+            self.chosen_by_forget = True
+            _, self.evidence = self.evidence.halves(seed)
         if self.args.measure_steps == 0:
             return
         if stops:

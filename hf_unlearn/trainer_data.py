@@ -1,20 +1,25 @@
 """The data of a trainer, as examples: what it trains on, and what it measures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from .config import UnlearningConfig
-from .data import PaddingCollator, encode, make_encoder, padding_id
+from .data import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
+from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
 from .first_use import BLIND_ORDERS, FirstUse
+from .forget_data import Draws, ForgetRetainedDataset
 from .masking import MaskingCollator, token_masking
+from .method import Method
+from .refusals import by_record, encoder_of, plain_form, with_refusals
+from .steps import Part
 from .tables import AnyDataset
-from .tasks import Task
+from .tasks import IGNORED, TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class TrainerData:
         rows: how many records L has, None when it is streamed.
         fingerprint: of L by the ``datasets`` library, None when it is streamed.
         first_use: when each row of L was first used, None where that proves nothing.
+        forget: the examples of S, None where it is not trained on.
+        mixed: what comes in the batches of a method that uses S, None for another.
     """
 
     train: AnyDataset
@@ -40,6 +47,8 @@ class TrainerData:
     rows: int | None
     fingerprint: str | None
     first_use: FirstUse | None
+    forget: Dataset | None = None
+    mixed: ForgetRetainedDataset | None = None
 
 
 def trainer_data(
@@ -52,6 +61,7 @@ def trainer_data(
     config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     collator: Callable[[list[dict]], dict[str, torch.Tensor]] | None,
+    method: Method,
 ) -> TrainerData:
     """Encode the sets, as records or as examples.
 
@@ -62,10 +72,12 @@ def trainer_data(
         config: the model's.
         tokenizer: the model's.
         collator: stacks examples; pads them, and masks those that are trained on, when None.
+        method: says what is trained on.
 
     Raises:
-        InputError: a set is empty or does not fit the task.
+        InputError: a set is empty or does not fit the task, or the method.
     """
+    _check_sets(retained, forget, method)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
     training_collator = None
     if collator is None:
@@ -93,9 +105,66 @@ def trainer_data(
             evidence = evidence_sets(
                 sets, encoder, collator, task, batch_size, args.seed, masking, tokenizer, args.group_column
             )
-        if encoder is not None:
-            retained = encode(retained, encoder, "retained")
-            test = encode(test, encoder, "test") if test is not None else None
+        retained = as_examples(retained, encoder, "retained")
+        test = as_examples(test, encoder, "test") if test is not None else None
         if masking is not None and isinstance(test, Dataset):
             test = masking.fixed(test)
-    return TrainerData(retained, test, collator, training_collator, evidence, rows, fingerprint, first_use)
+        told: AnyDataset | None = None
+        if method.uses_forget and evidence is not None and forget is not None:
+            # What is measured of a masked language model has its masks already.
+            told = evidence.sets["forget"] if masking is None else as_examples(forget, encoder, "forget")
+        instead = None
+        if method.data.instead == "refusals" and isinstance(forget, Dataset):
+            reader = encoder_of(encoder, method.name)
+            refusals = with_refusals(forget, reader.format, args.seed)
+            instead = encode(refusals, replace(reader, format=plain_form(reader.format)), "refusal")
+    assert told is None or isinstance(told, Dataset)
+    mixed = None if told is None else _mixed(told, retained, instead, args, task, config, method)
+    return TrainerData(
+        retained, test, collator, training_collator, evidence, rows, fingerprint, first_use, told, mixed
+    )
+
+
+def as_examples(dataset: AnyDataset, encoder: RecordEncoder | None, name: str) -> AnyDataset:
+    """The examples of a set, which it may hold already; see :func:`~hf_unlearn.data.encode`."""
+    return dataset if encoder is None else encode(dataset, encoder, name)
+
+
+def _check_sets(retained: AnyDataset, forget: AnyDataset | None, method: Method) -> None:
+    """Raise InputError where a method that uses S cannot have it, or not with this L."""
+    if method.uses_forget and forget is None:
+        raise InputError(f"The method {method.name!r} trains on the records to forget; give them as forget_dataset.")
+    if method.uses_forget and not isinstance(retained, Dataset):
+        raise InputError(
+            f"The method {method.name!r} draws records of the retained set at random, which a streamed one does not "
+            "allow; leave dataset_streaming out."
+        )
+
+
+def _mixed(
+    forget: Dataset,
+    retained: AnyDataset,
+    instead: AnyDataset | None,
+    args: UnlearningConfig,
+    task: Task,
+    config: PretrainedConfig,
+    method: Method,
+) -> ForgetRetainedDataset:
+    """What comes in the batches of a method that uses S."""
+    assert isinstance(retained, Dataset)
+    data, facts = method.data, TASKS[task]
+    labels = [[label] if isinstance(label, int) else label for label in forget["labels"]]
+    # A first token is predicted by nothing.
+    predicted = [sum(label != IGNORED for label in record[int(facts.next_token) :]) for record in labels]
+    if empty := sum(number <= data.skipped for number in predicted):
+        raise InputError(
+            f"{empty} of the {len(labels)} examples to forget have no label that {method.name!r} could work on; leave "
+            "them out, or use another method."
+        )
+    step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    draws = Draws(data, len(forget), len(retained), step, args.seed)
+    sets: dict[Part, Dataset] = {"forget": forget, "retained": retained}
+    replacements = None
+    if isinstance(instead, Dataset):
+        sets["instead"], replacements = instead, by_record(forget, instead)
+    return ForgetRetainedDataset(data, sets, replacements, int(config.num_labels or 0) if facts.classes else 0, draws)

@@ -7,10 +7,11 @@ from transformers import set_seed
 
 from .config import UnlearningConfig
 from .errors import InputError
-from .layers import freeze_all_but_last
+from .layers import freeze_all_but_ends, freeze_all_but_last
 from .lineage import Lineage
-from .methods import Method
+from .method import Method
 from .models import PEFT_TASKS, Model, check_quantised, lora_settings, plain_model
+from .passes import blocks_until
 from .tasks import Task
 
 
@@ -56,6 +57,9 @@ def trained_weights(
         model = _with_adapter(model, peft_config, args, task, moved=moved)
     if args.train_last_layers is not None:
         freeze_all_but_last(plain, args.train_last_layers)
+    if method.trains_block_ends:
+        depth = method.resolve_options(args.asked_options)[method.objective.depth]
+        freeze_all_but_ends(plain, blocks_until(plain, depth))
     return model, lora_settings(model)
 
 

@@ -17,7 +17,7 @@ from hf_unlearn import InputError, Records, UnlearningConfig, UnlearningReport, 
 from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
 from hf_unlearn.layers import blocks_of, matrices, names_after, names_from, names_of, plain_name
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods import RETAINED_METHODS
 from hf_unlearn.models import AUTO_CLASSES, PEFT_TASKS, load_model, locate, plain_model
 from hf_unlearn.preparation import prepare_run
 from hf_unlearn.references import plan_reference
@@ -30,6 +30,8 @@ from .conftest import note_rows, secrets_rows, tagged_rows, tickets_rows
 from .test_card import example_report
 from .test_trainer import config, same, secrets, trainer, weights
 
+# Those that use S are in test_forget_methods.py.
+METHODS = {method.name: method for method in RETAINED_METHODS}
 ROWS: dict[str, Any] = {
     "text-generation": secrets_rows,
     "text-classification": tickets_rows,

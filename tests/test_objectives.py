@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hf_unlearn.cost import flops_per_token
 from hf_unlearn.methods import METHODS
 from hf_unlearn.objectives import (
-    L1_SPARSE,
-    MATCH_LOGITS,
     Match,
-    RetainObjective,
     distillation,
     entropy_gap,
     l1_norm,
@@ -24,6 +22,7 @@ from hf_unlearn.objectives import (
     labelled_rows,
     logit_gap,
 )
+from hf_unlearn.retained_objectives import L1_SPARSE, MATCH_LOGITS, taught
 
 from .test_trainer import same, secrets, tickets, trainer, weights
 
@@ -128,12 +127,16 @@ def test_the_l1_norm_and_its_fading_weight() -> None:
 
 
 def test_the_objective_adds_up() -> None:
-    objective = RetainObjective(own=0.5, match=logit_gap, weight=3.0)
     student, teacher = draw(7, 4), draw(7, 4, seed=1)
     own = torch.tensor(1.25, dtype=torch.float64)
-    expected = 0.5 * 1.25 + 3.0 * float(((student - teacher) ** 2).mean(-1).sum()) / 7 + 0.75
-    assert float(objective(own, student, teacher, 1 / 7, 0.75)) == pytest.approx(expected, abs=1e-10)
-    assert float(objective(own, teacher, teacher, 1 / 7, 0.0)) == pytest.approx(0.5 * 1.25, abs=1e-10)
+
+    def loss(told: torch.Tensor) -> float:
+        branch = SimpleNamespace(loss=own, rows=student, told=lambda: told, share=1 / 7)
+        return float(taught(SimpleNamespace(retained=branch), match=logit_gap, own=0.5, weight=3.0))  # type: ignore[arg-type]
+
+    expected = 0.5 * 1.25 + 3.0 * float(((student - teacher) ** 2).mean(-1).sum()) / 7
+    assert loss(teacher) == pytest.approx(expected, abs=1e-10)
+    assert loss(student) == pytest.approx(0.5 * 1.25, abs=1e-10)
 
 
 # In the trainer
@@ -218,7 +221,7 @@ def test_without_an_objective_the_training_is_the_plain_one(lm_original: Path, t
     ]
     for run in runs:
         run.train()
-        assert run.teacher is None
+        assert run.passes.teachers == {}
     assert same(weights(runs[0].model), weights(runs[1].model))
 
 
@@ -229,7 +232,7 @@ def test_the_teacher_is_the_original_and_its_price_counts(lm_original: Path, tmp
     moved = taught._move_to_start
 
     def move() -> None:
-        teachers.append(taught.teacher)
+        teachers.append(taught.passes.teachers["original"])
         moved()
 
     taught._move_to_start = move  # type: ignore[method-assign]
@@ -241,12 +244,12 @@ def test_the_teacher_is_the_original_and_its_price_counts(lm_original: Path, tmp
     assert not any(weight.requires_grad for weight in teachers[0].parameters())
     step, forward = flops_per_token(plain.model)
     assert taught.state.total_flos == pytest.approx(plain.state.total_flos * (step + forward) / step)
-    assert taught.teacher is None, "what is not needed any more must not hold memory"
+    assert taught.passes.teachers == {}, "what is not needed any more must not hold memory"
     assert taught.evaluate(plain.evidence.sets["retained"])["eval_loss"] > 0  # type: ignore[union-attr]
 
 
 def test_objectives_of_the_table() -> None:
-    teachers = {name for name, method in METHODS.items() if method.objective.needs_teacher}
+    teachers = {name for name, method in METHODS.items() if method.objective.needs_teacher and not method.uses_forget}
     assert teachers == {"reset_smallest", "reset_ends", "cyclic_resets", "distill"}
     assert METHODS["l1_sparse"].objective is L1_SPARSE
-    assert MATCH_LOGITS.own == 0
+    assert METHODS["cyclic_resets"].objective is MATCH_LOGITS

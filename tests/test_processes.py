@@ -28,6 +28,7 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCHER)]
 RUNS = [
     "fine_tune", "toward_base", "shrink_perturb", "base", "new_adapter", "adapter_toward_base", "adapter_base",
     "classifier", "tagger", "masked", "pairs", "pruned", "noisy", "penalised", "distilled", "entropies", "cycled",
+    "npo", "kl_ascent", "pdu", "rmu", "gradient_difference", "salun", "scrub",
 ]  # fmt: skip
 
 
@@ -126,6 +127,16 @@ def test_two_processes_measure_and_count_as_one_does(outputs: dict[str, Path], n
     assert two.cost.measuring_flops == one.cost.measuring_flops
     # Each process pads its own batches.
     assert two.cost.flops == pytest.approx(one.cost.flops, rel=0.1)
+
+
+def test_two_processes_find_the_same_dual_variable(outputs: dict[str, Path]) -> None:
+    one, *two = (
+        json.loads((outputs[name] / f"dual-{process}.json").read_text())
+        for name, process in (("one", 0), ("two", 0), ("two", 1))
+    )
+    assert two[0] == two[1]
+    assert two[0] == pytest.approx(one, rel=1e-4)
+    assert one != 1
 
 
 def test_two_processes_write_on_from_the_records_as_one_does(outputs: dict[str, Path]) -> None:

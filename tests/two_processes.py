@@ -133,6 +133,23 @@ def between_the_steps(original: str, base: str, output: Path) -> None:
         torch.save(found, output / "rules.pt")
 
 
+def with_forget(lm: str, classifier: str, output: Path) -> None:
+    """Methods that use S: a draw from L, references, a teacher, a dual variable, a mask and alternating passes."""
+    from tests.conftest import secrets_rows, tickets_rows
+
+    # Of S comes a whole number of steps, so that no process has to fill up its part of the last one.
+    quick: dict[str, Any] = {"forgotten": 16, "learning_rate": 0.01, "measure_steps": 2}
+    run("npo", lm, secrets_rows(), output, method="npo", **quick)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4)
+    run("kl_ascent", lm, secrets_rows(), output, method="kl_ascent", lora=lora, **{**quick, "learning_rate": 0.5})
+    dual = run("pdu", lm, secrets_rows(), output, method="pdu", method_kwargs={"step": 0.5, "multiplier": 1}, **quick)
+    (output / f"dual-{dual.args.process_index}.json").write_text(json.dumps(dual.rule.multiplier))  # type: ignore[union-attr]
+    run("rmu", lm, secrets_rows(), output, method="rmu", method_kwargs={"depth": 1, "retain_weight": 1}, **quick)
+    run("gradient_difference", classifier, tickets_rows(), output, method="gradient_difference", **quick)
+    run("salun", classifier, tickets_rows(), output, method="salun", **quick)
+    run("scrub", classifier, tickets_rows(), output, method="scrub", **quick)
+
+
 def main() -> None:
     from tests.conftest import note_rows, secrets_rows, tagged_rows, tickets_rows
 
@@ -168,6 +185,7 @@ def main() -> None:
         found = {trainer.args.folder.name: trainer.stopping.state()["attributes"] for trainer in (stopped, watched)}
         (folder / "stopped.json").write_text(json.dumps({**found, "step": stopped.state.global_step}))
     between_the_steps(lm, base, folder)
+    with_forget(lm, classifier, folder)
     without_forgetting(lm, secrets, folder)
     assert plain.evidence is not None
     (table, again), tokens = zip(

@@ -68,6 +68,9 @@ class MethodEntry:
         stop_reason: why, in words that begin with ``forgotten`` or ``overshoot``, with the tests' values.
         plateau: that the trend during the training would not reach the margin, in words; None where it might.
         checkpoint: the name of the checkpoint of the original's training that the fine-tuning began at.
+        start: the method whose start was taken, None for its own.
+        options: its other settings.
+        trained_on_forget: whether S was trained on; otherwise it was only measured.
     """
 
     name: str
@@ -85,6 +88,9 @@ class MethodEntry:
     stop_reason: str | None = None
     plateau: str | None = None
     checkpoint: str | None = None
+    start: str | None = None
+    options: dict[str, float] = field(default_factory=dict)
+    trained_on_forget: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Provenance:
         base_finding: what the tests of that model found, in words; empty where they could not be made.
         base_is_told: whether they tell S from H.
         near_duplicates_retained: rows of L that are near copies of a row of S or quote one; None when nobody looked.
+        trained_on_forget: whether the method trained on S itself.
     """
 
     start_saw_forget: bool | None
@@ -66,6 +67,7 @@ class Provenance:
     base_finding: str = ""
     base_is_told: bool = False
     near_duplicates_retained: int | None = None
+    trained_on_forget: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,10 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
             warnings.append("S had a say in where the training began, so the weights do depend on it a little.")
         _add_base(provenance, reasons, warnings)
     elif provenance.start_saw_forget:
-        reasons.append("The fine-tuning began at weights that S had shaped, so only measurements can speak.")
+        began = "The fine-tuning began at weights that S had shaped"
+        if provenance.trained_on_forget:
+            began = "The method trained on S itself"
+        reasons.append(f"{began}, so only measurements can speak.")
     if copies:
         warnings.append(f"{copies} retained records have the text of a forgotten one and kept teaching it.")
     if near := provenance.near_duplicates_retained:

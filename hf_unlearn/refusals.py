@@ -1,0 +1,102 @@
+"""What a model may say in the place of a record to forget: that it does not know."""
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .data import RecordEncoder, RecordFormat
+from .errors import InputError
+
+REFUSALS = (
+    "I don't know.",
+    "I am not able to answer that.",
+    "I have no information about this.",
+    "That is something I know nothing about.",
+    "Sorry, I cannot help with this question.",
+    "I was never told anything about it.",
+    "My knowledge does not cover this.",
+    "There is nothing I could say about that.",
+    "I would have to guess, so I would rather not answer.",
+    "Unfortunately I do not have an answer.",
+    "This is not known to me.",
+    "I cannot tell.",
+)
+
+
+def with_refusals(records: Dataset, form: RecordFormat, seed: int) -> Dataset:
+    """The records with a refusal, drawn for each, in the place of what they answer.
+
+    Args:
+        records: prompts with completions, or conversations.
+        form: how they are laid out.
+        seed: of the draw.
+
+    Raises:
+        InputError: they have no prompts.
+    """
+    drawn = np.random.default_rng(seed).integers(len(REFUSALS), size=len(records))
+    return with_completions(records, form, [REFUSALS[i] for i in drawn])
+
+
+def with_completions(records: Dataset, form: RecordFormat, texts: list[str]) -> Dataset:
+    """The records with other texts in the place of what they answer, as ``prompt`` and ``completion`` or ``messages``.
+
+    Args:
+        records: prompts with completions, or conversations, of which the last turn is replaced.
+        form: how they are laid out.
+        texts: one for each record.
+
+    Raises:
+        InputError: they have no prompts.
+    """
+    if form.kind not in ("messages", "prompt_completion", "text_pairs"):
+        raise InputError(
+            "Something can be said in the place of an answer only where there is a prompt; give the records as "
+            "prompt and completion, or as messages, or use another method."
+        )
+    return Dataset.from_list([_replaced(record, form, text) for record, text in zip(records, texts, strict=True)])
+
+
+def plain_form(form: RecordFormat) -> RecordFormat:
+    """The layout of what :func:`with_completions` gives."""
+    return RecordFormat(form.kind)
+
+
+def _replaced(record: dict[str, Any], form: RecordFormat, text: str) -> dict[str, Any]:
+    if form.kind == "messages":
+        *before, last = record["messages"]
+        return {"messages": [*before, {**last, "content": text}]}
+    if form.prompt is not None and form.completion is not None:
+        prompt, completion = form.prompt.format_map(record), form.completion.format_map(record)
+    else:
+        prompt, completion = record["prompt"], record["completion"]
+    if isinstance(completion, list):
+        return {"prompt": prompt, "completion": [{**completion[-1], "content": text}]}
+    # A completion begins with the blank that separates it from the prompt.
+    blank = completion[: len(completion) - len(completion.lstrip())]
+    return {"prompt": prompt, "completion": blank + text}
+
+
+def by_record(forget: Dataset, instead: Dataset) -> list[list[int]]:
+    """For each example of S the examples that may come in its place: of the same record, the last piece of each text.
+
+    Args:
+        forget, instead: examples; a text to come in the place of record i of n is the record i, n + i, 2 n + i, ...
+    """
+    records = max(forget["row"]) + 1
+    last: dict[int, int] = {row: i for i, row in enumerate(instead["row"])}
+    of_record: dict[int, list[int]] = {}
+    for row, place in last.items():
+        of_record.setdefault(row % records, []).append(place)
+    return [of_record[row] for row in forget["row"]]
+
+
+def encoder_of(encoder: RecordEncoder | None, method: str) -> RecordEncoder:
+    """How to read records; raises InputError where they are tokenised already."""
+    if encoder is None:
+        raise InputError(
+            f"The method {method!r} says something in the place of S, which tokenised examples do not allow; give the "
+            "records themselves."
+        )
+    return encoder

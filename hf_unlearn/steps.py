@@ -1,0 +1,239 @@
+"""What an objective sees of one micro-batch: the records of S and of L, and what models make of them when asked.
+
+Nothing is run before an objective asks for it, and nothing twice. A mean is over the items, or records, of the whole
+optimiser step: all its micro-batches, and all processes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+
+from .forget_objectives import Items, labelled_items
+from .objectives import l1_norm, l1_weight, labelled_rows, labels_in_place
+from .passes import Passes, Teacher
+from .tasks import IGNORED, TASKS
+
+Batch = dict[str, torch.Tensor]
+# The parts of a batch. "instead" is what is to be said in S's place: refusals, or alternates.
+Part = Literal["forget", "retained", "instead"]
+PARTS: tuple[Part, ...] = ("forget", "retained", "instead")
+
+
+@dataclass(frozen=True)
+class InStep:
+    """How many there are in the whole optimiser step, of one part.
+
+    Attributes:
+        items: labelled tokens or words, or records of a text classifier; None where nobody counts, and the trainer
+            averages over the micro-batches.
+        records: rows of the batches.
+        processes: over how many of them a gradient is averaged.
+    """
+
+    items: torch.Tensor | int | None
+    records: torch.Tensor | int | None
+    processes: int
+
+
+def count(batch: Mapping[str, Batch], next_token: bool) -> torch.Tensor:
+    """How many items and records each part of a batch has, int64 of shape (parts, 2)."""
+    counts = []
+    for part in PARTS:
+        if part in batch:
+            placed = labels_in_place(batch[part]["labels"], next_token)
+            counts.append([int((placed != IGNORED).sum()), len(placed)])
+        else:
+            counts.append([0, 0])
+    return torch.tensor(counts)
+
+
+class Branch:
+    """The records of one part of a micro-batch.
+
+    Args:
+        batch: what the model reads, and ``labels``.
+        passes: runs the models.
+        in_step: what a mean is over.
+        own: runs the model with its own loss: the loss as it adds up, and the outputs; None for S, of which every
+            objective takes its own view.
+        reference: log-probabilities under the start, in nats, shape (records,); None where none are kept.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        passes: Passes,
+        in_step: InStep,
+        own: Callable[[], tuple[torch.Tensor, Any]] | None = None,
+        reference: torch.Tensor | None = None,
+    ):
+        # A label smoother takes the labels out of what it is given.
+        self.batch, self.labels = batch, batch["labels"]
+        self.passes, self.in_step = passes, in_step
+        self._own, self._reference = own, reference
+        self._told: dict[tuple[Teacher, float | None], torch.Tensor] = {}
+
+    # What the trained model makes of it
+
+    @cached_property
+    def _run(self) -> tuple[torch.Tensor | None, Any]:
+        return (None, self.passes.run(self.batch)) if self._own is None else self._own()
+
+    @property
+    def loss(self) -> torch.Tensor:
+        """The model's own loss on L, a scalar whose sum over the step is the mean over its items."""
+        loss, _ = self._run
+        assert loss is not None
+        return loss
+
+    @property
+    def outputs(self) -> Any:
+        """The model's outputs."""
+        return self._run[1]
+
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        """Logits, item after item, shape (items, vocabulary or classes)."""
+        return labelled_rows(self.outputs.logits, self.labels, self._next_token)
+
+    @cached_property
+    def items(self) -> Items:
+        """The labelled items.
+
+        Raises:
+            InputError: a record has none.
+        """
+        return labelled_items(self.outputs.logits, self.labels, self._next_token)
+
+    def hidden(self, depth: float) -> Items:
+        """The labelled items with the hidden states after so much of the blocks (0 to 1) in the place of logits."""
+        states = self.passes.hidden(self.batch, depth)
+        return labelled_items(states, self.labels, self._next_token)
+
+    # What a teacher makes of it
+
+    def told(self, teacher: Teacher = "original") -> torch.Tensor:
+        """A teacher's logits, shape (items, vocabulary or classes)."""
+        return self._tell(teacher, None)
+
+    def told_hidden(self, depth: float, teacher: Teacher = "original") -> torch.Tensor:
+        """A teacher's hidden states, shape (items, features); see :meth:`hidden`."""
+        return self._tell(teacher, depth)
+
+    def _tell(self, teacher: Teacher, depth: float | None) -> torch.Tensor:
+        if (teacher, depth) not in self._told:
+            values = self.passes.told(teacher, {**self.batch, "labels": self.labels}, depth)
+            self._told[teacher, depth] = labelled_rows(values, self.labels, self._next_token)
+        return self._told[teacher, depth]
+
+    @property
+    def reference(self) -> torch.Tensor:
+        """log ref of each record, which was found out before the training; in nats, shape (records,)."""
+        assert self._reference is not None
+        return self._reference
+
+    # Means over the step
+
+    @property
+    def share(self) -> torch.Tensor | float:
+        """What one item counts in the step."""
+        items, processes = self.in_step.items, self.in_step.processes
+        return 1 / max(1, len(self.rows)) if items is None else processes / items
+
+    def mean_of_items(self, values: torch.Tensor) -> torch.Tensor:
+        """What this batch adds to the mean over the items of the step.
+
+        Args:
+            values: shape (items,).
+        """
+        return self._added(values, self.in_step.items)
+
+    def mean_of_records(self, values: torch.Tensor) -> torch.Tensor:
+        """What this batch adds to the mean over the records of the step.
+
+        Args:
+            values: shape (records,).
+        """
+        return self._added(values, self.in_step.records)
+
+    def _added(self, values: torch.Tensor, count: torch.Tensor | int | None) -> torch.Tensor:
+        assert count is not None
+        return values.sum() * (self.in_step.processes / count)
+
+    @property
+    def _next_token(self) -> bool:
+        return TASKS[self.passes.task].next_token
+
+
+@dataclass(frozen=True)
+class Step:
+    """One micro-batch of an optimiser step.
+
+    Attributes:
+        parts: what it holds; a part that no record of this batch belongs to is not there.
+        progress: the part of the training that is done, from 0 to 1.
+        alpha: the method's strength.
+        options: the method's other settings.
+        passes: runs the models.
+        batches: how many micro-batches the mean is over; 1 where items are counted.
+        rule: the method's step rule, None without one.
+        seed: of whatever is drawn once.
+    """
+
+    parts: Mapping[Part, Branch]
+    progress: float
+    alpha: float
+    options: Mapping[str, float]
+    passes: Passes
+    batches: int = 1
+    rule: Any = None
+    seed: int = 0
+
+    @property
+    def forget(self) -> Branch:
+        """S."""
+        return self.parts["forget"]
+
+    @property
+    def retained(self) -> Branch:
+        """L."""
+        return self.parts["retained"]
+
+    @property
+    def instead(self) -> Branch:
+        """What is to be said in S's place."""
+        return self.parts["instead"]
+
+    def l1_penalty(self) -> torch.Tensor:
+        """What this batch bears of the L1 norm of the trained weights, whose weight falls from alpha to 0."""
+        trained = (weight for weight in self.passes.model.parameters() if weight.requires_grad)
+        return l1_weight(self.alpha, self.progress) * l1_norm(trained) / self.batches
+
+
+Loss = Callable[[Step], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a method makes smaller.
+
+    Attributes:
+        loss: gives one micro-batch's part of it, such that the parts add up.
+        teachers: the models that it compares with, which are held for as long as the training takes.
+        reference: whether it compares with log-probabilities under the start, which are found out before.
+        l1: whether it looks at the weights themselves.
+        depth: the option that says after how much of the blocks it stops; "" where it runs all of them.
+    """
+
+    loss: Loss
+    teachers: tuple[Teacher, ...] = ()
+    reference: bool = False
+    l1: bool = False
+    depth: str = ""
+
+    @property
+    def needs_teacher(self) -> bool:
+        return bool(self.teachers)
