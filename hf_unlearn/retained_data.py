@@ -13,7 +13,7 @@ from datasets import (
     load_dataset_builder,
 )
 from datasets.exceptions import DatasetsError
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from .arguments import DataArguments
@@ -130,13 +130,17 @@ def publish_retained(data: RetainedData, repo_id: str, folder: Path, *, private:
     """
     api = HfApi()
     with publishing_errors(repo_id, folder, "--retained_dataset"):
-        present = _present(api, repo_id)
+        there = _look(api, repo_id)
+        present = [file.rfilename for file in (there.siblings if there else None) or []]
+        present = [name for name in present if name != ".gitattributes"]
+        if there is not None and private and not there.private:
+            raise InputError(f"{repo_id} is there already and public; make it private on its page first.")
         if present and not push_to_existing:
             raise InputError(
                 f"{repo_id} has files already; choose a new name, or add --push_to_existing. The records stay "
                 f"readable in its history until `hf-unlearn erase {repo_id} --repo_type dataset`."
             )
-        before = _files_of(repo_id, data.config, api.dataset_info(repo_id).sha) if present else set()
+        before = _files_of(repo_id, data.config, there.sha) if there is not None and present else set()
         origin_is_public = data.origin is not None and not api.dataset_info(data.origin).private
         data.splits.push_to_hub(
             repo_id,
@@ -148,27 +152,27 @@ def publish_retained(data: RetainedData, repo_id: str, folder: Path, *, private:
         left = {file.rfilename for file in pushed.siblings or []}
         old = (before & left) - _files_of(repo_id, data.config, pushed.sha)
         card = Path(api.hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=pushed.sha))
-        text = card.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
+        text = _with_section(card.read_text(encoding="utf-8"), data.card)
         commit = api.create_commit(
             repo_id,
             [
                 *(CommitOperationDelete(name) for name in sorted(old)),
-                CommitOperationAdd(CARD_FILE, f"{text}\n\n{data.card}\n".encode()),
+                CommitOperationAdd(CARD_FILE, text.encode()),
             ],
             commit_message="Say what was taken out",
             repo_type="dataset",
             parent_commit=pushed.sha,
         )
-        return f"Published: {commit.commit_url}\n" + _looked_for(data, repo_id, commit.oid, bool(present))
+        others = left - old - {CARD_FILE, ".gitattributes"}
+        return f"Published: {commit.commit_url}\n" + _looked_for(data, repo_id, commit.oid, others, bool(present))
 
 
-def _present(api: HfApi, repo_id: str) -> list[str]:
-    """The files of a repository; none where it does not exist."""
+def _look(api: HfApi, repo_id: str) -> DatasetInfo | None:
+    """What is at a name, None where there is no repository."""
     try:
-        info = api.dataset_info(repo_id)
+        return api.dataset_info(repo_id)
     except RepositoryNotFoundError:
-        return []
-    return [file.rfilename for file in info.siblings or [] if file.rfilename != ".gitattributes"]
+        return None
 
 
 def _files_of(repo_id: str, config: str, revision: str | None) -> set[str]:
@@ -181,8 +185,21 @@ def _files_of(repo_id: str, config: str, revision: str | None) -> set[str]:
     return {file.partition(f"@{revision}/")[2] for file in files}
 
 
-def _looked_for(data: RetainedData, repo_id: str, revision: str, replaced: bool) -> str:
+def _with_section(card: str, section: str) -> str:
+    """A card with its section about what was taken out, in the place of an earlier one."""
+    before, _, after = card.partition(HEADING)
+    _, heading, rest = after.partition("\n## ")
+    return f"{before.rstrip()}\n\n{section.strip()}\n" + (f"{heading}{rest}" if heading else "")
+
+
+def _looked_for(data: RetainedData, repo_id: str, revision: str, others: set[str], replaced: bool) -> str:
     """Read the new revision, and say where what was forgotten can still be read.
+
+    Args:
+        data: that was published.
+        repo_id, revision: where.
+        others: files that are there, of which no configuration may be made.
+        replaced: whether something was there before.
 
     Raises:
         InputError: in the very split that it was taken out of.
@@ -190,6 +207,7 @@ def _looked_for(data: RetainedData, repo_id: str, revision: str, replaced: bool)
     found = 0
     for config in get_dataset_config_names(repo_id, revision=revision):
         splits = load_dataset(repo_id, config, revision=revision)
+        others = others - _files_of(repo_id, config, revision)
         assert isinstance(splits, DatasetDict)
         masks = {split: _named(part, data.forgotten) for split, part in splits.items()}
         if config == data.config:
@@ -204,6 +222,8 @@ def _looked_for(data: RetainedData, repo_id: str, revision: str, replaced: bool)
     lines = [f"Read again at that revision: none of the {data.removed:,} forgotten records is in the split {split!r}."]
     if found:
         lines.append(f"{found:,} records in its other splits and configurations carry what was to be forgotten.")
+    if others:
+        lines.append(f"Not looked into, as no configuration is made of them: {', '.join(sorted(others))}.")
     if replaced:
         lines.append(
             f"Its history still has them until `hf-unlearn erase {repo_id} --repo_type dataset` takes them away."

@@ -27,6 +27,7 @@ from .conftest import TOKEN, secrets_rows
 from .hub_server import HubServer
 from .test_ledger import changed
 
+RAW = "---\nlicense: mit\n---\n# Raw\n## Records taken out on request\nNone yet.\n\n## More\n"
 REQUESTS = {"jane-doe.txt": ["p-000", "p-001"], "b.jsonl": ["p-002"], "c.csv": ["p-003", "p-004"]}
 
 
@@ -459,7 +460,8 @@ def test_files_that_the_records_were_in_go_and_other_splits_stay(
     for name, content in (
         ("train.jsonl", rows),
         ("test.jsonl", rows[3:20]),
-        ("README.md", ["---\nlicense: mit\n---\n# Raw\n"]),
+        ("README.md", [RAW]),
+        ("raw.bak", rows),
     ):
         signed_in.upload_file(
             repo_id="owner/raw", repo_type="dataset", path_in_repo=name, path_or_fileobj="".join(content).encode()
@@ -476,7 +478,8 @@ def test_files_that_the_records_were_in_go_and_other_splits_stay(
     assert ids(data["train"]) == {row["id"] for row in secrets_rows()[6:]}
     assert data["test"]["id"][:] == [row["id"] for row in secrets_rows()[3:20]]
     card = Path(hf_hub_download("owner/raw", "README.md", repo_type="dataset", token=TOKEN)).read_text()
-    assert card.count("# Raw") == 1
+    assert card.index("# Raw") < card.index("## Records taken out on request") < card.index("## More")
+    assert "Not looked into, as no configuration is made of them: raw.bak." in out
     # the history has them, as was said; the same command again finds nothing to take out
     assert "train.jsonl" in signed_in.list_repo_files("owner/raw", repo_type="dataset", revision=before)
     assert main([*push, "--retained_dataset", "owner/raw", "--push_to_existing"]) == 2
