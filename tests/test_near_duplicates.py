@@ -121,8 +121,15 @@ def related_texts(draw: st.DrawFn) -> tuple[list[str], list[str]]:
 
     forgotten = [" ".join(text()) for _ in range(draw(st.integers(1, 4)))]
     retained = [" ".join(text()) for _ in range(draw(st.integers(1, 8)))]
-    # Enough copies of one text to make boilerplate of it.
-    retained += draw(st.sampled_from([[], retained[:1] * 25]))
+    if draw(st.booleans()):
+        # Enough records of a template to make boilerplate of it.
+        template = [f"t{i}" for i in range(draw(st.integers(5, 14)))]
+        for texts in [forgotten, retained, retained]:
+            record = list(template)
+            for _ in range(draw(st.integers(1, 3))):
+                record[draw(st.integers(0, len(template) - 1))] = draw(st.sampled_from(["x", "y", "12345", "67890"]))
+            texts.append(" ".join(record))
+        retained += [" ".join(template)] * 25
     return list(dict.fromkeys(forgotten)), retained
 
 
@@ -245,7 +252,10 @@ def test_a_template_is_no_copy_of_its_records() -> None:
     family = [record("".join(draw.choices("abcdefgh", k=6)), draw.randrange(10**6, 10**7)) for _ in range(60)]
     copies = [record("Johanna", 4711471).replace("three", "four"), "Re: " + record("johanna", 4711471)]
     assert looked_at([record("Johanna", 4711471), *copies, *family]) == [1, 2]
-    # Two records make no boilerplate, but their numbers tell them apart; so a name alone does not.
+    # Two records make no boilerplate, but their numbers tell them apart, unless that is all; a name alone does not.
+    long_text = " ".join(f"w{i}" for i in range(80))
+    assert looked_at([f"{LETTER} 4711471", f"{LETTER} 9998887"]) == []
+    assert looked_at([f"{long_text} 4711471", f"{long_text} 9998887"]) == [1]
     assert looked_at([record("Johanna", 4711471), record("Johanna", 9998887)]) == []
     assert looked_at([record("Johanna", 4711471), record("Magdalena", 4711471)]) == [1]
 
@@ -253,6 +263,21 @@ def test_a_template_is_no_copy_of_its_records() -> None:
 def test_a_record_that_many_have_copied_is_found_in_all() -> None:
     draw, words = random.Random(3), corpus()[0].split()
     assert looked_at([LETTER, *(changed(LETTER, draw, words) for _ in range(200))]) == list(range(1, 201))
+
+
+@pytest.mark.parametrize(("whole", "found"), [(3, 25), (1, 1)])
+def test_boilerplate_is_what_far_more_have_than_the_rarest_part(whole: int, found: int) -> None:
+    common, rare = " ".join(f"t{i}" for i in range(12)), " ".join(f"e{i}" for i in range(6))
+    texts = [*(f"{common} {rare} z{i}" for i in range(whole)), *(f"{common} y{i}" for i in range(25 - whole))]
+    assert len(looked_at([f"{common} {rare}", *texts])) == found
+
+
+def test_of_a_form_letter_the_part_with_the_name_is_a_passage() -> None:
+    words = [f"w{i}" for i in range(60)]
+    letter = " ".join([*words[:30], "johanna", *words[30:]])
+    with_name, without = [*words[20:30], "johanna", *words[30:44]], words[:24]
+    texts = [" ".join([*corpus()[i].split(), *part]) for i, part in enumerate((with_name, without))]
+    assert looked_at([letter, *texts, *[" ".join(words)] * 30]) == [1]
 
 
 def test_a_footer_that_many_have_is_no_passage() -> None:
