@@ -90,7 +90,8 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_weights(
     done = python(str(ROOT / "tests" / "killed.py"), str(tmp_path), moments, "run", "--config", config)
     assert done.returncode == 0, done.stderr[-3000:]
     folders = int(re.findall(r"killed in (\d+) folders", done.stdout)[0])
-    assert folders > 1
+    # On a busy machine all the kills at random may hit one run.
+    assert folders > (0 if moments.startswith("random") else 1)
     for i in range(folders):
         same_result(tmp_path / str(i), tmp_path / "whole")
 

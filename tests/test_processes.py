@@ -125,8 +125,8 @@ def test_two_processes_measure_and_count_as_one_does(outputs: dict[str, Path], n
     assert two.cost is not None
     assert two.cost.tokens == one.cost.tokens
     assert two.cost.measuring_flops == one.cost.measuring_flops
-    # Each process pads its own batches.
-    assert two.cost.flops == pytest.approx(one.cost.flops, rel=0.1)
+    # Each process pads its own batches, and finds SalUn's mask for itself.
+    assert two.cost.flops == pytest.approx(one.cost.flops, rel=0.3 if name == "salun" else 0.1)
 
 
 def test_two_processes_find_the_same_dual_variable(outputs: dict[str, Path]) -> None:
