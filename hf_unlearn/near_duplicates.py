@@ -4,7 +4,7 @@ A retained record is one of these for a record of S when it is
 
 - *similar*: the Jaccard index of their words and pairs of neighbouring words (shingles) is at least the threshold; it
   has to be 1 where either has fewer than 6 words;
-- *a quotation*: it has 80 % of the runs of four words of a record of 8 words or more; or
+- *a quotation*: it has 80 % of the runs of four words of the record, or all of them where that has 8 to 19 words; or
 - *a passage*: it has 20 words in a row in common with the record.
 
 What stands in many retained records says nothing about one of them. So half of what is particular to the record of S
@@ -180,10 +180,9 @@ class _Index:
 
         particular = incidence(text, np.where(common, -1, four), self.four.shape)
         in_passage = np.ceil(PARTICULAR * np.minimum(np.diff(particular.indptr), PASSAGE_WORDS - 3)).astype(np.int64)
+        self.contained = np.where(self.words.lengths < PASSAGE_WORDS, 1.0, CONTAINED)
         needed = np.where(
-            self.words.lengths < PASSAGE_WORDS,
-            _needed(self.four, particular, np.full(self.words.texts, CONTAINED)),
-            in_passage,
+            self.words.lengths < PASSAGE_WORDS, _needed(self.four, particular, self.contained), in_passage
         )
         needed[self.words.lengths < FEWEST_QUOTED_WORDS] = -1
         self.quoted = _Postings.of(particular, needed, self.rows_of_four)
@@ -210,7 +209,8 @@ class _Index:
         both = four[text].multiply(self.four[forgotten]).tocsr()
         containment = both.sum(axis=1) / np.maximum(np.diff(self.four.indptr)[forgotten], 1)
         particular = both.multiply(self.quoted.particular[forgotten]).sum(axis=1)
-        quoted = (containment >= CONTAINED - ROUNDING) & (self.words.lengths[forgotten] >= FEWEST_QUOTED_WORDS)
+        quoted = containment >= self.contained[forgotten] - ROUNDING
+        quoted &= self.words.lengths[forgotten] >= FEWEST_QUOTED_WORDS
         quoted &= particular >= PARTICULAR * np.diff(self.quoted.particular.indptr)[forgotten]
         quoted &= shared_digits >= own_digits[forgotten] / 2
 

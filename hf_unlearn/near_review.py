@@ -25,10 +25,12 @@ ABOUT = (
 
 def check_review(path: Path) -> None:
     """Raise InputError where no review can be written."""
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(
-            f"The review of near copies cannot be written to {path}; name a file in a folder that exists."
-        )
+    try:
+        possible = path.parent.is_dir() and not path.is_dir()
+    except OSError:
+        possible = False
+    if not possible:
+        raise InputError(f"The review of near copies cannot be written to {path}; name a file in a folder.")
 
 
 def write_review(

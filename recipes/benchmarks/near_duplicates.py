@@ -2,6 +2,7 @@
 
 python recipes/benchmarks/near_duplicates.py                            1,000,000 short texts, 10,000 to forget
 python recipes/benchmarks/near_duplicates.py --texts a.jsonl b.tsv      real texts: a fifth of them to forget
+python recipes/benchmarks/near_duplicates.py --paraphrases retain_perturbed.json --encoder MODEL
 """
 
 import argparse
@@ -10,17 +11,21 @@ import random
 import re
 import resource
 import string
+import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars, load_from_disk
 from scipy import stats
 
 from hf_unlearn import Records, split_retained
+from hf_unlearn.near_duplicates import find_near_copies
 
 WORD = re.compile(r"[^\W_]+")
 TEMPLATES, NAMES = 200, 5000
@@ -102,12 +107,32 @@ def copied(kind: str, text: str, others: list[str], draw: random.Random) -> str 
         length = draw.randint(20, len(words) // 2)
         first = draw.randint(0, len(words) - length)
         return f"{draw.choice(others)} {' '.join(words[first : first + length])} {draw.choice(others)}"
-    if kind == "other digits" and re.search(r"\d{5}", text):
+    if kind == "other digits" and len(words) < 50 and re.search(r"\d{5}", text):
         return re.sub(r"\d", lambda digit: str((int(digit[0]) + draw.randint(1, 9)) % 10), text)
     return None
 
 
-def measured(forget: list[str], retained: list[str], draw: random.Random, seed: int, show: int) -> None:
+def split_in(folder: str, rows: int, near_duplicates: str | None) -> tuple[float, float, float, list[int]]:
+    """Split a data set on disk in a process of its own.
+
+    Args:
+        folder: of the data set; the ids from ``rows`` on are to be forgotten.
+        rows: how many others there are.
+        near_duplicates: as for ``split_retained``.
+
+    Returns:
+        Seconds, seconds of CPU time, the process's peak memory in GiB, and the ids that went to S unasked.
+    """
+    dataset = load_from_disk(folder)
+    request = Records.ids("id", range(rows, len(dataset)))
+    started, worked = time.perf_counter(), time.process_time()
+    split = split_retained(dataset, request, duplicates="forget", near_duplicates=near_duplicates)
+    seconds, work = time.perf_counter() - started, time.process_time() - worked
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return seconds, work, peak, [i for i in split.forget["id"][:] if i < rows]
+
+
+def measured(forget: list[str], retained: list[str], draw: random.Random, show: int) -> None:
     """Plant copies among the retained texts, split, and print what came of it."""
     planted: dict[int, str] = {}
     rows = list(retained)
@@ -118,47 +143,71 @@ def measured(forget: list[str], retained: list[str], draw: random.Random, seed: 
         rows.append(made[kind])
     order = draw.sample(range(len(rows) + len(forget)), len(rows) + len(forget))
     texts = rows + forget
-    dataset = Dataset.from_dict({"id": order, "text": [texts[i] for i in order]})
-    request = Records.ids("id", range(len(rows), len(texts)))
-
-    def seconds(**options: str | None) -> tuple[float, Dataset]:
-        started = time.perf_counter()
-        split = split_retained(dataset, request, duplicates="forget", **options)
-        return time.perf_counter() - started, split.forget
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    without, _ = seconds(near_duplicates=None)
-    took, found = seconds(near_duplicates="forget")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    moved = set(found["id"][:]) - set(range(len(rows), len(texts)))
-    print(f"{len(dataset):,} texts, {len(forget):,} to forget, seed {seed}: {took:.1f} s ({without:.1f} s without the")
-    print(f"  search for near copies), peak memory {peak / 2**20:.2f} GiB (before: {before / 2**20:.2f} GiB)")
+    with tempfile.TemporaryDirectory() as folder:
+        Dataset.from_dict({"id": order, "text": [texts[i] for i in order]}).save_to_disk(folder)
+        found = []
+        for policy in (None, "forget"):
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+                found.append(process.submit(split_in, folder, len(rows), policy).result())
+    (without, *_, before, _), (seconds, work, peak, moved) = found
+    print(
+        f"{len(texts):,} texts, {len(forget):,} to forget: {seconds:.1f} s ({work:.1f} s of CPU time), peak memory of"
+    )
+    print(f"  the process {peak:.2f} GiB; {without:.1f} s and {before:.2f} GiB without the search for near copies")
     made, hit = Counter(planted.values()), Counter(planted[i] for i in moved if i in planted)
     for kind in KINDS:
         if made[kind]:
             low, high = stats.binomtest(hit[kind], made[kind]).proportion_ci(method="exact")
             share = f"{hit[kind] / made[kind]:.4f} ({low:.4f} to {high:.4f})"
             print(f"  {kind:14} {hit[kind]:,} of {made[kind]:,} found: {share}")
-    others = sorted(moved - planted.keys())
+    others = sorted(set(moved) - planted.keys())
     print(f"  nothing planted: {len(others):,} of {len(retained):,}")
     for i in draw.sample(others, min(show, len(others))):
         print(f"    {rows[i]!r}")
 
 
+def paraphrased(path: Path, encoder: str, draw: random.Random, n: int = 400) -> None:
+    """Look for the paraphrases of TOFU's questions and answers, by words and with an encoder."""
+    from hf_unlearn.paraphrases import SentenceEncoder
+
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = draw.sample(rows, n)
+    forget = pa.array([f"{row['question']} {row['answer']}".lower() for row in rows], pa.large_string())
+    texts = [f"{row['paraphrased_question']} {row['paraphrased_answer']}" for row in rows]
+    dataset, look = Dataset.from_dict({"text": texts}), np.ones(n, bool)
+    by_words = find_near_copies(dataset, ["text"], forget, look)
+    print(f"{n} paraphrases by words: {np.count_nonzero(by_words.row == by_words.forgotten)} found")
+    for threshold in (0.8, 0.85, 0.9):
+        pairs = SentenceEncoder(encoder, threshold).find_paraphrases(dataset, ["text"], forget, look)
+        own = np.count_nonzero(pairs.row == pairs.forgotten)
+        low, high = stats.binomtest(own, n).proportion_ci(method="exact")
+        print(
+            f"  cosine {threshold}: {own} found, {own / n:.3f} ({low:.3f} to {high:.3f}); of {n * (n - 1):,} other",
+            end="",
+        )
+        print(f" pairs {len(pairs.row) - own}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, nargs="+", help="files of texts: .jsonl, .json, .tsv or .txt")
+    parser.add_argument("--paraphrases", type=Path, help="TOFU's retain_perturbed.json; needs --encoder")
+    parser.add_argument("--encoder", help="a sentence encoder: a folder or Hub id")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--forget", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=0, help="texts to print that nobody planted and that were found")
     args = parser.parse_args()
+    disable_progress_bars()
     draw, numbers = random.Random(args.seed), np.random.default_rng(args.seed)
+    if args.paraphrases:
+        paraphrased(args.paraphrases, args.encoder, draw)
+        return
     for path in args.texts or []:
         texts = read(path)
         draw.shuffle(texts)
         print(path.name, end=": ")
-        measured(texts[: len(texts) // 5], texts[len(texts) // 5 :], draw, args.seed, args.show)
+        measured(texts[: len(texts) // 5], texts[len(texts) // 5 :], draw, args.show)
     if args.texts:
         return
     chains = Chains()
@@ -167,11 +216,11 @@ def main() -> None:
 
     def mixed(n: int) -> list[str]:
         """Short texts, with a fifth of records of templates."""
-        return chains.texts(numbers, n - n // 5, 8, 24) + filled(templates, names, draw, n // 5)
+        return chains.texts(numbers, n - n // 5, 10, 24) + filled(templates, names, draw, n // 5)
 
     forget = mixed(args.forget - args.forget // 10) + chains.texts(numbers, args.forget // 10, 40, 120)
     draw.shuffle(forget)
-    measured(forget, mixed(args.rows), draw, args.seed, args.show)
+    measured(forget, mixed(args.rows), draw, args.show)
 
 
 if __name__ == "__main__":
