@@ -42,7 +42,7 @@ def verify(place: str, revision: str | None) -> None:
 def show(place: str, revision: str | None) -> None:
     """Show a ledger as a table; arguments as for :func:`verify`."""
     source, ledger = _found(place, revision)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=120)
     table = Table(title=f"The ledger of {plain(source.public_name)}", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("line", "time", "what", "rows", "ids", "verdict", "from", "to"):
         table.add_column(heading, justify="right" if heading in ("line", "rows", "ids") else "left")
