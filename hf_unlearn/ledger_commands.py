@@ -45,7 +45,8 @@ def show(place: str, revision: str | None) -> None:
     console = Console(soft_wrap=True, width=120)
     table = Table(title=f"The ledger of {plain(source.public_name)}", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("line", "time", "what", "rows", "ids", "verdict", "from", "to"):
-        table.add_column(heading, justify="right" if heading in ("line", "rows", "ids") else "left")
+        right, whole = heading in ("line", "rows", "ids"), heading == "time"
+        table.add_column(heading, justify="right" if right else "left", no_wrap=whole, min_width=25 if whole else None)
     results = _results(source, ledger)
     for number, event in enumerate(ledger.events, start=1):
         if isinstance(event, Unlearned):
