@@ -406,8 +406,8 @@ def test_a_record_of_an_erasure_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_hub_that_does_not_answer(hub: HubServer, owner: HfApi, tmp_path: Path) -> None:
-    owner.create_repo("owner/silent")
-    report = replace(example_report(), original=ModelEntry("owner/silent", "a" * 40, True))
+    owner.create_repo("owner/untold")
+    report = replace(example_report(), original=ModelEntry("owner/untold", "a" * 40, True))
     hub.fail("GET /api/models", status=503, times=-1)
     try:
         text = Outline(page_of(tmp_path / "run", report)).text
