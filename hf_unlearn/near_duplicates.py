@@ -11,8 +11,9 @@ What stands in many retained records says nothing about one of them. So half of 
 has to be shared, too: of the shingles (for quotations and passages: of the runs of four words) outside boilerplate.
 Boilerplate is every run of four words that more than 20 retained rows have, and more than ten times as many as have
 the rarest of the record's. And the records of a template differ in their numbers: a similar record is left alone where
-it has less than half of the digits of the numbers that are particular to the record of S, and other numbers instead,
-unless the Jaccard index is 0.95 or more; a quotation has to have half of them. Numbers have four digits or more.
+it has less than half of the digits of the numbers in the record of S, or of those particular to it, and other numbers
+instead, unless the Jaccard index is 0.95 or more; a quotation has to have half of both. Numbers have four digits or
+more.
 
 Shingles are ids without collisions, so all counts are exact. Candidates come from an index of the rarest shingles of
 S: a record that shares enough of them to count shares some of these (prefix filtering: Chaudhuri et al. 2006, Bayardo
@@ -212,13 +213,14 @@ class _Index:
         sizes, digits = _sizes(shingles.words, text)
         own = self.similar.particular[forgotten]
         both = small[text].multiply(self.small[forgotten]).tocsr()
-        shared, other_digits = both.sum(axis=1), digits - both @ self.digits
+        shared, shared_digits = both.sum(axis=1), both @ self.digits
         jaccard = shared / (sizes + np.diff(self.small.indptr)[forgotten] - shared)
         both = both.multiply(own).tocsr()
         has_digits = both @ self.digits >= own @ self.digits / 2
+        has_digits &= shared_digits >= (self.small @ self.digits)[forgotten] / 2
         short = np.minimum(shingles.words.lengths[text], self.words.lengths[forgotten]) < FEWEST_WORDS
         similar = jaccard >= np.where(short, 1.0, threshold) - ROUNDING
-        other_numbers = similar & ~has_digits & (other_digits > 0) & (jaccard < NEARLY_ALL - ROUNDING)
+        other_numbers = similar & ~has_digits & (digits > shared_digits) & (jaccard < NEARLY_ALL - ROUNDING)
         similar &= both.sum(axis=1) >= PARTICULAR * np.diff(own.indptr)
 
         own = self.quoted.particular[forgotten]

@@ -17,9 +17,9 @@ from .pairs import Pairs
 from .tables import AnyDataset, read_tables
 
 ABOUT = (
-    "Retained rows that are near copies of forgotten ones, or quote them: a line for each, with the forgotten one that "
-    "it is most like, the numbers of both rows counted from 0, how alike they are, and both texts. This file holds "
-    "the text of forgotten records: keep it to yourself, and delete it once it is read."
+    "Retained rows that are near copies of forgotten ones, or quote them: a line for each, with the forgotten one "
+    "that it is most like, the numbers of both rows counted from 0, how alike they are, and both texts. This file "
+    "holds the text of forgotten records: keep it to yourself, and delete it once it is read."
 )
 
 

@@ -84,7 +84,7 @@ def by_hand(forgotten: list[str], retained: list[str], threshold: float) -> dict
             both = small(a) & small(b)
             jaccard = len(both) / len(small(a) | small(b))
             similar = jaccard >= (1 if min(len(a), len(b)) < 6 else threshold) - 1e-9
-            has_digits = digits(both & particular) >= digits(particular) / 2
+            has_digits = digits(both & particular) >= digits(particular) / 2 and digits(both) >= digits(small(a)) / 2
             if similar and not has_digits and digits(small(b) - both) and jaccard < 0.95 - 1e-9:
                 continue
             similar &= len(both & particular) >= len(particular) / 2
