@@ -1,5 +1,6 @@
 """What a split does about near copies of S in L, and what it says of them in counts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,26 +126,42 @@ def look_for_near_copies(
     if search is None:
         return NearFindings(None, np.zeros_like(retained), [])
     columns, look = copies.columns, retained & ~copies.mask
-    threshold, encoder = search.threshold, search.encoder
-    pairs: Pairs = find_near_copies(dataset, columns, copies.keys, look, threshold)
-    found, audits = [pairs], [_audit(None, threshold, pairs)]
-    if encoder is not None:
-        pairs = encoder.find_paraphrases(dataset, columns, copies.keys, look)
-        found.append(pairs)
-        audits.append(_audit(encoder.public_name, encoder.threshold, pairs))
+    words = find_near_copies(dataset, columns, copies.keys, look, search.threshold)
+    found = [_Found(None, search.threshold, look, words, search.review is not None)]
+    if (encoder := search.encoder) is not None:
+        paraphrases = encoder.find_paraphrases(dataset, columns, copies.keys, look)
+        found.append(_Found(encoder.public_name, encoder.threshold, look, paraphrases, search.review is not None))
     if search.review is not None:
-        write_review(search.review, dataset, columns, copies.keys, forget, found)
-    mask = np.zeros_like(retained)
-    mask[np.concatenate([pairs.row for pairs in found])] = True
+        nearest = [pairs for part in found for pairs in part.nearest]
+        write_review(search.review, dataset, columns, copies.keys, forget, nearest)
+    mask = np.logical_or.reduce([part.mask for part in found])
     rows = int(np.count_nonzero(mask))
     if rows and search.policy == "error":
         raise InputError(
             f"{rows} retained rows are near copies of a forgotten one, or quote one, and would keep teaching it; "
             "forget them too (near_duplicates='forget') or go on (near_duplicates='report')."
         )
-    return NearFindings(search.policy, mask, audits)
+    return NearFindings(search.policy, mask, [part.audit for part in found])
 
 
-def _audit(encoder: str | None, threshold: float, pairs: Pairs) -> NearAudit:
-    histogram = np.histogram(pairs.similarity, BINS, (0, 1))[0].tolist()
-    return NearAudit(encoder, threshold, len(np.unique(pairs.row)), len(pairs.row), histogram)
+class _Found:
+    """What one search finds: counted as it comes, as there may be far more pairs than rows.
+
+    Args:
+        encoder, threshold: as in :class:`NearAudit`.
+        look: which rows are looked at, bool of shape (rows,).
+        parts: the pairs; no row is in two parts.
+        review: whether to keep the nearest pair of each row.
+    """
+
+    def __init__(self, encoder: str | None, threshold: float, look: np.ndarray, parts: Iterable[Pairs], review: bool):
+        self.mask = np.zeros_like(look)
+        self.nearest: list[Pairs] = []
+        pairs, histogram = 0, np.zeros(BINS, int)
+        for part in parts:
+            self.mask[part.row] = True
+            pairs += len(part.row)
+            histogram += np.histogram(part.similarity, BINS, (0, 1))[0]
+            if review:
+                self.nearest.append(part.nearest())
+        self.audit = NearAudit(encoder, threshold, int(np.count_nonzero(self.mask)), pairs, histogram.tolist())

@@ -11,14 +11,16 @@ What stands in many retained records says nothing about one of them. So half of 
 has to be shared, too: of the shingles (for quotations and passages: of the runs of four words) outside boilerplate.
 Boilerplate is every run of four words that more than 20 retained rows have, and more than ten times as many as have
 the rarest of the record's. And the records of a template differ in their numbers: a similar record is left alone where
-both have numbers of 4 digits or more and share less than half of these digits, unless the Jaccard index is 0.95 or
-more; a quotation has to have half of them.
+it has less than half of the digits of the numbers in the record of S, or of those particular to it, and other numbers
+instead, unless the Jaccard index is 0.95 or more; a quotation has to have half of both. Numbers have four digits or
+more.
 
 Shingles are ids without collisions, so all counts are exact. Candidates come from an index of the rarest shingles of
 S: a record that shares enough of them to count shares some of these (prefix filtering: Chaudhuri et al. 2006, Bayardo
 et al. 2007), so none is missed. How the constants were chosen is in recipes/benchmarks/README.md.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -45,7 +47,7 @@ COMMON_RATIO = 10
 # How many rare shingles a candidate must share: more mean fewer candidates and a longer index.
 LOOKED_FOR = 3
 # Shingles in the index that are looked up together, which bounds the memory.
-LOOKED_UP = 2**22
+LOOKED_UP = 2**20
 # Occurrences of one run of four words within a record that passages are looked for at.
 REPEATS = 32
 ROUNDING = 1e-9
@@ -53,7 +55,7 @@ ROUNDING = 1e-9
 
 def find_near_copies(
     dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray, threshold: float = NEAR_THRESHOLD
-) -> NearPairs:
+) -> Iterator[NearPairs]:
     """Look through D twice for near copies and quotations of the texts of S.
 
     Args:
@@ -62,17 +64,18 @@ def find_near_copies(
         forgotten: the distinct texts of S as :func:`~hf_unlearn.duplicates.normalised_text` gives them, without nulls.
         look: which rows of D to look at, bool of shape (rows,).
         threshold: the least Jaccard index of similar records.
+
+    Yields:
+        The pairs, a part at a time; no row is in two of them.
     """
     index = _Index(forgotten.cast(pa.large_string()))
     for part in text_slices(dataset, columns, look, "Counting shingles"):
         index.count(part)
     index.arrange(threshold)
-    pairs = []
     for part in text_slices(dataset, columns, look, "Near copies of S"):
-        found = index.matches(part, threshold)
-        pair, row = part.rows_of(found.row)
-        pairs.append(replace(found.chosen(pair), row=row))
-    return NearPairs.joined(pairs)
+        for found in index.matches(part, threshold):
+            pair, row = part.rows_of(found.row)
+            yield replace(found.chosen(pair), row=row)
 
 
 # The index
@@ -119,14 +122,13 @@ class _Postings:
         Returns:
             Places of texts and of forgotten texts, int64 of one shape.
         """
-        products = np.cumsum(shingles @ np.diff(self.rarest.indptr))
-        found = []
-        for first, last in cuts(products // LOOKED_UP):
-            shared = (shingles[first:last] @ self.rarest).tocoo()
-            enough = shared.data >= np.maximum(self.least, 1)[shared.col]
-            found.append(np.stack([shared.row[enough] + first, shared.col[enough]]).astype(np.int64))
-        text, forgotten = np.concatenate(found, axis=1) if found else np.zeros((2, 0), np.int64)
-        return text, forgotten
+        shared = (shingles @ self.rarest).tocoo()
+        enough = shared.data >= np.maximum(self.least, 1)[shared.col]
+        return shared.row[enough].astype(np.int64), shared.col[enough].astype(np.int64)
+
+    def look_ups(self, shingles: csr_array) -> np.ndarray:
+        """How many entries of the index each text leads to, int64 of shape (texts,)."""
+        return shingles @ np.diff(self.rarest.indptr)
 
 
 class _Index:
@@ -187,32 +189,46 @@ class _Index:
         needed[self.words.lengths < FEWEST_QUOTED_WORDS] = -1
         self.quoted = _Postings.of(particular, needed, self.rows_of_four)
 
-    def matches(self, part: TextSlice, threshold: float) -> NearPairs:
+    def matches(self, part: TextSlice, threshold: float) -> Iterator[NearPairs]:
         """The near copies among some texts, whose places are in the attribute ``row``."""
         shingles = self.vocabulary.shingles(Words.of(part.texts))
         small, four = self._matrices(shingles)
-        candidates = [self.similar.candidates(small), self.quoted.candidates(four)]
-        text, forgotten = distinct(*(np.concatenate(places) for places in zip(*candidates, strict=True)))
-        sizes, digits = _sizes(shingles.words, text)
-        own_sizes, own_digits = np.diff(self.small.indptr), self.small @ self.digits
+        look_ups = np.cumsum(self.similar.look_ups(small) + self.quoted.look_ups(four))
+        for first, last in cuts(look_ups // LOOKED_UP):
+            candidates = [self.similar.candidates(small[first:last]), self.quoted.candidates(four[first:last])]
+            text, forgotten = distinct(*(np.concatenate(places) for places in zip(*candidates, strict=True)))
+            if len(text):
+                yield self._checked(shingles, small, four, text + first, forgotten, threshold)
 
+    def _checked(
+        self,
+        shingles: Shingles,
+        small: csr_array,
+        four: csr_array,
+        text: np.ndarray,
+        forgotten: np.ndarray,
+        threshold: float,
+    ) -> NearPairs:
+        """Those of some candidates that are near copies."""
+        sizes, digits = _sizes(shingles.words, text)
+        own = self.similar.particular[forgotten]
         both = small[text].multiply(self.small[forgotten]).tocsr()
         shared, shared_digits = both.sum(axis=1), both @ self.digits
-        particular = both.multiply(self.similar.particular[forgotten]).sum(axis=1)
-        jaccard = shared / (sizes[text] + own_sizes[forgotten] - shared)
+        jaccard = shared / (sizes + np.diff(self.small.indptr)[forgotten] - shared)
+        both = both.multiply(own).tocsr()
+        has_digits = both @ self.digits >= own @ self.digits / 2
+        has_digits &= shared_digits >= (self.small @ self.digits)[forgotten] / 2
         short = np.minimum(shingles.words.lengths[text], self.words.lengths[forgotten]) < FEWEST_WORDS
         similar = jaccard >= np.where(short, 1.0, threshold) - ROUNDING
-        fewer = np.minimum(digits[text], own_digits[forgotten])
-        other_numbers = similar & (shared_digits < fewer / 2) & (jaccard < NEARLY_ALL - ROUNDING)
-        similar &= particular >= PARTICULAR * np.diff(self.similar.particular.indptr)[forgotten]
+        other_numbers = similar & ~has_digits & (digits > shared_digits) & (jaccard < NEARLY_ALL - ROUNDING)
+        similar &= both.sum(axis=1) >= PARTICULAR * np.diff(own.indptr)
 
+        own = self.quoted.particular[forgotten]
         both = four[text].multiply(self.four[forgotten]).tocsr()
         containment = both.sum(axis=1) / np.maximum(np.diff(self.four.indptr)[forgotten], 1)
-        particular = both.multiply(self.quoted.particular[forgotten]).sum(axis=1)
         quoted = containment >= self.contained[forgotten] - ROUNDING
         quoted &= self.words.lengths[forgotten] >= FEWEST_QUOTED_WORDS
-        quoted &= particular >= PARTICULAR * np.diff(self.quoted.particular.indptr)[forgotten]
-        quoted &= shared_digits >= own_digits[forgotten] / 2
+        quoted &= (both.multiply(own).sum(axis=1) >= PARTICULAR * np.diff(own.indptr)) & has_digits
 
         passage = np.zeros(len(text), np.int64)
         rest = np.flatnonzero(~similar & ~quoted & (self.words.lengths[forgotten] >= PASSAGE_WORDS))
@@ -225,8 +241,8 @@ class _Index:
         if len(text) == 0:
             return np.zeros(0, np.int64)
         # Every place of a known run of four words in a text of a pair, with the number of the pair.
-        begins = np.searchsorted(shingles.words.text, np.arange(shingles.words.texts + 1))
-        pair, place = ranges(begins[text], begins[text + 1])
+        firsts = shingles.words.firsts
+        pair, place = ranges(firsts[text], firsts[text + 1])
         known = shingles.four[place] >= 0
         pair, place = pair[known], place[known]
         # With every place of the same run in the forgotten text of the pair.
@@ -276,11 +292,12 @@ def _within(begins: np.ndarray, n: int) -> np.ndarray:
 
 def _sizes(words: Words, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many distinct words and pairs of words each of these texts has, and how many digits its distinct words."""
-    among = np.zeros(words.texts, bool)
-    among[asked] = True
-    here = among[words.text]
-    text, code = distinct(words.text[here], words.code[here])
-    digits = np.bincount(text, words.digits[code], minlength=words.texts).astype(np.int64)
-    first = np.flatnonzero(here & words.begins(2))
-    of_pair, _ = distinct(words.text[first], words.code[first] * len(words.vocabulary) + words.code[first + 1])
-    return np.bincount(text, minlength=words.texts) + np.bincount(of_pair, minlength=words.texts), digits
+    texts, of_asked = np.unique(asked, return_inverse=True)
+    text, place = ranges(words.firsts[texts], words.firsts[texts + 1])
+    of_word, code = distinct(text, words.code[place])
+    digits = np.bincount(of_word, words.digits[code], minlength=len(texts)).astype(np.int64)
+    inner = np.diff(text, append=-1) == 0
+    text, place = text[inner], place[inner]
+    of_pair, _ = distinct(text, words.code[place] * len(words.vocabulary) + words.code[place + 1])
+    sizes = np.bincount(of_word, minlength=len(texts)) + np.bincount(of_pair, minlength=len(texts))
+    return sizes[of_asked], digits[of_asked]

@@ -17,9 +17,9 @@ from .pairs import Pairs
 from .tables import AnyDataset, read_tables
 
 ABOUT = (
-    "Retained rows that are near copies of forgotten ones, or quote them: a line for each pair, with its rows counted "
-    "from 0, how alike they are, and both texts. This file holds the text of forgotten records: keep it to yourself, "
-    "and delete it once it is read."
+    "Retained rows that are near copies of forgotten ones, or quote them: a line for each, with the forgotten one "
+    "that it is most like, the numbers of both rows counted from 0, how alike they are, and both texts. This file "
+    "holds the text of forgotten records: keep it to yourself, and delete it once it is read."
 )
 
 
@@ -49,7 +49,7 @@ def write_review(
         columns: those that carry the text.
         forgotten: the distinct normalised texts of S.
         forget: the rows that have these, bool of shape (rows,).
-        found: the pairs, by measure.
+        found: the pairs.
 
     Raises:
         InputError: it cannot be written.
@@ -78,7 +78,7 @@ def _lines(
     forget: np.ndarray,
     found: Sequence[Pairs],
 ) -> Iterator[dict[str, Any]]:
-    yield {"about": ABOUT, "pairs": sum(len(pairs.row) for pairs in found)}
+    yield {"about": ABOUT, "rows": sum(len(pairs.row) for pairs in found)}
     retained = np.zeros_like(forget)
     for pairs in found:
         retained[pairs.row] = True

@@ -1,25 +1,54 @@
 """Retained rows and the forgotten texts that they are like, and how much."""
 
-from dataclasses import dataclass, fields
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class NearPairs:
-    """Retained rows and the forgotten texts that they are near copies of, or quote.
+class Pairs:
+    """Pairs of a retained row and a forgotten text.
 
     Attributes:
         row: positions of retained rows in D, int64 of shape (pairs,).
         forgotten: positions of forgotten texts among the distinct ones of S, int64 of shape (pairs,).
+    """
+
+    row: np.ndarray
+    forgotten: np.ndarray
+
+    @property
+    def similarity(self) -> np.ndarray:
+        """How alike they are, at most 1."""
+        raise NotImplementedError
+
+    def chosen(self, which: np.ndarray) -> Self:
+        """The pairs at these places, or those that a mask names."""
+        return replace(self, **{f.name: getattr(self, f.name)[which] for f in fields(self)})
+
+    def nearest(self) -> Self:
+        """Of each row the pair with the forgotten text that it is most like."""
+        order = np.lexsort((-self.similarity, self.row))
+        return self.chosen(order[np.diff(self.row[order], prepend=-1) > 0])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All pairs of several parts, of which there is one at least."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+@dataclass(frozen=True)
+class NearPairs(Pairs):
+    """Rows that are near copies of a text, or quote it.
+
+    Attributes:
         jaccard: Jaccard index of words and pairs of words, 0 to 1.
         containment: share of the forgotten text's runs of four words that the row has, 0 to 1.
         passage: length in words of the longest passage shared, 0 where nobody had to look.
     """
 
-    row: np.ndarray
-    forgotten: np.ndarray
     jaccard: np.ndarray
     containment: np.ndarray
     passage: np.ndarray
@@ -29,34 +58,17 @@ class NearPairs:
         """The Jaccard index or the containment, whichever is larger."""
         return np.maximum(self.jaccard, self.containment)
 
-    def chosen(self, which: np.ndarray) -> "NearPairs":
-        """The pairs at these places, or those that a mask names."""
-        return NearPairs(*(getattr(self, f.name)[which] for f in fields(self)))
-
-    @classmethod
-    def joined(cls, parts: list["NearPairs"]) -> "NearPairs":
-        """All pairs of several."""
-        none = cls(*(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0), np.zeros(0, int)))
-        return cls(*(np.concatenate([getattr(part, f.name) for part in [none, *parts]]) for f in fields(cls)))
-
 
 @dataclass(frozen=True)
-class ParaphrasePairs:
-    """Retained rows and the forgotten texts that they may be paraphrases of.
+class ParaphrasePairs(Pairs):
+    """Rows that may be paraphrases of a text.
 
     Attributes:
-        row: positions of retained rows in D, int64 of shape (pairs,).
-        forgotten: positions of forgotten texts among the distinct ones of S, int64 of shape (pairs,).
         cosine: of their embeddings, -1 to 1.
     """
 
-    row: np.ndarray
-    forgotten: np.ndarray
     cosine: np.ndarray
 
     @property
     def similarity(self) -> np.ndarray:
         return self.cosine
-
-
-Pairs: TypeAlias = NearPairs | ParaphrasePairs

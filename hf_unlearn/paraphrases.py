@@ -5,7 +5,7 @@ its last layer; without such settings the mean over the tokens is taken (Reimers
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,22 +95,19 @@ class SentenceEncoder:
 
     def find_paraphrases(
         self, dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray
-    ) -> ParaphrasePairs:
+    ) -> Iterator[ParaphrasePairs]:
         """Look through D once for records whose embeddings lie near those of S.
 
         Args:
             dataset, columns, forgotten, look: as for :func:`~hf_unlearn.near_duplicates.find_near_copies`.
         """
         wanted = self.encode(forgotten.to_pylist())
-        found = [np.zeros((3, 0))]
         for part in text_slices(dataset, columns, look, "Paraphrases of S"):
             for start in range(0, len(part.texts), BLOCK):
                 cosines = self.encode(part.texts[start : start + BLOCK].to_pylist()) @ wanted.T
                 text, forgets = np.nonzero(cosines >= self.threshold)
                 pair, row = part.rows_of(start + text)
-                found.append(np.stack([row, forgets[pair], cosines[text, forgets][pair]]))
-        row, forgets, cosine = np.concatenate(found, axis=1)
-        return ParaphrasePairs(row.astype(np.int64), forgets.astype(np.int64), cosine)
+                yield ParaphrasePairs(row, forgets[pair], cosines[text, forgets][pair])
 
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> np.ndarray:

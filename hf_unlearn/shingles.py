@@ -57,6 +57,11 @@ class Words:
         return np.bincount(self.text, minlength=self.texts)
 
     @cached_property
+    def firsts(self) -> np.ndarray:
+        """Where the words of each text begin, and how many words there are, int64 of shape (texts + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    @cached_property
     def digits(self) -> np.ndarray:
         """How many digits each word of the vocabulary has, 0 for those with fewer than 4, int64."""
         digits = np.asarray(pc.count_substring_regex(self.vocabulary, r"\p{Nd}")).astype(np.int64)

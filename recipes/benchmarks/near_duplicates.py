@@ -26,6 +26,7 @@ from scipy import stats
 
 from hf_unlearn import Records, split_retained
 from hf_unlearn.near_duplicates import find_near_copies
+from hf_unlearn.pairs import ParaphrasePairs
 
 WORD = re.compile(r"[^\W_]+")
 TEMPLATES, NAMES = 200, 5000
@@ -176,9 +177,10 @@ def paraphrased(path: Path, encoder: str, draw: random.Random, n: int = 400) -> 
     texts = [f"{row['paraphrased_question']} {row['paraphrased_answer']}" for row in rows]
     dataset, look = Dataset.from_dict({"text": texts}), np.ones(n, bool)
     by_words = find_near_copies(dataset, ["text"], forget, look)
-    print(f"{n} paraphrases by words: {np.count_nonzero(by_words.row == by_words.forgotten)} found")
+    print(f"{n} paraphrases by words: {sum(np.count_nonzero(p.row == p.forgotten) for p in by_words)} found")
     for threshold in (0.8, 0.85, 0.9):
-        pairs = SentenceEncoder(encoder, threshold).find_paraphrases(dataset, ["text"], forget, look)
+        parts = list(SentenceEncoder(encoder, threshold).find_paraphrases(dataset, ["text"], forget, look))
+        pairs = ParaphrasePairs.joined(parts)
         own = np.count_nonzero(pairs.row == pairs.forgotten)
         low, high = stats.binomtest(own, n).proportion_ci(method="exact")
         print(
