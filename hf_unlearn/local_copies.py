@@ -218,7 +218,7 @@ def _plan_folder(plan: LocalPlan, folder: Path, report: UnlearningReport, settin
     # It is written in whole seconds.
     decided = datetime.fromisoformat(report.created) + timedelta(seconds=1)
     for path in sorted({path for pattern in BEFORE_THE_VERDICT for path in folder.glob(pattern)}):
-        if _written(path) > decided:
+        if not path.is_symlink() and _written(path) > decided:
             plan.staying.append((path, "it is newer than the verdict"))
         else:
             plan.add("written before the verdict", path, folder)
