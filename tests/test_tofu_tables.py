@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -309,14 +310,15 @@ def test_the_area_of_a_marker_is_in_proportion_to_the_price() -> None:
     from trade_off import make as picture
 
     points = crowded(["a", "b", "c", "d"])
+    points[-1] = replace(points[-1], price=2.0)
     figure = picture(points, "")
     (axis,) = figure.axes
     areas = {tuple(np.round(dots.get_offsets()[0], 6)): dots.get_sizes()[0] for dots in axis.collections}
     for point in points[1:]:
         area = areas[round(point.forgetting.value, 6), round(point.utility.value, 6)]
-        assert area == pytest.approx(max(16, 330 * point.price))
+        assert area == pytest.approx(max(16, 165 * point.price))
     labels = [text.get_text() for text in figure.legends[1].get_texts()]
-    assert labels[-1] == "100 %"
+    assert labels[-1] == "200 %"
 
 
 @pytest.mark.parametrize("gone", ["original", "retrained"])
@@ -370,6 +372,7 @@ BAD = {
     "not JSON": ("{", "cannot be read as JSON"),
     "NaN": (json.dumps(with_metric({"value": math.nan, "n": 1})), "NaN is no number"),
     "a huge number": (json.dumps(with_metric({"value": 7.25, "n": 1})).replace("7.25", "1e999"), "no finite number"),
+    "a huge integer": (with_metric({"value": 10**400, "n": 1}), "int too large"),
     "a list": ([], "its top is of another type"),
     "no cells": (without(GOOD, "cells"), "'cells' is missing at its top"),
     "a row without a group": ({**GOOD, "rows": [{"name": "npo"}]}, "'group' is missing at rows[0]"),

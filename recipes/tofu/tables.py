@@ -179,7 +179,7 @@ def read(path: Path) -> dict[str, Any]:
                 ends = {end: float for end in ("low", "high") if isinstance(metric, dict) and end in metric}
                 _require(metric, {"value": (float, None), "n": int, **ends}, f"cells[{i}].metrics.{name}")
         _require_consistent(found)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(
             f"{path} holds no results of benchmark.py: {in_one_line(error)}; run benchmark.py again."
         ) from None
