@@ -381,6 +381,7 @@ BAD = {
     "no seeds": ({**GOOD, "seeds": []}, "there is no seed, or one twice"),
     "a seed twice": ({**GOOD, "seeds": [0, 1, 2, 0]}, "there is no seed, or one twice"),
     "another group": ({**GOOD, "rows": [{**GOOD["rows"][0], "group": "x"}, *GOOD["rows"][1:]]}, "no group 'x'"),
+    "another yardstick": ({**GOOD, "rows": [{**GOOD["rows"][-1], "group": "yardstick"}]}, "which 'npo' is not"),
     "a row twice": ({**GOOD, "rows": GOOD["rows"] * 2}, "two rows have the same name"),
     "a cell twice": ({**GOOD, "cells": GOOD["cells"][:1] * 2}, "two cells have the same row and seed"),
     "a cell of no row": ({**GOOD, "rows": GOOD["rows"][:1]}, "a cell of 'retrained' with seed 0"),

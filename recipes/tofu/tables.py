@@ -219,6 +219,11 @@ def _require_consistent(found: dict[str, Any]) -> None:
         raise ValueError("two rows have the same name")
     if strange := sorted({row["group"] for row in found["rows"]} - set(GROUPS)):
         raise ValueError(f"there is no group {strange[0]!r}")
+    for row in found["rows"]:
+        if (row["group"] == "yardstick") != (row["name"] in (ORIGINAL, RETRAINED)):
+            raise ValueError(
+                f"the yardsticks are {ORIGINAL} and {RETRAINED}, which {row['name']!r} is not, or not in their group"
+            )
     places = [(cell["row"], cell["seed"]) for cell in found["cells"]]
     if len(set(places)) < len(places):
         raise ValueError("two cells have the same row and seed")

@@ -71,7 +71,7 @@ def make(points: list[Point], title: str) -> Figure:
     figure = Figure(figsize=(9, 7.8), dpi=120)
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0.075, 0.175, 0.905, 0.775))
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, parse_math=False)
     axis.set_xlabel(
         "forgetting: mean probability of the answers of S, 0: as the original's, 1: as the retrained model's, "
         "above: over-forgotten",
@@ -98,12 +98,12 @@ def _area(price: float | None, dearest: float) -> float:
 
 
 def _style(point: Point) -> dict[str, Any]:
-    return YARDSTICKS[point.name] if point.name in YARDSTICKS else GROUPS.get(point.group, GROUPS["retained"])
+    return YARDSTICKS[point.name] if point.name in YARDSTICKS else GROUPS[point.group]
 
 
 def _aim(axis: Axes, point: Point) -> None:
     """Where the retrained model lies, and the spread of its seeds."""
-    grey = {"color": "0.5", "alpha": 0.16, "linewidth": 0, "zorder": 0}
+    grey: dict[str, Any] = {"color": "0.5", "alpha": 0.16, "linewidth": 0, "zorder": 0}
     axis.axvspan(point.forgetting.low, point.forgetting.high, **grey)
     axis.axhspan(point.utility.low, point.utility.high, **grey)
     axis.axvline(point.forgetting.value, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
@@ -116,9 +116,10 @@ def _mark(axis: Axes, point: Point, size: float) -> None:
     axis.plot([left, right], [y, y], **bars)
     axis.plot([x, x], [low, high], **bars)
     unknown = point.price is None and point.name not in YARDSTICKS
-    face = {"facecolor": "white", "edgecolor": style["color"]} if unknown else {"facecolor": style["color"]}
-    edge = {} if unknown else {"edgecolor": "white"}
-    axis.scatter([x], [y], s=size, marker=style["marker"], linewidth=0.7, alpha=0.85, zorder=3, **face, **edge)
+    face, edge = ("white", style["color"]) if unknown else (style["color"], "white")
+    axis.scatter(
+        [x], [y], s=size, marker=style["marker"], facecolor=face, edgecolor=edge, linewidth=0.7, alpha=0.85, zorder=3
+    )
 
 
 def _limits(axis: Axes, points: list[Point]) -> None:
