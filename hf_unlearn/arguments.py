@@ -166,6 +166,25 @@ class TrainArguments:
 
 
 @dataclass
+class AlternatesArguments:
+    """How other answers to what S asks are made up."""
+
+    _argument_group_name = "alternates"
+
+    generator: str | None = field(
+        default=None, metadata={"help": "The model that makes them up: a folder or Hub id; None: the original."}
+    )
+    alternates_per_record: int = field(default=5, metadata={"help": "How many to each record, all different."})
+    alternates_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "What that model reads, with {prompt} and {completion} of a record; None: the request with three "
+            "examples."
+        },
+    )
+
+
+@dataclass
 class ReferencesArguments:
     """Which reference models to train."""
 
@@ -262,29 +281,15 @@ class AttackArguments:
     )
 
 
+COMMON = (ModelArguments, DataArguments, RequestArguments)
 SETTINGS: dict[str, tuple[Any, ...]] = {
-    "run": (
-        ModelArguments,
-        DataArguments,
-        RequestArguments,
-        RunArguments,
-        ComparisonArguments,
-        HarnessArguments,
-        UnlearningConfig,
-    ),
-    "train": (ModelArguments, DataArguments, RequestArguments, TrainArguments, UnlearningConfig),
-    "split": (ModelArguments, DataArguments, RequestArguments, UnlearningConfig),
-    "references": (ModelArguments, DataArguments, RequestArguments, ReferencesArguments, UnlearningConfig),
-    "evaluate": (
-        ModelArguments,
-        DataArguments,
-        RequestArguments,
-        EvaluateArguments,
-        ComparisonArguments,
-        HarnessArguments,
-        UnlearningConfig,
-    ),
-    "attack": (ModelArguments, DataArguments, RequestArguments, EvaluateArguments, AttackArguments, UnlearningConfig),
+    "run": (*COMMON, RunArguments, ComparisonArguments, HarnessArguments, UnlearningConfig),
+    "train": (*COMMON, TrainArguments, UnlearningConfig),
+    "split": (*COMMON, UnlearningConfig),
+    "alternates": (*COMMON, AlternatesArguments, UnlearningConfig),
+    "references": (*COMMON, ReferencesArguments, UnlearningConfig),
+    "evaluate": (*COMMON, EvaluateArguments, ComparisonArguments, HarnessArguments, UnlearningConfig),
+    "attack": (*COMMON, EvaluateArguments, AttackArguments, UnlearningConfig),
 }
 
 ABOUT = {
@@ -295,6 +300,9 @@ ABOUT = {
     "fresh initialisation) as one half of S and H asks for, by bisection with short trainings, and the other half "
     "judges. Both show first what each road costs, tell what they tried, and count it in the cost; the same command "
     "goes on after an interruption.",
+    "alternates": "Let the original, or --generator, make up other answers to what the records to forget ask, into "
+    "--alternates_file, for the method altpo. That file is private: it tells what those records are about. The same "
+    "command goes on after an interruption.",
     "references": "Train models to compare a run with, each once and with a seed of its own, into references/ in the "
     "run's output_dir, and show what they make of S and H. The same command goes on where it was, and adds seeds and "
     "kinds to those that are there; `hf-unlearn run` in that output_dir then compares with them. Once there are "
@@ -322,6 +330,8 @@ PLACES = (
     "model_name_or_path",
     "base_model_name_or_path",
     "rewind_checkpoint",
+    "alternates_file",
+    "generator",
     "original_model",
     "retrained_model",
     "references",

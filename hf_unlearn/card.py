@@ -276,6 +276,7 @@ def reproducing_flags(report: UnlearningReport) -> list[str]:
     flags |= {"start": method.start, "rewind_checkpoint": method.checkpoint}
     if row and method.options != row.options:
         flags["method_kwargs"] = json.dumps(method.options)
+    flags["alternates_file"] = "alternates.jsonl" if method.alternates else None
     if report.base and row and row.uses_base:
         flags["base_model_name_or_path"] = report.base.name
     flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}

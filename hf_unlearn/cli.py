@@ -17,6 +17,7 @@ USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, an
   hf-unlearn run        --config recipe.yaml   split, unlearn, measure, report, card (and publish: --push)
   hf-unlearn split      --config recipe.yaml   show what the request would do; nothing is trained
   hf-unlearn train      --config recipe.yaml   train the original model, with the record that later runs read
+  hf-unlearn alternates --config recipe.yaml   let a model make up other answers to the records, for the method altpo
   hf-unlearn references --config recipe.yaml   train models that never saw the records, to compare a run with
   hf-unlearn evaluate   --config recipe.yaml   measure a model that another tool unlearned
   hf-unlearn attack     --config recipe.yaml   try to bring the records back: by training, rounding and asking
@@ -33,7 +34,7 @@ Each command has --help. The shortest run, for a customer who asks to be forgott
   hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir router-unlearned
 """
-CONFIGURED = ("run", "split", "train", "references", "evaluate", "attack")
+CONFIGURED = ("run", "split", "train", "alternates", "references", "evaluate", "attack")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
             rest = "goes on from the last checkpoint" if command in ("run", "train", "references") else "starts again"
-            if command == "erase":
+            if command in ("erase", "alternates"):
                 rest = "goes on from there"
             print(
                 f"hf-unlearn {command}: interrupted{f', {error}' if str(error) else ''}. The same command {rest}.",
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(command: str, flags: list[str]) -> int:
     if command in CONFIGURED:
-        from . import arguments, jobs
+        from . import arguments, jobs, write_alternates
         from .hub_errors import hub_errors
 
         values = arguments.parse(command, flags)
@@ -104,6 +105,7 @@ def _dispatch(command: str, flags: list[str]) -> int:
                 "run": jobs.run,
                 "split": jobs.split,
                 "train": jobs.train,
+                "alternates": write_alternates.alternates,
                 "references": jobs.references,
                 "evaluate": jobs.evaluate,
                 "attack": jobs.attack,

@@ -51,6 +51,7 @@ class UnlearningConfig(TrainingArguments):
             is then the strength of that start.
         method_kwargs: the method's other settings, such as ``{"beta": 0.1}`` for ``npo``; its
             :attr:`~hf_unlearn.method.Method.options`, as published, where nothing is said.
+        alternates_file: the answers that ``altpo`` prefers to those of S, as ``hf-unlearn alternates`` wrote them.
         teacher_dtype: of the weights of a model that the trained one is compared with all the time; those of the
             trained model when None.
         base_model_name_or_path: the model that the original was fine-tuned from; read from the training record, the
@@ -130,6 +131,13 @@ class UnlearningConfig(TrainingArguments):
     method_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": f"Other settings of the method as JSON, such as '{{\"beta\": 0.1}}': {_options()}."},
+    )
+    alternates_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "The private file (.jsonl) of made-up answers to what S asks: `hf-unlearn alternates` writes it, "
+            "and the method altpo reads it. Not in output_dir."
+        },
     )
     teacher_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None,
@@ -305,6 +313,7 @@ class UnlearningConfig(TrainingArguments):
             if vars(self)[name] is None:
                 setattr(self, name, value)
         self._check_rewind()
+        self._check_alternates(method)
         for name, value in vars(self).items():
             _require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
         for name in ("learning_rate", "weight_decay", "adam_epsilon", "dataloader_num_workers"):
@@ -381,6 +390,17 @@ class UnlearningConfig(TrainingArguments):
             raise InputError(f"The method {self.method!r} {told}, rewind_checkpoint.")
         if self.rewind_checkpoint is not None and not Path(self.rewind_checkpoint).is_dir():
             raise InputError(f"rewind_checkpoint {self.rewind_checkpoint!r} is no folder; name a checkpoint's.")
+
+    def _check_alternates(self, method: Method) -> None:
+        if method.data.instead != "alternates":
+            return
+        told = f"The method {method.name!r} needs alternates_file, the other answers to what S asks"
+        if self.alternates_file is None:
+            raise InputError(f"{told}; name a file, and write it first with `hf-unlearn alternates`.")
+        if not Path(self.alternates_file).is_file():
+            raise InputError(
+                f"{told}, and there is no {self.alternates_file!r}; write it with `hf-unlearn alternates`."
+            )
 
     def _check_launch(self, method: Method) -> None:
         """Refuse launches under which the processes would not work together."""

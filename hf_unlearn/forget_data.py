@@ -44,7 +44,7 @@ class TrainingData:
     forget_epochs: int | None = None
     relabelled: bool = False
     skipped: int = 0
-    instead: Literal["refusals"] | None = None
+    instead: Literal["refusals", "alternates"] | None = None
 
 
 RETAINED_ALONE = TrainingData()

@@ -24,6 +24,7 @@ LANGUAGE: tuple[Task, ...] = ("text-generation", "text2text-generation")
 CLASSIFIERS: tuple[Task, ...] = ("text-classification", "token-classification")
 NO_CLASSES = "another label for a token of a text says nothing"
 NO_PROMPT = "it refuses what a prompt asks for"
+NO_ANSWER = "it prefers another answer to what a prompt asks for"
 NO_TEXT = "it looks at the probability of a whole answer, token by token"
 TERM = Callable[[Step], torch.Tensor]
 ONE_TO_ONE = MappingProxyType({"forget_weight": 1.0, "retain_weight": 1.0})
@@ -41,6 +42,7 @@ SCRUB_SMALL = MappingProxyType({"distil_weight": 0.5, "retain_weight": 1.0, "tem
 RELABELLED = TrainingData(forget=True, alternating=True, relabelled=True)
 THREE_PHASES = TrainingData(forget=True, alternating=True, forget_epochs=3)
 REFUSED = TrainingData(forget=True, instead="refusals")
+PREFERRED = TrainingData(forget=True, instead="alternates")
 OWN_REFUSALS = "twelve refusals of our own, of which each record has one"
 OURS_OF_SCRUB = (
     "the rate of the original's training, which does not fall by steps; after the epochs with S, its steps are on L"
@@ -379,6 +381,24 @@ FORGET_METHODS = (
         source="IdkDPO, Zhang et al. 2024, arXiv:2404.05868, after Rafailov et al. 2023, arXiv:2305.18290: beta 0.1, "
         "rate 1e-5, 10 epochs",
         ours=OWN_REFUSALS,
+    ),
+    Method(
+        name="altpo",
+        start=starts.original,
+        objective=Objective(partial(weighted, forget=dpo), reference=True),
+        data=PREFERRED,
+        options=MappingProxyType({**ONE_TO_ONE, "beta": 0.1}),
+        settings=_settings(5e-5, 10.0, warmup_steps=0.5, weight_decay=0.01),
+        tasks=LANGUAGE,
+        misfit=NO_ANSWER,
+        summary="The original model, trained to prefer other answers, which a model made up, to the records to "
+        "forget, and on the retained ones.",
+        source="AltPO, Mekala et al. 2024, arXiv:2409.13474: five answers of the original to each record, and in "
+        "their code for TOFU's forget10 beta 0.1, weights 1 to 1, rate 5e-5 (Llama 2 7B), 2 epochs over all pairs, of "
+        "which 1 is warm-up, decay 0.01",
+        ours="a prompt of our own with three examples, answers drawn without a cut, those that equal the record's own "
+        "or each other drawn again; a record's answers come one an epoch, so that 10 epochs over S are 2 over five "
+        "answers",
     ),
     Method(
         name="scrub",

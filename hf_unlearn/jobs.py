@@ -55,7 +55,6 @@ from .ledger_line import with_note, write_line
 from .methods import CHOICES
 from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
 from .preparation import (
-    METHOD_SETTINGS,
     Preparation,
     console,
     loading_options,
@@ -64,6 +63,7 @@ from .preparation import (
     measured_sets,
     prepare_run,
     show_split,
+    without_method,
 )
 from .record import RECORD_FILE, DataSource, load_any
 from .references import (
@@ -101,7 +101,7 @@ from .trials import train as train_trial
 def split(values: dict[str, Any]) -> None:
     """Show what a request would do; nothing is trained or written."""
     data_args = build(DataArguments, values)
-    config = build(UnlearningConfig, values)
+    config = build(UnlearningConfig, without_method(values))
     request_args, out = build(RequestArguments, values), console(config)
     ledger = _ledger_of_named(build(ModelArguments, values), out)
     data, source = load_data(data_args)
@@ -207,7 +207,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
 
     if config.method in CHOICES:
         {"auto": check_auto, "dial": check_dial}[config.method](prepared, known_base(prepared))
-    folder, settings = config.folder, run_settings(values, split=prepared.parts.audit.to_dict())
+    folder = config.folder
+    settings = run_settings(values, split=prepared.parts.audit.to_dict(), **prepared.made_up)
     if is_finished(folder, settings, CARD_FILE):
         clear_trials(folder)
         out.print(f"{plain(folder)} holds this run, finished.")
@@ -360,7 +361,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     """Measure a model that was unlearned elsewhere."""
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     compare = build(EvaluateArguments, values)
-    config = build(UnlearningConfig, {"output_dir": "evaluation", **values})
+    config = build(UnlearningConfig, {"output_dir": "evaluation", **without_method(values)})
     out = console(config)
     require_folder(config.folder)
     source = located(model_args)
@@ -465,9 +466,9 @@ def attack(values: dict[str, Any]) -> AttackReport:
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
     # How a model was unlearned, and what it cost by the recipe or by default, is nothing to an attack.
-    dropped = ("budget", "num_train_epochs", *METHOD_SETTINGS)
-    others = {name: value for name, value in values.items() if name not in dropped}
-    prepared = prepare_run({"output_dir": "attacks", **others, "max_steps": asked.attack_steps}, ask_again=True)
+    prepared = prepare_run(
+        {"output_dir": "attacks", **without_method(values), "max_steps": asked.attack_steps}, ask_again=True
+    )
     config = prepared.config
     out = console(config)
     require_folder(config.folder)

@@ -112,6 +112,9 @@ def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -
             tables = root / name.replace("/", "___")
             if tables.exists():
                 plan.add(f"tables of {name}", tables, root)
+    made_up = settings.get("alternates_file")
+    if made_up is not None and Path(made_up).exists():
+        plan.staying.append((Path(made_up), "made-up answers to forgotten records; delete it once no run needs it"))
     for name in sorted(files):
         plan.staying.append((Path(name), "the data set itself; what is in it is yours to delete"))
         found = local_cache_folder(DataArguments(dataset_name=name, dataset_config=settings.get("dataset_config")))

@@ -91,7 +91,7 @@ class MethodTrainer(Trainer):
         self.trained_adapter, self.lora = lineage.adapter, lora
         self.training_collator, self.first_use = data.training_collator, data.first_use
         self.retained_rows, self.data_fingerprint = data.rows, data.fingerprint
-        self.mixed, self.forget_examples = data.mixed, data.forget
+        self.mixed, self.forget_examples, self.alternates = data.mixed, data.forget, data.alternates
         self.half_to_choose_by: EvidenceSets | None = None
         if method.chooses and data.evidence is not None:
             self.half_to_choose_by, _ = data.evidence.halves(args.seed)

@@ -9,20 +9,21 @@ from peft import LoraConfig
 from rich.console import Console
 from transformers import PretrainedConfig
 
+from .alternates import AlternatesSettings, alternates_to
 from .arguments import DataArguments, ModelArguments, RequestArguments, build
 from .config import UnlearningConfig
 from .console import print_audit, print_requests
-from .data import PaddingCollator, make_encoder, padding_id
+from .data import PaddingCollator, make_encoder, padding_id, record_format
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
 from .fit import check_fit, check_measures, check_method
 from .id_files import request_files
 from .ledger import Ledger
-from .ledger_check import ledger_of
+from .ledger_check import ledger_of, weights_of
 from .masking import token_masking
 from .method import DEFAULT_BUDGET
-from .methods import METHODS
+from .methods import CHOICES, METHODS
 from .models import (
     PEFT_TASKS,
     ModelSource,
@@ -37,11 +38,21 @@ from .models import (
 from .record import DataSource, TrainingRecord, load_record
 from .retained import RetainedSplit
 from .sources import load_data, pick_split, split_data
-from .tables import AnyDataset
+from .tables import AnyDataset, column_names
 from .tasks import Task
 
 # What says how to unlearn, and nothing else.
-METHOD_SETTINGS = ("method", "alpha", "start", "method_kwargs", "teacher_dtype", "rewind_checkpoint", "base_is_clean")
+METHOD_SETTINGS = (
+    "method", "alpha", "start", "method_kwargs", "alternates_file", "teacher_dtype", "rewind_checkpoint",
+    "base_is_clean",
+)  # fmt: skip
+
+
+def without_method(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that say how to unlearn, and how long."""
+    return {
+        name: value for name, value in values.items() if name not in ("budget", "num_train_epochs", *METHOD_SETTINGS)
+    }
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ class Preparation:
         parts: L, S and H.
         test: a split to report on.
         ledger: what the original had to forget before; empty where nobody says.
+        alternates: what the answers follow from that come in S's place, None without them.
     """
 
     values: dict[str, Any]
@@ -75,6 +87,12 @@ class Preparation:
     parts: RetainedSplit
     test: AnyDataset | None
     ledger: Ledger
+    alternates: AlternatesSettings | None = None
+
+    @property
+    def made_up(self) -> dict[str, Any]:
+        """What belongs to the settings of a run besides those that were given: what is said in S's place."""
+        return {} if self.alternates is None else {"alternates": self.alternates.in_run()}
 
     @property
     def sets(self) -> dict[SetName, AnyDataset | None]:
@@ -121,10 +139,29 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparati
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
     check_fit([parts.retained, parts.forget, parts.holdout, test], source, model_config, task, config.layout)
+    alternates = _alternates(config, parts.forget, task, source)
     _warn_of_other_data(out, record, parts, ledger)
     return Preparation(
-        values, inherited, config, source, record, task, lora, loading, data_source, parts, test, ledger
+        values, inherited, config, source, record, task, lora, loading, data_source, parts, test, ledger, alternates
     )
+
+
+def _alternates(
+    config: UnlearningConfig, forget: AnyDataset, task: Task, source: ModelSource
+) -> AlternatesSettings | None:
+    """What the answers follow from that a method prefers to S; raises InputError where they do not fit the run."""
+    if config.method in CHOICES or METHODS[config.method].data.instead != "alternates":
+        return None
+    path, columns = Path(str(config.alternates_file)), column_names(forget)
+    if "input_ids" in columns:
+        raise InputError(f"The method {config.method!r} needs the records to forget as texts, not as tokens.")
+    settings = alternates_to(forget, record_format(columns, task, **config.layout), path).settings
+    if settings.original and settings.weights != weights_of(source):
+        raise InputError(
+            f"{path} was written by another original than {source.public_name!r}; write it anew with `hf-unlearn "
+            "alternates`."
+        )
+    return settings
 
 
 def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:

@@ -202,7 +202,7 @@ def plan_reference(run: Preparation, arm: Arm, seed: int) -> Reference:
             arguments["num_train_epochs"] = run.config.budget * record.epochs
         arguments.pop("budget", None)
         asked = {name: value for name, value in run.values.items() if name not in AROUND_IT}
-        made = {**run_settings(asked), **made, "original": trained}
+        made = {**run_settings(asked, **run.made_up), **made, "original": trained}
     folder = run.config.folder / REFERENCES_FOLDER / f"{arm}-seed{seed}"
     return Reference(arm, seed, folder, made, {**arguments, "output_dir": str(folder), "seed": seed})
 

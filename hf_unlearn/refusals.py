@@ -1,4 +1,4 @@
-"""What a model may say in the place of a record to forget: that it does not know."""
+"""What a model may say in the place of a record to forget: that it does not know, or whatever text is given."""
 
 from typing import Any
 
@@ -50,12 +50,31 @@ def with_completions(records: Dataset, form: RecordFormat, texts: list[str]) -> 
     Raises:
         InputError: they have no prompts.
     """
+    check_prompts(form)
+    return Dataset.from_list([_replaced(record, form, text) for record, text in zip(records, texts, strict=True)])
+
+
+def asked_and_answered(records: Dataset, form: RecordFormat) -> list[tuple[str, str]]:
+    """What each record asks and what it answers there, as plain text; the turns of a question stand one a line.
+
+    Args:
+        records: prompts with completions, or conversations, of which the last turn is the answer.
+        form: how they are laid out.
+
+    Raises:
+        InputError: they have no prompts.
+    """
+    check_prompts(form)
+    return [_as_texts(record, form) for record in records]
+
+
+def check_prompts(form: RecordFormat) -> None:
+    """Raise InputError where records have no prompts, after which something else could be said."""
     if form.kind not in ("messages", "prompt_completion", "text_pairs"):
         raise InputError(
             "Something can be said in the place of an answer only where there is a prompt; give the records as "
             "prompt and completion, or as messages, or use another method."
         )
-    return Dataset.from_list([_replaced(record, form, text) for record, text in zip(records, texts, strict=True)])
 
 
 def plain_form(form: RecordFormat) -> RecordFormat:
@@ -67,10 +86,7 @@ def _replaced(record: dict[str, Any], form: RecordFormat, text: str) -> dict[str
     if form.kind == "messages":
         *before, last = record["messages"]
         return {"messages": [*before, {**last, "content": text}]}
-    if form.prompt is not None and form.completion is not None:
-        prompt, completion = form.prompt.format_map(record), form.completion.format_map(record)
-    else:
-        prompt, completion = record["prompt"], record["completion"]
+    prompt, completion = _pair(record, form)
     if isinstance(completion, list):
         return {"prompt": prompt, "completion": [{**completion[-1], "content": text}]}
     # A completion begins with the blank that separates it from the prompt.
@@ -78,13 +94,29 @@ def _replaced(record: dict[str, Any], form: RecordFormat, text: str) -> dict[str
     return {"prompt": prompt, "completion": blank + text}
 
 
-def by_record(forget: Dataset, instead: Dataset) -> list[list[int]]:
+def _pair(record: dict[str, Any], form: RecordFormat) -> tuple[Any, Any]:
+    if form.prompt is not None and form.completion is not None:
+        return form.prompt.format_map(record), form.completion.format_map(record)
+    return record["prompt"], record["completion"]
+
+
+def _as_texts(record: dict[str, Any], form: RecordFormat) -> tuple[str, str]:
+    if form.kind == "messages":
+        *before, last = record["messages"]
+        return "\n".join(turn["content"] for turn in before), last["content"]
+    prompt, completion = _pair(record, form)
+    if isinstance(completion, list):
+        return "\n".join(turn["content"] for turn in prompt), completion[-1]["content"]
+    return prompt, completion.strip()
+
+
+def by_record(forget: Dataset, instead: Dataset, records: int) -> list[list[int]]:
     """For each example of S the examples that may come in its place: of the same record, the last piece of each text.
 
     Args:
         forget, instead: examples; a text to come in the place of record i of n is the record i, n + i, 2 n + i, ...
+        records: n, those without an example among them.
     """
-    records = max(forget["row"]) + 1
     last: dict[int, int] = {row: i for i, row in enumerate(instead["row"])}
     of_record: dict[int, list[int]] = {}
     for row, place in last.items():

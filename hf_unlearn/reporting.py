@@ -166,6 +166,7 @@ def _method_entry(trainer: "UnlearningTrainer") -> MethodEntry:
         start=trainer.args.start,
         options=trainer.options,
         trained_on_forget=trainer.method.uses_forget,
+        alternates=trainer.alternates,
     )
 
 

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from .alternates import alternates_to
 from .config import UnlearningConfig
 from .data import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
-from .evaluation.report import SetName
+from .evaluation.report import AlternatesEntry, SetName
 from .first_use import BLIND_ORDERS, FirstUse
 from .forget_data import Draws, ForgetRetainedDataset
 from .masking import MaskingCollator, token_masking
@@ -37,6 +39,7 @@ class TrainerData:
         first_use: when each row of L was first used, None where that proves nothing.
         forget: the examples of S, None where it is not trained on.
         mixed: what comes in the batches of a method that uses S, None for another.
+        alternates: what a report says of the alternates that come in S's place, None without them.
     """
 
     train: AnyDataset
@@ -49,6 +52,7 @@ class TrainerData:
     first_use: FirstUse | None
     forget: Dataset | None = None
     mixed: ForgetRetainedDataset | None = None
+    alternates: AlternatesEntry | None = None
 
 
 def trainer_data(
@@ -113,15 +117,21 @@ def trainer_data(
         if method.uses_forget and evidence is not None and forget is not None:
             # What is measured of a masked language model has its masks already.
             told = evidence.sets["forget"] if masking is None else as_examples(forget, encoder, "forget")
-        instead = None
-        if method.data.instead == "refusals" and isinstance(forget, Dataset):
+        replacing, alternates = None, None
+        if method.data.instead is not None and isinstance(forget, Dataset) and isinstance(told, Dataset):
             reader = encoder_of(encoder, method.name)
-            refusals = with_refusals(forget, reader.format, args.seed)
-            instead = encode(refusals, replace(reader, format=plain_form(reader.format)), "refusal")
+            if method.data.instead == "refusals":
+                texts = with_refusals(forget, reader.format, args.seed)
+            else:
+                found = alternates_to(forget, reader.format, Path(str(args.alternates_file)))
+                texts, alternates = found.in_place_of(forget, reader.format), found.entry
+            instead = encode(texts, replace(reader, format=plain_form(reader.format)), method.data.instead)
+            assert isinstance(instead, Dataset)
+            replacing = instead, by_record(told, instead, len(forget))
     assert told is None or isinstance(told, Dataset)
-    mixed = None if told is None else _mixed(told, retained, instead, args, task, config, method)
+    mixed = None if told is None else _mixed(told, retained, replacing, args, task, config, method)
     return TrainerData(
-        retained, test, collator, training_collator, evidence, rows, fingerprint, first_use, told, mixed
+        retained, test, collator, training_collator, evidence, rows, fingerprint, first_use, told, mixed, alternates
     )
 
 
@@ -144,13 +154,13 @@ def _check_sets(retained: AnyDataset, forget: AnyDataset | None, method: Method)
 def _mixed(
     forget: Dataset,
     retained: AnyDataset,
-    instead: AnyDataset | None,
+    replacing: tuple[Dataset, list[list[int]]] | None,
     args: UnlearningConfig,
     task: Task,
     config: PretrainedConfig,
     method: Method,
 ) -> ForgetRetainedDataset:
-    """What comes in the batches of a method that uses S."""
+    """What comes in the batches of a method that uses S; ``replacing`` comes in its place, by example of S."""
     assert isinstance(retained, Dataset)
     data, facts = method.data, TASKS[task]
     labels = [[label] if isinstance(label, int) else label for label in forget["labels"]]
@@ -165,6 +175,6 @@ def _mixed(
     draws = Draws(data, len(forget), len(retained), step, args.seed)
     sets: dict[Part, Dataset] = {"forget": forget, "retained": retained}
     replacements = None
-    if isinstance(instead, Dataset):
-        sets["instead"], replacements = instead, by_record(forget, instead)
+    if replacing is not None:
+        sets["instead"], replacements = replacing
     return ForgetRetainedDataset(data, sets, replacements, int(config.num_labels or 0) if facts.classes else 0, draws)

@@ -20,7 +20,9 @@ def test_help_is_fast_and_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - started < 1
-    for command in ("run", "split", "train", "references", "evaluate", "attack", "card", "push", "derived", "erase"):
+    for command in (
+        "run", "split", "train", "alternates", "references", "evaluate", "attack", "card", "push", "derived", "erase",
+    ):  # fmt: skip
         assert f"hf-unlearn {command}" in done.stdout
 
 
@@ -52,7 +54,7 @@ def test_help_of_the_other_commands(command: str, capsys: pytest.CaptureFixture[
     [
         (
             ["unlearn"],
-            "the commands are run, split, train, references, evaluate, attack, card, push",
+            "the commands are run, split, train, alternates, references, evaluate, attack, card, push",
         ),
         (["run", "--lerning_rate", "1"], "there is no flag 'lerning_rate'; did you mean 'learning_rate'?"),
         (["run", "--learning_rate", "fast"], "Argument --learning_rate/--learning-rate: invalid float value: 'fast'"),

@@ -151,7 +151,14 @@ def test_refusals_of_conversations_and_templates() -> None:
 def test_pieces_of_a_document_share_what_comes_in_their_place() -> None:
     forget = Dataset.from_list([{"row": row} for row in (0, 0, 1)])
     instead = Dataset.from_list([{"row": row} for row in (0, 1, 1, 2, 3)])
-    assert by_record(forget, instead) == [[0, 3], [0, 3], [2, 4]]
+    assert by_record(forget, instead, 2) == [[0, 3], [0, 3], [2, 4]]
+
+
+def test_a_record_without_an_example_has_a_place_among_the_replacements() -> None:
+    """The last of three records has no token, and its replacements must not be taken for those of others."""
+    forget = Dataset.from_list([{"row": row} for row in (0, 1)])
+    instead = Dataset.from_list([{"row": row} for row in range(6)])
+    assert by_record(forget, instead, 3) == [[0, 3], [1, 4]]
 
 
 # What is refused

@@ -67,7 +67,7 @@ def test_methods_that_do_not_fit_say_so(method: str, classifier_original: Path, 
         trainer(tmp_path, str(classifier_original), tickets(), method=method)
 
 
-@pytest.mark.parametrize("method", ["npo", "gradient_difference", "scrub", "dpo", "pdu", "rmu", "task_vector"])
+@pytest.mark.parametrize("method", ["npo", "gradient_difference", "scrub", "altpo", "pdu", "rmu", "task_vector"])
 def test_a_run_goes_on_to_the_same_weights(method: str, lm_original: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"method": method, "save_strategy": "steps", "save_steps": 4, **QUICK, "max_steps": 8}
     whole = trainer(tmp_path / "whole", str(lm_original), **options)

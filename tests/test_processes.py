@@ -28,7 +28,7 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCHER)]
 RUNS = [
     "fine_tune", "toward_base", "shrink_perturb", "base", "new_adapter", "adapter_toward_base", "adapter_base",
     "classifier", "tagger", "masked", "pairs", "pruned", "noisy", "penalised", "distilled", "entropies", "cycled",
-    "npo", "kl_ascent", "pdu", "rmu", "gradient_difference", "salun", "scrub",
+    "npo", "altpo", "kl_ascent", "pdu", "rmu", "gradient_difference", "salun", "scrub",
 ]  # fmt: skip
 
 
@@ -88,6 +88,11 @@ def test_every_start_is_the_same_on_two_processes(outputs: dict[str, Path], name
     one, two = (weights(folder, f"{name}.start") for folder in outputs.values())
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_two_processes_make_up_the_same_answers(outputs: dict[str, Path]) -> None:
+    one, two = ((folder / "alternates.jsonl").read_text() for folder in outputs.values())
+    assert one == two
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -24,6 +24,7 @@ from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.models import locate
 from hf_unlearn.retained import RetainedSplit
 
+from .alternates import by_hand
 from .conftest import secrets_rows, tickets_rows
 
 
@@ -54,6 +55,9 @@ def tickets() -> RetainedSplit:
 
 def trainer(folder: Path, model: Any, split: RetainedSplit | None = None, **settings: Any) -> UnlearningTrainer:
     split = split or secrets()
+    if settings.get("method") == "altpo" and "alternates_file" not in settings:
+        path = folder.with_name(f"{folder.name}-alternates.jsonl")
+        settings["alternates_file"] = str(by_hand(path, secrets().forget))
     own = {name: settings.pop(name) for name in ("peft_config", "callbacks", "data_collator") if name in settings}
     return UnlearningTrainer(
         model,

@@ -27,6 +27,7 @@ from hf_unlearn.record import load_any
 from hf_unlearn.resets import prune
 from hf_unlearn.rules import KeepZeros, cyclic_resets, noisy_matrices
 from hf_unlearn.starts import StartInputs
+from hf_unlearn.write_alternates import alternates
 
 GLOBAL_BATCH = 8
 # Three batches of S: an odd number for two processes, and the last one is not full.
@@ -142,6 +143,14 @@ def with_forget(lm: str, classifier: str, output: Path) -> None:
     run("npo", lm, secrets_rows(), output, method="npo", **quick)
     lora = LoraConfig(task_type="CAUSAL_LM", r=4)
     run("kl_ascent", lm, secrets_rows(), output, method="kl_ascent", lora=lora, **{**quick, "learning_rate": 0.5})
+    # Written by the processes together, and then preferred to S.
+    path = str(output / "alternates.jsonl")
+    alternates({
+        "model_name_or_path": lm, "dataset_name": str(output.parent / "pairs.jsonl"), "forget_rows": list(range(16)),
+        "alternates_file": path, "alternates_per_record": 2, "alternates_prompt": "Not{completion} as {prompt} but",
+        "per_device_eval_batch_size": 4, "use_cpu": True, "output_dir": str(output / "altpo"),
+    })  # fmt: skip
+    run("altpo", lm, secrets_rows(), output, method="altpo", alternates_file=path, **quick)
     dual = run("pdu", lm, secrets_rows(), output, method="pdu", method_kwargs={"step": 0.5, "multiplier": 1}, **quick)
     (output / f"dual-{dual.args.process_index}.json").write_text(json.dumps(dual.rule.multiplier))  # type: ignore[union-attr]
     run("rmu", lm, secrets_rows(), output, method="rmu", method_kwargs={"depth": 1, "retain_weight": 1}, **quick)

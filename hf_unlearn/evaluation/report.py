@@ -50,6 +50,23 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class AlternatesEntry:
+    """Answers that a model made up to what S asks.
+
+    Attributes:
+        texts: how many.
+        records: to how many records.
+        generator: the model.
+        original: whether that was the original.
+    """
+
+    texts: int
+    records: int
+    generator: str
+    original: bool
+
+
+@dataclass(frozen=True)
 class MethodEntry:
     """How the model was unlearned.
 
@@ -71,6 +88,7 @@ class MethodEntry:
         start: the method whose start was taken, None for its own.
         options: its other settings.
         trained_on_forget: whether S was trained on; otherwise it was only measured.
+        alternates: what it was to say in the place of S, None where nobody made anything up.
     """
 
     name: str
@@ -91,6 +109,7 @@ class MethodEntry:
     start: str | None = None
     options: dict[str, float] = field(default_factory=dict)
     trained_on_forget: bool = False
+    alternates: AlternatesEntry | None = None
 
 
 @dataclass(frozen=True)
