@@ -39,7 +39,7 @@ class AlternatesSettings:
         prompt: the template of what it reads.
         seed: of the answers.
         batch_size: sequences written at a time, which the answers depend on.
-        dtype: of the weights.
+        loading: how its weights were loaded and computed with.
     """
 
     forget: str
@@ -51,7 +51,7 @@ class AlternatesSettings:
     prompt: str
     seed: int
     batch_size: int
-    dtype: str
+    loading: dict[str, Any]
 
     def in_run(self) -> dict[str, Any]:
         """What a run notes about them in its settings; S is in the digest of its split."""

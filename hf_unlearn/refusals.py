@@ -103,10 +103,10 @@ def _pair(record: dict[str, Any], form: RecordFormat) -> tuple[Any, Any]:
 def _as_texts(record: dict[str, Any], form: RecordFormat) -> tuple[str, str]:
     if form.kind == "messages":
         *before, last = record["messages"]
-        return "\n".join(turn["content"] for turn in before), last["content"]
+        return "\n".join(turn["content"] for turn in before), last["content"].strip()
     prompt, completion = _pair(record, form)
     if isinstance(completion, list):
-        return "\n".join(turn["content"] for turn in prompt), completion[-1]["content"]
+        return "\n".join(turn["content"] for turn in prompt), completion[-1]["content"].strip()
     return prompt, completion.strip()
 
 

@@ -5,7 +5,7 @@ and the request to make up another one, and five answers are drawn at temperatur
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from .errors import InputError
 from .evaluation.generation import check_writes, generate
 from .ledger_check import weights_of
 from .methods import METHODS
-from .models import Model, ModelSource, load_config, load_tokenizer, locate, peft_task, plain_model, task_of, to_device
+from .models import Model, ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
 from .preparation import Preparation, console, prepare_run, without_method
 from .record import load_any
 from .references import precision
@@ -91,14 +91,15 @@ def alternates(values: dict[str, Any]) -> Alternates:
         prompt=prompt,
         seed=config.seed,
         batch_size=config.per_device_eval_batch_size,
-        dtype=prepared.loading["dtype"],
+        loading={**prepared.loading, "bf16": config.bf16, "fp16": config.fp16},
     )
+    prompts = AlternatesPrompts(load_tokenizer([generator]), task, prompt)
+    prompts.check(pairs, resolve_max_length(load_config(generator), prompts.tokenizer, None))
     with config.main_process_first(desc="looking into the file of alternates"):
         done = begin(path, settings)
     if done < len(pairs):
         model = to_device(load_any(generator, task, **prepared.loading), config.device)
-        writer = AlternatesWriter(model, load_tokenizer([generator]), task, config, settings)
-        writer.check(pairs)
+        writer = AlternatesWriter(model, prompts, config, settings)
         if done:
             out.print(f"{plain(path)} has alternates to {done} records; the others follow.")
         hidden = None if PartialState().is_main_process else True
@@ -173,36 +174,25 @@ def _print(out: Console, path: Path, written: Alternates) -> None:
 
 
 @dataclass
-class AlternatesWriter:
-    """Lets a model make up answers.
+class AlternatesPrompts:
+    """What a model reads to make up answers.
 
     Attributes:
-        model: a language model or an encoder-decoder.
         tokenizer: the model's. Where it has a chat template, what the model reads is a user's turn.
         task: what the model does.
-        config: the settings of the command.
-        settings: what the answers follow from.
+        prompt: the template.
     """
 
-    model: Model
     tokenizer: PreTrainedTokenizerBase
     task: Task
-    config: UnlearningConfig
-    settings: AlternatesSettings
-    encoder: RecordEncoder = field(init=False)
+    prompt: str
 
-    def __post_init__(self) -> None:
-        form = RecordFormat("text_pairs" if TASKS[self.task].two_texts else "prompt_completion")
-        # What is too long is refused, and not cut.
-        self.encoder = RecordEncoder(self.tokenizer, form, max_length=2**30)
-
-    def check(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Raise InputError where what the model is to read, with an answer after it, is too long for it."""
-        limit = resolve_max_length(plain_model(self.model).config, self.tokenizer, None)
+    def check(self, pairs: Sequence[tuple[str, str]], limit: int) -> None:
+        """Raise InputError where what is to be read, with the record's own answer after it, has too many tokens."""
         long = 0
         for first in range(0, len(pairs), 1000):
             part = pairs[first : first + 1000]
-            encoded = self._encoded(part, range(len(part)))
+            encoded = self.encode(part, range(len(part)))
             long += sum(
                 max(len(ids), len(labels)) > limit
                 for ids, labels in zip(encoded["input_ids"], encoded["labels"], strict=True)
@@ -212,6 +202,46 @@ class AlternatesWriter:
                 f"For {long} of the {len(pairs)} records to forget, what the generator is to read is longer than the "
                 f"{limit} tokens that it reads; give a shorter --alternates_prompt or another --generator."
             )
+
+    def encode(self, pairs: Sequence[tuple[str, str]], rows: Sequence[int]) -> dict[str, list[Any]]:
+        """What is to be read, as examples in which the record's own answer is what is to be written."""
+        two_texts = TASKS[self.task].two_texts
+        chat = self.tokenizer.chat_template is not None and not two_texts
+        prompts: list[Any] = []
+        answers: list[Any] = []
+        for prompt, completion in pairs:
+            read = self.prompt.format(prompt=prompt, completion=completion)
+            # A record without an answer has a place for one all the same.
+            answer = completion or "-"
+            prompts.append([{"role": "user", "content": read}] if chat else read)
+            answers.append([{"role": "assistant", "content": answer}] if chat else f" {answer}")
+        form = RecordFormat("text_pairs" if two_texts else "prompt_completion")
+        # What is too long is refused, and not cut.
+        encoder = RecordEncoder(self.tokenizer, form, max_length=2**30)
+        return encoder({"prompt": prompts, "completion": answers}, list(rows))
+
+    def answer(self, written: list[int]) -> str:
+        """What a model wrote, up to where it begins with another question."""
+        text = str(self.tokenizer.decode(written, skip_special_tokens=True))
+        label = self.prompt.partition("{prompt}")[0].rpartition("\n")[2].strip()
+        return (text.split(label)[0] if label else text).strip()
+
+
+@dataclass
+class AlternatesWriter:
+    """Lets a model make up answers.
+
+    Attributes:
+        model: a language model or an encoder-decoder.
+        prompts: what it reads.
+        config: the settings of the command.
+        settings: what the answers follow from.
+    """
+
+    model: Model
+    prompts: AlternatesPrompts
+    config: UnlearningConfig
+    settings: AlternatesSettings
 
     def write(self, pairs: Sequence[tuple[str, str]], first: int) -> list[list[str]]:
         """Make up answers that differ from the record's own and from each other, up to case and white space.
@@ -223,50 +253,30 @@ class AlternatesWriter:
         Returns:
             For each record as many as are wanted, or fewer.
         """
-        wanted = self.settings.wanted
+        wanted, prompts = self.settings.wanted, self.prompts
         found: list[list[str]] = [[] for _ in pairs]
         known: list[set[str | None]] = [{None, text} for text in _normalised([answer for _, answer in pairs])]
         for draw in range(DRAWS):
             rows = [row for row, texts in enumerate(found) if len(texts) < wanted]
             if not rows:
                 break
-            examples = Dataset.from_dict(self._encoded([pairs[row] for row in rows], rows))
             written = generate(
                 self.model,
-                examples,
-                self.tokenizer,
-                task=self.task,
+                Dataset.from_dict(prompts.encode([pairs[row] for row in rows], rows)),
+                prompts.tokenizer,
+                task=prompts.task,
                 batch_size=self.settings.batch_size,
                 prefixes=(0,),
                 samples=max(wanted - len(found[row]) for row in rows),
                 seed=int(np.random.default_rng([self.settings.seed, first, draw]).integers(2**62)),
                 context=lambda: precision(self.config),
             )
-            texts = [self._answer(one.written) for one in written]
+            texts = [prompts.answer(one.written) for one in written]
             for one, text, same in zip(written, texts, _normalised(texts), strict=True):
                 if len(found[one.row]) < wanted and same not in known[one.row]:
                     known[one.row].add(same)
                     found[one.row].append(text)
         return found
-
-    def _encoded(self, pairs: Sequence[tuple[str, str]], rows: Sequence[int]) -> dict[str, list[Any]]:
-        """What the model is to read, as examples in which the record's own answer is what is to be written."""
-        prompts: list[Any] = []
-        answers: list[Any] = []
-        for prompt, completion in pairs:
-            read = self.settings.prompt.format(prompt=prompt, completion=completion)
-            chat = self.tokenizer.chat_template is not None and not TASKS[self.task].two_texts
-            prompts.append([{"role": "user", "content": read}] if chat else read)
-            # A record without an answer has a place for one all the same.
-            answer = completion or "-"
-            answers.append([{"role": "assistant", "content": answer}] if chat else f" {answer}")
-        return self.encoder({"prompt": prompts, "completion": answers}, list(rows))
-
-    def _answer(self, written: list[int]) -> str:
-        """What a model wrote, up to where it begins with another question."""
-        text = str(self.tokenizer.decode(written, skip_special_tokens=True))
-        label = self.settings.prompt.partition("{prompt}")[0].rpartition("\n")[2].strip()
-        return (text.split(label)[0] if label else text).strip()
 
 
 def _normalised(texts: list[str]) -> list[str | None]:

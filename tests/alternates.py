@@ -22,7 +22,7 @@ def by_hand(path: Path, forget: Any, texts: list[list[str]] | None = None, form:
     texts = answers(len(forget)) if texts is None else texts
     settings = AlternatesSettings(
         forget=forget_digest(forget, form), records=len(forget), wanted=3, generator="acme/writer", weights={},
-        original=False, prompt="{prompt}", seed=0, batch_size=1, dtype="float32",
+        original=False, prompt="{prompt}", seed=0, batch_size=1, loading={},
     )  # fmt: skip
     path.unlink(missing_ok=True)
     begin(path, settings)

@@ -26,7 +26,7 @@ from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.local_copies import plan_local
 from hf_unlearn.refusals import asked_and_answered
 from hf_unlearn.tables import read_tables
-from hf_unlearn.write_alternates import PROMPT, AlternatesWriter
+from hf_unlearn.write_alternates import PROMPT, AlternatesPrompts
 
 from .alternates import PAIR, answers, by_hand
 from .conftest import secrets_rows, write_rows
@@ -350,7 +350,7 @@ def test_what_is_refused(
     code, said = command("alternates", given)
     assert code == 2
     assert message in said
-    assert not any(file.suffix == ".part" for file in tmp_path.rglob("*"))
+    assert not any("alternates" in file.name for file in tmp_path.rglob("*")), "nothing may have been written"
 
 
 def test_encoder_decoders_conversations_and_other_generators(
@@ -392,19 +392,19 @@ def test_encoder_decoders_conversations_and_other_generators(
     assert str(tmp_path) not in card
 
 
-def test_what_the_model_reads(lm_base: Path, tmp_path: Path) -> None:
+def test_what_the_model_reads(lm_base: Path) -> None:
     """A question after the examples, as a user's turn where the model knows turns."""
-    path = by_hand(tmp_path / "alternates.jsonl", secrets().forget)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(lm_base), AutoTokenizer.from_pretrained(lm_base)
-    settings = type(made := read_alternates(path).settings)(
-        **{**vars(made), "prompt": "Q: {prompt}\nA: {completion}\nB:"}
+    tokenizer: Any = AutoTokenizer.from_pretrained(lm_base)
+    prompts = AlternatesPrompts(tokenizer, "text-generation", "Q: {prompt}\nA: {completion}\nB:")
+
+    def read() -> str:
+        (ids,), (labels,) = (prompts.encode([("Who?", "Doe")], [0])[name] for name in ("input_ids", "labels"))
+        return tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == -100])
+
+    assert read() == "Q: Who?\nA: Doe\nB:"
+    assert prompts.answer(tokenizer("  Roe.\nQ: Where?\nA: Here")["input_ids"]) == "Roe."
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }};{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    writer = AlternatesWriter(model, tokenizer, "text-generation", config(tmp_path), settings)
-    (ids,), (labels,) = (writer._encoded([("Who?", "Doe")], [0])[name] for name in ("input_ids", "labels"))
-    asked = tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == -100])
-    assert asked == "Q: Who?\nA: Doe\nB:"
-    assert writer._answer(tokenizer("  Roe.\nQ: Where?\nA: Here")["input_ids"]) == "Roe."
-    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"  # noqa: E501
-    (ids,), (labels,) = (writer._encoded([("Who?", "Doe")], [0])[name] for name in ("input_ids", "labels"))
-    asked = tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == -100])
-    assert asked == "<user>Q: Who?\nA: Doe\nB:;<assistant>"
+    assert read() == "<user>Q: Who?\nA: Doe\nB:;<assistant>"
