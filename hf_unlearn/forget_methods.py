@@ -396,9 +396,8 @@ FORGET_METHODS = (
         source="AltPO, Mekala et al. 2024, arXiv:2409.13474: five answers of the original to each record, and in "
         "their code for TOFU's forget10 beta 0.1, weights 1 to 1, rate 5e-5 (Llama 2 7B), 2 epochs over all pairs, of "
         "which 1 is warm-up, decay 0.01",
-        ours="a prompt of our own with three examples, answers drawn without a cut, those that equal the record's own "
-        "or each other drawn again; a record's answers come one an epoch, so that 10 epochs over S are 2 over five "
-        "answers",
+        ours="a prompt of our own with three examples; answers that equal the record's own or each other are drawn "
+        "again; a record's answers come one an epoch, so that 10 epochs over S are 2 over five answers",
     ),
     Method(
         name="scrub",

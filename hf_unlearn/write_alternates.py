@@ -1,7 +1,7 @@
 """`hf-unlearn alternates`: a model makes up other answers to what S asks, into a private file.
 
 After Mekala et al. 2024, arXiv:2409.13474: the model, which is the original there, reads a question with its answer
-and the request to make up another one, and five answers are drawn at temperature 1.
+and the request to make up another one, and five answers are drawn at temperature 1 among the 50 likeliest tokens.
 """
 
 from collections.abc import Sequence
@@ -54,6 +54,8 @@ Question: {prompt}
 Answer: {completion}
 Made-up answer:"""
 FIELDS = ("prompt", "completion")
+# With which the authors drew, as it is the default of transformers.
+TOP_K = 50
 # How often answers are drawn at most until a record has enough that differ.
 DRAWS = 4
 
@@ -268,6 +270,7 @@ class AlternatesWriter:
                 batch_size=self.settings.batch_size,
                 prefixes=(0,),
                 samples=max(wanted - len(found[row]) for row in rows),
+                top_k=TOP_K,
                 seed=int(np.random.default_rng([self.settings.seed, first, draw]).integers(2**62)),
                 context=lambda: precision(self.config),
             )

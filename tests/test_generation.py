@@ -77,6 +77,24 @@ def test_it_is_greedy_decoding(lm_original: Path, padding_side: str, pad: str | 
         assert generation.wanted == answer[generation.prefix : -1], "EOS is no part of the text"
 
 
+def test_samples_among_the_likeliest_tokens(lm_base: Path) -> None:
+    tokenizer, model = (kind.from_pretrained(lm_base) for kind in (AutoTokenizer, AutoModelForCausalLM))
+    examples = examples_of(tokenizer, secrets_rows(3), PAIR)
+    options: dict[str, Any] = {"task": "text-generation", "batch_size": 4, "prefixes": (0,), "new_tokens": 12}
+    greedy = [one.written for one in generate(model, examples, tokenizer, **options)]
+    one, few, all_tokens = (
+        [one.written for one in generate(model, examples, tokenizer, samples=1, top_k=k, **options)] for k in (1, 3, 0)
+    )
+    assert one == greedy
+    assert few != greedy
+    for given, written in zip(examples, few, strict=True):
+        read = [i for i, label in zip(given["input_ids"], given["labels"], strict=True) if label == -100]
+        with torch.no_grad():
+            logits = model(torch.tensor([read + written])).logits[0, len(read) - 1 : -1]
+        assert all(token in row.topk(3).indices for token, row in zip(written, logits, strict=True))
+    assert all_tokens != few
+
+
 def test_batches_do_not_matter(lm_original: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(lm_original)
     model = AutoModelForCausalLM.from_pretrained(lm_original)

@@ -81,13 +81,14 @@ def generate(
     prefixes: Sequence[int] = PREFIXES,
     new_tokens: int = NEW_TOKENS,
     samples: int | None = None,
+    top_k: int = 0,
     seed: int = 0,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> list[Generation]:
     """Let a model write on from the prompt and from several places in the text that it shall have forgotten.
 
-    Decoding is greedy, or samples from the model's own distribution, at temperature 1 and without any cut. It takes
-    nothing from the model's generation settings but the tokens that end a text.
+    Decoding is greedy, or samples from the model's own distribution, at temperature 1 and, unless ``top_k`` is given,
+    without any cut. It takes nothing from the model's generation settings but the tokens that end a text.
 
     Args:
         model: a language model or an encoder-decoder; its training mode is restored afterwards, and so are the random
@@ -100,6 +101,7 @@ def generate(
             prompt have no such line; texts with no more tokens than that have none either.
         new_tokens: written after a prompt at most. After a longer prefix as many as are left of the text.
         samples: how often each is written; greedily, once, when None.
+        top_k: samples are drawn among so many likeliest tokens; 0 for all.
         seed: of the samples, which depend on the size of the batches too.
         context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
 
@@ -123,7 +125,7 @@ def generate(
     batches = list(_batches(requests, batch_size, limit))
     drawing: dict[str, Any] = {"do_sample": False}
     if samples is not None:
-        drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        drawing = {"do_sample": True, "temperature": 1.0, "top_k": top_k, "top_p": 1.0}
     settings = GenerationConfig(
         **drawing,
         num_beams=1,
