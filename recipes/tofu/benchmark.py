@@ -123,7 +123,7 @@ def make_cells(shared: Experiment, rows: list[Row], seeds: list[int], processes:
     needed = sorted({seed for _, seed in missing})
     jobs = []
     for seed in needed if shared.target is None else []:
-        for arm in (ORIGINAL, RETRAINED):
+        for arm in (arm for arm in (ORIGINAL, RETRAINED) if not shared.is_trained(arm, seed)):
             jobs.append(Job(f"{arm} model, seed {seed}", cells.train, (shared, arm, seed)))
     models = {job.name for job in jobs}
     for row, seed in missing:

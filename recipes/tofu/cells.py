@@ -30,7 +30,7 @@ from hf_unlearn import UnlearningReport, jobs
 from hf_unlearn.errors import InputError, in_one_line
 from hf_unlearn.evaluation.report import write_text
 from hf_unlearn.models import Model, locate
-from hf_unlearn.record import load_record
+from hf_unlearn.record import RECORD_FILE, load_record
 
 ORIGINAL, RETRAINED = "original", "retrained"
 Group = Literal["yardstick", "retained", "forget"]
@@ -98,6 +98,9 @@ class Experiment:
             return given
         digest = xxh3_128(json.dumps([self.shared(seed), seed], sort_keys=True).encode()).hexdigest()[:12]
         return str(self.folder / "models" / f"{arm}_seed_{seed}_{digest}")
+
+    def is_trained(self, arm: str, seed: int) -> bool:
+        return (Path(self.place(arm, seed)) / RECORD_FILE).is_file()
 
     def cell(self, row: Row, seed: int) -> Path:
         return self.folder / "cells" / f"{row.name}_seed_{seed}.json"
@@ -226,6 +229,8 @@ def train(shared: Experiment, arm: str, seed: int) -> str | None:
         try:
             values = {"model_name_or_path": shared.model, **_request(shared, seed), **shared.train}
             only = {"train_on": "retained"} if arm == RETRAINED else {}
+            # Half of a training leaves nothing to go on from.
+            shutil.rmtree(shared.place(arm, seed), ignore_errors=True)
             jobs.train({**values, **only, "output_dir": shared.place(arm, seed)})
         except Exception as error:
             return _told(error)
