@@ -153,8 +153,9 @@ def test_the_best_rate_is_the_one_that_forgets_as_retraining_does_and_keeps_the_
     from hf_unlearn.errors import InputError
 
     def cell(utility: float, probability: float, ratio: float, auc: float) -> dict[str, Any]:
-        values = zip((rates.UTILITY, *rates.FORGETTING), (utility, probability, ratio, auc), strict=True)
-        return {"metrics": {name: {"value": value} for name, value in values}}
+        values = dict(zip(rates.FORGETTING, (probability, ratio, auc), strict=True))
+        values |= dict.fromkeys(rates.UTILITY, utility)
+        return {"metrics": {name: {"value": value} for name, value in values.items()}}
 
     rows = [Row("npo", "forget", {"method": "npo"}), Row("ascent", "forget", {"method": "gradient_ascent"})]
     others = [Row("fixed", "forget", {"learning_rate": 1.0}), Row("base", "retained")]

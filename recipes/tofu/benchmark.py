@@ -227,7 +227,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--processes", type=int, help="at a time; 2 with two CPU cores or more and without a GPU")
     made.add_argument("--build", type=Path, default=Path("build/tofu"), help="the folder for models, cells and logs")
     made.add_argument("--rates", type=Path, help="what search wrote; PRESET_search.json here by default")
-    made.add_argument("--output", type=Path, help="the results; PRESET.json or PRESET_search.json here")
+    made.add_argument(
+        "--output", type=Path, help="the results; here by default, with --rows or --max_steps in --build"
+    )
     return made
 
 
@@ -241,8 +243,9 @@ def check(args: argparse.Namespace) -> None:
     require_folder(args.build)
     if args.processes is None:
         args.processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
-    if args.output is None and args.max_steps is not None:
-        args.output = args.build / args.preset / f"{args.command}_{args.max_steps}_steps.json"
+    # What is only a part of the preset does not take the place of the whole.
+    if args.output is None and (args.max_steps is not None or args.rows is not None):
+        args.output = args.build / args.preset / f"{args.command}.json"
 
 
 def main(argv: list[str] | None = None) -> int:

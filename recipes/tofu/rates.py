@@ -10,13 +10,14 @@ from cells import ORIGINAL, RETRAINED, Row
 
 from hf_unlearn.errors import InputError
 
-UTILITY = "model_utility_geometric"
+# Not the model utility of TOFU, which is 0 where a small model gives no word of an answer about real authors.
+UTILITY = ("retain_probability", "retain_rougeL_recall", "retain_truth_ratio_geometric_true_better")
 FORGETTING = ("forget_probability", "forget_truth_ratio_geometric_closer_to_one", "mia_loss")
 CRITERION = (
-    "The harmonic mean of utility and forgetting. Utility is the model utility as a share of the reference's, 1 at "
-    "most. Forgetting is the mean, over probability of S, truth ratio of S and AUC of the loss attack, of how much of "
-    "the way from the target to the reference is covered: 1 - |m - m of the reference| / |m of the target - m of the "
-    "reference|, 0 at least."
+    "The harmonic mean of utility and forgetting. Utility is the harmonic mean of probability, ROUGE-L recall and "
+    "truth ratio of L, as a share of the reference's, 1 at most. Forgetting is the mean, over probability of S, truth "
+    "ratio of S and AUC of the loss attack, of how much of the way from the target to the reference is covered: "
+    "1 - |m - m of the reference| / |m of the target - m of the reference|, 0 at least."
 )
 
 
@@ -34,7 +35,8 @@ def candidates(rows: list[Row], learning_rates: list[float]) -> dict[str, list[R
 
 def score(found: dict[str, float], original: dict[str, float], retrained: dict[str, float]) -> dict[str, float]:
     """See :data:`CRITERION`; the arguments are measures by name, of the model, the target and the reference."""
-    utility = min(1.0, found[UTILITY] / retrained[UTILITY]) if retrained[UTILITY] else 0.0
+    kept, best = (harmonic_mean([measures[name] for name in UTILITY]) for measures in (found, retrained))
+    utility = min(1.0, kept / best) if best else 0.0
     covered = []
     for name in FORGETTING:
         whole = abs(original[name] - retrained[name])
@@ -71,7 +73,7 @@ def choose(tried: dict[str, list[Row]], cells: dict[str, dict[str, Any] | None])
 
 
 def _numbers(cell: dict[str, Any]) -> dict[str, float]:
-    return {name: cell["metrics"][name]["value"] for name in (UTILITY, *FORGETTING)}
+    return {name: cell["metrics"][name]["value"] for name in (*UTILITY, *FORGETTING)}
 
 
 def chosen(rows: list[Row], file: Path) -> list[Row]:
