@@ -1,8 +1,10 @@
 """TOFU's benchmark: what is finished stays, what changed is made again, a row that fails stops no other."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,24 @@ def test_the_best_rate_is_the_one_that_forgets_as_retraining_does_and_keeps_the_
     assert rates.chosen(rows[:1], file)[0].flags["learning_rate"] == 1e-3
     with pytest.raises(InputError, match="ascent has no learning rate"):
         rates.chosen(rows, file)
+
+
+def test_a_job_that_fails_or_dies_is_named_with_all_that_needed_it(capsys: pytest.CaptureFixture[str]) -> None:
+    from work import Job, do
+
+    well = Job("well", time.sleep, (0.0,))
+    fails = Job("fails", str, ("there is no memory",))
+    after = Job("after", time.sleep, (0.0,), frozenset({"well"}))
+    never = Job("never", time.sleep, (0.0,), frozenset({"well", "fails"}))
+    assert do([never, after, fails, well], 2, time.sleep, (0.0,)) == [
+        "fails: there is no memory",
+        "never: it needs fails",
+    ]
+    shown = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(":")[0] for line in shown) == ["after", "fails", "well"]
+    assert shown[-1].endswith("some 0 min left for 0 jobs")
+
+    dies = Job("dies", os._exit, (3,))
+    failed = do([dies, well, never], 1, time.sleep, (0.0,))
+    assert [line.split(":")[0] for line in failed] == ["well", "never", "dies"]
+    assert "was killed" in failed[-1]

@@ -227,9 +227,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--processes", type=int, help="at a time; 2 with two CPU cores or more and without a GPU")
     made.add_argument("--build", type=Path, default=Path("build/tofu"), help="the folder for models, cells and logs")
     made.add_argument("--rates", type=Path, help="what search wrote; PRESET_search.json here by default")
-    made.add_argument(
-        "--output", type=Path, help="the results; here by default, with --rows or --max_steps in --build"
-    )
+    made.add_argument("--output", type=Path, help="the results; here by default, of a part of the preset in --build")
     return made
 
 
