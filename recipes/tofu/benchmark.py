@@ -32,7 +32,6 @@ from work import Job, do
 
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.report import write_text
-from hf_unlearn.folders import require_folder
 from hf_unlearn.methods import METHODS
 from hf_unlearn.record import software_versions
 
@@ -238,7 +237,8 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} {getattr(args, name)} is not possible; it must be 1 or more.")
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))} must be different numbers, 0 or more.")
-    require_folder(args.build)
+    if not next(place for place in (args.build, *args.build.absolute().parents) if place.exists()).is_dir():
+        raise InputError(f"--build {args.build} cannot be a folder, as a file is in its way; name another.")
     if args.processes is None:
         args.processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
     # What is only a part of the preset does not take the place of the whole.

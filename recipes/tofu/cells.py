@@ -151,8 +151,11 @@ def write_data(shared: Experiment, seed: int) -> None:
     """D with H, the ids of S and of H, and the suite's sets for the authors that are used.
 
     Raises:
-        InputError: there are not so many authors.
+        InputError: a set is not there, or there are not so many authors.
     """
+    suite = evaluation.read_tofu(shared.source, shared.forget, shared.forget.replace("forget", "holdout")).records
+    if Path(shared.source).is_dir() and not (Path(shared.source) / "full.json").is_file():
+        raise InputError(f"The folder {shared.source} has no full.json, which D is taken from; name another --source.")
     rows = prepare.read(shared.source)
     everyone = len(rows) // prepare.ROWS_EACH
     first = everyone - prepare.FORGET["forget10"]
@@ -166,7 +169,6 @@ def write_data(shared: Experiment, seed: int) -> None:
             f"authors: {shared.authors} with {shared.forget_authors} to forget and {drawn} held out cannot be had of "
             f"{shared.forget}, which has {everyone - named}, and {first} others; change these numbers."
         )
-    suite = evaluation.read_tofu(shared.source, shared.forget, shared.forget.replace("forget", "holdout")).records
     author = {row["question"]: i // prepare.ROWS_EACH for i, row in enumerate(rows)}
     asked = sorted({author[question] for question in suite["retain"]["question"] if question in author})
     draw = random.Random(seed)
