@@ -30,11 +30,11 @@ def config(tmp_path: Path) -> Path:
     del preset["rows"]
     preset["search"] = {**preset["search"], **SMALLEST, "evaluate": EVALUATE, "learning_rates": [0.001]}
     rows = {
-        "retained": {"fine_tune": {"method": "fine_tune"}},
         "forget": {
-            "npo": {"method": "npo", "learning_rate": 0.001},
             "broken": {"method": "npo", "learning_rate": 0.001, "method_kwargs": {"no_such_option": 1}},
+            "npo": {"method": "npo", "learning_rate": 0.001},
         },
+        "retained": {"fine_tune": {"method": "fine_tune"}},
     }
     return write(tmp_path / "benchmark.yaml", {"rows": rows, "presets": {"smallest": preset}})
 
@@ -65,34 +65,34 @@ def test_a_table_survives_kills_changes_and_a_row_that_fails(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("fine_tune, seed 3: "):
+            if line.startswith("npo, seed 3: "):
                 process.kill()
-    assert {file.stem for file in cells.iterdir()} == {"original_seed_3", "retrained_seed_3", "fine_tune_seed_3"}
+    assert {file.stem for file in cells.iterdir()} == {"original_seed_3", "retrained_seed_3", "npo_seed_3"}
     assert not output.exists()
     before, trained = times(cells, "*.json"), times(tmp_path / "build", "model.safetensors")
     assert len(before) == 3
 
-    # A yardstick is as it was, the row has another learning rate, npo is still to be made, and one cannot be.
     content = yaml.safe_load(config.read_text())
-    content["rows"]["retained"]["fine_tune"]["learning_rate"] = 0.002
+    content["rows"]["forget"]["npo"]["learning_rate"] = 0.002
     write(config, content)
+    argv += ["--rows", "broken", "npo"]
     assert benchmark.main(argv) == 1
     shown = capsys.readouterr()
-    assert "fine_tune, seed 3: again, because of other flags." in shown.out
-    assert "2 of 5 cells are finished." in shown.out
+    assert "npo, seed 3: again, because of other flags." in shown.out
+    assert "2 of 4 cells are finished." in shown.out
     assert "broken, seed 3: method_kwargs names 'no_such_option'" in shown.err
     after = times(cells, "*.json")
     assert {name for name in after if after[name] == before.get(name)} == {
         "original_seed_3.json",
         "retrained_seed_3.json",
     }
-    assert after.keys() == {*before, "npo_seed_3.json"}
+    assert after.keys() == before.keys()
     models = times(tmp_path / "build", "model.safetensors")
     assert models == trained, "the target and the reference are kept as they are, the weights of cells are not"
 
     found = json.loads(output.read_text())
     assert [(row["name"], row["group"]) for row in found["rows"]] == [
-        ("original", "yardstick"), ("retrained", "yardstick"), ("fine_tune", "retained"), ("npo", "forget"),
+        ("original", "yardstick"), ("retrained", "yardstick"), ("npo", "forget"),
     ]  # fmt: skip
     of = {cell["row"]: cell for cell in found["cells"]}
     assert (of["original"]["price"], of["retrained"]["price"], of["retrained"]["verdict"]) == (None, 1.0, None)
@@ -104,8 +104,8 @@ def test_a_table_survives_kills_changes_and_a_row_that_fails(
         text = file.read_text()
         assert not any(json.dumps(row[column])[1:-1] in text for row in private for column in ("question", "answer"))
 
-    assert benchmark.main([*argv, "--rows", "npo", "fine_tune"]) == 0
-    assert "4 of 4 cells are finished." in capsys.readouterr().out
+    assert benchmark.main([*argv[:-2], "npo"]) == 0
+    assert "3 of 3 cells are finished." in capsys.readouterr().out
     assert times(cells, "*.json") == after
     assert json.loads(output.read_text())["cells"] == found["cells"]
 
@@ -133,19 +133,16 @@ def test_the_preset_for_a_gpu_goes_through_with_a_tiny_model(tmp_path: Path, sha
     cells.write_data(experiment, 0)
     for arm in ("original", "retrained"):
         assert cells.train(experiment, arm, 0) is None
-    toward_base, npo = benchmark.picked(rows, ["npo", "toward_base_50"])[2:]
-    assert cells.run(experiment, npo, 0) is None
-    assert benchmark.finished(experiment, npo, 0) is not None
-
-    # The same two models as if they came from elsewhere.
+    # One row, with these two models as if they came from elsewhere.
     places = {"target": experiment.place("original", 0), "reference": experiment.place("retrained", 0)}
     given = replace(experiment, folder=tmp_path / "given", **places)
     cells.write_data(given, 0)
-    assert cells.run(given, toward_base, 0) is None
-    cell = benchmark.finished(given, toward_base, 0)
+    row = benchmark.picked(rows, ["npo"])[2]
+    assert cells.run(given, row, 0) is None
+    cell = benchmark.finished(given, row, 0)
     assert cell is not None
     assert cell["metrics"]["forget_quality_geometric"]["value"] is not None
-    assert not list((tmp_path / "smollm2" / "unlearned").iterdir())
+    assert not list((given.folder / "unlearned").iterdir())
 
 
 def test_the_best_rate_is_the_one_that_forgets_as_retraining_does_and_keeps_the_rest(tmp_path: Path) -> None:
