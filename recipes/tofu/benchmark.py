@@ -5,7 +5,7 @@
     python recipes/tofu/benchmark.py run --preset smollm2                         (a GPU and the Hub)
 
 `search` tries learning rates on forget05 and writes the best of each row to PRESET_search.json. `run` takes them from
-there, makes the cells (a row with a seed), and collects them in PRESET.json, of which the tables are made. Presets and
+there, makes the cells (a row with a seed), and collects them in PRESET.json, PRESET.md and PRESET.png. Presets and
 rows are in benchmark.yaml. What is finished is not run again, so both can be interrupted, and repeated with more rows
 or seeds; a cell is run again where its settings or its code changed. What a job shows is in a log of its own.
 
@@ -13,7 +13,6 @@ The exit code is 1 where a cell failed, and 2 for input that cannot be used.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from typing import Any
 import cells
 import datasets
 import rates
+import tables
 import torch
 import yaml
 from cells import ORIGINAL, RETRAINED, Experiment, Row
@@ -171,10 +171,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or HERE / f"{args.preset}.json"
     write_text(output, json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(f"{len(made)} cells are in {output}.")
-    if importlib.util.find_spec("tables") is not None:
-        import tables
-
-        tables.render(output)
+    tables.render(output)
     return 1 if failed else 0
 
 
@@ -201,9 +198,11 @@ def search(args: argparse.Namespace) -> int:
         "learning_rates": asked["learning_rates"], "criterion": rates.CRITERION, **chosen,
     }  # fmt: skip
     write_text(output, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    ends = {min(asked["learning_rates"]), max(asked["learning_rates"])}
     for name, row in chosen["rows"].items():
         scores = ", ".join(f"{one['learning_rate']:g}: {_shown(one['score'])}" for one in row["tried"])
-        print(f"{name}: {_shown(row['chosen'])} of {scores}")
+        end = "; the best may lie beyond the rates that were tried" if row["chosen"] in ends else ""
+        print(f"{name}: {_shown(row['chosen'])} of {scores}{end}")
     print(f"They are in {output}.")
     # A rate at which the loss is no number is a finding of the search, and not a failure of it.
     return 1 if any(row["chosen"] is None for row in chosen["rows"].values()) or len(failed) == len(options) else 0
