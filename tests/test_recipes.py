@@ -19,7 +19,10 @@ from hf_unlearn.cli import main
 from .conftest import write_rows
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
+OTHERS = {"accelerate/", "benchmark.yaml"}  # files that are no recipes of the commands
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").rglob("*.yaml") if not OTHERS & {f"{path.parent.name}/", path.name}
+)
 LAUNCHERS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 RESULTS = sorted((ROOT / "recipes").rglob("*results*.json"))
 CARDS = sorted((ROOT / "model_cards").glob("*/README.md"))
