@@ -26,8 +26,7 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(tmp_path: Path) -> Path:
     """Two rows that work and one that cannot, for a preset of four authors."""
     presets = yaml.safe_load((RECIPE / "benchmark.yaml").read_text())["presets"]
-    preset = {**presets["reduced"], **SMALLEST, "evaluate": EVALUATE}
-    del preset["rows"]
+    preset = {**presets["tinystories"], **SMALLEST, "evaluate": EVALUATE}
     preset["search"] = {**preset["search"], **SMALLEST, "evaluate": EVALUATE, "learning_rates": [0.001]}
     rows = {
         "forget": {

@@ -65,7 +65,7 @@ def experiment(args: argparse.Namespace, preset: dict[str, Any]) -> Experiment:
     Raises:
         InputError: a setting is missing, or unknown.
     """
-    settings = {name: value for name, value in preset.items() if name not in ("search", "rows")}
+    settings = {name: value for name, value in preset.items() if name not in ("search", "rates", "rows")}
     settings |= {} if args.model is None else {"model": args.model}
     try:
         shared = Experiment(args.build / args.preset, args.source, max_steps=args.max_steps, **settings)
@@ -157,8 +157,8 @@ def run(args: argparse.Namespace) -> int:
     preset, rows = read_presets(args.config, args.preset)
     shared = experiment(args, preset)
     rows = picked(rows, args.rows or preset.get("rows"))
-    if "search" in preset:
-        rows = rates.chosen(rows, args.rates or HERE / f"{args.preset}_search.json")
+    if preset.get("rates") is not None:
+        rows = rates.chosen(rows, args.rates or HERE / preset["rates"])
     failed = make_cells(shared, rows, args.seeds, args.processes)
     made = [cell for row in rows for seed in args.seeds if (cell := finished(shared, row, seed)) is not None]
     names = {cell["row"] for cell in made}
@@ -180,7 +180,11 @@ def search(args: argparse.Namespace) -> int:
     preset, rows = read_presets(args.config, args.preset)
     asked = preset.get("search")
     if asked is None:
-        raise InputError(f"The preset {args.preset!r} has no search; its rates are the published ones.")
+        told = preset.get("rates")
+        raise InputError(
+            f"The preset {args.preset!r} has no search; its rates are "
+            f"{'the published ones' if told is None else f'those of {told}'}."
+        )
     own = {name: value for name, value in asked.items() if name not in ("seed", "learning_rates")}
     shared = experiment(args, {**preset, **own})
     shared = replace(shared, folder=shared.folder / "search")
@@ -192,7 +196,7 @@ def search(args: argparse.Namespace) -> int:
     if made[ORIGINAL] is None or made[RETRAINED] is None:
         return 1
     chosen = rates.choose(tried, made)
-    output = args.output or HERE / f"{args.preset}_search.json"
+    output = args.output or HERE / preset["rates"]
     found = {
         "name": args.preset, "forget": shared.forget, "seed": seed, **about(args, shared),
         "learning_rates": asked["learning_rates"], "criterion": rates.CRITERION, **chosen,
@@ -224,7 +228,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max_steps", type=int, help="of each training, to see whether everything works")
     made.add_argument("--processes", type=int, help="at a time; 2 with two CPU cores or more and without a GPU")
     made.add_argument("--build", type=Path, default=Path("build/tofu"), help="the folder for models, cells and logs")
-    made.add_argument("--rates", type=Path, help="what search wrote; PRESET_search.json here by default")
+    made.add_argument("--rates", type=Path, help="what search wrote; the preset names one")
     made.add_argument("--output", type=Path, help="the results; here by default, of a part of the preset in --build")
     return made
 

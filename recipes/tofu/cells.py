@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from multiprocessing import parent_process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import evaluation
@@ -29,18 +30,20 @@ import hf_unlearn
 from hf_unlearn import UnlearningReport, jobs
 from hf_unlearn.errors import InputError, in_one_line
 from hf_unlearn.evaluation.report import write_text
+from hf_unlearn.methods import METHODS
 from hf_unlearn.models import Model, locate
 from hf_unlearn.record import RECORD_FILE, load_record
+from hf_unlearn.write_alternates import alternates
 
 ORIGINAL, RETRAINED = "original", "retrained"
 Group = Literal["yardstick", "retained", "forget"]
 # The code that makes a row what it is; a change of it makes the finished cells old.
 CODE = (
-    "dial", "fisher", "forget_data", "forget_methods", "forget_objectives", "forget_rules", "forget_weights",
-    "jobs", "layers", "masking", "method", "method_trainer", "methods", "objectives", "passes", "preparation",
-    "refusals", "resets", "retained", "retained_data", "retained_objectives", "rules", "starts", "steps", "trainer",
-    "trainer_data", "training", "evaluation/epsilon", "evaluation/membership", "evaluation/statistics",
-    "evaluation/verdict",
+    "alternates", "dial", "fisher", "forget_data", "forget_methods", "forget_objectives", "forget_rules",
+    "forget_weights", "jobs", "layers", "masking", "method", "method_trainer", "methods", "objectives", "passes",
+    "preparation", "refusals", "resets", "retained", "retained_data", "retained_objectives", "rules", "starts",
+    "steps", "trainer", "trainer_data", "training", "write_alternates", "evaluation/epsilon",
+    "evaluation/membership", "evaluation/statistics", "evaluation/verdict",
 )  # fmt: skip
 
 
@@ -51,6 +54,11 @@ class Row:
     name: str
     group: Group
     flags: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def writes_alternates(self) -> bool:
+        """Whether other answers to what S asks must be made up before."""
+        return self.group != "yardstick" and METHODS[self.flags["method"]].data.instead == "alternates"
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class Experiment:
         train: flags of the target's training and the reference's.
         unlearn: flags of all rows, by group.
         evaluate: sample, batch_size, new_tokens and dtype of the suite.
+        alternates: flags of ``hf-unlearn alternates``, for the rows that prefer other answers to those of S.
         max_steps: of each training, to try everything out.
         target, reference: models that are there already; then H is TOFU's own holdout set.
     """
@@ -84,6 +93,7 @@ class Experiment:
     train: dict[str, Any]
     unlearn: dict[str, dict[str, Any]]
     evaluate: dict[str, Any]
+    alternates: dict[str, Any]
     max_steps: int | None = None
     target: str | None = None
     reference: str | None = None
@@ -115,6 +125,8 @@ class Experiment:
         common = self.unlearn.get(row.group, {})
         given = {"target": self.target, "reference": self.reference}
         settings = {**self.shared(seed), **given, "flags": {**common, **row.flags}, "evaluate": self.evaluate}
+        if row.writes_alternates:
+            settings["alternates"] = self.alternates
         return {**settings, "code": code_digest()}
 
 
@@ -297,10 +309,14 @@ def _unlearned(shared: Experiment, row: Row, seed: int, output: Path) -> Unlearn
         flags["group_column"] = "author"
     else:
         flags["base_model_name_or_path"] = shared.model
-    return jobs.run({
-        "model_name_or_path": shared.place(ORIGINAL, seed), "retrained_model": shared.place(RETRAINED, seed),
-        "measure_steps": 0, **_request(shared, seed), **flags, "output_dir": str(output),
-    })  # fmt: skip
+    values = {"model_name_or_path": shared.place(ORIGINAL, seed), **_request(shared, seed), **flags}
+    values |= {"retrained_model": shared.place(RETRAINED, seed), "measure_steps": 0, "output_dir": str(output)}
+    if not row.writes_alternates:
+        return jobs.run(values)
+    with TemporaryDirectory() as private:
+        file = {"alternates_file": str(Path(private) / "alternates.jsonl")}
+        alternates({**values, **shared.alternates, **file})
+        return jobs.run({**values, **file})
 
 
 def _measured(shared: Experiment, seed: int, model: str, output: Path) -> UnlearningReport:
