@@ -286,7 +286,7 @@ def test_rewinding_goes_back_to_the_epoch_that_is_as_wrong_as_on_h(classifier_or
 
     class Keep(TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            ends[round(state.epoch)] = (weights(kwargs["model"]), run._error("forget"), run._error("holdout"))
+            ends[round(state.epoch)] = (weights(kwargs["model"]), run.rule._error("forget"), run.rule._error("holdout"))
 
     run.add_callback(Keep())
     run.train()
