@@ -21,9 +21,10 @@ from .fit import check_fit, check_measures, check_method
 from .id_files import request_files
 from .ledger import Ledger
 from .ledger_check import ledger_of, weights_of
+from .lineage import find_lineage
 from .masking import token_masking
 from .method import DEFAULT_BUDGET
-from .methods import CHOICES, METHODS
+from .methods import CHOICES, METHODS, find_method
 from .models import (
     PEFT_TASKS,
     ModelSource,
@@ -40,6 +41,7 @@ from .retained import RetainedSplit
 from .sources import load_data, pick_split, split_data
 from .tables import AnyDataset, column_names
 from .tasks import Task
+from .weights import check_adapter
 
 # What says how to unlearn, and nothing else.
 METHOD_SETTINGS = (
@@ -135,6 +137,10 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparati
     loading = loading_options(model_args, source)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config))
     check_method(task, config)
+    if config.method not in CHOICES:
+        method = find_method(config.method, config.start)
+        lineage = find_lineage(source, None, config, method)
+        check_adapter(config, method, method.resolve_alpha(config.alpha), lineage, new=lora is not None)
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")

@@ -1,5 +1,6 @@
 """The methods that use S, in the trainer: what they move, and what they are compared with."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
 from hf_unlearn import InputError, UnlearningTrainer
+from hf_unlearn.cli import main
 from hf_unlearn.cost import flops_per_token
 from hf_unlearn.forget_methods import FORGET_METHODS
 from hf_unlearn.methods import METHODS
+from hf_unlearn.record import RECORD_FILE
 
 from .test_methods import command
 from .test_trainer import config, same, secrets, tickets, trainer, weights
@@ -286,7 +289,11 @@ def test_rewinding_goes_back_to_the_epoch_that_is_as_wrong_as_on_h(classifier_or
 
     class Keep(TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            ends[round(state.epoch)] = (weights(kwargs["model"]), run.rule._error("forget"), run.rule._error("holdout"))
+            ends[round(state.epoch)] = (
+                weights(kwargs["model"]),
+                run.rule._error("forget"),
+                run.rule._error("holdout"),
+            )
 
     run.add_callback(Keep())
     run.train()
@@ -364,6 +371,37 @@ def test_the_command_runs_a_method_that_uses_s_and_the_card_repeats_it(
     assert '--method_kwargs \'{"forget_weight": 1.0, "retain_weight": 1.0, "beta": 0.5}\'' in card
     assert "The records to forget were trained on once more" in card
     assert "| beta | 0.5 |" in card
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"start": "toward_base"}, "start='toward_base' needs the model that the original was fine-tuned from"),
+        ({"start": "reset_least_changed"}, "start='reset_least_changed' needs the model that the original was"),
+        ({"start": "rewind"}, "Argument --start: invalid choice: 'rewind' (choose from 'eu_k', "),
+        ({"rewind_checkpoint": "."}, "'npo' goes back to no checkpoint; leave out what names one, rewind_checkpoint"),
+        ({"start": "shrink_perturb", "use_peft": True}, "'npo' moves the weights under the new adapter"),
+        ({"start": "reset_smallest", "use_peft": True}, "'npo' picks single weights of the model"),
+        ({"base_is_clean": True}, "base_is_clean is said of the model that the original was fine-tuned from"),
+    ],
+)
+def test_what_a_start_needs_is_asked_for_before_the_model_is_loaded(
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    tmp_path: Path,
+    recipe: Any,
+    capsys: pytest.CaptureFixture[str],
+    asked: dict[str, Any],
+    message: str,
+) -> None:
+    # Neither weights nor a record: whoever loads the model fails otherwise.
+    gone = shutil.ignore_patterns("*.safetensors", "checkpoint-*", RECORD_FILE)
+    shutil.copytree(lm_original, tmp_path / "original", ignore=gone)
+    settings = {**lm_settings, "model_name_or_path": str(tmp_path / "original"), "method": "npo", "use_cpu": True}
+    config = recipe(**{**settings, **asked, "output_dir": str(tmp_path / "out")})
+    assert main(["run", "--config", str(config)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_method_in_the_readme_works(lm_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
