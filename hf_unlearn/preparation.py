@@ -1,10 +1,12 @@
 """From the settings of a command to what it works on; whatever can be wrong without a model is found here."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from peft import LoraConfig
 from rich.console import Console
 from transformers import PretrainedConfig
@@ -264,6 +266,13 @@ def measured_sets(
 
 
 # Models
+
+
+def precision(config: UnlearningConfig) -> AbstractContextManager:
+    """What a trainer with these settings enters around its forward passes."""
+    if not (config.bf16 or config.fp16):
+        return nullcontext()
+    return torch.autocast(config.device.type, torch.bfloat16 if config.bf16 else torch.float16)
 
 
 def located(args: ModelArguments) -> ModelSource:
