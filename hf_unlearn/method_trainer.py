@@ -224,7 +224,7 @@ class MethodTrainer(Trainer):
 
     def _hold_teachers(self) -> None:
         """Keep the models that the trained one is compared with; called while it is still the original."""
-        self.passes.teachers = held_teachers(self.model, self.method, self.alpha, self.args)
+        self.passes.teachers = held_teachers(self.model, self.method, self.alpha, self.args, self.accelerator)
 
     def _find_references(self) -> None:
         """Find out log-probabilities under the start, or read what an earlier run has found."""

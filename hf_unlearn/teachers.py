@@ -4,6 +4,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import fsdp2_prepare_model
 from datasets import Dataset
 
 from .config import UnlearningConfig
@@ -18,14 +20,19 @@ from .starts import fresh_model
 from .tasks import Task
 
 
-def held_teachers(model: Model, method: Method, alpha: float, args: UnlearningConfig) -> dict[Teacher, Model]:
+def held_teachers(
+    model: Model, method: Method, alpha: float, args: UnlearningConfig, accelerator: Accelerator
+) -> dict[Teacher, Model]:
     """The models that a trained one is compared with all the time, frozen and in evaluation mode.
+
+    Where the trained model's weights will be sharded over the processes (FSDP2), theirs are too.
 
     Args:
         model: the original.
         method: says which.
         alpha: its strength.
         args: the settings.
+        accelerator: of the processes.
     """
     dtype = getattr(torch, args.teacher_dtype) if args.teacher_dtype else None
     held: dict[Teacher, Model] = {}
@@ -35,6 +42,9 @@ def held_teachers(model: Model, method: Method, alpha: float, args: UnlearningCo
         else:
             # Weights that neither are trained nor moved are the same in both.
             held[name] = frozen_copy(model, args.device, dtype, share_frozen=not method.moves(alpha))
+        if accelerator.is_fsdp2:
+            # prepare_model() leaves what is only evaluated whole on every process.
+            held[name] = fsdp2_prepare_model(accelerator, held[name])
     return held
 
 
