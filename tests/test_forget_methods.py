@@ -70,9 +70,9 @@ def test_methods_that_do_not_fit_say_so(method: str, classifier_original: Path, 
         trainer(tmp_path, str(classifier_original), tickets(), method=method)
 
 
-@pytest.mark.parametrize("method", ["npo", "gradient_difference", "scrub", "altpo", "pdu", "rmu", "task_vector"])
+@pytest.mark.parametrize("method", ["scrub", "altpo", "pdu", "rmu", "task_vector"])
 def test_a_run_goes_on_to_the_same_weights(method: str, lm_original: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"method": method, "save_strategy": "steps", "save_steps": 4, **QUICK, "max_steps": 8}
+    options: dict[str, Any] = {"method": method, "save_strategy": "steps", "save_steps": 4, **QUICK, "max_steps": 6}
     whole = trainer(tmp_path / "whole", str(lm_original), **options)
     whole.train()
     stopped = trainer(tmp_path / "stopped", str(lm_original), callbacks=[Stop()], **options)
@@ -98,8 +98,9 @@ def test_a_classifiers_run_goes_on_to_the_same_weights(method: str, classifier_o
     assert same(weights(resumed.model), weights(whole.model))
 
 
-@pytest.mark.parametrize("method", ["npo", "gradient_difference", "kl_ascent", "scrub", "pdu", "rmu", "idk"])
+@pytest.mark.parametrize("method", ["npo", "scrub", "pdu"])
 def test_accumulated_batches_add_up_to_one_large_batch(method: str, lm_original: Path, tmp_path: Path) -> None:
+    """In a training; that of every method's step is in test_forget_steps.py."""
     results = []
     for batch, accumulation in ((8, 1), (2, 4)):
         model = AutoModelForCausalLM.from_pretrained(lm_original, attention_dropout=0.0)
