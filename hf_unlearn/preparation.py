@@ -139,10 +139,6 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparati
     loading = loading_options(model_args, source)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config))
     check_method(task, config)
-    if config.method not in CHOICES:
-        method = find_method(config.method, config.start)
-        lineage = find_lineage(source, None, config, method)
-        check_adapter(config, method, method.resolve_alpha(config.alpha), lineage, new=lora is not None)
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
@@ -170,6 +166,15 @@ def _alternates(
             "alternates`."
         )
     return settings
+
+
+def check_needs(run: Preparation) -> None:
+    """Raise InputError where a base, a record or whole weights are missing that the method needs."""
+    config = run.config
+    if config.method not in CHOICES:
+        method = find_method(config.method, config.start)
+        lineage = find_lineage(run.source, None, config, method)
+        check_adapter(config, method, method.resolve_alpha(config.alpha), lineage, new=run.lora is not None)
 
 
 def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:
