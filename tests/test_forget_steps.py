@@ -23,8 +23,7 @@ from .test_forget_objectives import Record, adjusted, by_hand, each, kl, minus_l
 from .test_trainer import secrets, tickets, trainer
 from .two_processes import load_without_dropout
 
-# Alternates have to be made before; what is done with them is done with refusals too.
-ON_STEPS = [m.name for m in FORGET_METHODS if m.uses_forget and m.data.instead in (None, "refusals")]
+ON_STEPS = [method.name for method in FORGET_METHODS if method.uses_forget]
 CASES = [
     *((name, False) for name in ON_STEPS if "text-generation" in METHODS[name].tasks),
     *((name, True) for name in ON_STEPS if "text-classification" in METHODS[name].tasks),
@@ -205,6 +204,7 @@ FORMULAS: dict[str, Callable[[Any, Any, Any], float]] = {
     "salun": lambda s, r, i: mean(CE, s) + mean(CE, r),
     "idk": lambda s, r, i: mean(CE, i + r),
     "dpo": lambda s, r, i: preferred(i, s) + mean(CE, r),
+    "altpo": lambda s, r, i: preferred(i, s) + mean(CE, r),
     "scrub": lambda s, r, i: -mean(WARM_KL, s) + 0.5 * mean(WARM_KL, r) + mean(CE, r),
     "bad_teacher": lambda s, r, i: mean(KL, s) + mean(KL, r),
     "pdu": lambda s, r, i: mean(each(lambda z, t, f, y: (max(z) - np.mean(z)) ** 2), s) + 100 * (mean(CE, r) - 0.3),
