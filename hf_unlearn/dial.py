@@ -18,9 +18,8 @@ from .evaluation.statistics import Estimate
 from .evaluation.verdict import Provenance, Scores, Verdict, decide
 from .folders import start_folder
 from .models import Model, ModelSource, load_config, locate, quantised_bits, to_device
-from .preparation import Preparation, measured_sets
+from .preparation import Preparation, measured_sets, precision
 from .record import load_any, load_measurable
-from .references import precision
 from .reporting import cost_entry
 from .tables import AnyDataset
 from .trainer import UnlearningTrainer

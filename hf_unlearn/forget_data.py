@@ -158,16 +158,19 @@ class ForgetRetainedDataset(MapDataset[dict[Part, dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self.draws)
 
-    def __getitem__(self, draw: Draw) -> dict[Part, dict[str, Any]]:
-        """The examples of a draw by part, each with its row in its set, ``place``."""
-        found: dict[Part, dict[str, Any]] = {}
+    def rows(self, draw: Draw) -> dict[Part, int]:
+        """The rows of a draw by part."""
         rows: dict[Part, int | None] = {"forget": draw.forget, "retained": draw.retained}
         if draw.forget is not None and self.replacements is not None:
             rows["instead"] = self._replacement(draw.forget, draw.place)
-        for part, row in rows.items():
-            if row is not None:
-                example = self.sets[part][row]
-                found[part] = {**{name: example[name] for name in COLUMNS}, "place": row}
+        return {part: row for part, row in rows.items() if row is not None}
+
+    def __getitem__(self, draw: Draw) -> dict[Part, dict[str, Any]]:
+        """The examples of a draw by part, each with its row in its set, ``place``."""
+        found: dict[Part, dict[str, Any]] = {}
+        for part, row in self.rows(draw).items():
+            example = self.sets[part][row]
+            found[part] = {**{name: example[name] for name in COLUMNS}, "place": row}
         if draw.forget is not None and self.data.relabelled:
             found["forget"]["labels"] = self._other(found["forget"]["labels"], draw.place)
         if draw.forget is not None and self.data.skipped:

@@ -17,7 +17,7 @@ from .forget_data import FORGET_ALONE, PAIRED, TrainingData
 from .forget_rules import DualVariable, KeepUnsalient, NegateTask, Rewind
 from .method import Method
 from .retained_objectives import own_loss
-from .steps import Branch, Objective, Step
+from .steps import Branch, Objective, Part, Step
 from .tasks import Task
 
 LANGUAGE: tuple[Task, ...] = ("text-generation", "text2text-generation")
@@ -180,7 +180,10 @@ def _kl(branch: Branch) -> torch.Tensor:
     return branch.mean_of_items(losses.kl_to_reference(branch.items, branch.told()))
 
 
-SCRUB = Objective(partial(parts, forget=scrub_on_forget, retained=scrub_on_retained), teachers=("original",))
+BOTH: tuple[Part, ...] = ("forget", "retained")
+SCRUB = Objective(
+    partial(parts, forget=scrub_on_forget, retained=scrub_on_retained), teachers=("original",), told=BOTH
+)
 
 FORGET_METHODS = (
     Method(
@@ -294,7 +297,7 @@ FORGET_METHODS = (
     Method(
         name="undial",
         start=starts.original,
-        objective=Objective(undial, teachers=("original",)),
+        objective=Objective(undial, teachers=("original",), told=("forget",)),
         data=FORGET_ALONE,
         options=MappingProxyType({"strength": 10.0}),
         settings=_settings(1e-4, 10.0),
@@ -431,7 +434,7 @@ FORGET_METHODS = (
         name="bad_teacher",
         start=starts.original,
         objective=Objective(
-            partial(weighted, forget=bad_teacher, retained=kl_on_retained), teachers=("original", "fresh")
+            partial(weighted, forget=bad_teacher, retained=kl_on_retained), teachers=("original", "fresh"), told=BOTH
         ),
         data=PAIRED,
         options=ONE_TO_ONE,

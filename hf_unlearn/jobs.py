@@ -56,11 +56,13 @@ from .methods import CHOICES
 from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
 from .preparation import (
     Preparation,
+    check_needs,
     console,
     loading_options,
     located,
     lora_config,
     measured_sets,
+    precision,
     prepare_run,
     show_split,
     without_method,
@@ -78,7 +80,6 @@ from .references import (
     own_references,
     plan_reference,
     plan_references,
-    precision,
     references_report,
     save_references,
     score_references,
@@ -187,6 +188,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     if run_args.push and "hub_model_id" not in values:
         raise InputError("--push needs --hub_model_id, the repository to publish to.")
     prepared = prepare_run(values)
+    check_needs(prepared)
     config, task = prepared.config, prepared.task
     out = console(config)
     if run_args.tell_users_to_move and prepared.source.is_local:

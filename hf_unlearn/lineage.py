@@ -38,12 +38,12 @@ def source_of(model: str | Model) -> ModelSource | None:
     return locate(name) if name else None
 
 
-def find_lineage(source: ModelSource | None, model: Model, args: UnlearningConfig, method: Method) -> Lineage:
+def find_lineage(source: ModelSource | None, model: Model | None, args: UnlearningConfig, method: Method) -> Lineage:
     """Find where an original comes from; a budget becomes the number of epochs that it stands for.
 
     Args:
         source: where it lives, None for one that was made in memory.
-        model: its weights.
+        model: its weights, None where they are not loaded yet.
         args: the settings.
         method: to be used on it.
 
@@ -58,8 +58,9 @@ def find_lineage(source: ModelSource | None, model: Model, args: UnlearningConfi
     if base is not None and base == source:
         raise InputError(f"The base {base.name!r} is the original itself; name the model it was trained from.")
     if method.needs_base and base is None:
+        needing = f"The method {args.method!r}" if args.start is None else f"start={args.start!r}"
         raise InputError(
-            f"The method {args.method!r} needs the model that the original was fine-tuned from, which neither a "
+            f"{needing} needs the model that the original was fine-tuned from, which neither a "
             "training record nor the card names; give it with base_model_name_or_path."
         )
     if args.budget is not None:
@@ -74,4 +75,5 @@ def find_lineage(source: ModelSource | None, model: Model, args: UnlearningConfi
             "base_is_clean is said of the model that the original was fine-tuned from, which nobody names; give "
             "it with base_model_name_or_path."
         )
-    return Lineage(source, record, base, adapter=isinstance(model, PeftModel))
+    adapter = isinstance(model, PeftModel) if model is not None else source is not None and source.adapter
+    return Lineage(source, record, base, adapter)

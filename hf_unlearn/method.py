@@ -10,7 +10,7 @@ from . import rules, starts
 from .errors import InputError
 from .forget_data import RETAINED_ALONE, TrainingData
 from .retained_objectives import OWN_LOSS
-from .steps import Objective
+from .steps import Objective, Part
 from .tasks import TASKS, Task
 
 ALL_TASKS = tuple(TASKS)
@@ -101,12 +101,20 @@ class Method:
             raise InputError(f"The method {self.name!r} does not fit {task}, because {self.misfit}.")
 
     @property
-    def passes(self) -> tuple[int, int]:
-        """How often a place of an epoch passes through the trained model, forward and back, and through a teacher."""
-        data = self.data
-        if data.alternating or not (data.forget and data.retained):
-            return 1, int(self.objective.needs_teacher)
-        return 2 + int(self.objective.reference and data.instead is not None), len(self.objective.teachers)
+    def passes(self) -> dict[Part, tuple[int, int]]:
+        """How often a record of each part passes through the trained model, forward and back, and a teacher."""
+        data, objective = self.data, self.objective
+        # Where something is learned in the place of S and nothing compared with it, S itself is not read.
+        read: dict[Part, bool] = {
+            "forget": data.forget and (data.instead is None or objective.reference),
+            "retained": data.retained,
+            "instead": data.instead is not None,
+        }
+        return {
+            part: (1, int(objective.needs_teacher and part in objective.told))
+            for part, is_read in read.items()
+            if is_read
+        }
 
     @property
     def uses_forget(self) -> bool:

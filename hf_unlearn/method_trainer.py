@@ -6,20 +6,17 @@ made of the result, is not: see :mod:`~hf_unlearn.trainer`.
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from .callbacks import SaveOnInterrupt
@@ -27,26 +24,25 @@ from .checkpoints import finish_checkpoint, last_checkpoint
 from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .errors import InputError
-from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets
-from .evaluation.scoring import evaluating, preserved_rng
-from .faults import measuring_memory, no_number, telling_memory, training_memory
+from .evaluation.scoring import preserved_rng
+from .faults import no_number, telling_memory, training_memory
 from .first_use import CollatorWithRows, FirstUse, training_identity
-from .forget_data import COLUMNS, PartsCollator
-from .forget_objectives import Items, labelled_items
+from .forget_data import PartsCollator
 from .forget_rules import DualVariable, Rewind
 from .lineage import Lineage
 from .masking import NewMasksEachEpoch
 from .method import Method
-from .models import Model, ModelSource, frozen_copy, load_anchor, load_like, locate, plain_model
+from .models import Model, ModelSource
 from .objectives import labels_in_place
 from .passes import Passes, in_parts
 from .record import DataSource
 from .reporting import training_record
 from .rules import PreparedRule
-from .starts import StartInputs, fresh_model
+from .start_inputs import start_inputs
 from .steps import PARTS, Batch, Branch, InStep, Part, Step, count
 from .tasks import IGNORED, TASKS, Task
+from .teachers import held_teachers, log_probabilities
 from .trainer_data import TrainerData
 
 
@@ -123,7 +119,7 @@ class MethodTrainer(Trainer):
         if self.training_collator is not None:
             self.add_callback(NewMasksEachEpoch(self.training_collator))
         if method.rule is not None:
-            self.rule = method.rule(self._start_inputs())
+            self.rule = method.rule(start_inputs(self))
             self.add_callback(self.rule)
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
         self.add_callback(self.cost)
@@ -217,58 +213,8 @@ class MethodTrainer(Trainer):
         """Whether the fine-tuning begins at the model that the original was fine-tuned from, bit for bit."""
         return self.method.begins_at_base(self.alpha, known=self.base is not None)
 
-    def _start_inputs(self) -> StartInputs:
-        base, rewind = self.base, self.args.rewind_checkpoint
-
-        def load_base() -> PreTrainedModel:
-            assert base is not None
-            plain = plain_model(self.model)
-            return load_anchor(base, self.task, plain.config, dtype=plain.dtype, seed=self.args.seed)
-
-        def load_checkpoint() -> Model:
-            assert rewind is not None
-            plain = plain_model(self.model)
-            place = locate(rewind, trust_remote_code=self.source is not None and self.source.trust_remote_code)
-            return load_like(place, self.task, plain.config, dtype=plain.dtype, seed=self.args.seed)
-
-        return StartInputs(
-            alpha=self.alpha,
-            seed=self.args.seed,
-            trained_adapter=self.trained_adapter,
-            load_base=None if base is None else load_base,
-            load_checkpoint=None if rewind is None else load_checkpoint,
-            last_layers=self.args.train_last_layers,
-            options=self.options,
-            items=self._items,
-            error=self._error if self.half_to_choose_by is not None else None,
-            folder=self.args.folder,
-        )
-
-    def _items(self, model: Model, part: str, size: int | None) -> Iterator[Items]:
-        examples = self.train_dataset if part == "retained" else self.forget_examples
-        assert isinstance(examples, Dataset)
-        loader = torch.utils.data.DataLoader(
-            cast(Any, examples.select_columns(COLUMNS)),
-            batch_size=size or self.args.per_device_eval_batch_size,
-            collate_fn=self.training_collator or self.data_collator,
-        )
-        with evaluating(model):
-            for batch in loader:
-                inputs = {name: values.to(self.args.device) for name, values in batch.items()}
-                with self.accelerator.autocast():
-                    logits = self.passes.run(inputs).logits
-                yield labelled_items(logits, inputs["labels"], TASKS[self.task].next_token)
-
-    def _error(self, name: str) -> float:
-        half = self.half_to_choose_by
-        assert half is not None
-        only = replace(half, sets={name: half.sets[name]})  # type: ignore[index, dict-item]
-        table = only.score(self.model, self.accelerator.autocast)[name]  # type: ignore[index]
-        self.cost.measured(0.0, self.flops_per_token[1] * only.tokens)
-        return 1 - sum(table["correct"].to_pylist()) / sum(table["tokens"].to_pylist())
-
     def _move_to_start(self) -> None:
-        self.method.start(self.model, self._start_inputs())
+        self.method.start(self.model, start_inputs(self))
         base = self.base
         if self.starts_at_base and isinstance(self.model, PeftModel) and base is not None:
             for config in self.model.peft_config.values():
@@ -278,35 +224,19 @@ class MethodTrainer(Trainer):
 
     def _hold_teachers(self) -> None:
         """Keep the models that the trained one is compared with; called while it is still the original."""
-        dtype = getattr(torch, self.args.teacher_dtype) if self.args.teacher_dtype else None
-        for name in self.method.objective.teachers:
-            if name == "fresh":
-                teacher = fresh_model(plain_model(self.model), self.args.seed)
-                self.passes.teachers[name] = frozen_copy(teacher, self.args.device, dtype)
-            else:
-                # Weights that neither are trained nor moved are the same in both.
-                share = not self.method.moves(self.alpha)
-                self.passes.teachers[name] = frozen_copy(self.model, self.args.device, dtype, share_frozen=share)
+        self.passes.teachers = held_teachers(self.model, self.method, self.alpha, self.args, self.accelerator)
 
     def _find_references(self) -> None:
         """Find out log-probabilities under the start, or read what an earlier run has found."""
         if not self.method.objective.reference or self.mixed is None:
             return
-        for part in PARTS:
-            if part != "retained" and part in self.mixed.sets:
-                nll, tokens = self._scored(self.mixed.sets[part])
-                self.references[part] = -nll
+        for part, examples in self.mixed.sets.items():
+            if part != "retained":
+                self.references[part], tokens = log_probabilities(
+                    self.model, self.task, examples, self.data_collator, self.args, self.accelerator.autocast
+                )
                 # They are a part of what the method costs, whoever paid for them.
                 self.passes.flops += self.flops_per_token[1] * tokens
-
-    def _scored(self, examples: Dataset) -> tuple[torch.Tensor, int]:
-        """The negative log-likelihood of each example, in nats, shape (examples,); and how many tokens were read."""
-        numbered = examples.select_columns(COLUMNS).add_column("row", list(range(len(examples))))
-        sets = EvidenceSets(self.task, {"forget": numbered}, self.data_collator, self.args.per_device_eval_batch_size)
-        with telling_memory(measuring_memory(self.args)):
-            tables, _ = score_once(sets, self.model, self.accelerator.autocast)
-        nll = torch.tensor(tables["forget"]["nll"].to_numpy(), dtype=torch.float32, device=self.args.device)
-        return nll, sets.tokens
 
     # A step
 

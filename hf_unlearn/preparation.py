@@ -1,10 +1,12 @@
 """From the settings of a command to what it works on; whatever can be wrong without a model is found here."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from peft import LoraConfig
 from rich.console import Console
 from transformers import PretrainedConfig
@@ -21,9 +23,10 @@ from .fit import check_fit, check_measures, check_method
 from .id_files import request_files
 from .ledger import Ledger
 from .ledger_check import ledger_of, weights_of
+from .lineage import find_lineage
 from .masking import token_masking
 from .method import DEFAULT_BUDGET
-from .methods import CHOICES, METHODS
+from .methods import CHOICES, METHODS, find_method
 from .models import (
     PEFT_TASKS,
     ModelSource,
@@ -40,6 +43,7 @@ from .retained import RetainedSplit
 from .sources import load_data, pick_split, split_data
 from .tables import AnyDataset, column_names
 from .tasks import Task
+from .weights import check_adapter
 
 # What says how to unlearn, and nothing else.
 METHOD_SETTINGS = (
@@ -164,6 +168,15 @@ def _alternates(
     return settings
 
 
+def check_needs(run: Preparation) -> None:
+    """Raise InputError where a base, a record or whole weights are missing that the method needs."""
+    config = run.config
+    if config.method not in CHOICES:
+        method = find_method(config.method, config.start)
+        lineage = find_lineage(run.source, None, config, method)
+        check_adapter(config, method, method.resolve_alpha(config.alpha), lineage, new=run.lora is not None)
+
+
 def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:
     """Show what a request does to a data set."""
     print_audit(out, parts.audit)
@@ -258,6 +271,13 @@ def measured_sets(
 
 
 # Models
+
+
+def precision(config: UnlearningConfig) -> AbstractContextManager:
+    """What a trainer with these settings enters around its forward passes."""
+    if not (config.bf16 or config.fp16):
+        return nullcontext()
+    return torch.autocast(config.device.type, torch.bfloat16 if config.bf16 else torch.float16)
 
 
 def located(args: ModelArguments) -> ModelSource:

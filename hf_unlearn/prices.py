@@ -1,5 +1,6 @@
 """What unlearning will cost, said before anything is spent."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,13 @@ from datasets import Dataset
 from .cost import flops_per_token
 from .evaluation.scoring import preserved_rng
 from .faults import telling_memory, training_memory
+from .layers import names_until
 from .method import DEFAULT_BUDGET, Method
+from .models import plain_model
+from .passes import blocks_until
 from .record import TrainingRecord
+from .steps import Part
+from .tasks import TASKS
 
 if TYPE_CHECKING:
     from .trainer import UnlearningTrainer
@@ -125,9 +131,10 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
     args, record = trainer.args, trainer.record
     passes = args.num_train_epochs
     if args.max_steps > 0:
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        passes = args.max_steps * batch / len(trainer.mixed or trainer.train_dataset)
+        passes = args.max_steps * _batch(trainer) / len(trainer.mixed or trainer.train_dataset)
     step, forward = flops_per_token(trainer.model)
+    # Beside a method that trains a few matrices, a road over L would train all weights, or a whole adapter.
+    of_road = forward * (2 if trainer.lora is not None else 3) if trainer.method.trains_block_ends else step
     one_pass = recorded_pass(record, trainer.retained_rows) if record is not None else None
     timed = None
     if one_pass is None:
@@ -136,20 +143,10 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
         timed = time.perf_counter() - started
 
     def factor(method: Method) -> float:
-        if method.uses_forget:
-            assert trainer.mixed is not None
-            assert isinstance(trainer.train_dataset, Dataset)
-            # In an epoch over S, and relative to one over L: how many examples pass forward and back, and a teacher.
-            epoch = len(trainer.mixed) / len(trainer.train_dataset)
-            trained, told = method.passes
-            teacher = told * forward
-            if record is None or timed is not None:
-                return epoch * (trained * step + teacher) / step
-            return epoch * step_factor(trained * step, forward, teacher, record.peft is not None)
         teacher = forward if method.objective.needs_teacher else 0.0
         if record is None or timed is not None:
-            return (step + teacher) / step
-        return step_factor(step, forward, teacher, record.peft is not None)
+            return (of_road + teacher) / step
+        return step_factor(of_road, forward, teacher, record.peft is not None)
 
     def epochs(method: Method) -> float:
         # Beside a method that counts epochs on S, a road over L is priced for what it would spend by default.
@@ -157,14 +154,69 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
             return DEFAULT_BUDGET * record.epochs
         return passes
 
+    def road(method: Method) -> Price:
+        if method.uses_forget:
+            return one_pass.times(planned_flops(trainer, method) / one_pass.flops)
+        return one_pass.times(epochs(method) * factor(method))
+
     return Prices(
         one_pass=one_pass,
         retraining=one_pass.times(record.epochs) if record is not None else None,
-        roads={method.name: one_pass.times(epochs(method) * factor(method)) for method in methods},
+        roads={method.name: road(method) for method in methods},
         exact=[method.name for method in methods if method.needs_base and method.is_clean(method.resolve_alpha(None))],
         scoring=forward * trainer.evidence.tokens,
         timed=timed,
     )
+
+
+def planned_flops(trainer: "UnlearningTrainer", method: Method) -> float:
+    """Operations of a whole training that uses S: passes over each part, teachers, and what is looked up before.
+
+    Args:
+        trainer: as for :func:`estimate`; it trains with this method.
+        method: uses S.
+    """
+    assert trainer.mixed is not None
+    objective, plain = method.objective, plain_model(trainer.model)
+    until = names_until(plain, blocks_until(plain, trainer.options[objective.depth])) if objective.depth else None
+    step, forward = flops_per_token(trainer.model, until)
+    tokens = planned_tokens(trainer)
+    flops = sum(tokens[part] * (trained * step + told * forward) for part, (trained, told) in method.passes.items())
+    if objective.reference:
+        compared = [examples for part, examples in trainer.mixed.sets.items() if part != "retained"]
+        flops += forward * sum(len(ids) for examples in compared for ids in examples["input_ids"])
+    return flops
+
+
+def planned_tokens(trainer: "UnlearningTrainer") -> dict[Part, float]:
+    """How many tokens of each part come in the batches of a whole training that uses S, padding included."""
+    mixed, args = trainer.mixed, trainer.args
+    assert mixed is not None
+    # Each text of an encoder-decoder passes through half of the model.
+    texts = ("input_ids", "labels") if TASKS[trainer.task].two_texts else ("input_ids",)
+    lengths = {
+        part: np.array([[len(values) for values in examples[name]] for name in texts])
+        for part, examples in mixed.sets.items()
+    }
+    size, of_step = args.train_batch_size, args.gradient_accumulation_steps * args.world_size
+    steps_of_epoch = -(-len(mixed) // _batch(trainer))
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_of_epoch)
+    tokens = dict.fromkeys(lengths, 0.0)
+    for epoch in range(-(-steps // steps_of_epoch)):
+        mixed.draws.set_epoch(epoch)
+        draws = list(mixed.draws)[: (steps - epoch * steps_of_epoch) * of_step * size]
+        for start in range(0, len(draws), size):
+            rows = [mixed.rows(draw) for draw in draws[start : start + size]]
+            for part, known in lengths.items():
+                if own := [row[part] for row in rows if part in row]:
+                    tokens[part] += len(own) * float(known[:, own].max(1).mean())
+    mixed.draws.set_epoch(0)
+    return tokens
+
+
+def _batch(trainer: "UnlearningTrainer") -> int:
+    args = trainer.args
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def timed_pass(trainer: "UnlearningTrainer") -> Price:

@@ -44,7 +44,6 @@ REFERENCES_VERSION = 1
 # What of a run's settings holds for a retraining too, and does not change its result.
 HOUSEKEEPING = ("save_strategy", "save_steps", "save_total_limit", "logging_steps", "disable_tqdm")
 
-
 # What does not make an unlearning another one.
 AROUND_IT = {f.name for kind in (RunArguments, ComparisonArguments, ReferencesArguments) for f in fields(kind)}
 
@@ -56,8 +55,9 @@ class TrainedReference:
     Attributes:
         arm: ``retrained``: A(L), trained as the original's record says; ``retrained_unlearned``: that model put
             through the run's own unlearning, U(A(L), {}, L), which Sekhari et al. 2021 (arXiv:2103.03279) compare
-            with; ``same_budget``: the base trained on L for what the run may spend. And ``unlearned``, which did see
-            S and is what the others are for: the run's own unlearning of the original, U(A(D), S, L).
+            with, and which there is none of where the steps are on S; ``same_budget``: the base trained on L for what
+            the run may spend. And ``unlearned``, which did see S and is what the others are for: the run's own
+            unlearning of the original, U(A(D), S, L).
         seed: of data order, dropout and new weights.
         folder: where it is, or will be.
         settings: what makes it this reference; see :func:`~hf_unlearn.folders.is_finished`.
@@ -153,8 +153,8 @@ def plan_references(run: Preparation, arms: list[Arm], seeds: int) -> list[Refer
     method = run.config.method
     if method not in CHOICES and METHODS[method].uses_forget and "retrained_unlearned" in arms:
         raise InputError(
-            f"{method!r} trains on S, which a retrained model that is put through it would then see; leave the arm "
-            "retrained_unlearned out."
+            f"{method!r} takes its steps on S: without S it has none, and with S the arm retrained_unlearned would "
+            "see S and be spoiled where the result is; leave that arm out, and compare with retrained."
         )
     if run.config.stop_when_forgotten and set(arms) != {"retrained"}:
         raise InputError(
@@ -384,13 +384,6 @@ def evidence_of(run: Preparation) -> EvidenceSets:
         model_config.id2label = dict(enumerate(record.labels))
     evidence = measured_sets(run.sets, [run.source, base], model_config, run.task, run.config)
     return evidence.halves(run.config.seed)[1] if run.config.stop_when_forgotten else evidence
-
-
-def precision(config: UnlearningConfig) -> AbstractContextManager:
-    """What a trainer with these settings enters around its forward passes."""
-    if not (config.bf16 or config.fp16):
-        return nullcontext()
-    return torch.autocast(config.device.type, torch.bfloat16 if config.bf16 else torch.float16)
 
 
 def summarise_references(arm: ScoredArm, base: Tables | None = None) -> ReferenceEntry:

@@ -223,6 +223,7 @@ class Objective:
     Attributes:
         loss: gives one micro-batch's part of it, such that the parts add up.
         teachers: the models that it compares with, which are held for as long as the training takes.
+        told: the parts that a teacher is asked about, where there is one.
         reference: whether it compares with log-probabilities under the start, which are found out before.
         l1: whether it looks at the weights themselves.
         depth: the option that says after how much of the blocks it stops; "" where it runs all of them.
@@ -230,6 +231,7 @@ class Objective:
 
     loss: Loss
     teachers: tuple[Teacher, ...] = ()
+    told: tuple[Part, ...] = ("retained",)
     reference: bool = False
     l1: bool = False
     depth: str = ""

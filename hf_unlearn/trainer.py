@@ -116,6 +116,7 @@ class UnlearningTrainer(MethodTrainer):
         alpha = method.resolve_alpha(args.alpha)
 
         source = source or source_of(model)
+        lineage = find_lineage(source, None if isinstance(model, str) else model, args, method)
         if isinstance(model, str):
             assert source is not None
             loaded = load_any(source, task)
@@ -125,7 +126,6 @@ class UnlearningTrainer(MethodTrainer):
         task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
         check_measures(task, args, quantised_bits(plain.config))
         check_method(task, args)
-        lineage = find_lineage(source, loaded, args, method)
         if processing_class is None:
             processing_class = load_tokenizer([place for place in (source, lineage.base) if place is not None])
 

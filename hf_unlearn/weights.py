@@ -3,7 +3,7 @@
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from .config import UnlearningConfig
 from .errors import InputError
@@ -40,21 +40,16 @@ def trained_weights(
     Raises:
         InputError: the method, the adapter and the weights do not go together.
     """
-    plain, adapter = plain_model(model), lineage.adapter or peft_config is not None
-    if method.picks_weights and adapter:
-        raise InputError(
-            f"{args.method!r} picks single weights of the model, and an adapter leaves them out; merge it into "
-            "the model, and train all weights."
-        )
+    plain = plain_model(model)
+    check_adapter(args, method, alpha, lineage, new=peft_config is not None)
     check_quantised(
         plain.config,
-        adapter=adapter,
+        adapter=lineage.adapter or peft_config is not None,
         moved=method.moves(alpha) and not lineage.adapter,
         merged=args.merge_adapter,
     )
     if peft_config is not None:
-        moved = method.moves(alpha) and not method.begins_at_base(alpha, known=lineage.base is not None)
-        model = _with_adapter(model, peft_config, args, task, moved=moved)
+        model = _with_adapter(model, peft_config, args.seed, task)
     if args.train_last_layers is not None:
         freeze_all_but_last(plain, args.train_last_layers)
     if method.trains_block_ends:
@@ -63,18 +58,40 @@ def trained_weights(
     return model, lora_settings(model)
 
 
-def _with_adapter(model: Model, peft_config: PeftConfig, args: UnlearningConfig, task: Task, *, moved: bool) -> Model:
-    """The model under a new adapter; ``moved`` says that the weights under it become others than a model has."""
-    if isinstance(model, PeftModel):
+def check_adapter(args: UnlearningConfig, method: Method, alpha: float, lineage: Lineage, *, new: bool) -> None:
+    """Look whether a method and an adapter go together, before any weights are loaded.
+
+    Args:
+        args: the settings.
+        method, alpha: what will be done.
+        lineage: of the original.
+        new: whether a new adapter is trained.
+
+    Raises:
+        InputError: they do not.
+    """
+    if method.picks_weights and (lineage.adapter or new):
+        raise InputError(
+            f"{args.method!r} picks single weights of the model, and an adapter leaves them out; merge it into "
+            "the model, and train all weights."
+        )
+    if lineage.adapter and new:
         raise InputError("The model is an adapter already, and that is what will be trained; leave peft_config out.")
-    if moved and not args.merge_adapter:
+    # The weights under a new adapter would become others than a model has.
+    moved = method.moves(alpha) and not method.begins_at_base(alpha, known=lineage.base is not None)
+    if new and moved and not args.merge_adapter:
         raise InputError(
             f"{args.method!r} moves the weights under the new adapter, so the adapter alone would not be the "
             "result; set merge_adapter, or train without an adapter."
         )
+
+
+def _with_adapter(model: Model, peft_config: PeftConfig, seed: int, task: Task) -> Model:
+    """The model under a new adapter."""
     if task not in PEFT_TASKS:
         raise InputError(f"PEFT knows no adapters for {task}; train all weights.")
-    set_seed(args.seed)
+    assert isinstance(model, PreTrainedModel)
+    set_seed(seed)
     wrapped = get_peft_model(model, peft_config)
     assert isinstance(wrapped, PeftModel)
     return wrapped

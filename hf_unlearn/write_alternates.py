@@ -28,9 +28,8 @@ from .evaluation.generation import check_writes, generate
 from .ledger_check import weights_of
 from .methods import METHODS
 from .models import Model, ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
-from .preparation import Preparation, console, prepare_run, without_method
+from .preparation import Preparation, console, precision, prepare_run, without_method
 from .record import load_any
-from .references import precision
 from .refusals import asked_and_answered
 from .tables import column_names
 from .tasks import TASKS, Task

@@ -139,6 +139,8 @@ def test_numbers_in_yaml_are_read_as_the_flag_would_be(tmp_path: Path) -> None:
         ("- a", "must be a mapping"),
         ("a: [", "is not YAML"),
         ("seed: often", "invalid int value: 'often'"),
+        # YAML's nothing is null; open-unlearning takes this for something that is true.
+        ("ddp_find_unused_parameters: None", "Truthy value expected: got None"),
         ("seed: 1\nseed: 2", "in line 1: a key stands twice in one mapping"),
         ("1: 2", "there is no key '1'"),
         ("original: [a]", "the section 'original' must be a mapping"),

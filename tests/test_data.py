@@ -350,6 +350,7 @@ def test_labels_of_other_types() -> None:
 
 
 def test_padding_is_masked_whatever_its_id() -> None:
+    """Open-unlearning masks every token whose id is that of the padding, the ends of turns among them."""
     eos = 3
     examples = [
         {"input_ids": [5, 6, eos], "attention_mask": [1, 1, 1], "labels": [IGNORED, 6, eos]},

@@ -1,8 +1,11 @@
 """The wheel: everything that is read at run time is in it, and it runs where nothing else of the project is."""
 
+import ast
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -46,6 +49,24 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert "License-Expression: Apache-2.0" in text
     assert "Requires-Python: >=3.11" in text
+
+
+def test_no_module_needs_an_extra_to_be_imported() -> None:
+    """Open-unlearning cannot be imported without deepspeed, nor its evaluation without lm_eval."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {
+        re.split(r"\W", wanted)[0] for name, wanted_ones in extras.items() if name != "dev" for wanted in wanted_ones
+    }
+    assert {"deepspeed", "lm_eval", "bitsandbytes"} <= names
+    for path in (ROOT / "hf_unlearn").rglob("*.py"):
+        needed: set[str] = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                needed |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                needed.add(str(node.module).split(".")[0])
+        # Metrics for the library `evaluate` are of use to who has it alone.
+        assert needed & names <= ({"evaluate"} if path.name == "metrics.py" else set()), path.name
 
 
 def test_help_runs_where_nothing_else_is_installed(installed: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from rich.console import Console
 
 from hf_unlearn.console import print_prices
@@ -89,3 +90,41 @@ def test_without_a_record_a_few_steps_are_timed_and_leave_no_trace(
     console = Console(record=True, width=120)
     print_prices(console, prices)
     assert "how many passes the original's training made is not recorded" in console.export_text()
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("method", ["gradient_ascent", "npo", "kl_ascent", "undial", "rmu", "idk", "dpo", "scrub"])
+def test_a_method_that_uses_s_costs_what_it_says(method: str, lora: bool, lm_original: Path, tmp_path: Path) -> None:
+    """Its passes over S, L and refusals, its teachers and references; of RMU the blocks that it runs."""
+    options: dict[str, Any] = {"peft_config": LoraConfig(task_type="CAUSAL_LM", r=2)} if lora else {}
+    options |= {"method": method, "learning_rate": 1e-4, "warmup_steps": 0, "gradient_accumulation_steps": 2}
+    run = trainer(tmp_path, str(lm_original), **options, max_steps=9 if method == "scrub" else 3)
+    prices = estimate(run, [METHODS[method]])
+    assert prices is not None
+    assert prices.timed is None
+    assert prices.one_pass.seconds > 0
+    run.evidence = None
+    run.train()
+    assert prices.roads[method].flops == pytest.approx(run.state.total_flos, rel=1e-6)
+    assert prices.roads[method].seconds == pytest.approx(
+        prices.one_pass.seconds * run.state.total_flos / prices.one_pass.flops
+    )
+
+
+def test_without_a_record_a_method_that_uses_s_costs_the_same(
+    lm_original: Path, lm_base: Path, tmp_path: Path
+) -> None:
+    """And a road over L beside RMU trains all weights."""
+    found = [
+        estimate(trainer(tmp_path, str(model), method="rmu", max_steps=3), [METHODS["rmu"], METHODS["shrink_perturb"]])
+        for model in (lm_original, lm_base)
+    ]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[1].timed is not None
+    assert found[1].roads["rmu"].flops == pytest.approx(found[0].roads["rmu"].flops)
+    plain = estimate(trainer(tmp_path, str(lm_base), max_steps=10), [METHODS["shrink_perturb"]])
+    assert plain is not None
+    # Ten steps of four are one pass over 40 records, and three are 1.2 over the ten to forget.
+    roads = [prices.roads["shrink_perturb"].flops for prices in (plain, found[1])]
+    assert roads[1] == pytest.approx(1.2 * roads[0])

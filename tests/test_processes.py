@@ -210,6 +210,16 @@ def test_what_is_done_between_the_steps_is_done_to_sharded_weights_too(outputs: 
     assert any(not torch.equal(values, one[f"1.{key[4:]}"]) for key, values in one.items() if key.startswith("end."))
 
 
+def test_a_teacher_is_sharded_with_the_model_that_it_teaches(outputs: dict[str, Path]) -> None:
+    """Open-unlearning holds a whole copy on every process."""
+    for process in (0, 1):
+        found = json.loads((outputs["two"] / f"teacher-{process}.json").read_text())
+        for held, size, same, after in found.values():
+            assert held == pytest.approx(size / 2, rel=0.01)
+            assert same
+            assert after, "the trained model is whole until it is sharded itself"
+
+
 def run_flags(settings: dict[str, Any], recipe: Any, folder: Path) -> list[str]:
     path = recipe(**{**settings, "method": "base", "use_cpu": True, "output_dir": str(folder)})
     return ["-m", "hf_unlearn.cli", "run", "--config", str(path), "--max_steps", "3"]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,17 +113,23 @@ def run_two_steps(recipe: dict[str, Any], model: Path, folder: Path, capsys: pyt
 
 
 def test_methods_and_seeds_side_by_side(
-    tmp_path: Path, lm_settings: dict[str, Any], recipe: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    lm_settings: dict[str, Any],
+    recipe: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    from side_by_side import main as side_by_side
+
     settings = {**lm_settings, ORIGINAL: {**lm_settings[ORIGINAL], "max_steps": 4, "num_train_epochs": 1}}
     output = tmp_path / "out"
     command = [
-        sys.executable, str(ROOT / "recipes" / "side_by_side.py"), "--config", str(recipe(**settings)),
-        "--output", str(output), "--seeds", "0", "1", "--variants", "fine_tune", "toward_base --alpha 0.3",
-        "--max_steps", "2",
+        "side_by_side.py", "--config", str(recipe(**settings)), "--output", str(output), "--seeds", "0", "1",
+        "--variants", "fine_tune", "toward_base --alpha 0.3", "--max_steps", "2",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.setattr(sys, "argv", command)
+    side_by_side()
     found = json.loads((output / "results.json").read_text())
     assert [row["variant"] for row in found["rows"]] == [
         "before",
@@ -134,9 +139,9 @@ def test_methods_and_seeds_side_by_side(
     ]
     assert all(len(row["figures"]) == 2 for row in found["rows"])
     assert (output / "results.png").stat().st_size > 5000
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0
-    assert again.stdout.count("holds this run, finished") == 4
+    capsys.readouterr()
+    side_by_side()
+    assert capsys.readouterr().out.count("holds this run, finished") == 4
     assert json.loads((output / "results.json").read_text()) == found
 
 

@@ -241,6 +241,12 @@ def test_what_is_trained_is_not_trained_again_and_what_differs_is_refused(
         ({}, {}, ("--arms", "retrain"), "invalid choice: 'retrain'"),
         ({}, {"stop_when_forgotten": True}, ("--arms", "same_budget"), "price of the run depends on S"),
         ({}, {"stop_when_forgotten": True}, ("--arms", "unlearned"), "price of the run depends on S"),
+        (
+            {},
+            {"method": "npo"},
+            FLAGS,
+            "'npo' takes its steps on S: without S it has none, and with S the arm",
+        ),
         ({}, {"max_length": 0}, (), "max_length=0 is not possible"),
         ({}, {}, ("--delta", "1"), "--delta 1.0 is not possible"),
         ({}, {"delta": float("nan")}, (), "--delta nan is not possible"),

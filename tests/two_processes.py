@@ -11,8 +11,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -21,12 +23,14 @@ from transformers.trainer_callback import ProgressCallback
 from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
 from hf_unlearn.evaluation.cache import score_once
 from hf_unlearn.layers import whole
+from hf_unlearn.methods import METHODS
 from hf_unlearn.models import Model, locate
 from hf_unlearn.objectives import l1_norm
 from hf_unlearn.record import load_any
 from hf_unlearn.resets import prune
 from hf_unlearn.rules import KeepZeros, cyclic_resets, noisy_matrices
 from hf_unlearn.starts import StartInputs
+from hf_unlearn.teachers import held_teachers
 from hf_unlearn.write_alternates import alternates
 
 GLOBAL_BATCH = 8
@@ -134,6 +138,28 @@ def between_the_steps(original: str, base: str, output: Path) -> None:
         torch.save(found, output / "rules.pt")
 
 
+def sharded_teacher(lm: str, output: Path) -> None:
+    """A teacher under FSDP2, which accelerate has for accelerators alone; to be called last, for it says so."""
+    config = UnlearningConfig(str(output / "teacher"), use_cpu=True)
+    accelerator = Accelerator(cpu=True)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
+    model = load_without_dropout(lm).eval()
+    batch = torch.arange(3, 33).reshape(3, 10) + config.process_index
+    found = {}
+    for name, trained in (("whole", model), ("adapter", get_peft_model(model, LoraConfig(task_type="CAUSAL_LM")))):
+        with torch.no_grad():
+            expected = trained(batch).logits
+            teacher: Any = held_teachers(trained, METHODS["kl_ascent"], 0.0, config, accelerator)["original"]
+            held = sum(weight.to_local().numel() for weight in teacher.parameters())
+            same = all(torch.equal(teacher(batch).logits, expected) for _ in range(2))
+        after = torch.equal(trained(batch).logits, expected)
+        found[name] = [held, sum(weight.numel() for weight in trained.parameters()), same, after]
+    (output / f"teacher-{config.process_index}.json").write_text(json.dumps(found))
+
+
 def with_forget(lm: str, classifier: str, output: Path) -> None:
     """Methods that use S: a draw from L, references, a teacher, a dual variable, a mask and alternating passes."""
     from tests.conftest import secrets_rows, tickets_rows
@@ -206,6 +232,7 @@ def main() -> None:
     )
     if plain.args.world_size > 1:
         sharded(plain, folder)
+        sharded_teacher(lm, folder)
     plain.end()
 
 

@@ -51,7 +51,7 @@ def by_hand(model: Any, examples: Dataset) -> list[float]:
 
 @pytest.mark.parametrize("max_length", [128, 12])
 def test_language_models_against_backward(lm_original: Path, max_length: int) -> None:
-    """Long records whole, and in pieces."""
+    """Long records whole, and in pieces, without dropout; open-unlearning leaves it on and takes one record alone."""
     rows = [{"text": row["prompt"] + row["completion"]} for row in secrets_rows(5)]
     examples = examples_of(lm_original, rows, "text", max_length)
     assert (len(examples) > 5) == (max_length == 12)

@@ -175,6 +175,9 @@ def test_half_precision_is_scored_in_float32(lm_base: Path) -> None:
     half = AutoModelForCausalLM.from_pretrained(lm_base, dtype=torch.bfloat16)
     tables = [score(m, examples, collator, task="text-generation", batch_size=4) for m in (full, half)]
     np.testing.assert_allclose(tables[1]["loss"].to_numpy(), tables[0]["loss"].to_numpy(), rtol=0.02)
+    alone = score(half, examples, collator, task="text-generation", batch_size=1)
+    expected = [nll for _, nll, _ in by_hand(half, examples).values()]
+    np.testing.assert_allclose(alone["nll"].to_numpy(), expected, rtol=1e-5)
 
 
 def test_scoring_leaves_the_model_and_the_random_numbers_alone(lm_base: Path) -> None:
