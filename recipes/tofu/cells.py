@@ -41,9 +41,9 @@ Group = Literal["yardstick", "retained", "forget"]
 CODE = (
     "alternates", "dial", "fisher", "forget_data", "forget_methods", "forget_objectives", "forget_rules",
     "forget_weights", "jobs", "layers", "masking", "method", "method_trainer", "methods", "objectives", "passes",
-    "preparation", "refusals", "resets", "retained", "retained_data", "retained_objectives", "rules", "starts",
-    "steps", "trainer", "trainer_data", "training", "write_alternates", "evaluation/epsilon",
-    "evaluation/membership", "evaluation/statistics", "evaluation/verdict",
+    "preparation", "refusals", "resets", "retained", "retained_data", "retained_objectives", "rules",
+    "start_inputs", "starts", "steps", "teachers", "trainer", "trainer_data", "training", "write_alternates",
+    "evaluation/epsilon", "evaluation/membership", "evaluation/statistics", "evaluation/verdict",
 )  # fmt: skip
 
 
