@@ -242,6 +242,21 @@ def test_the_way_goes_from_the_original_to_the_retrained_model() -> None:
     assert (points["half"].price, points["original"].price) == (0.25, None)
 
 
+def test_where_the_original_has_no_model_utility_that_on_retained_records_is_shown() -> None:
+    import tables
+
+    found = results(["npo"])
+    assert tables.usefulness(found)[0] == "model utility"
+    for one in found["cells"]:
+        one["metrics"]["model_utility_geometric"]["value"] = 0.0
+    assert tables.usefulness(found)[0].startswith("utility on L")
+    parts = [[one["metrics"][name]["value"] for name in NINE[:3]] for one in found["cells"] if one["row"] == "npo"]
+    utilities = [3 / sum(1 / part for part in three) for three in parts]
+    (npo,) = [point for point in tables.points(found) if point.name == "npo"]
+    assert npo.utility == pytest.approx((np.mean(utilities), min(utilities), max(utilities)))
+    assert parsed(tables.as_table(found, "main"))["npo"]["utility on L"] == spread(utilities)
+
+
 def crowded(names: list[str]) -> Any:
     """Points of which most lie at the original, and some where a ruined model lies."""
     from trade_off import Point, Span
@@ -266,7 +281,7 @@ def test_no_name_lies_on_another_or_outside(length: int) -> None:
     from trade_off import make as picture
 
     names = [f"{i}_{'$a_long|name$' * 4}"[:length] for i in range(28)]
-    figure = picture(crowded(names), "a title")
+    figure = picture(crowded(names), "a title", "model utility")
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     figure.draw_without_rendering()
@@ -299,7 +314,7 @@ def test_names_are_left_out_and_counted_where_there_is_no_room() -> None:
     found = place(centers, np.full(9, 2.0), np.full((9, 2), 30.0), bars, np.array([0.0, 0.0, 100.0, 100.0]))
     assert 0 < sum(spot is None for spot in found) < 9
 
-    figure = picture(crowded([f"{i:03}{'_' * 37}" for i in range(60)]), "")
+    figure = picture(crowded([f"{i:03}{'_' * 37}" for i in range(60)]), "", "")
     told = [text.get_text() for text in figure.axes[0].texts]
     left_out = 62 - sum(text.endswith("_") or text in ("original", "retrained") for text in told)
     assert left_out > 0
@@ -311,7 +326,7 @@ def test_the_area_of_a_marker_is_in_proportion_to_the_price() -> None:
 
     points = crowded(["a", "b", "c", "d"])
     points[-1] = replace(points[-1], price=2.0)
-    figure = picture(points, "")
+    figure = picture(points, "", "")
     (axis,) = figure.axes
     areas = {tuple(np.round(dots.get_offsets()[0], 6)): dots.get_sizes()[0] for dots in axis.collections}
     for point in points[1:]:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 from trade_off import ORIGINAL, RETRAINED, Point, Span, draw
@@ -24,6 +25,9 @@ from hf_unlearn.evaluation.tofu_suite import ATTACKS
 
 GROUPS = {"yardstick": "yardsticks", "retained": "trained without S", "forget": "trained on S too"}
 FORGOTTEN, UTILITY = "forget_probability", "model_utility_geometric"
+OF_RETAINED = ("retain_probability", "retain_rougeL_recall", "retain_truth_ratio_geometric_true_better")
+# Models whose original has less of it cannot lose it: those too small to say a word about real authors and the world.
+LEAST_UTILITY = 0.1
 SETS = {
     "S": FORGOTTEN,
     "L": "retain_probability",
@@ -99,6 +103,14 @@ def _log_quality(cell: Cell) -> dict[str, Any] | None:
     return {"value": math.log10(max(found["value"], sys.float_info.min))}
 
 
+def _of_retained(cell: Cell) -> dict[str, Any] | None:
+    """The part of model utility that is measured on L."""
+    parts = [cell["metrics"][name]["value"] for name in OF_RETAINED if name in cell["metrics"]]
+    if len(parts) < len(OF_RETAINED) or None in parts:
+        return None
+    return {"value": harmonic_mean(parts)}
+
+
 def _price(cell: Cell) -> dict[str, Any] | None:
     return None if cell["price"] is None else {"value": 100 * cell["price"]}
 
@@ -108,6 +120,7 @@ TABLES = {
         "Forgetting, utility and price",
         [
             Column("forget quality, log10 p", _log_quality, 1),
+            Column("utility on L", _of_retained),
             Column("model utility", _metric(UTILITY)),
             Column("truth ratio on S", _metric("forget_truth_ratio_geometric_closer_to_one")),
             Column("probability on S", _metric(FORGOTTEN)),
@@ -119,9 +132,11 @@ TABLES = {
         ],
         {"verdict": lambda cell: cell["verdict"]},
         "Forget quality: log10 of the p-value that the truth ratios on S are those of the retrained model; 0 is no "
-        "difference, -1.3 is p = 0.05, and a ruined model can have any. The other measures of S are to be read beside "
-        "the retrained model's: less than its is over-forgotten. Worst attack: of this project's own, the one that "
-        "the verdict rests on. Price: operations of the training, in percent of retraining's.",
+        "difference, -1.3 is p = 0.05, and a ruined model can have any. Utility on L: the harmonic mean of its "
+        "probability, ROUGE-L recall and truth ratio, three of the nine parts of model utility. The other measures "
+        "of S are to be read beside the retrained model's: less than its is over-forgotten. Worst attack: of this "
+        "project's own, the one that the verdict rests on. Price: operations of the training, in percent of "
+        "retraining's.",
     ),
     "utility": Table(
         "Model utility in its nine parts",
@@ -341,8 +356,17 @@ def _listed(values: dict[str, Any], prefix: str = "") -> str:
     return ", ".join(filter(None, told))
 
 
+def usefulness(found: dict[str, Any]) -> tuple[str, Callable[[Cell], dict[str, Any] | None]]:
+    """What the picture takes for utility, in words, and of a cell: model utility, where the original has some."""
+    original = span(cells_of(found, ORIGINAL), _metric(UTILITY))
+    if original is not None and original[0].value < LEAST_UTILITY:
+        words = "utility on L: harmonic mean of probability, ROUGE-L recall and truth ratio"
+        return f"{words} (the original's model utility is {original[0].value:.2f})", _of_retained
+    return "model utility", _metric(UTILITY)
+
+
 def points(found: dict[str, Any]) -> list[Point]:
-    """The rows as points: how far S has gone from the original to the retrained model, and model utility.
+    """The rows as points: how far S has gone from the original to the retrained model, and :func:`usefulness`.
 
     Probability is the measure, and not the p-value of forget quality, which tells most models apart no more. Both ends
     of the way are means over seeds, so that the retrained models of single seeds lie about 1.
@@ -355,9 +379,10 @@ def points(found: dict[str, Any]) -> list[Point]:
         return []
     start, way = ends[0][0].value, ends[0][0].value - ends[1][0].value
     made = []
+    _, utility = usefulness(found)
     for row in found["rows"]:
         cells = cells_of(found, row["name"])
-        known, useful, price = (span(cells, of) for of in (_metric(FORGOTTEN), _metric(UTILITY), _price))
+        known, useful, price = (span(cells, of) for of in (_metric(FORGOTTEN), utility, _price))
         if known is not None and useful is not None:
             gone = Span(*((start - number) / way for number in (known[0].value, known[0].high, known[0].low)))
             cost = None if price is None else price[0].value / 100
@@ -377,7 +402,7 @@ def render(path: Path) -> None:
     found = read(path)
     shown, picture = points(found), path.with_suffix(".png")
     if shown:
-        draw(shown, f"{found['name']}, {found['forget']}: {_seeds(found)}", picture)
+        draw(shown, f"{found['name']}, {found['forget']}: {_seeds(found)}", usefulness(found)[0], picture)
         told = f"![Forgetting against utility]({picture.name.replace(' ', '%20')})"
     else:
         picture.unlink(missing_ok=True)

@@ -53,20 +53,21 @@ class Point:
     price: float | None
 
 
-def draw(points: list[Point], title: str, path: Path) -> None:
+def draw(points: list[Point], title: str, utility: str, path: Path) -> None:
     """Draw the points, each with its name.
 
     Args:
         points: the original and the retrained model among them.
         title: over the picture.
+        utility: what the points have of it, in words.
         path: where to write the PNG.
     """
-    figure = make(points, title)
+    figure = make(points, title, utility)
     with written_whole(path) as part:
         figure.savefig(part, format="png")
 
 
-def make(points: list[Point], title: str) -> Figure:
+def make(points: list[Point], title: str, utility: str) -> Figure:
     """The picture of :func:`draw`."""
     figure = Figure(figsize=(9, 7.8), dpi=120)
     FigureCanvasAgg(figure)
@@ -77,7 +78,7 @@ def make(points: list[Point], title: str) -> Figure:
         "above: over-forgotten",
         fontsize=9,
     )
-    axis.set_ylabel("model utility", fontsize=9)
+    axis.set_ylabel(utility, fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     dearest = max([point.price for point in points if point.price is not None], default=0.0)
     sizes = [_area(point.price, dearest) for point in points]
