@@ -122,26 +122,29 @@ def test_the_preset_for_a_gpu_goes_through_with_a_tiny_model(tmp_path: Path, sha
         **preset, **SMALLEST, "evaluate": {**preset["evaluate"], "sample": 4, "new_tokens": 4},
         "train": {**preset["train"], **on_cpu},
         "unlearn": {group: {**flags, **on_cpu} for group, flags in preset["unlearn"].items()},
+        "alternates": {"alternates_prompt": "{prompt}", "alternates_per_record": 1},
     }  # fmt: skip
-    flags = ["--preset", "smollm2", "--source", str(shared / "data" / "tofu"), "--build", str(tmp_path)]
-    args = benchmark.parser().parse_args([*flags, "--max_steps", "2"])
+    words = ["--preset", "smollm2", "--source", str(shared / "data" / "tofu"), "--build", str(tmp_path)]
+    args = benchmark.parser().parse_args([*words, "--max_steps", "2"])
     args.model = str(shared / "models" / "tinystories-260k")
     experiment = benchmark.experiment(args, preset)
     for row in rows:
-        build(UnlearningConfig, {**experiment.unlearn[row.group], **row.flags, "output_dir": str(tmp_path / "none")})
+        given = {"alternates_file": __file__} if row.writes_alternates else {}
+        flags = {**experiment.unlearn[row.group], **row.flags, **given}
+        build(UnlearningConfig, {**flags, "output_dir": str(tmp_path / "none")})
     cells.write_data(experiment, 0)
     for arm in ("original", "retrained"):
         assert cells.train(experiment, arm, 0) is None
     # One row, with these two models as if they came from elsewhere.
     places = {"target": experiment.place("original", 0), "reference": experiment.place("retrained", 0)}
-    given = replace(experiment, folder=tmp_path / "given", **places)
-    cells.write_data(given, 0)
-    row = benchmark.picked(rows, ["npo"])[2]
-    assert cells.run(given, row, 0) is None
-    cell = benchmark.finished(given, row, 0)
+    elsewhere = replace(experiment, folder=tmp_path / "elsewhere", **places)
+    cells.write_data(elsewhere, 0)
+    row = benchmark.picked(rows, ["altpo"])[2]
+    assert cells.run(elsewhere, row, 0) is None
+    cell = benchmark.finished(elsewhere, row, 0)
     assert cell is not None
     assert cell["metrics"]["forget_quality_geometric"]["value"] is not None
-    assert not list((given.folder / "unlearned").iterdir())
+    assert not list((elsewhere.folder / "unlearned").iterdir())
 
 
 def test_the_best_rate_is_the_one_that_forgets_as_retraining_does_and_keeps_the_rest(tmp_path: Path) -> None:
