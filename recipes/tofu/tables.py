@@ -360,8 +360,7 @@ def usefulness(found: dict[str, Any]) -> tuple[str, Callable[[Cell], dict[str, A
     """What the picture takes for utility, in words, and of a cell: model utility, where the original has some."""
     original = span(cells_of(found, ORIGINAL), _metric(UTILITY))
     if original is not None and original[0].value < LEAST_UTILITY:
-        words = "utility on L: harmonic mean of probability, ROUGE-L recall and truth ratio"
-        return f"{words} (the original's model utility is {original[0].value:.2f})", _of_retained
+        return f"utility on L (the original's model utility is {original[0].value:.2f})", _of_retained
     return "model utility", _metric(UTILITY)
 
 
