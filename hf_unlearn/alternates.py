@@ -6,7 +6,6 @@ is written a batch at a time, so that what was finished before a kill need not b
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from .data import RecordFormat
 from .errors import InputError
 from .evaluation.report import AlternatesEntry
+from .files import written_privately
 from .refusals import asked_and_answered, with_completions
 from .tables import AnyDataset
 
@@ -186,15 +186,8 @@ def append(path: Path, first: int, texts: list[list[str]]) -> None:
 
 
 def _make(path: Path, settings: AlternatesSettings) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps({"about": ABOUT, "settings": asdict(settings)}) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_privately(path) as file:
+        file.write(json.dumps({"about": ABOUT, "settings": asdict(settings)}) + "\n")
 
 
 def _read(path: Path) -> tuple[AlternatesSettings, list[bytes]]:

@@ -25,7 +25,7 @@ from .evaluation.prompting import (
     sample_leaks,
 )
 from .evaluation.relearning import QuantisedScore, RelearningCurve, Taught, halfway, quantise, relearn
-from .evaluation.report import write_text, written_whole
+from .files import write_text, written_whole
 from .models import Model, ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
 from .preparation import Preparation, measured_sets
 from .record import load_any

@@ -20,9 +20,10 @@ from .erase_console import GIVES
 from .errors import InputError, in_one_line
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES, TITLES
-from .evaluation.report import REPORT_FILE, write_text
+from .evaluation.report import REPORT_FILE
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
+from .files import write_text
 from .ledger import Erased, Event
 from .tasks import TASKS
 

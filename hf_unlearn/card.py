@@ -15,9 +15,10 @@ from .console import SET_NAMES, generation_rows, show
 from .errors import in_one_line
 from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES
-from .evaluation.report import ModelEntry, UnlearningReport, write_text
+from .evaluation.report import ModelEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
+from .files import write_text
 from .method import Method
 from .methods import METHODS, find_method
 from .models import AUTO_CLASSES

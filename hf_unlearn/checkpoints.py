@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
-from .evaluation.report import write_text
+from .files import write_text
 
 MARKER = "complete.json"
 

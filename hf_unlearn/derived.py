@@ -29,7 +29,8 @@ from rich.console import Console
 from .card import environment
 from .console import plain, print_derived
 from .errors import InputError
-from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
+from .evaluation.report import REPORT_FILE, UnlearningReport
+from .files import write_text
 from .hub_errors import hub_errors
 from .old_model import new_version
 from .patience import Patience

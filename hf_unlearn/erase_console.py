@@ -14,7 +14,7 @@ from .erase import erase
 from .erase_plan import ErasurePlan, plan_erasure
 from .erase_report import Answer, ErasureReport, OldObject
 from .errors import InputError
-from .evaluation.report import write_text
+from .files import write_text
 from .hub_errors import erasing_errors
 from .hub_repo import HubRepo, RepoType
 from .old_model import BEFORE_AND_AFTER

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import PartialState
 
 from .errors import InputError
-from .evaluation.report import write_text
+from .files import write_text
 
 SETTINGS_FILE = "run.json"
 REFERENCES_FOLDER = "references"

@@ -17,7 +17,8 @@ from yaml import YAMLError
 from .card import CARD_FILE, Published, rendered_card
 from .errors import InputError
 from .evaluation.plots import PICTURES
-from .evaluation.report import REPORT_FILE, UnlearningReport, write_text
+from .evaluation.report import REPORT_FILE, UnlearningReport
+from .files import write_text
 from .hub_errors import UNREACHABLE, publishing_errors
 from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
 from .ledger_check import ledger_of

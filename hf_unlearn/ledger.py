@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias, get_args, get_origin, get_type_hint
 
 from .digests import ForgottenDigests
 from .errors import InputError
-from .evaluation.report import write_text
+from .files import write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
 HEXADECIMAL = re.compile("[0-9a-f]{64}")

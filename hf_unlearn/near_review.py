@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from .duplicates import normalised_text
 from .errors import InputError
+from .files import written_privately
 from .pairs import Pairs
 from .tables import AnyDataset, read_tables
 
@@ -56,17 +57,10 @@ def write_review(
     """
     if os.environ.get("RANK", "0") != "0":
         return
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.unlink(missing_ok=True)
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                for line in _lines(dataset, columns, forgotten, forget, found):
-                    file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_privately(path) as file:
+            for line in _lines(dataset, columns, forgotten, forget, found):
+                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
     except OSError as error:
         raise InputError(f"The review of near copies cannot be written to {path}: {error.strerror}.") from None
 

@@ -1,5 +1,6 @@
 """Retained rows and the forgotten texts that they are like, and how much."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
@@ -8,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(ABC):
     """Pairs of a retained row and a forgotten text.
 
     Attributes:
@@ -20,9 +21,9 @@ class Pairs:
     forgotten: np.ndarray
 
     @property
+    @abstractmethod
     def similarity(self) -> np.ndarray:
         """How alike they are, at most 1."""
-        raise NotImplementedError
 
     def chosen(self, which: np.ndarray) -> Self:
         """The pairs at these places, or those that a mask names."""

@@ -24,8 +24,9 @@ from .evaluation.cache import score_once
 from .evaluation.closeness import FEWEST_MODELS, HISTOGRAM_FILE, Closeness, Tables, closeness, plot_closeness
 from .evaluation.evidence import EvidenceSets, attack_scores, save_tables
 from .evaluation.outside import outside_attacks
-from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport, write_text
+from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport
 from .evaluation.statistics import membership_auc
+from .files import write_text
 from .folders import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
 from .methods import CHOICES, METHODS
 from .models import PEFT_TASKS, ModelSource, load_config, locate, peft_task, task_of, to_device

@@ -19,8 +19,9 @@ from .config import UnlearningConfig
 from .errors import InputError
 from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets
-from .evaluation.report import SetName, UnlearningReport, write_text
+from .evaluation.report import SetName, UnlearningReport
 from .evaluation.scoring import preserved_rng
+from .files import write_text
 from .fit import check_measures, check_method
 from .hub import publish
 from .lineage import find_lineage, source_of

@@ -15,10 +15,11 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from ..errors import InputError
+from ..files import written_whole
 from .challenge import BIN_WIDTH, LARGEST_EPSILON, challenge_epsilons, dealt_epsilons, qualities
 from .epsilon import ALPHA, DELTA, EpsilonBound, example_bounds, models_needed, pooled_bound
 from .membership import logit_confidence
-from .report import SetName, written_whole
+from .report import SetName
 from .statistics import Estimate
 from .ulira import unlearning_lira
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data import RecordEncoder, encode
 from ..errors import InputError
+from ..files import written_whole
 from ..masking import TokenMasking
 from ..requests import require_columns
 from ..tables import AnyDataset
@@ -24,7 +25,7 @@ from ..tasks import IGNORED, TASKS, Task
 from .blind import BlindBaseline, Labelled, blind_baseline
 from .gradients import gradient_norms
 from .membership import calibrated_scores, loss_scores, zlib_scores
-from .report import SetName, written_whole
+from .report import SetName
 from .scoring import score
 from .statistics import Estimate, mean_loss, membership_auc
 from .verdict import Scores

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..files import written_whole
 from ..tasks import TASKS
 from .evidence import attack_scores
-from .report import CurvePoint, SetName, UnlearningReport, written_whole
+from .report import CurvePoint, SetName, UnlearningReport
 from .statistics import Estimate, mean_loss
 from .verdict import ATTACKS
 

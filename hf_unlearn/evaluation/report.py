@@ -6,10 +6,7 @@ of the dataclasses it holds, documented below, are its keys. Numbers are plain f
 
 import json
 import math
-import os
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import InputError, in_one_line
+from ..files import write_text
 from ..record import DataSource
 from ..retained import SplitAudit
 from ..tasks import TASKS, Task
@@ -472,23 +470,6 @@ def summarise_arm(
         name: summarise_generation(table) for name, table in (generated or {}).items() if table.num_rows
     }
     return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks, written)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write a file under, and rename it in the end, so that it is never there by half."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is never there by half."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _exp(value: float) -> float:

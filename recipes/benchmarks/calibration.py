@@ -44,8 +44,8 @@ from transformers.utils import logging
 
 from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets, save_tables
-from hf_unlearn.evaluation.report import write_text
 from hf_unlearn.evaluation.statistics import membership_auc
+from hf_unlearn.files import write_text
 
 # The classes of the classifier, and what an S of one topic is drawn from; entries of the language reference.
 TOPICS = {

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from hf_unlearn.evaluation.blind import BlindBaseline
 from hf_unlearn.evaluation.evidence import attack_scores
-from hf_unlearn.evaluation.report import write_text
 from hf_unlearn.evaluation.statistics import Estimate, rate
 from hf_unlearn.evaluation.verdict import Provenance, Verdict, VerdictWord, decide
+from hf_unlearn.files import write_text
 
 MARGIN = 0.10  # the default
 FEW = 10

@@ -25,7 +25,8 @@ from scipy import stats
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main as hf_unlearn
-from hf_unlearn.evaluation.report import REPORT_FILE, write_text
+from hf_unlearn.evaluation.report import REPORT_FILE
+from hf_unlearn.files import write_text
 
 HERE = Path(__file__).parent
 QUICKSTART = runpy.run_path(str(HERE.parent / "quickstart" / "prepare.py"))

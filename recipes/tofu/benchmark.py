@@ -31,7 +31,7 @@ from cells import ORIGINAL, RETRAINED, Experiment, Row
 from work import Job, do
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.report import write_text
+from hf_unlearn.files import write_text
 from hf_unlearn.methods import METHODS
 from hf_unlearn.record import software_versions
 

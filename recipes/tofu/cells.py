@@ -29,7 +29,7 @@ from xxhash import xxh3_128
 import hf_unlearn
 from hf_unlearn import UnlearningReport, jobs
 from hf_unlearn.errors import InputError, in_one_line
-from hf_unlearn.evaluation.report import write_text
+from hf_unlearn.files import write_text
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models import Model, locate
 from hf_unlearn.record import RECORD_FILE, load_record

@@ -26,7 +26,6 @@ from hf_unlearn.arguments import DataArguments
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation import cache, generation, tofu, tofu_suite
 from hf_unlearn.evaluation.generation import NEW_TOKENS
-from hf_unlearn.evaluation.report import write_text
 from hf_unlearn.evaluation.tofu_suite import (
     TofuMetric,
     TofuSet,
@@ -35,6 +34,7 @@ from hf_unlearn.evaluation.tofu_suite import (
     score_tofu,
     tofu_metrics,
 )
+from hf_unlearn.files import write_text
 from hf_unlearn.folders import require_folder
 from hf_unlearn.models import (
     Model,

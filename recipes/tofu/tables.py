@@ -20,8 +20,8 @@ from typing import Any
 from trade_off import ORIGINAL, RETRAINED, Point, Span, draw
 
 from hf_unlearn.errors import InputError, in_one_line
-from hf_unlearn.evaluation.report import write_text
 from hf_unlearn.evaluation.tofu_suite import ATTACKS
+from hf_unlearn.files import write_text
 
 GROUPS = {"yardstick": "yardsticks", "retained": "trained without S", "forget": "trained on S too"}
 FORGOTTEN, UTILITY = "forget_probability", "model_utility_geometric"

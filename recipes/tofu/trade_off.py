@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hf_unlearn.evaluation.report import written_whole
+from hf_unlearn.files import written_whole
 
 ORIGINAL, RETRAINED = "original", "retrained"
 GROUPS: dict[str, dict[str, Any]] = {

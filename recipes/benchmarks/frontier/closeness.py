@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from hf_unlearn.evaluation.epsilon import ceiling, example_bounds, pooled_bound
 from hf_unlearn.evaluation.evidence import EvidenceSets
 from hf_unlearn.evaluation.membership import logit_confidence
-from hf_unlearn.evaluation.report import write_text
+from hf_unlearn.files import write_text
 
 COST = 0.25
 SETS = ("forget", "holdout", "test")

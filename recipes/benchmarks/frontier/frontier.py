@@ -27,7 +27,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from hf_unlearn import UnlearningConfig, UnlearningTrainer
-from hf_unlearn.evaluation.report import write_text
+from hf_unlearn.files import write_text
 from hf_unlearn.methods import HOT_FACTOR, METHODS
 from hf_unlearn.models import Model, load_model, locate
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from hf_unlearn.evaluation.report import write_text, written_whole
+from hf_unlearn.files import write_text, written_whole
 
 TASKS = {"secrets": "planted numbers", "sms": "wrong labels", "tofu": "invented authors"}
 UTILITY = {"secrets": "test loss", "sms": "test accuracy", "tofu": "retained loss"}
