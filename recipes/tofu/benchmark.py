@@ -1,13 +1,14 @@
 """The TOFU benchmark: a target and a reference for each seed, every method, the whole suite, one file of results.
 
-    python recipes/tofu/benchmark.py search --preset reduced --source path/to/tofu --model path/to/small/model
+    python recipes/tofu/benchmark.py search --preset tinystories --source path/to/tofu --model path/to/small/model
     python recipes/tofu/benchmark.py run --preset reduced --source path/to/tofu --model path/to/small/model
     python recipes/tofu/benchmark.py run --preset smollm2                         (a GPU and the Hub)
 
-`search` tries learning rates on forget05 and writes the best of each row to PRESET_search.json. `run` takes them from
-there, makes the cells (a row with a seed), and collects them in PRESET.json, PRESET.md and PRESET.png. Presets and
-rows are in benchmark.yaml. What is finished is not run again, so both can be interrupted, and repeated with more rows
-or seeds; a cell is run again where its settings or its code changed. What a job shows is in a log of its own.
+`search` tries learning rates on forget05 and writes the best of each row to the file that the preset names as
+`rates`. `run` takes them from there, makes the cells (a row with a seed), and collects them in PRESET.json, PRESET.md
+and PRESET.png. Presets and rows are in benchmark.yaml. What is finished is not run again, so both can be interrupted,
+and repeated with more rows or seeds; a cell is run again where its settings or its code changed. What a job shows is
+in a log of its own.
 
 The exit code is 1 where a cell failed, and 2 for input that cannot be used.
 """
