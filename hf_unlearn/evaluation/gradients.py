@@ -42,6 +42,7 @@ def gradient_norms(
     rows, which = np.unique(examples["row"], return_inverse=True)
     records = [np.flatnonzero(which == i) for i in range(len(rows))]
     weights = [weight for name, weight in model.named_parameters() if "lora_" not in name]
+    inputs = examples.select_columns(["input_ids", "attention_mask", "labels"])
     norms: list[tuple[int, float]] = []
     with evaluating(model), _trained(weights):
         for i, counts in shared_batches(range(len(records)), "Gradients"):
@@ -49,9 +50,9 @@ def gradient_norms(
                 continue
             total: list[torch.Tensor] = []
             tokens = 0
-            for example in examples.select(records[i]).select_columns(["input_ids", "attention_mask", "labels"]):
+            for place in records[i]:
                 with context():
-                    nll, labelled = _nll(model, collator([example]), task)
+                    nll, labelled = _nll(model, collator([inputs[int(place)]]), task)
                 # What is not used, such as the original under a copy that PEFT trains, has no gradient.
                 found = [g for g in torch.autograd.grad(nll, weights, allow_unused=True) if g is not None]
                 total = [a + b for a, b in zip(total, found, strict=True)] if total else found

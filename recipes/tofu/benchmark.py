@@ -153,6 +153,13 @@ def about(args: argparse.Namespace, shared: Experiment) -> dict[str, Any]:
     }
 
 
+def in_lines(found: dict[str, Any]) -> str:
+    """Results as JSON with a line for each cell, so that a change of one is a change of its line."""
+    head = json.dumps({**found, "cells": []}, indent=1, allow_nan=False)
+    cell_lines = ",\n".join(f"  {json.dumps(cell, allow_nan=False)}" for cell in found["cells"])
+    return head.replace('"cells": []', f'"cells": [\n{cell_lines}\n ]') + "\n"
+
+
 def run(args: argparse.Namespace) -> int:
     """All cells of a table, and its file."""
     preset, rows = read_presets(args.config, args.preset)
@@ -170,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         "cells": made,
     }  # fmt: skip
     output = args.output or HERE / f"{args.preset}.json"
-    write_text(output, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_text(output, in_lines(found))
     print(f"{len(made)} cells are in {output}.")
     tables.render(output)
     return 1 if failed else 0
