@@ -95,10 +95,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(command: str, flags: list[str]) -> int:
     if command in CONFIGURED:
-        from . import arguments, jobs, write_alternates
+        from . import jobs, parsing, write_alternates
         from .hub_errors import hub_errors
 
-        values = arguments.parse(command, flags)
+        values = parsing.parse(command, flags)
         # Streamed records come while they are used, so the Hub can fail anywhere.
         with hub_errors(f"The data set {values.get('dataset_name')!r}"):
             {

@@ -7,9 +7,10 @@ from transformers import PretrainedConfig
 
 from .checks import check_examples, check_records
 from .config import UnlearningConfig
-from .data import class_ids, label_ids, record_format
+from .data import record_format
 from .errors import InputError
 from .evaluation.generation import check_writes
+from .labels import class_ids, label_ids
 from .methods import CHOICES, find_method
 from .models import ARCHITECTURES, ModelSource
 from .tables import AnyDataset, column_names

@@ -36,7 +36,7 @@ from .auto import auto, check_auto
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
 from .console import plain, print_attacks, print_published, print_references, print_report
-from .data import class_names, record_format
+from .data import record_format
 from .dial import check_dial, dial
 from .errors import InputError
 from .evaluation.assemble import assemble_report
@@ -49,6 +49,7 @@ from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head, check_measures
 from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
+from .labels import class_names
 from .ledger import LEDGER_FILE, Ledger
 from .ledger_check import ledger_of, weights_of
 from .ledger_line import with_note, write_line

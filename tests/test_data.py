@@ -14,13 +14,11 @@ from hf_unlearn.data import (
     PaddingCollator,
     RecordEncoder,
     RecordFormat,
-    class_ids,
-    class_names,
     encode,
-    label_ids,
     record_format,
     resolve_max_length,
 )
+from hf_unlearn.labels import class_ids, class_names, label_ids
 
 from .conftest import SHARED, corpus
 

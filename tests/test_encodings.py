@@ -11,11 +11,11 @@ from hf_unlearn.data import (
     IGNORED,
     RecordEncoder,
     RecordFormat,
-    class_names,
     encode,
     make_encoder,
     record_format,
 )
+from hf_unlearn.labels import class_names
 
 from .conftest import corpus
 

@@ -40,7 +40,6 @@ from transformers import (
 )
 
 from hf_unlearn import InputError, Records, UnlearningReport
-from hf_unlearn.arguments import parse
 from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
 from hf_unlearn.config import UnlearningConfig
@@ -48,6 +47,7 @@ from hf_unlearn.data import template_fields
 from hf_unlearn.duplicates import normalised_text
 from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import ModelEntry
+from hf_unlearn.parsing import parse
 from hf_unlearn.record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
 from hf_unlearn.row_keys import row_keys
 

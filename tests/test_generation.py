@@ -27,7 +27,8 @@ from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.evidence import evidence_sets
 from hf_unlearn.evaluation.generation import Generation, generate, generation_tables, is_refusal, measure
-from hf_unlearn.evaluation.report import UnlearningReport, summarise_generation
+from hf_unlearn.evaluation.report import UnlearningReport
+from hf_unlearn.evaluation.summaries import summarise_generation
 
 from .conftest import corpus, secrets_rows
 from .test_processes import LAUNCH, ROOT, launched

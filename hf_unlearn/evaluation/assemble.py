@@ -14,7 +14,8 @@ from ..tasks import Task
 from .base_check import check_base
 from .blind import BlindBaseline
 from .evidence import attack_scores
-from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport, summarise_arm
+from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport
+from .summaries import summarise_arm
 from .utility import utility
 from .verdict import Provenance, decide
 

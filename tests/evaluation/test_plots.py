@@ -22,7 +22,8 @@ from hf_unlearn.evaluation.plots import (
     plot_losses,
     plot_roc,
 )
-from hf_unlearn.evaluation.report import CurvePoint, UnlearningReport, summarise_arm
+from hf_unlearn.evaluation.report import CurvePoint, UnlearningReport
+from hf_unlearn.evaluation.summaries import summarise_arm
 
 from ..test_card import example_report
 from .test_report import table

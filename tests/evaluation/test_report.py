@@ -12,8 +12,8 @@ import pytest
 from hf_unlearn import InputError, UnlearningReport
 from hf_unlearn.console import show
 from hf_unlearn.evaluation.evidence import attack_scores
-from hf_unlearn.evaluation.report import summarise, summarise_arm
 from hf_unlearn.evaluation.statistics import Estimate
+from hf_unlearn.evaluation.summaries import summarise, summarise_arm
 
 from ..test_card import example_report
 

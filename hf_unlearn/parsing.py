@@ -1,0 +1,223 @@
+"""Recipe and flags to settings. A recipe is flags written down; flags win."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from .arguments import SETTINGS, DataArguments, RequestArguments
+from .errors import InputError
+
+ABOUT = {
+    "run": "Split, unlearn, measure, report, card, and with --push publish. With --method auto, the default, the base "
+    "is fine-tuned on the retained records where it is known, which is exact for that stage of training, and taken if "
+    "its utility on other records is within --utility_margin of the original's; else an approximate method is tried, "
+    "and taken when it is more useful. With --method dial the original is moved as little toward the base (else a "
+    "fresh initialisation) as one half of S and H asks for, by bisection with short trainings, and the other half "
+    "judges. Both show first what each road costs, tell what they tried, and count it in the cost; the same command "
+    "goes on after an interruption.",
+    "alternates": "Let the original, or --generator, make up other answers to what the records to forget ask, into "
+    "--alternates_file, for the method altpo. That file is private: it tells what those records are about. The same "
+    "command goes on after an interruption.",
+    "references": "Train models to compare a run with, each once and with a seed of its own, into references/ in the "
+    "run's output_dir, and show what they make of S and H. The same command goes on where it was, and adds seeds and "
+    "kinds to those that are there; `hf-unlearn run` in that output_dir then compares with them. Once there are "
+    "three or more models of the kind unlearned and of another, references.json says how far they are apart: "
+    "epsilon as a bound from below that holds on models which had no part in choosing the attack, what a perfect "
+    "attack could have proven with so many, the score F of the 2023 challenge beside what models that are alike get, "
+    "and U-LiRA; epsilon_histogram.png shows it. H is the control: neither kind saw it.",
+}
+
+# In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
+ORIGINAL = "original"
+SHARED_WITH_ORIGINAL = (
+    "task",
+    "trust_remote_code",
+    "dataset_text_field",
+    "dataset_label_field",
+    "prompt_template",
+    "completion_template",
+    "max_length",
+    "seed",
+    *(f.name for f in dataclasses.fields(DataArguments)),
+    *(f.name for f in dataclasses.fields(RequestArguments)),
+)
+PLACES = (
+    "model_name_or_path",
+    "base_model_name_or_path",
+    "rewind_checkpoint",
+    "alternates_file",
+    "generator",
+    "original_model",
+    "retrained_model",
+    "references",
+    "dataset_name",
+    "forget_requests",
+    "forget_dataset",
+    "holdout_dataset",
+    "public_dataset",
+    "digest_key_file",
+    "near_duplicates_review",
+    "near_duplicates_encoder",
+    "output_dir",
+)
+MAY_BE_EMPTY = ("prompt_template", "completion_template")
+INHERITED = {f.name for f in dataclasses.fields(TrainingArguments)}
+
+
+def parse(command: str, argv: list[str]) -> dict[str, Any]:
+    """Read the recipe named by ``--config`` and the flags.
+
+    Args:
+        command: one of :data:`SETTINGS`.
+        argv: the flags.
+
+    Returns:
+        The settings that were given, by name; what was not given is not among them.
+
+    Raises:
+        InputError: an unknown key or flag, or a value of the wrong type.
+        SystemExit: after ``--help``.
+    """
+    parser = _Parser(SETTINGS[command], command)
+    if {"-h", "--help", "--help_all"} & set(argv):
+        parser.show_help(everything="--help_all" in argv)
+        raise SystemExit(0)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    for number, word in enumerate(argv, start=1):
+        # Bytes of a file name that are not UTF-8; neither a report nor a card could hold them. It may be an id.
+        if not _is_unicode(word):
+            raise InputError(f"Word {number} of the command line is not valid UTF-8 text; rename what it stands for.")
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise InputError(_unknown(unknown[0].split("=")[0].lstrip("-"), parser.names, "flag"))
+    values = vars(given)
+    recipe = values.pop("config", None)
+    if recipe is not None:
+        values = {**_read_recipe(Path(recipe), command, parser), **values}
+    for name, value in values.items():
+        # To pathlib the empty text is the folder one is in.
+        if value == "" and name not in MAY_BE_EMPTY and (name not in INHERITED or name == "output_dir"):
+            raise InputError(f"{name} is empty; give it a value or leave it out.")
+        if name in PLACES:
+            try:
+                Path(value).exists()
+            except OSError as error:
+                raise InputError(f"{name} {str(value)[:80]!r} cannot be looked for: {error.strerror}.") from None
+    return values
+
+
+class _Parser(HfArgumentParser):
+    """A parser whose help shows this package's settings first and whose errors are sentences."""
+
+    def __init__(self, kinds: tuple[Any, ...], command: str):
+        super().__init__(kinds, prog=f"hf-unlearn {command}", add_help=False, allow_abbrev=False)
+        self.add_argument("--config", help="A recipe: a YAML file of these settings. Flags win over it.")
+        self.names = {action.dest for action in self._actions} | {ORIGINAL}
+        self.command = command
+
+    def show_help(self, everything: bool) -> None:
+        for action in self._actions:
+            if action.dest in INHERITED and not everything and action.dest != "output_dir":
+                action.help = argparse.SUPPRESS
+        self.usage = f"hf-unlearn {self.command} --config recipe.yaml [--flag value ...]"
+        self.description = ABOUT.get(self.command)
+        if self.command in ("run", "references"):
+            self.set_defaults(method="auto")
+        self.epilog = (
+            "Every flag of transformers' TrainingArguments works too, such as --learning_rate, --num_train_epochs, "
+            "--per_device_train_batch_size, --seed; --help_all lists them."
+        )
+        self.print_help()
+
+    def error(self, message: str) -> Any:
+        # argparse quotes a value that it cannot read, and here that may be an id.
+        if flag := re.match(r"argument (--(?:forget|holdout)_rows)", message):
+            raise InputError(f"{flag[1]} must be row numbers, counted from 0.")
+        raise InputError(f"{message[0].upper()}{message[1:]}.")
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML in which a key may stand once in a mapping: PyYAML would drop all but the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice in one mapping", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"Cannot read the recipe {path}: {reason}.") from None
+    except yaml.MarkedYAMLError as error:
+        # Its own text quotes the lines around it, which may hold ids.
+        place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"The recipe {path} is not YAML{place}: {error.problem}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise InputError(f"The recipe {path} is not YAML.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"The recipe {path} must be a mapping of settings to values.")
+    original = content.pop(ORIGINAL, None) or {}
+    if not isinstance(original, dict):
+        raise InputError(f"{path}: the section {ORIGINAL!r} must be a mapping of settings to values.")
+    everything = {f.name for kinds in SETTINGS.values() for kind in kinds for f in dataclasses.fields(kind)}
+    for section in (content, original):
+        for key in section:
+            if key not in everything:
+                raise InputError(f"{path}: {_unknown(str(key), everything, 'key')}")
+    if command == "train":
+        content = {key: value for key, value in content.items() if key in SHARED_WITH_ORIGINAL} | original
+    # One recipe serves all the commands; each takes the settings that concern it.
+    actions = {action.dest: action for action in parser._actions}
+    given: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in actions and value is not None:
+            given |= _parsed(parser, actions[key], value, path)
+    return given
+
+
+def _parsed(parser: _Parser, action: argparse.Action, value: Any, path: Path) -> dict[str, Any]:
+    """A value of a recipe read as its flag would be, under the setting's name."""
+    items = value if isinstance(value, list) else [value]
+    several = action.nargs == "+"
+    if not items or (len(items) > 1 and not several):
+        raise InputError(f"{path}: {action.dest} takes {'one value or more' if several else 'one value'}.")
+    found = [vars(parser.parse_known_args([_as_flag(action, item, path)])[0])[action.dest] for item in items]
+    return {action.dest: [one for part in found for one in part] if several else found[0]}
+
+
+def _as_flag(action: argparse.Action, value: Any, path: Path) -> str:
+    if isinstance(value, dict):
+        try:
+            value = json.dumps(value)
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: {action.dest} holds what is not JSON.") from None
+    if value is None or isinstance(value, list | dict | bytes):
+        raise InputError(f"{path}: {action.dest} holds something that is neither text nor a number.")
+    if value is False and "no" in (action.choices or ()):
+        # YAML reads an unquoted no as false.
+        value = "no"
+    if not _is_unicode(str(value)):
+        raise InputError(f"{path}: {action.dest} is not valid Unicode text.")
+    return f"--{action.dest}={value}"
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8 and name a file: half a surrogate pair and NUL cannot."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _unknown(key: str, names: set[str], kind: str) -> str:
+    nearest = difflib.get_close_matches(key, names, n=1)
+    return f"there is no {kind} {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ".")
