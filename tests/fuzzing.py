@@ -442,7 +442,15 @@ KINDS = {
     "text2text-generation": ["prompt_completion"],
     "fill-mask": ["text"],
 }
-SHORTEST: dict[str, dict[str, Any]] = {"references": {"seeds": 1}, "attack": {"attack_steps": 1}}
+SHORTEST: dict[str, dict[str, Any]] = {
+    "references": {"seeds": 1},
+    "attack": {"attack_steps": 1},
+    "alternates": {
+        "alternates_file": "HERE/private.jsonl",
+        "alternates_per_record": 2,
+        "alternates_prompt": "{prompt}",  # the one by default is longer than what the smallest models read
+    },
+}
 PLACES = ("few", "texts", "rows", "form", "forget", "holdout", "names", "templates", "settings", "recipe")
 
 
@@ -452,6 +460,8 @@ def cases(draw: st.DrawFn, command: str) -> Case:
     odd = draw(st.sets(st.sampled_from(PLACES), max_size=2))
     task = draw(st.sampled_from(list(KINDS)))
     kind = draw(st.sampled_from(KINDS[task]))
+    if command == "alternates" and not _seldom(draw, 4):
+        task, kind = "text-generation", draw(st.sampled_from(["prompt_completion", "messages"]))
     case = Case(command, task)
     n = draw(st.sampled_from([0, 1, 2, 3, 4] if "few" in odd else [5, 6, 7, 8]))
     rows = draw(rows_of(kind, n, "texts" in odd))

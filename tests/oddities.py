@@ -111,6 +111,19 @@ ODD_SETTINGS_OF: dict[str, tuple[tuple[str, Any], ...]] = {
         ("attack_steps", 0), ("attack_steps", -1), ("attack_steps", 2), ("attack_steps", 1.5), ("attack_steps", "x"),
         ("original_model", "HERE"), ("original_model", "MODEL"), ("load_in_8bit", True), ("seeds", 1),
     ),
+    "alternates": (
+        ("alternates_per_record", 0), ("alternates_per_record", -1), ("alternates_per_record", "x"),
+        ("alternates_per_record", 1), ("alternates_per_record", 2**70),
+        ("alternates_prompt", ""), ("alternates_prompt", "no field"), ("alternates_prompt", "{"),
+        ("alternates_prompt", "{prompt}"), ("alternates_prompt", "{prompt} {completion}" * 20),
+        ("alternates_prompt", "{nothing}"), ("alternates_prompt", "{prompt.upper}"),
+        ("alternates_prompt", "\u202e{prompt}"), ("alternates_file", ""), ("alternates_file", "HERE"),
+        ("alternates_file", "HERE/taken"), ("alternates_file", "HERE/taken/under"),
+        ("alternates_file", "HERE/none/private.jsonl"), ("alternates_file", "OUT/private.jsonl"),
+        ("alternates_file", "a" * 300), ("alternates_file", None),
+        ("generator", "MODEL"), ("generator", "HERE"), ("generator", "HERE/none"), ("generator", ""),
+        ("generator", "\x1b[31m"), ("per_device_eval_batch_size", 0), ("per_device_eval_batch_size", 1),
+    ),
 }  # fmt: skip
 TEMPLATES = (
     "{text}", "{id}: {text}", "", "no field", "{", "{}", "{0}", "{text!r}", "{text:>9}", "{text.upper}",

@@ -40,6 +40,7 @@ from transformers import (
 )
 
 from hf_unlearn import InputError, Records, UnlearningReport
+from hf_unlearn.alternates import read_alternates
 from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
 from hf_unlearn.config import UnlearningConfig
@@ -173,6 +174,10 @@ def run_case(case: Case, smallest: dict[str, Path], folder: Path, capsys: pytest
     elif case.command in WRITTEN:
         assert json.loads((out / WRITTEN[case.command]).read_text())["schema_version"] == 1
         check_folder(out)
+    elif case.command == "alternates":
+        (private,) = _files(folder).keys() - before.keys()
+        assert private.stat().st_mode & 0o777 == 0o600
+        assert read_alternates(private).settings.records
     return code
 
 
@@ -283,8 +288,14 @@ def fuzz(
     one()
 
 
-QUICK = [("run", 40), ("split", 80), ("evaluate", 10), ("train", 10), ("references", 20), ("attack", 10)]
-LONG = [("run", 2200), ("split", 2000), ("evaluate", 300), ("train", 300), ("references", 300), ("attack", 300)]
+QUICK = [
+    ("run", 40), ("split", 80), ("evaluate", 10), ("train", 10), ("references", 20), ("attack", 10),
+    ("alternates", 30),
+]  # fmt: skip
+LONG = [
+    ("run", 2200), ("split", 2000), ("evaluate", 300), ("train", 300), ("references", 300), ("attack", 300),
+    ("alternates", 500),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "examples"), QUICK)
