@@ -39,11 +39,13 @@ ORIGINAL, RETRAINED = "original", "retrained"
 Group = Literal["yardstick", "retained", "forget"]
 # The code that makes a row what it is; a change of it makes the finished cells old.
 CODE = (
-    "alternates", "dial", "fisher", "forget_data", "forget_methods", "forget_objectives", "forget_rules",
-    "forget_weights", "jobs", "layers", "masking", "method", "method_trainer", "methods", "objectives", "passes",
-    "preparation", "refusals", "resets", "retained", "retained_data", "retained_objectives", "rules",
-    "start_inputs", "starts", "steps", "teachers", "trainer", "trainer_data", "training", "write_alternates",
-    "evaluation/epsilon", "evaluation/membership", "evaluation/statistics", "evaluation/verdict",
+    "alternates", "cost", "data", "dial", "encodings", "fisher", "forget_data", "forget_methods",
+    "forget_objectives", "forget_rules", "forget_weights", "jobs", "labels", "layers", "masking", "method",
+    "method_trainer", "methods", "models", "objectives", "passes", "preparation", "refusals", "requests",
+    "resets", "retained", "retained_data", "retained_objectives", "rules", "selection", "start_inputs",
+    "starts", "steps", "tasks", "teachers", "trainer", "trainer_data", "training", "weights",
+    "write_alternates", "evaluation/epsilon", "evaluation/membership", "evaluation/statistics",
+    "evaluation/summaries", "evaluation/verdict",
 )  # fmt: skip
 
 
