@@ -24,7 +24,9 @@ def fisher_noise(model: Model, inputs: StartInputs) -> None:
     named = [(plain_name(name), weight) for name, weight in model.named_parameters() if weight.requires_grad]
     weights, records = [weight for _, weight in named], 0
     information = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-    for items in inputs.items(model, "retained", 1):
+    plain = plain_model(model)
+    classes = int(plain.config.num_labels or 0)
+    for items in inputs.items(model, "retained", 1, classes):
         log_p = items.rows[0].log_softmax(-1)
         records += 1
         for label, probability in enumerate(log_p.detach().exp()):
@@ -32,8 +34,7 @@ def fisher_noise(model: Model, inputs: StartInputs) -> None:
             for total, gradient in zip(information, gradients, strict=True):
                 if gradient is not None:
                     total.addcmul_(gradient.float(), gradient.float(), value=float(probability))
-    plain = plain_model(model)
-    classes, after = int(plain.config.num_labels or 0), names_after(plain)
+    after = names_after(plain)
     draw = torch.Generator().manual_seed(inputs.seed)
     with torch.no_grad():
         for (name, weight), total in zip(named, information, strict=True):

@@ -80,7 +80,7 @@ class KeepUnsalient(PreparedRule):
     def prepare(self, model: Model) -> None:
         assert self.inputs.items is not None
         model.zero_grad(set_to_none=True)
-        for items in self.inputs.items(model, "forget", None):
+        for items in self.inputs.items(model, "forget", None, 1):
             nll(items).sum().backward()
         weights = _trained(model)
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]

@@ -37,9 +37,9 @@ class Passes:
         self.flops = 0.0
         self._prices: dict[tuple[str, int | None], tuple[float, float]] = {}
 
-    def run(self, batch: dict[str, torch.Tensor]) -> Any:
-        """The trained model's outputs, without its own loss."""
-        self.trained(batch)
+    def run(self, batch: dict[str, torch.Tensor], gradients: int = 1) -> Any:
+        """The trained model's outputs, without its own loss; so many passes back are counted with it."""
+        self.trained(batch, gradients)
         return self.wrapped(**self._read(batch))
 
     def hidden(self, batch: dict[str, torch.Tensor], depth: float) -> torch.Tensor:
@@ -69,9 +69,10 @@ class Passes:
                 return model(**self._read(batch)).logits
             return _cut(plain, model, self._read(batch), count)
 
-    def trained(self, batch: dict[str, torch.Tensor]) -> None:
-        """Count a pass of the trained model on a batch, forward and back."""
-        self.flops += _tokens(batch, self.task) * self._price("trained", self.model, None)[0]
+    def trained(self, batch: dict[str, torch.Tensor], gradients: int = 1) -> None:
+        """Count a pass of the trained model on a batch, forward and so often back."""
+        step, forward = self._price("trained", self.model, None)
+        self.flops += _tokens(batch, self.task) * (forward + gradients * (step - forward))
 
     def _read(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         # An encoder-decoder makes from the labels what it reads.

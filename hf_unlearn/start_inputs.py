@@ -51,7 +51,7 @@ def _load_checkpoint(trainer: "MethodTrainer") -> Model:
     return load_like(place, trainer.task, plain.config, dtype=plain.dtype, seed=trainer.args.seed)
 
 
-def _items(trainer: "MethodTrainer", model: Model, part: str, size: int | None) -> Iterator[Items]:
+def _items(trainer: "MethodTrainer", model: Model, part: str, size: int | None, gradients: int) -> Iterator[Items]:
     examples = trainer.train_dataset if part == "retained" else trainer.forget_examples
     assert isinstance(examples, Dataset)
     loader = DataLoader(
@@ -63,7 +63,7 @@ def _items(trainer: "MethodTrainer", model: Model, part: str, size: int | None) 
         for batch in loader:
             inputs = {name: values.to(trainer.args.device) for name, values in batch.items()}
             with trainer.accelerator.autocast():
-                logits = trainer.passes.run(inputs).logits
+                logits = trainer.passes.run(inputs, gradients).logits
             yield labelled_items(logits, inputs["labels"], TASKS[trainer.task].next_token)
 
 

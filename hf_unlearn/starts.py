@@ -34,7 +34,8 @@ class StartInputs:
         last_layers: how many blocks at the end are to be trained; None for all.
         options: the method's settings besides alpha.
         items: runs a model in evaluation mode on the examples of "forget" or "retained", so many at a time (as many
-            as are measured at a time when None), and gives the labelled items of each batch, for gradients.
+            as are measured at a time when None), and gives the labelled items of each batch, for so many gradients
+            each, which it counts.
         error: the share of its items that the model tells wrong now, on the half of "forget" or "holdout" that is not
             judged; None without both.
         folder: the output folder.
@@ -47,7 +48,7 @@ class StartInputs:
     load_checkpoint: Callable[[], Model] | None = None
     last_layers: int | None = None
     options: Mapping[str, float] = field(default_factory=dict)
-    items: Callable[[Model, str, int | None], Iterator[Items]] | None = None
+    items: Callable[[Model, str, int | None, int], Iterator[Items]] | None = None
     error: Callable[[str], float] | None = None
     folder: Path | None = None
 

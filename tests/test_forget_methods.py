@@ -328,6 +328,9 @@ def test_fisher_noise_is_as_large_as_the_information_allows(classifier_original:
     again = trainer(tmp_path, str(classifier_original), tickets(), method="fisher")
     again._move_to_start()
     assert same(weights(run.model), weights(again.model))
+    step, forward = run.flops_per_token
+    tokens = sum(len(example["input_ids"]) for example in run.train_dataset)
+    assert run.passes.flops == tokens * (forward + 3 * (step - forward)), "a pass back for each of three classes"
     # The head's information by hand: p_y times the square of (1[y = c] - p_c) times what comes into it.
     model: Any = AutoModelForSequenceClassification.from_pretrained(classifier_original).eval()
     read: list[Any] = []
