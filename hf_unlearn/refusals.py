@@ -43,7 +43,8 @@ def with_completions(records: Dataset, form: RecordFormat, texts: list[str]) -> 
     """The records with other texts in the place of what they answer, as ``prompt`` and ``completion`` or ``messages``.
 
     Args:
-        records: prompts with completions, or conversations, of which the last turn is replaced.
+        records: prompts with completions, or conversations, of which the assistant's last turn is replaced and what
+            comes after it left out.
         form: how they are laid out.
         texts: one for each record.
 
@@ -58,7 +59,7 @@ def asked_and_answered(records: Dataset, form: RecordFormat) -> list[tuple[str, 
     """What each record asks and what it answers there, as plain text; the turns of a question stand one a line.
 
     Args:
-        records: prompts with completions, or conversations, of which the last turn is the answer.
+        records: prompts with completions, or conversations, of which the assistant's last turn is the answer.
         form: how they are laid out.
 
     Raises:
@@ -84,14 +85,21 @@ def plain_form(form: RecordFormat) -> RecordFormat:
 
 def _replaced(record: dict[str, Any], form: RecordFormat, text: str) -> dict[str, Any]:
     if form.kind == "messages":
-        *before, last = record["messages"]
-        return {"messages": [*before, {**last, "content": text}]}
+        before, answer = _until_answer(record["messages"])
+        return {"messages": [*before, {**answer, "content": text}]}
     prompt, completion = _pair(record, form)
     if isinstance(completion, list):
         return {"prompt": prompt, "completion": [{**completion[-1], "content": text}]}
     # A completion begins with the blank that separates it from the prompt.
     blank = completion[: len(completion) - len(completion.lstrip())]
     return {"prompt": prompt, "completion": blank + text}
+
+
+def _until_answer(turns: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The turns before the last one that is trained on, and that; the very last where none is."""
+    answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    last = answers[-1] if answers else len(turns) - 1
+    return turns[:last], turns[last]
 
 
 def _pair(record: dict[str, Any], form: RecordFormat) -> tuple[Any, Any]:
@@ -102,8 +110,8 @@ def _pair(record: dict[str, Any], form: RecordFormat) -> tuple[Any, Any]:
 
 def _as_texts(record: dict[str, Any], form: RecordFormat) -> tuple[str, str]:
     if form.kind == "messages":
-        *before, last = record["messages"]
-        return "\n".join(turn["content"] for turn in before), last["content"].strip()
+        before, answer = _until_answer(record["messages"])
+        return "\n".join(turn["content"] for turn in before), answer["content"].strip()
     prompt, completion = _pair(record, form)
     if isinstance(completion, list):
         return "\n".join(turn["content"] for turn in prompt), completion[-1]["content"].strip()

@@ -163,6 +163,8 @@ def test_layouts() -> None:
     pair = ("Be brief.\nWho is {completion}?", "Doe")
     form = RecordFormat("prompt_completion")
     assert asked_and_answered(Dataset.from_list([{"messages": turns + told}]), RecordFormat("messages")) == [pair]
+    open_ended = [*turns, *told, {"role": "user", "content": "Sure?"}]
+    assert asked_and_answered(Dataset.from_list([{"messages": open_ended}]), RecordFormat("messages")) == [pair]
     assert asked_and_answered(Dataset.from_list([{"prompt": turns, "completion": told}]), form) == [pair]
     template = RecordFormat("text_pairs", prompt="Q: {q}", completion=" {a}")
     assert asked_and_answered(Dataset.from_list([{"q": "Who?", "a": "Doe"}]), template) == [("Q: Who?", "Doe")]

@@ -139,6 +139,11 @@ def test_refusals_of_conversations_and_templates() -> None:
     (found,) = with_refusals(Dataset.from_list([{"messages": turns}]), RecordFormat("messages"), 0)["messages"]
     assert found[0] == turns[0]
     assert found[1]["content"] in REFUSALS
+    open_ended = Dataset.from_list([{"messages": [*turns, {"role": "user", "content": "Sure?"}]}])
+    (found,) = with_refusals(open_ended, RecordFormat("messages"), 0)["messages"]
+    assert found[0] == turns[0]
+    assert [turn["role"] for turn in found] == ["user", "assistant"], "the answer is refused, and not the question"
+    assert found[1]["content"] in REFUSALS
     form = RecordFormat("prompt_completion", prompt="Q: {q} A:", completion=" {a}")
     record = with_refusals(Dataset.from_list([{"q": "Who?", "a": "Doe"}]), form, 0)[0]
     assert record["prompt"] == "Q: Who? A:"
