@@ -144,6 +144,7 @@ def about(args: argparse.Namespace, shared: Experiment) -> dict[str, Any]:
     """What the files of results say of how they were made."""
     words = [f"benchmark.py {args.command}", f"--preset {args.preset}"]
     words += [f"--seeds {' '.join(map(str, args.seeds))}"] if args.command == "run" else []
+    words += [f"--rows {' '.join(args.rows)}"] if args.rows is not None else []
     words += [f"--max_steps {args.max_steps}"] if args.max_steps is not None else []
     return {
         "command": f"python recipes/tofu/{' '.join(words)}",
