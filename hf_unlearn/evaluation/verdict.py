@@ -187,11 +187,7 @@ def decide(
     m, n = len(unlearned.forget[names[0]]), len(unlearned.holdout[names[0]])
     gaps = [_gap(unlearned, retrained, name, len(names), looks) for name in names]
     word, worst, finding = _measured(gaps, margin)
-    if (
-        word == "not_distinguished"
-        and original is not None
-        and not any(_gap(original, retrained, name, len(names)).strict_gap.low > 0 for name in names)
-    ):
+    if word == "not_distinguished" and original is not None and not _any_sees(names, original, retrained):
         word = "undecided"
         finding = "No attack can tell S from H in the original model either, so none can witness forgetting"
     expected = unlearned.groups is None and retrained is None
@@ -204,10 +200,7 @@ def decide(
         beyond = [gap for gap in gaps if gap.gap.value > margin and gap.strict_auc.low > blind.natural_auc]
         if word == "not_forgotten" and beyond:
             worst = max(beyond, key=lambda gap: gap.gap.value)
-            found = (
-                f"S and H differ by nature, but the attack by {_name(worst)} tells them apart better than the texts "
-                f"do, which can explain an AUC of {blind.natural_auc:.2f}: {_numbers(worst, unlearned, retrained)}."
-            )
+            found = _beyond_texts(blind, worst, _numbers(worst, unlearned, retrained))
         else:
             word, found = "undecided", _differ(blind, worst)
     if exact and word == "not_forgotten":
@@ -219,6 +212,11 @@ def decide(
     return Verdict(
         word, reasons, warnings, margin, smallest, worst.gap, compared_with, worst.attack, names, blind, groups
     )
+
+
+def _any_sees(names: list[str], original: Scores, retrained: Scores | None) -> bool:
+    """Whether one of the attacks tells S from H in the original model."""
+    return any(_gap(original, retrained, name, len(names)).strict_gap.low > 0 for name in names)
 
 
 def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
@@ -266,6 +264,13 @@ def _add_base(provenance: Provenance, reasons: list[str], warnings: list[str]) -
         reasons.append(f"Nobody looked whether this model had seen S before{f': {found}' if found else '.'}")
     elif provenance.base_is_clean == "doubtful":
         warnings.append(f"The clean start proves nothing, unless base_is_clean is stated against the tests: {found}")
+
+
+def _beyond_texts(blind: BlindBaseline, worst: _Gap, numbers: str) -> str:
+    return (
+        f"S and H differ by nature, but the attack by {_name(worst)} tells them apart better than the texts do, which "
+        f"can explain an AUC of {blind.natural_auc:.2f}: {numbers}."
+    )
 
 
 def _differ(blind: BlindBaseline, worst: _Gap) -> str:
