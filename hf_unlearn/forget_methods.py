@@ -347,6 +347,7 @@ FORGET_METHODS = (
         objective=Objective(partial(parts, forget=learn, retained=own_loss)),
         data=RELABELLED,
         rule=KeepUnsalient,
+        looks=MappingProxyType({"forget": 1}),
         options=MappingProxyType({"share": 0.5}),
         settings=MappingProxyType({"num_train_epochs": 10.0, "weight_decay": 5e-4}),
         picks_weights=True,
@@ -475,6 +476,7 @@ FORGET_METHODS = (
     Method(
         name="fisher",
         start=fisher_noise,
+        looks=MappingProxyType({"retained": None}),
         alpha=1e-6,
         strength="the noise's strength, by which the inverse of the information is multiplied",
         picks_weights=True,

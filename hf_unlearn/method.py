@@ -41,6 +41,7 @@ class Method:
         needs_base: whether the model that the original was fine-tuned from must be known.
         uses_base: whether that model is used where it is known.
         disturbs: whether its rule changes weights in other ways than by keeping them as they were.
+        looks: how often each record of a part passes back before the first step; None for once for each class.
         chooses: whether its rule looks at one half of S and H to choose, so that the other half judges.
         trains_block_ends: whether it trains the last matrix of three blocks alone, up to where its objective stops.
         picks_weights: whether it picks single weights of the model, so that all of them must be there to be trained.
@@ -66,6 +67,7 @@ class Method:
     needs_base: bool = False
     uses_base: bool = False
     disturbs: bool = False
+    looks: Mapping[Part, int | None] = field(default_factory=lambda: MappingProxyType({}))
     chooses: bool = False
     trains_block_ends: bool = False
     picks_weights: bool = False
@@ -135,7 +137,8 @@ class Method:
             )
         names = ("start", "alpha", "strength", "needs_base", "uses_base", "replaces")
         taken = {name: getattr(other, name) for name in names}
-        return replace(self, picks_weights=self.picks_weights or other.picks_weights, **taken)
+        looks = {**self.looks, **other.looks}
+        return replace(self, looks=looks, picks_weights=self.picks_weights or other.picks_weights, **taken)
 
     def is_clean(self, alpha: float) -> bool:
         """Whether nothing that S has shaped goes into the result: not the start, nor a teacher, nor S itself."""

@@ -155,9 +155,10 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
         return passes
 
     def road(method: Method) -> Price:
+        passes = epochs(method) * factor(method)
         if method.uses_forget:
-            return one_pass.times(planned_flops(trainer, method) / one_pass.flops)
-        return one_pass.times(epochs(method) * factor(method))
+            passes = planned_flops(trainer, method) / one_pass.flops
+        return one_pass.times(passes + looking_flops(trainer, method) / one_pass.flops)
 
     return Prices(
         one_pass=one_pass,
@@ -185,6 +186,24 @@ def planned_flops(trainer: "UnlearningTrainer", method: Method) -> float:
     if objective.reference:
         compared = [examples for part, examples in trainer.mixed.sets.items() if part != "retained"]
         flops += forward * sum(len(ids) for examples in compared for ids in examples["input_ids"])
+    return flops
+
+
+def looking_flops(trainer: "UnlearningTrainer", method: Method) -> float:
+    """Operations of what a method looks at before its first step, without padding.
+
+    Args:
+        trainer: as for :func:`estimate`.
+        method: any.
+    """
+    step, forward = flops_per_token(trainer.model)
+    sets = {"forget": trainer.forget_examples, "retained": trainer.train_dataset}
+    flops = 0.0
+    for part, times in method.looks.items():
+        examples = sets[part]
+        assert isinstance(examples, Dataset)
+        back = times or int(plain_model(trainer.model).config.num_labels or 0)
+        flops += sum(len(ids) for ids in examples["input_ids"]) * (forward + back * (step - forward))
     return flops
 
 

@@ -93,6 +93,31 @@ def test_the_accuracy_is_that_of_the_likeliest_answer(
 
 
 @needs_lm_eval
+def test_a_tasks_own_settings_and_the_seed_count(
+    lm_original: Path, colours: Path, questions: list[dict[str, Any]]
+) -> None:
+    """Open-unlearning reads its settings of the harness from where they are not, so that none has an effect."""
+    settings = yaml.safe_load(colours.read_text())
+    shown = [{**row, "question": f"Shown is {i}"} for i, row in enumerate(questions)]
+    settings["dataset_kwargs"]["data_files"]["train"] = str(write_rows(colours.parent / "shown.jsonl", shown))
+    colours.write_text(yaml.safe_dump({**settings, "num_fewshot": 2, "fewshot_split": "train"}))
+    model = AutoModelForCausalLM.from_pretrained(lm_original)
+    tokenizer = AutoTokenizer.from_pretrained(lm_original)
+
+    def read(seed: int) -> list[str]:
+        texts: list[str] = []
+        hook = model.register_forward_pre_hook(lambda _, args: texts.extend(tokenizer.batch_decode(args[0])))
+        harness_scores(model, tokenizer, [str(colours)], batch_size=8, seed=seed)
+        hook.remove()
+        return texts
+
+    first = read(5)
+    assert {(text.count("Shown is"), text.count("The code of")) for text in first} == {(2, 1)}
+    assert read(5) == first
+    assert read(6) != first
+
+
+@needs_lm_eval
 def test_the_command_puts_each_model_to_the_tasks(
     lm_settings: dict[str, Any],
     lm_original: Path,

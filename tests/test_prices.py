@@ -15,7 +15,7 @@ from hf_unlearn.models import locate
 from hf_unlearn.prices import Price, Prices, estimate, recorded_pass, step_factor
 from hf_unlearn.record import TrainingRecord, load_record
 
-from .test_trainer import same, trainer, weights
+from .test_trainer import same, tickets, trainer, weights
 
 
 @pytest.fixture
@@ -109,6 +109,26 @@ def test_a_method_that_uses_s_costs_what_it_says(method: str, lora: bool, lm_ori
     assert prices.roads[method].seconds == pytest.approx(
         prices.one_pass.seconds * run.state.total_flos / prices.one_pass.flops
     )
+
+
+@pytest.mark.parametrize("method", ["salun", "fisher"])
+def test_what_a_method_looks_at_before_its_first_step_is_in_its_price(
+    method: str, classifier_original: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"method": method, "max_steps": 3, "per_device_eval_batch_size": 1}
+    run = trainer(tmp_path, str(classifier_original), tickets(), **options)
+    prices = estimate(run, [METHODS[method]])
+    assert prices is not None
+    step, forward = run.flops_per_token
+    examples = run.forget_examples if method == "salun" else run.train_dataset
+    looked = sum(len(ids) for ids in examples["input_ids"]) * (
+        forward + (step - forward) * {"salun": 1, "fisher": 3}[method]
+    )
+    run.evidence = None
+    run.train()
+    assert run.state.total_flos > 1.1 * looked, "with the steps"
+    assert looked > 0.1 * run.state.total_flos
+    assert prices.roads[method].flops == pytest.approx(run.state.total_flos, rel=0.05)
 
 
 def test_without_a_record_a_method_that_uses_s_costs_the_same(
