@@ -189,6 +189,9 @@ def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
 
 def _parsed(parser: _Parser, action: argparse.Action, value: Any, path: Path) -> dict[str, Any]:
     """A value of a recipe read as its flag would be, under the setting's name."""
+    if isinstance(value, bool) and action.nargs == "?" and action.type is str:
+        # Of a flag that may stand alone and takes text too, such as --fsdp.
+        return {action.dest: value}
     items = value if isinstance(value, list) else [value]
     several = action.nargs == "+"
     if not items or (len(items) > 1 and not several):

@@ -60,7 +60,7 @@ RECIPES = (
     b"!!python/object/apply:os.system [ls]", b"seed: !!binary aGk=", b"%YAML 9.9\n---\n", b"a: b: c",
     b"---\nseed: 1\n---\nseed: 2\n", b"? [" * 300, b"[" * 3000, b"\x00", b"seed: 1\x00", "seed: \u0661".encode(),
     b"lr_scheduler_kwargs: {a: .nan}", b"forget_values: [true]", b"lr_scheduler_kwargs: text", b"push: maybe",
-    b"fsdp: [a]", b"output_dir: [a, b]", b"output_dir: 1", b"forget_id_column: null",
+    b"fsdp: [a, b]", b"output_dir: [a, b]", b"output_dir: 1", b"forget_id_column: null",
     b"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nseed: [*b,*b,*b,*b,*b,*b,*b,*b,*b]",
 )  # fmt: skip
 ODD_SETTINGS: tuple[tuple[str, Any], ...] = (

@@ -129,6 +129,15 @@ def test_numbers_in_yaml_are_read_as_the_flag_would_be(tmp_path: Path) -> None:
     assert given["lr_scheduler_kwargs"] == '{"min_lr": 0.1}'
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_a_flag_that_may_stand_alone_is_a_yes_or_no_in_yaml(on: bool, recipe: Any) -> None:
+    """To transformers --fsdp is text too, which it warns of; a text "True" is none of its options."""
+    given = parse("run", ["--config", str(recipe(fsdp=on))])
+    assert given == {"fsdp": on}
+    assert given == parse("run", ["--fsdp"]) or not on
+    assert bool(build(UnlearningConfig, {**given, "use_cpu": True}).fsdp) == on
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
