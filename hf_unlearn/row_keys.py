@@ -26,6 +26,8 @@ def row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
         column = table.column(name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.large_string())
         if _is_plain(column.type):
             text = column.cast(pa.large_string())
         else:
