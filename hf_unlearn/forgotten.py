@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 
 from .digests import ForgottenDigests, digest_each, key_check, keyed_digest
-from .row_keys import row_keys, texts_of_keys
+from .row_keys import row_texts
 from .selection import Selection, take_rows
 from .tables import AnyDataset, column_names, read_tables
 
@@ -83,6 +82,4 @@ def _texts(dataset: AnyDataset, mask: np.ndarray, columns: list[str]) -> Iterato
     if isinstance(dataset, Dataset):
         dataset, mask = take_rows(dataset, np.flatnonzero(mask)), mask[mask]
     for table, start in read_tables(dataset, columns):
-        # Arrow filters no views of strings, and keys are plain strings.
-        keys = row_keys(table, columns).filter(pa.array(mask[start : start + table.num_rows]))
-        yield from texts_of_keys(keys, columns)
+        yield from row_texts(table.filter(mask[start : start + table.num_rows]), columns)

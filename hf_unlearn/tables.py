@@ -38,8 +38,14 @@ def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[p
     names = list(dict.fromkeys(columns)) or column_names(dataset)[:1]
     start = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=BATCH_ROWS):
-        yield table, start
+        yield _without_views(table), start
         start += table.num_rows
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The table with its views of strings as strings: Arrow neither filters nor takes views."""
+    kinds = [pa.large_string() if pa.types.is_string_view(kind) else kind for kind in table.schema.types]
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
 
 
 def row_count(dataset: AnyDataset) -> int:
