@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 from peft import LoraConfig
 
-from .arguments import AttackArguments, DataArguments, ModelArguments
+from .arguments import AttackArguments, ModelArguments
 from .data import RecordFormat, record_format, template_fields
 from .errors import InputError
 from .evaluation.evidence import SAMPLE_ROWS
@@ -133,7 +133,7 @@ def _public_texts(name: str, run: Preparation) -> Dataset:
     """Some texts of a data set of which the first split has a column ``text``."""
     if not TASKS[run.task].next_token:
         raise InputError(f"--public_dataset is for models that go on writing a text, and this one is for {run.task}.")
-    splits, _ = load_data(DataArguments(dataset_name=name))
+    splits, _ = load_data(name)
     texts = next(iter(splits.values()))
     assert isinstance(texts, Dataset)
     if "text" not in texts.column_names:

@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from .attack_plan import AttackPlan
-from .console import TAUGHT
 from .data import RecordEncoder, RecordFormat, encode, resolve_max_length
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.prompting import (
@@ -25,6 +24,7 @@ from .evaluation.prompting import (
     sample_leaks,
 )
 from .evaluation.relearning import QuantisedScore, RelearningCurve, Taught, halfway, quantise, relearn
+from .evaluation.wording import TAUGHT
 from .files import write_text, written_whole
 from .models import Model, ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
 from .preparation import Preparation, measured_sets

@@ -12,19 +12,20 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
-from . import __version__, plain_words
+from . import plain_words
 from .audit_facts import Audited, look
-from .card import REFERENCE_NAMES, method_of, reproducing_flags, shown_settings
-from .console import SET_NAMES, SHOWN_MODELS, generation_rows, show
+from .card import method_of, reproducing_flags, shown_settings
+from .console import SHOWN_MODELS
 from .erase_console import GIVES
 from .errors import InputError, in_one_line
-from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES, TITLES
 from .evaluation.report import REPORT_FILE
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
+from .evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows, show
 from .files import write_text
 from .ledger import Erased, Event
+from .record import software_versions
 from .tasks import TASKS
 
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -68,7 +69,7 @@ def render_page(audited: Audited) -> str:
             report_file=REPORT_FILE,
             words=plain_words,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
-            version=__version__,
+            version=software_versions()["hf_unlearn"],
             arms=[arm for arm in TITLES if arm in report.arms],
             arm_names=TITLES,
             sets=[name for name in SET_NAMES if name in report.arms["unlearned"].sets],

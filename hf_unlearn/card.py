@@ -11,13 +11,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .console import SET_NAMES, generation_rows, show
 from .errors import in_one_line
-from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.plots import PICTURES
 from .evaluation.report import ModelEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
+from .evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows, show
 from .files import write_text
 from .method import Method
 from .methods import METHODS, find_method
@@ -57,13 +56,6 @@ REPEATED_SETTINGS = (
     "dataset_text_field",
     *TEMPLATES,
 )
-
-REFERENCE_NAMES = {
-    "retrained": "retrained on L",
-    "retrained_unlearned": "retrained on L, then put through the same unlearning",
-    "same_budget": "trained on L from the base at the price of the unlearning",
-    "unlearned": "this unlearning of the same original, repeated",
-}
 
 # What a reader must know before anything else.
 FIRST_LINES = {

@@ -1,6 +1,5 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,11 @@ from rich.table import Table
 
 from .errors import in_one_line
 from .evaluation.closeness import Closeness
-from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from .evaluation.statistics import Estimate
+from .evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
 from .forgotten import RequestFile
 from .old_model import BEFORE_AND_AFTER, new_version
-from .plan import duration
 from .prices import Price, Prices
 from .retained import SplitAudit
 from .tasks import TASKS
@@ -37,15 +35,7 @@ COLOURS = {
     "over_forgotten": "red",
 }
 SETS = {"forget": "S forget", "holdout": "H holdout", "retained": "L retained", "test": "test"}
-SET_NAMES = {
-    "forget": "the forgotten records (S)",
-    "holdout": "held-out records (H)",
-    "retained": "the retained records (L)",
-    "test": "the test split",
-}
-TAUGHT = {"forget": "half of S", "retained": "records of L", "public": "public texts with LoRA"}
 SHOWN_MODELS = 50  # rows of a table that a person still reads
-ARMS = {"original": "before", "unlearned": "after", "retrained": "retrained"}
 
 
 def plain(text: object) -> str:
@@ -147,11 +137,11 @@ def print_prices(console: Console, prices: Prices) -> None:
 
 def print_report(console: Console, report: UnlearningReport) -> None:
     """Show the evidence and the verdict."""
-    arms = [arm for arm in ARMS if arm in report.arms]
+    arms = [arm for arm in ARM_NAMES if arm in report.arms]
     table = Table(title=f"The evidence ({report.method.name})", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for arm in arms:
-        table.add_column(ARMS[arm], justify="right", no_wrap=True)
+        table.add_column(ARM_NAMES[arm], justify="right", no_wrap=True)
     quality = TASKS[report.task].quality
     for name, label in SETS.items():
         if name in report.arms["unlearned"].sets:
@@ -277,27 +267,11 @@ def _derived_table(found: "DerivedReport") -> Table:
     return table
 
 
-def generation_rows(report: UnlearningReport) -> list[tuple[str, dict[str, Estimate]]]:
-    """What the models write, a row for each number: what it is, and by model how much."""
-    rows: dict[str, dict[str, Estimate]] = {}
-    for name, letter in (("forget", "S"), ("holdout", "H")):
-        for arm, entry in report.arms.items():
-            if (scores := entry.generation.get(name)) is None:
-                continue
-            of = f"of {scores.records:,} records of {letter}"
-            if scores.rouge_l_recall is not None:
-                rows.setdefault(f"ROUGE-L recall {of}", {})[arm] = scores.rouge_l_recall
-            rows.setdefault(f"refusals {of}", {})[arm] = scores.refusal_rate
-            for given, share in scores.extracted.items():
-                rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share
-    return list(rows.items())
-
-
 def _harness_table(report: UnlearningReport) -> Table:
     table = Table(title="On other tasks (lm-evaluation-harness)", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for arm in report.harness:
-        table.add_column(ARMS[arm], justify="right", no_wrap=True)
+        table.add_column(ARM_NAMES[arm], justify="right", no_wrap=True)
     for scores in zip(*report.harness.values(), strict=True):
         label = plain(f"{scores[0].task}, n={scores[0].n:,}: {scores[0].metric}")
         table.add_row(label, *(show(score.estimate, 2) or f"{score.value:.2f}" for score in scores))
@@ -434,11 +408,3 @@ def _price(cost: CostEntry) -> str:
     if cost.training_ratio is None or cost.total_ratio is None:
         return f"{spent}; retraining's is unknown (no training record)."
     return f"{spent}: {cost.training_ratio:.0%} of retraining's, {cost.total_ratio:.0%} with the measuring."
-
-
-def show(estimate: Estimate | None, digits: int = 3) -> str:
-    """A number with its interval, as in ``0.93 [0.89, 0.97]``."""
-    if estimate is None or math.isnan(estimate.value):
-        return ""
-    digits = digits if abs(estimate.value) < 10 else 1
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -20,7 +20,6 @@ from .folders import start_folder
 from .models import Model, ModelSource, load_config, locate, quantised_bits, to_device
 from .preparation import Preparation, measured_sets, precision
 from .record import load_any, load_measurable
-from .reporting import cost_entry
 from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 from .trials import (
@@ -88,7 +87,7 @@ class Search:
             name=trial.name,
             method=trainer.method.name,
             alpha=alpha,
-            cost=cost_entry(trainer, None),
+            cost=trainer.cost_entry(None),
             measured_on="search",
             membership_auc=auc,
             told=is_told(verdict),

@@ -12,12 +12,12 @@ from pathlib import PurePosixPath
 import huggingface_hub
 from huggingface_hub.hf_api import GitRefInfo, LFSFileInfo
 
-from . import __version__
 from .erase_report import ERASURE_FILE, ErasureReport, Fate, OldCommit, OldObject, OldRef
 from .errors import InputError
 from .evaluation.report import REPORT_FILE
 from .hub_repo import MAIN, HubFile, HubRepo
 from .ledger import LEDGER_FILE, Ledger
+from .record import software_versions
 
 ERASABLE = ("exact", "certified", "not_distinguished")
 OWN_FILES = (ERASURE_FILE, LEDGER_FILE)
@@ -144,7 +144,7 @@ class _Survey:
             commits=commits,
             objects=[self._object(info) for _, info in sorted(going.items())],
             still_answers=[],
-            software={"hf_unlearn": __version__, "huggingface_hub": huggingface_hub.__version__},
+            software={"hf_unlearn": software_versions()["hf_unlearn"], "huggingface_hub": huggingface_hub.__version__},
         )
         finished = begun = False
         if self.earlier is not None:

@@ -89,7 +89,7 @@ from .references import (
 )
 from .retained import split_retained
 from .saving import save_evidence
-from .sources import holdout_rows, load_data, pick_split, split_data
+from .sources import holdout_rows, named_data, pick_split, split_data
 from .tables import AnyDataset, column_names
 from .tasks import TASKS
 from .trainer import UnlearningTrainer
@@ -106,7 +106,7 @@ def split(values: dict[str, Any]) -> None:
     config = build(UnlearningConfig, without_method(values))
     request_args, out = build(RequestArguments, values), console(config)
     ledger = _ledger_of_named(build(ModelArguments, values), out)
-    data, source = load_data(data_args)
+    data, source = named_data(data_args)
     show_split(out, split_data(data, source, data_args, request_args, config, ledger), request_args)
 
 
@@ -133,7 +133,7 @@ def train(values: dict[str, Any]) -> None:
     request_args = build(RequestArguments, values)
     config = build(UnlearningConfig, {"output_dir": "original", **values})
     out = console(config)
-    data, source = load_data(data_args)
+    data, source = named_data(data_args)
     dataset: AnyDataset
     if build(TrainArguments, values).train_on == "retained":
         dataset = split_data(data, source, data_args, request_args, config).retained
@@ -210,7 +210,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
 
     if config.method in CHOICES:
         {"auto": check_auto, "dial": check_dial}[config.method](prepared, known_base(prepared))
-    folder = config.folder
+    folder, forgotten = config.folder, prepared.parts.forgotten
+    assert forgotten is not None
     settings = run_settings(values, split=prepared.parts.audit.to_dict(), **prepared.made_up)
     if is_finished(folder, settings, CARD_FILE):
         clear_trials(folder)
@@ -219,7 +220,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     else:
         report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
     if PartialState().is_main_process:
-        write_line(folder, report, prepared)
+        write_line(folder, report, prepared.ledger, forgotten, prepared.source)
     if harness_tasks is not None and not report.harness:
         retrained = run_args.retrained_model
         if reference is not None:
@@ -230,7 +231,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         if PartialState().is_main_process:
             report.save(folder / REPORT_FILE)
             write_card(folder, report)
-            write_line(folder, report, prepared)
+            write_line(folder, report, prepared.ledger, forgotten, prepared.source)
     print_report(out, report)
     out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
@@ -283,6 +284,7 @@ def _unlearn(
         report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained, forget_rows=parts.forget_rows)
     evidence = trainer.evidence
     assert evidence is not None
+    assert parts.forgotten is not None
     scored = score_references(
         named if named is not None else _own_references(prepared),
         evidence,
@@ -292,7 +294,7 @@ def _unlearn(
         context=trainer.accelerator.autocast,
     )
     report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
-    trainer.evidence_report = report = with_note(report, prepared)
+    trainer.evidence_report = report = with_note(report, prepared.ledger, parts.forgotten, prepared.source)
     trainer.save_model()
     clear_trials(prepared.config.folder)
     return report
@@ -368,7 +370,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     out = console(config)
     require_folder(config.folder)
     source = located(model_args)
-    data, data_source = load_data(data_args)
+    data, data_source = named_data(data_args)
     request_args, ledger = build(RequestArguments, values), ledger_of(source)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=True)
     show_split(out, parts, request_args)

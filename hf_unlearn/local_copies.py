@@ -16,7 +16,6 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
 from rich.console import Console
 
-from .arguments import DataArguments
 from .console import plain
 from .erase_console import print_some, size_of
 from .erase_plan import ERASABLE
@@ -117,7 +116,7 @@ def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -
         plan.staying.append((Path(made_up), "made-up answers to forgotten records; delete it once no run needs it"))
     for name in sorted(files):
         plan.staying.append((Path(name), "the data set itself; what is in it is yours to delete"))
-        found = local_cache_folder(DataArguments(dataset_name=name, dataset_config=settings.get("dataset_config")))
+        found = local_cache_folder(name, settings.get("dataset_config"))
         if found is not None and found.exists():
             plan.add(f"tables of {name}", found, Path(datasets.config.HF_DATASETS_CACHE))
     _note_the_rest(plan)
@@ -279,7 +278,7 @@ def erase_on_this_machine(
         raise InputError("Whose copies? Name repositories after --cache, or a finished run with --output_dir.")
     out = Console(soft_wrap=True, width=120, highlight=False)
     plan = plan_local(repos, repo_type, output_dir)
-    _print_plan(out, plan)
+    _print_local_plan(out, plan)
     if not plan.going:
         return
     if yes:
@@ -289,7 +288,7 @@ def erase_on_this_machine(
         out.print("\nNothing has been changed. The same command with --yes deletes what is listed as going.")
 
 
-def _print_plan(out: Console, plan: LocalPlan) -> None:
+def _print_local_plan(out: Console, plan: LocalPlan) -> None:
     out.print("[bold]Old copies on this machine that go[/]" if plan.going else "No old copies were found.")
     for copy in plan.going:
         out.print(f"  {size_of([copy.size]):>7}  {plain(copy.what)}: {plain(copy.path)}")

@@ -6,6 +6,7 @@ made of the result, is not: see :mod:`~hf_unlearn.trainer`.
 
 import math
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,7 @@ from .config import UnlearningConfig
 from .cost import CostMeter, flops_per_token
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets
+from .evaluation.report import CostEntry, SetName
 from .evaluation.scoring import preserved_rng
 from .faults import no_number, telling_memory, training_memory
 from .first_use import CollatorWithRows, FirstUse, training_identity
@@ -36,8 +38,7 @@ from .method import Method
 from .models import Model, ModelSource
 from .objectives import labels_in_place
 from .passes import Passes, in_parts
-from .record import DataSource
-from .reporting import training_record
+from .record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
 from .rules import PreparedRule
 from .start_inputs import start_inputs
 from .steps import PARTS, Batch, Branch, InStep, Part, Step, count
@@ -111,6 +112,10 @@ class MethodTrainer(Trainer):
         self._model_takes_items = self.model_accepts_loss_kwargs
         self.model_accepts_loss_kwargs |= not TASKS[task].next_token or method.uses_forget
         self.passes = Passes(task, self.model, self.accelerator.autocast)
+        told_wrong = self._error if self.half_to_choose_by is not None else None
+        self.start_inputs = start_inputs(
+            self.model, args, data, self.passes, lineage, alpha=alpha, options=self.options, error=told_wrong
+        )
         if method.uses_forget:
             # It is run on S and on L before the pass back, and buffers that are sent around in between would change
             # what that pass needs.
@@ -119,7 +124,7 @@ class MethodTrainer(Trainer):
         if self.training_collator is not None:
             self.add_callback(NewMasksEachEpoch(self.training_collator))
         if method.rule is not None:
-            self.rule = method.rule(start_inputs(self))
+            self.rule = method.rule(self.start_inputs)
             self.add_callback(self.rule)
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
         self.add_callback(self.cost)
@@ -214,11 +219,20 @@ class MethodTrainer(Trainer):
         return self.method.begins_at_base(self.alpha, known=self.base is not None)
 
     def _move_to_start(self) -> None:
-        self.method.start(self.model, start_inputs(self))
+        self.method.start(self.model, self.start_inputs)
         base = self.base
         if self.starts_at_base and isinstance(self.model, PeftModel) and base is not None:
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path, config.revision = base.name, base.revision
+
+    def _error(self, name: str) -> float:
+        """The share of its items that the model tells wrong now, on the half of a set that it may choose by."""
+        half, chosen = self.half_to_choose_by, cast(SetName, name)
+        assert half is not None
+        only = replace(half, sets={chosen: half.sets[chosen]})
+        table = only.score(self.model, self.accelerator.autocast)[chosen]
+        self.cost.measured(0.0, self.flops_per_token[1] * only.tokens)
+        return 1 - sum(table["correct"].to_pylist()) / sum(table["tokens"].to_pylist())
 
     # What it is compared with
 
@@ -423,4 +437,57 @@ class MethodTrainer(Trainer):
             FirstUse(first.astype(np.uint32)).save(folder, self._identity(self.state.max_steps))
 
     def _identity(self, steps: int) -> str:
-        return training_identity(training_record(self, DataSource(fingerprint=self.data_fingerprint)), steps)
+        return training_identity(self.training_record(DataSource(fingerprint=self.data_fingerprint)), steps)
+
+    # What it tells of itself
+
+    def training_record(self, dataset: DataSource) -> TrainingRecord:
+        """How the model has just been trained, plainly, from the one that ``source`` names: ``training_record.json``.
+
+        Args:
+            dataset: where the data came from.
+        """
+        values = self.args.to_dict()
+        labels = self.model.config.id2label if TASKS[self.task].classes else None
+        return TrainingRecord(
+            task=self.task,
+            labels=[labels[i] for i in sorted(labels)] if labels else None,
+            base_model=self.source.name if self.source else None,
+            base_revision=self.source.revision if self.source else None,
+            dataset=dataset,
+            settings={name: values[name] for name in TRAINING_SETTINGS},
+            peft=self.lora,
+            seed=self.args.seed,
+            epochs=self.state.epoch or 0.0,
+            steps=self.state.global_step,
+            world_size=self.args.world_size,
+            tokens=int(self.state.num_input_tokens_seen),
+            flops=self.state.total_flos,
+            seconds=self.cost.training_seconds,
+            software=software_versions(),
+        )
+
+    def cost_entry(self, reference: TrainingRecord | None) -> CostEntry:
+        """What has been spent so far, before or after ``train()``, and what retraining costs beside it.
+
+        Args:
+            reference: how the retrained model was trained; else the original's record tells.
+        """
+        retraining_flops = reference.flops if reference else None
+        record, rows = self.record, self.retained_rows
+        if retraining_flops is None and record is not None and rows and record.dataset.rows:
+            retraining_flops = record.flops * rows / record.dataset.rows
+        training = self.state.total_flos
+        total = training + self.cost.measuring_flops
+        return CostEntry(
+            seconds=self.cost.training_seconds,
+            measuring_seconds=self.cost.measuring_seconds,
+            tokens=int(self.state.num_input_tokens_seen),
+            flops=training,
+            measuring_flops=self.cost.measuring_flops,
+            peak_memory_bytes=self.cost.peak_memory_bytes,
+            retraining_flops=retraining_flops,
+            training_ratio=training / retraining_flops if retraining_flops else None,
+            total_ratio=total / retraining_flops if retraining_flops else None,
+            kept_flops=self.cost.kept_flops,
+        )

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from .audit_facts import Audited, DerivedCheck, OldWeights
 from .card import FIRST_LINES
-from .evaluation.outside import OUTSIDE_ATTACKS
 from .evaluation.report import UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS, BaseIsClean
+from .evaluation.wording import OUTSIDE_ATTACKS
 from .methods import METHODS
 from .old_model import BEFORE_AND_AFTER
 from .tasks import TASKS

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from .errors import InputError
 from .evaluation.epsilon import ALPHA, DELTA, ceiling, models_needed
+from .evaluation.wording import duration
 
 TESTED = (8, 16, 32, 64, 128, 256, 512)
 
@@ -62,8 +63,8 @@ def plan(
 
 def _cost(name: str, revision: str | None, budget: float | None, models: int) -> str:
     """What the models cost by the training record of the original, in a sentence."""
+    from .method import DEFAULT_BUDGET
     from .models import locate
-    from .preparation import DEFAULT_BUDGET
     from .record import RECORD_FILE, load_record
 
     record = load_record(locate(name, revision))
@@ -81,10 +82,3 @@ def _cost(name: str, revision: str | None, budget: float | None, models: int) ->
 
 def _price(flops: float, seconds: float) -> str:
     return f"{flops:.2g} FLOPs ({duration(seconds)})"
-
-
-def duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.1f} s"

@@ -40,7 +40,7 @@ from .models import (
 )
 from .record import DataSource, TrainingRecord, load_record
 from .retained import RetainedSplit
-from .sources import load_data, pick_split, split_data
+from .sources import named_data, pick_split, split_data
 from .tables import AnyDataset, column_names
 from .tasks import Task
 from .weights import check_adapter
@@ -129,7 +129,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparati
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
     out = console(config)
     _tell_inherited(out, record, inherited, config)
-    data, data_source = load_data(data_args)
+    data, data_source = named_data(data_args)
     request_args = build(RequestArguments, values)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=ask_again)
     show_split(out, parts, request_args)

@@ -16,7 +16,6 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .arguments import DataArguments
 from .card import CARD_FILE, environment
 from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport
@@ -86,7 +85,7 @@ def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str |
         raise InputError(f"The run in {folder} read its data from a file or folder; name it with --dataset_name.")
     trained = told.split or "train"
     revision = told.revision if on_hub else None
-    data, source = load_data(DataArguments(name, told.config, revision, trained))
+    data, source = load_data(name, config=told.config, revision=revision, split=trained)
     assert isinstance(data, DatasetDict)
     _ = pick_split(data, trained, "dataset_train_split")
     forgotten = forgotten_before(ledger, key)

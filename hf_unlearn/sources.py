@@ -37,11 +37,22 @@ from .tables import AnyDataset, column_names
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 
 
-def load_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
+def load_data(
+    name: str | None,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
     """Load all splits of a data set.
 
     Args:
-        args: which.
+        name: a Hub id, a folder or a file; None where nobody has named one.
+        config: its configuration.
+        revision: its branch, tag or commit on the Hub.
+        split: the one that is meant; what has no splits gets this name.
+        streaming: read it as it is asked for, and store nothing.
 
     Returns:
         Its splits, and where it came from.
@@ -49,51 +60,49 @@ def load_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, D
     Raises:
         InputError: there is no such data set, or it cannot be read.
     """
-    if args.dataset_name is None:
+    if name is None:
         raise InputError("Which data set? Name a Hub id, folder or file with --dataset_name.")
-    path = Path(args.dataset_name)
-    revision = None
+    path = Path(name)
+    commit = None
     if path.exists():
         _refuse_what_crashes(path)
     if path.is_file():
         builder, options = _file_reader(path)
-        data = _load(args, builder, **options)
+        data = _load(name, builder, streaming, **options)
     elif path.is_dir():
         if _is_saved(path):
-            with _reading(args.dataset_name):
+            with reading(name):
                 data = load_from_disk(path)
         else:
-            data = _load(args, str(path), name=args.dataset_config)
+            data = _load(name, str(path), streaming, name=config)
     else:
-        with hub_errors(f"The data set {args.dataset_name!r}"):
-            revision = resolve_revision(
-                args.dataset_name, revision=args.dataset_revision, repo_type="dataset"
-            ).resolved
-        data = _load(args, args.dataset_name, name=args.dataset_config, revision=revision)
-    _refuse_shifted_columns(data, args)
+        with hub_errors(f"The data set {name!r}"):
+            commit = resolve_revision(name, revision=revision, repo_type="dataset").resolved
+        data = _load(name, name, streaming, name=config, revision=commit)
+    _refuse_shifted_columns(data, name)
     if isinstance(data, Dataset | IterableDataset):
         kind = DatasetDict if isinstance(data, Dataset) else IterableDatasetDict
-        data = kind({args.dataset_train_split: data})
-    on_disk = path.exists()
-    name = path.resolve().name if on_disk else args.dataset_name
-    return data, DataSource(name, args.dataset_config, args.dataset_train_split, revision)
+        data = kind({split: data})
+    public_name = path.resolve().name if path.exists() else name
+    return data, DataSource(public_name, config, split, commit)
 
 
-def local_cache_folder(args: DataArguments) -> Path | None:
+def local_cache_folder(name: str, config: str | None = None) -> Path | None:
     """Where datasets keeps the tables that it made of a folder or a file on this machine.
 
     Args:
-        args: which; it exists.
+        name: of the folder or file; it exists.
+        config: its configuration.
 
     Returns:
         The folder, None for a saved data set, which is read where it is.
     """
-    path = Path(args.dataset_name or "")
+    path = Path(name)
     if _is_saved(path):
         return None
-    with _reading(args.dataset_name):
+    with reading(name):
         if path.is_dir():
-            return Path(load_dataset_builder(str(path), name=args.dataset_config).cache_dir)
+            return Path(load_dataset_builder(str(path), name=config).cache_dir)
         builder, options = _file_reader(path)
         return Path(load_dataset_builder(builder, **options).cache_dir)
 
@@ -123,20 +132,18 @@ def _refuse_what_crashes(path: Path) -> None:
                     raise InputError(f"The first record in {file} is null; remove it.")
 
 
-def _refuse_shifted_columns(data: Any, args: DataArguments) -> None:
+def _refuse_shifted_columns(data: Any, asked: str) -> None:
     """Raise InputError for CSV whose rows are longer than its first line: pandas would shift the columns."""
     for part in [data] if isinstance(data, Dataset | IterableDataset) else data.values():
         names = part.column_names or []
         if part.info.builder_name == "csv" and any(name.startswith("__index_level_") for name in names):
-            raise InputError(
-                f"The data set {args.dataset_name!r} has rows with more fields than its first line names."
-            )
+            raise InputError(f"The data set {asked!r} has rows with more fields than its first line names.")
 
 
-def _load(args: DataArguments, what: str, **options: Any) -> Any:
-    with _reading(args.dataset_name):
+def _load(asked: str, what: str, streaming: bool, **options: Any) -> Any:
+    with reading(asked):
         try:
-            return load_dataset(what, streaming=args.dataset_streaming, **options)
+            return load_dataset(what, streaming=streaming, **options)
         except DatasetNotFoundError as error:
             if hub_trouble(error) is None:
                 auth_check(what, repo_type="dataset")  # says what datasets does not pass on
@@ -144,8 +151,15 @@ def _load(args: DataArguments, what: str, **options: Any) -> Any:
 
 
 @contextmanager
-def _reading(name: str | None) -> Iterator[None]:
-    """Turn what goes wrong while a data set is read into one sentence that quotes nothing of it."""
+def reading(name: str | None) -> Iterator[None]:
+    """Turn what goes wrong while a data set is read into one sentence that quotes nothing of it.
+
+    Args:
+        name: of the data set.
+
+    Raises:
+        InputError: the data set cannot be read.
+    """
     verbosity = datasets_logging.get_verbosity()
     # Readers log what they could not parse, which may be a record, and raise whatever they stumbled over.
     datasets_logging.set_verbosity(datasets_logging.CRITICAL)
@@ -173,6 +187,17 @@ def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) ->
     if name not in data:
         raise InputError(f"--{flag} {name}: the data set has the splits {', '.join(data)}.")
     return data[name]
+
+
+def named_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
+    """Load all splits of the data set that the settings name; see :func:`load_data`."""
+    return load_data(
+        args.dataset_name,
+        config=args.dataset_config,
+        revision=args.dataset_revision,
+        split=args.dataset_train_split,
+        streaming=args.dataset_streaming,
+    )
 
 
 def split_data(
@@ -207,7 +232,7 @@ def split_data(
                 require_columns([config.group_column], column_names(part))
     key = _digest_key(request_args, ledger)
     # The files of a stream are read here for the first time.
-    with _reading(data_args.dataset_name) if isinstance(dataset, IterableDataset) else nullcontext():
+    with reading(data_args.dataset_name) if isinstance(dataset, IterableDataset) else nullcontext():
         return split_retained(
             dataset,
             request,
@@ -234,7 +259,7 @@ def forget_request(args: RequestArguments) -> Records:
             one = Records.ids_from_file(args.forget_id_column, path, unique=args.ids_must_be_unique)
             request = _unite(request, one)
     if args.forget_dataset is not None:
-        data, _ = load_data(DataArguments(dataset_name=args.forget_dataset))
+        data, _ = load_data(args.forget_dataset)
         request = _unite(request, Records.like(next(iter(data.values()))))
     if request is None:
         raise InputError(
@@ -261,7 +286,7 @@ def _holdout(
             raise InputError(f"--holdout_split {args.holdout_split} is the split that was trained on.")
         return pick_split(data, args.holdout_split, "holdout_split")
     if args.holdout_dataset is not None:
-        other, _ = load_data(DataArguments(dataset_name=args.holdout_dataset))
+        other, _ = load_data(args.holdout_dataset)
         return next(iter(other.values()))
     return rows
 

@@ -1,76 +1,93 @@
-"""What the start and the rule of a method may draw on, from the trainer that they are used in."""
+"""What the start and the rule of a method may draw on, from what a trainer was made with."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from .config import UnlearningConfig
 from .evaluation.scoring import evaluating
 from .forget_data import COLUMNS
 from .forget_objectives import Items, labelled_items
-from .models import Model, load_anchor, load_like, locate, plain_model
+from .lineage import Lineage
+from .models import Model, ModelSource, load_anchor, load_like, locate, plain_model
+from .passes import Passes
 from .starts import StartInputs
-from .tasks import TASKS
-
-if TYPE_CHECKING:
-    from .method_trainer import MethodTrainer
+from .tasks import TASKS, Task
+from .trainer_data import TrainerData
 
 
-def start_inputs(trainer: "MethodTrainer") -> StartInputs:
-    """What a trainer has for its start and its rule; nothing is loaded or run before it is asked for."""
-    args = trainer.args
+def start_inputs(
+    model: Model,
+    args: UnlearningConfig,
+    data: TrainerData,
+    passes: Passes,
+    lineage: Lineage,
+    *,
+    alpha: float,
+    options: Mapping[str, float],
+    error: Callable[[str], float] | None,
+) -> StartInputs:
+    """What there is for a start and a rule; nothing is loaded or run before it is asked for.
+
+    Args:
+        model: the one that is trained.
+        args: the settings.
+        data: what is trained on.
+        passes: runs the model, and counts it.
+        lineage: where the original comes from.
+        alpha: the strength of the method.
+        options: its other settings.
+        error: see :class:`~hf_unlearn.starts.StartInputs`.
+    """
+    plain, task = plain_model(model), passes.task
+    base, rewind = lineage.base, args.rewind_checkpoint
     return StartInputs(
-        alpha=trainer.alpha,
+        alpha=alpha,
         seed=args.seed,
-        trained_adapter=trainer.trained_adapter,
-        load_base=None if trainer.base is None else partial(_load_base, trainer),
-        load_checkpoint=None if args.rewind_checkpoint is None else partial(_load_checkpoint, trainer),
+        trained_adapter=lineage.adapter,
+        load_base=None if base is None else partial(_load_base, base, plain, task, args.seed),
+        load_checkpoint=None if rewind is None else partial(_load_checkpoint, rewind, lineage, plain, task, args.seed),
         last_layers=args.train_last_layers,
-        options=trainer.options,
-        items=partial(_items, trainer),
-        error=partial(_error, trainer) if trainer.half_to_choose_by is not None else None,
+        options=options,
+        items=partial(_items, args, data, passes),
+        error=error,
         folder=args.folder,
     )
 
 
-def _load_base(trainer: "MethodTrainer") -> PreTrainedModel:
-    assert trainer.base is not None
-    plain = plain_model(trainer.model)
-    return load_anchor(trainer.base, trainer.task, plain.config, dtype=plain.dtype, seed=trainer.args.seed)
+def _load_base(base: ModelSource, plain: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
+    return load_anchor(base, task, plain.config, dtype=plain.dtype, seed=seed)
 
 
-def _load_checkpoint(trainer: "MethodTrainer") -> Model:
-    rewind, source = trainer.args.rewind_checkpoint, trainer.source
-    assert rewind is not None
-    plain = plain_model(trainer.model)
-    place = locate(rewind, trust_remote_code=source is not None and source.trust_remote_code)
-    return load_like(place, trainer.task, plain.config, dtype=plain.dtype, seed=trainer.args.seed)
+def _load_checkpoint(rewind: str, lineage: Lineage, plain: PreTrainedModel, task: Task, seed: int) -> Model:
+    trusted = lineage.source is not None and lineage.source.trust_remote_code
+    place = locate(rewind, trust_remote_code=trusted)
+    return load_like(place, task, plain.config, dtype=plain.dtype, seed=seed)
 
 
-def _items(trainer: "MethodTrainer", model: Model, part: str, size: int | None, gradients: int) -> Iterator[Items]:
-    examples = trainer.train_dataset if part == "retained" else trainer.forget_examples
+def _items(
+    args: UnlearningConfig,
+    data: TrainerData,
+    passes: Passes,
+    model: Model,
+    part: str,
+    size: int | None,
+    gradients: int,
+) -> Iterator[Items]:
+    examples = data.train if part == "retained" else data.forget
     assert isinstance(examples, Dataset)
     loader = DataLoader(
         cast(Any, examples.select_columns(COLUMNS)),
-        batch_size=size or trainer.args.per_device_eval_batch_size,
-        collate_fn=trainer.training_collator or trainer.data_collator,
+        batch_size=size or args.per_device_eval_batch_size,
+        collate_fn=data.training_collator or data.collator,
     )
     with evaluating(model):
         for batch in loader:
-            inputs = {name: values.to(trainer.args.device) for name, values in batch.items()}
-            with trainer.accelerator.autocast():
-                logits = trainer.passes.run(inputs, gradients).logits
-            yield labelled_items(logits, inputs["labels"], TASKS[trainer.task].next_token)
-
-
-def _error(trainer: "MethodTrainer", name: str) -> float:
-    half = trainer.half_to_choose_by
-    assert half is not None
-    only = replace(half, sets={name: half.sets[name]})  # type: ignore[index, dict-item]
-    table = only.score(trainer.model, trainer.accelerator.autocast)[name]  # type: ignore[index]
-    trainer.cost.measured(0.0, trainer.flops_per_token[1] * only.tokens)
-    return 1 - sum(table["correct"].to_pylist()) / sum(table["tokens"].to_pylist())
+            inputs = {name: values.to(args.device) for name, values in batch.items()}
+            with passes.autocast():
+                logits = passes.run(inputs, gradients).logits
+            yield labelled_items(logits, inputs["labels"], TASKS[passes.task].next_token)

@@ -274,7 +274,18 @@ class UnlearningTrainer(MethodTrainer):
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
                 self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
-        self.evidence_report = trainer_report(self, audit, dataset or DataSource(), reference, forget_rows)
+        self.evidence_report = trainer_report(
+            self,
+            self.tables,
+            self.generated,
+            self.evidence,
+            self.stopping,
+            chosen_by_forget=self.chosen_by_forget,
+            audit=audit,
+            dataset=dataset or DataSource(),
+            reference=reference,
+            forget_rows=forget_rows,
+        )
         return self.evidence_report
 
     def _base_to_measure(self) -> Model | None:

@@ -13,7 +13,6 @@ from .config import UnlearningConfig
 from .folders import start_folder
 from .models import ModelSource, load_model
 from .record import DataSource, load_any
-from .reporting import training_record
 from .tables import AnyDataset
 from .tasks import Task
 from .trainer import UnlearningTrainer
@@ -54,8 +53,8 @@ def train_plainly(
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     rows = len(dataset) if isinstance(dataset, Dataset) else None
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
-    trainer.record = training_record(
-        trainer, DataSource(source.name, source.config, source.split, source.revision, fingerprint, rows)
+    trainer.record = trainer.training_record(
+        DataSource(source.name, source.config, source.split, source.revision, fingerprint, rows)
     )
     trainer.save_model()
     return trainer

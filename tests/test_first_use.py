@@ -17,7 +17,6 @@ from hf_unlearn.cli import main
 from hf_unlearn.evaluation.verdict import Verdict
 from hf_unlearn.first_use import FIRST_USE_FILE, NEVER
 from hf_unlearn.record import DataSource
-from hf_unlearn.reporting import training_record
 
 from .conftest import note_rows, secrets_rows
 from .test_processes import ROOT, launched
@@ -139,7 +138,7 @@ def recorded(folder: Path, base: Path, data: Dataset, **settings: Any) -> Path:
     """The folder of an original with its record, trained for one pass in five steps, all of them kept."""
     run = plain(folder, base, data, **{"max_steps": 5, "per_device_train_batch_size": 10, **settings})
     run.train()
-    run.record = training_record(run, DataSource(fingerprint=data._fingerprint, rows=len(data)))
+    run.record = run.training_record(DataSource(fingerprint=data._fingerprint, rows=len(data)))
     run.save_model()
     return folder
 

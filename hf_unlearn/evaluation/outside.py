@@ -9,12 +9,6 @@ from .evidence import attack_scores
 from .membership import AttackResult, attack_result, lira_scores, logit_confidence, rmia_scores
 from .report import SetName
 
-# What each goes by. They are shown and do not decide.
-OUTSIDE_ATTACKS = {
-    "lira": "the likelihood ratio to retrained models (LiRA)",
-    "rmia": "the probability relative to that under retrained models (RMIA)",
-}
-
 # One model shows no variance.
 FEWEST_OUTSIDE = 2
 
@@ -30,7 +24,8 @@ def outside_attacks(
         seed: of the halves and of the draws.
 
     Returns:
-        By name in :data:`OUTSIDE_ATTACKS`; empty without S, H or two models to compare with.
+        By name in :data:`~hf_unlearn.evaluation.wording.OUTSIDE_ATTACKS`; empty without S, H or two models to compare
+        with.
     """
     without = attack_scores(judged)
     if len(outside) < FEWEST_OUTSIDE or without is None:

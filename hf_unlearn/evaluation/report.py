@@ -191,7 +191,7 @@ class ArmEntry:
         sets: by ``forget`` (S), ``holdout`` (H), ``retained`` (L) and ``test``.
         membership_auc: how well its loss tells S from H, None without H.
         attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`; with two
-            retrained references or more, also in :data:`~hf_unlearn.evaluation.outside.OUTSIDE_ATTACKS`.
+            retrained references or more, also in :data:`~hf_unlearn.evaluation.wording.OUTSIDE_ATTACKS`.
         generation: what it writes, by set; only when it was asked for, and where the texts are long enough.
     """
 

@@ -22,7 +22,6 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from xxhash import xxh3_128
 
-from hf_unlearn.arguments import DataArguments
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation import cache, generation, tofu, tofu_suite
 from hf_unlearn.evaluation.generation import NEW_TOKENS
@@ -150,10 +149,10 @@ def _read(source: str, name: str, revision: str | None) -> tuple[Dataset, str | 
                 "file of held-out records with --holdout, or leave them out with --holdout none."
             )
         file = found[0]
-    asked = DataArguments(dataset_name=source, dataset_config=name, dataset_revision=revision)
     if file.is_file():
-        asked = DataArguments(dataset_name=str(file))
-    data, came_from = load_data(asked)
+        data, came_from = load_data(str(file))
+    else:
+        data, came_from = load_data(source, config=name, revision=revision)
     rows = pick_split(data, "train", "source")
     assert isinstance(rows, Dataset)
     columns = [column for column in COLUMNS if column in rows.column_names]

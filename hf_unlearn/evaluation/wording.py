@@ -1,0 +1,62 @@
+"""Names and numbers as people read them."""
+
+import math
+from typing import TYPE_CHECKING
+
+from .statistics import Estimate
+
+if TYPE_CHECKING:
+    from .report import UnlearningReport
+
+SET_NAMES = {
+    "forget": "the forgotten records (S)",
+    "holdout": "held-out records (H)",
+    "retained": "the retained records (L)",
+    "test": "the test split",
+}
+ARM_NAMES = {"original": "before", "unlearned": "after", "retrained": "retrained"}
+REFERENCE_NAMES = {
+    "retrained": "retrained on L",
+    "retrained_unlearned": "retrained on L, then put through the same unlearning",
+    "same_budget": "trained on L from the base at the price of the unlearning",
+    "unlearned": "this unlearning of the same original, repeated",
+}
+TAUGHT = {"forget": "half of S", "retained": "records of L", "public": "public texts with LoRA"}
+
+# Attacks that know other models; they are shown and do not decide.
+OUTSIDE_ATTACKS = {
+    "lira": "the likelihood ratio to retrained models (LiRA)",
+    "rmia": "the probability relative to that under retrained models (RMIA)",
+}
+
+
+def show(estimate: Estimate | None, digits: int = 3) -> str:
+    """A number with its interval, as in ``0.93 [0.89, 0.97]``."""
+    if estimate is None or math.isnan(estimate.value):
+        return ""
+    digits = digits if abs(estimate.value) < 10 else 1
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest unit that it has two of, as in ``2.5 min``."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def generation_rows(report: "UnlearningReport") -> list[tuple[str, dict[str, Estimate]]]:
+    """What the models write, a row for each number: what it is, and by model how much."""
+    rows: dict[str, dict[str, Estimate]] = {}
+    for name, letter in (("forget", "S"), ("holdout", "H")):
+        for arm, entry in report.arms.items():
+            if (scores := entry.generation.get(name)) is None:
+                continue
+            of = f"of {scores.records:,} records of {letter}"
+            if scores.rouge_l_recall is not None:
+                rows.setdefault(f"ROUGE-L recall {of}", {})[arm] = scores.rouge_l_recall
+            rows.setdefault(f"refusals {of}", {})[arm] = scores.refusal_rate
+            for given, share in scores.extracted.items():
+                rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share
+    return list(rows.items())
