@@ -13,11 +13,11 @@ from .errors import InputError
 from .evaluation.evidence import SAMPLE_ROWS
 from .evaluation.prompting import WRAPPERS
 from .evaluation.report import SetName
+from .models.tasks import TASKS
 from .preparation import Preparation, lora_config
 from .requests import require_columns
 from .sources import load_data
 from .tables import AnyDataset, column_names
-from .tasks import TASKS
 
 AS_TRAINED = "as trained"
 

@@ -26,10 +26,10 @@ from .evaluation.prompting import (
 from .evaluation.relearning import QuantisedScore, RelearningCurve, Taught, halfway, quantise, relearn
 from .evaluation.wording import TAUGHT
 from .files import write_text, written_whole
-from .models import Model, ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
+from .models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
+from .models.location import ModelSource, locate
+from .models.tasks import TASKS, Task
 from .preparation import Preparation, measured_sets
-from .record import load_any
-from .tasks import TASKS, Task
 
 ATTACKS_FILE = "attacks.json"
 CURVE_FILE = "relearning_curve.png"

@@ -16,10 +16,10 @@ from .erase_report import ERASURE_FILE, ErasureReport
 from .errors import InputError
 from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport
-from .hub_errors import hub_errors
+from .hub_access import hub_errors
 from .ledger import LEDGER_FILE, Ledger, file_digest
 from .ledger_check import ledger_of, weights_of
-from .models import ModelSource
+from .models.location import ModelSource
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

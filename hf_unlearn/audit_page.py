@@ -25,8 +25,8 @@ from .evaluation.verdict import ATTACKS
 from .evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows, show
 from .files import write_text
 from .ledger import Erased, Event
-from .record import software_versions
-from .tasks import TASKS
+from .models.tasks import TASKS
+from .models.training_record import software_versions
 
 COMMIT = re.compile("[0-9a-f]{40}")
 

@@ -6,7 +6,7 @@ from typing import Any
 from .errors import InputError
 from .evaluation.report import Road, TrialEntry, UnlearningReport
 from .evaluation.utility import Utility, utility
-from .models import ModelSource
+from .models.location import ModelSource
 from .preparation import Preparation
 from .trainer import UnlearningTrainer
 from .trials import (

@@ -6,8 +6,8 @@ from .card import TAGS
 from .errors import InputError
 from .ledger import LEDGER_FILE, Ledger, ledger_text
 from .ledger_check import report_beside, weights_of
-from .models import ModelSource, adapter_base, file_beside, locate, read_card
-from .record import TrainingRecord
+from .models.location import ModelSource, adapter_base, file_beside, locate, read_card
+from .models.training_record import TrainingRecord
 
 
 def find_base(

@@ -20,9 +20,9 @@ from .evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, gen
 from .files import write_text
 from .method import Method
 from .methods import METHODS, find_method
-from .models import AUTO_CLASSES
+from .models.loading import AUTO_CLASSES
+from .models.tasks import TASKS
 from .old_model import BEFORE_AND_AFTER
-from .tasks import TASKS
 
 CARD_FILE = "README.md"
 TAGS = ["unlearning", "machine-unlearning", "hf_unlearn"]

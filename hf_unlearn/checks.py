@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from .errors import InputError
+from .models.tasks import TASKS, Task
 from .requests import require_columns
 from .tables import AnyDataset, column_names, read_tables
-from .tasks import TASKS, Task
 
 if TYPE_CHECKING:
     from .data import RecordFormat

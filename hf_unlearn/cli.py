@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         return 130
     except Exception as error:
-        from .faults import explain
+        from .machine_faults import explain
 
         sentence = explain(error)
         if sentence is None:
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(command: str, flags: list[str]) -> int:
     if command in CONFIGURED:
         from . import jobs, parsing, write_alternates
-        from .hub_errors import hub_errors
+        from .hub_access import hub_errors
 
         values = parsing.parse(command, flags)
         # Streamed records come while they are used, so the Hub can fail anywhere.

@@ -14,10 +14,10 @@ from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, Unlear
 from .evaluation.statistics import Estimate
 from .evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
 from .forgotten import RequestFile
+from .models.tasks import TASKS
 from .old_model import BEFORE_AND_AFTER, new_version
 from .prices import Price, Prices
 from .retained import SplitAudit
-from .tasks import TASKS
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

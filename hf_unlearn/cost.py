@@ -2,15 +2,11 @@
 
 import sys
 import time
-from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-
-from .layers import plain_name
 
 
 class CostMeter(TrainerCallback, ExportableState):
@@ -80,29 +76,3 @@ def peak_memory_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def flops_per_token(model: nn.Module, until: Collection[str] | None = None) -> tuple[float, float]:
-    """Floating point operations per token of a training step and of a forward pass; embeddings are left out.
-
-    Args:
-        model: its parameters come in the order of the forward pass.
-        until: the plain names of the weights that are run; all when None.
-    """
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    weights = [
-        weight
-        for name, weight in model.named_parameters()
-        if id(weight) not in embeddings and (until is None or plain_name(name) in until)
-    ]
-    total = sum(_size(weight) for weight in weights)
-    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-    first = next((i for i, weight in enumerate(weights) if weight.requires_grad), len(weights))
-    reached = sum(_size(weight) for weight in weights[first:])
-    return 2.0 * (total + reached + trained), 2.0 * total
-
-
-def _size(weight: nn.Parameter) -> int:
-    """How many weights a parameter holds; bitsandbytes packs two of four bits into a byte."""
-    packed = type(weight).__name__ == "Params4bit"
-    return weight.numel() * 2 if packed else weight.numel()

@@ -20,9 +20,9 @@ from .checks import check_batch
 from .encodings import ENCODINGS
 from .errors import InputError
 from .labels import class_ids, label_ids
+from .models.tasks import IGNORED, TASKS, Task
 from .requests import require_columns
 from .tables import AnyDataset, column_names, listed
-from .tasks import IGNORED, TASKS, Task
 
 logger = logging.getLogger(__name__)
 

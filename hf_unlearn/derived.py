@@ -31,9 +31,8 @@ from .console import plain, print_derived
 from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport
 from .files import write_text
-from .hub_errors import hub_errors
+from .hub_access import Patience, hub_errors
 from .old_model import new_version
-from .patience import Patience
 
 DERIVED_VERSION = 1
 MAX_MODELS = 1000  # each takes a request, and the Hub allows so many in five minutes

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 from datasets import Dataset
 
-from .cost import flops_per_token
 from .errors import InputError
 from .evaluation.blind import BlindBaseline
 from .evaluation.cache import score_once
@@ -16,10 +15,11 @@ from .evaluation.evidence import EvidenceSets, attack_scores, halves_of_records,
 from .evaluation.report import Road, SetName, TrialEntry, UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import Provenance, Scores, Verdict, decide
-from .folders import start_folder
-from .models import Model, ModelSource, load_config, locate, quantised_bits, to_device
+from .models.layers import flops_per_token
+from .models.loading import Model, load_any, load_config, load_measurable, quantised_bits, to_device
+from .models.location import ModelSource, locate
+from .output_folder import start_folder
 from .preparation import Preparation, measured_sets, precision
-from .record import load_any, load_measurable
 from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 from .trials import (

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
-from .tasks import IGNORED
+from .models.tasks import IGNORED
 
 if TYPE_CHECKING:
     from .data import RecordEncoder

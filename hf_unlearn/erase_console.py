@@ -15,7 +15,7 @@ from .erase_plan import ErasurePlan, plan_erasure
 from .erase_report import Answer, ErasureReport, OldObject
 from .errors import InputError
 from .files import write_text
-from .hub_errors import erasing_errors
+from .hub_access import erasing_errors
 from .hub_repo import HubRepo, RepoType
 from .old_model import BEFORE_AND_AFTER
 

@@ -17,7 +17,7 @@ from .errors import InputError
 from .evaluation.report import REPORT_FILE
 from .hub_repo import MAIN, HubFile, HubRepo
 from .ledger import LEDGER_FILE, Ledger
-from .record import software_versions
+from .models.training_record import software_versions
 
 ERASABLE = ("exact", "certified", "not_distinguished")
 OWN_FILES = (ERASURE_FILE, LEDGER_FILE)

@@ -3,8 +3,8 @@
 import torch
 
 from .forget_weights import fisher_noise_scale
-from .layers import names_after, plain_name
-from .models import Model, plain_model
+from .models.layers import names_after, plain_name
+from .models.loading import Model, plain_model
 from .starts import StartInputs
 
 

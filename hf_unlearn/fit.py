@@ -12,9 +12,10 @@ from .errors import InputError
 from .evaluation.generation import check_writes
 from .labels import class_ids, label_ids
 from .methods import CHOICES, find_method
-from .models import ARCHITECTURES, ModelSource
+from .models.loading import ARCHITECTURES
+from .models.location import ModelSource
+from .models.tasks import TASKS, Task
 from .tables import AnyDataset, column_names
-from .tasks import TASKS, Task
 
 
 def check_fit(

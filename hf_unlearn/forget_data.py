@@ -15,8 +15,8 @@ from torch.utils.data import Dataset as MapDataset
 from torch.utils.data import Sampler
 
 from .forget_objectives import other_labels, skip_first
+from .models.tasks import IGNORED
 from .steps import PARTS, Part
-from .tasks import IGNORED
 
 COLUMNS = ["input_ids", "attention_mask", "labels"]
 # Streams of random numbers.

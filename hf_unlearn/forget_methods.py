@@ -16,9 +16,9 @@ from .fisher import fisher_noise
 from .forget_data import FORGET_ALONE, PAIRED, TrainingData
 from .forget_rules import DualVariable, KeepUnsalient, NegateTask, Rewind
 from .method import Method
+from .models.tasks import Task
 from .retained_objectives import own_loss
 from .steps import Branch, Objective, Part, Step
-from .tasks import Task
 
 LANGUAGE: tuple[Task, ...] = ("text-generation", "text2text-generation")
 CLASSIFIERS: tuple[Task, ...] = ("text-classification", "token-classification")

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from .errors import InputError
+from .models.tasks import IGNORED
 from .objectives import RULED_OUT, distillation, labelled_rows, labels_in_place, log_p
-from .tasks import IGNORED
 
 
 class Items(NamedTuple):

@@ -16,8 +16,8 @@ from transformers.trainer_callback import ExportableState
 from .errors import InputError
 from .forget_objectives import dual_step, nll
 from .forget_weights import negate_task, saliency_mask
-from .layers import placed_like, whole
-from .models import Model
+from .models.layers import placed_like, whole
+from .models.loading import Model
 from .rules import PreparedRule, without
 from .starts import StartInputs, shrink_adapter
 

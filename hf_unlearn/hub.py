@@ -19,12 +19,11 @@ from .errors import InputError
 from .evaluation.plots import PICTURES
 from .evaluation.report import REPORT_FILE, UnlearningReport
 from .files import write_text
-from .hub_errors import UNREACHABLE, publishing_errors
+from .hub_access import UNREACHABLE, Patience, publishing_errors
 from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
 from .ledger_check import ledger_of
-from .models import MODEL_FILES, ModelSource
-from .patience import Patience
-from .record import RECORD_FILE, load_record
+from .models.location import MODEL_FILES, ModelSource
+from .models.training_record import RECORD_FILE, load_record
 
 logger = logging.getLogger(__name__)
 

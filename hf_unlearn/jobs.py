@@ -47,14 +47,17 @@ from .evaluation.harness import HarnessScore, check_harness_tasks, harness_score
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import Provenance
 from .fit import check_fit, check_head, check_measures
-from .folders import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .hub import publish
 from .labels import class_names
 from .ledger import LEDGER_FILE, Ledger
 from .ledger_check import ledger_of, weights_of
 from .ledger_line import with_note, write_line
 from .methods import CHOICES
-from .models import ModelSource, load_config, load_tokenizer, locate, peft_task, quantised_bits, task_of, to_device
+from .models.loading import load_any, load_config, load_tokenizer, peft_task, quantised_bits, task_of, to_device
+from .models.location import ModelSource, locate
+from .models.tasks import TASKS
+from .models.training_record import RECORD_FILE, DataSource
+from .output_folder import REFERENCES_FOLDER, is_finished, require_folder, run_settings
 from .preparation import (
     Preparation,
     check_needs,
@@ -68,7 +71,6 @@ from .preparation import (
     show_split,
     without_method,
 )
-from .record import RECORD_FILE, DataSource, load_any
 from .references import (
     REFERENCES_FILE,
     Arm,
@@ -91,7 +93,6 @@ from .retained import split_retained
 from .saving import save_evidence
 from .sources import holdout_rows, named_data, pick_split, split_data
 from .tables import AnyDataset, column_names
-from .tasks import TASKS
 from .trainer import UnlearningTrainer
 from .training import train_plainly
 from .trials import EXACT, Choice, clear_trials, known_base, show_prices

@@ -25,7 +25,7 @@ HEXADECIMAL = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class LedgerData:
-    """The data set that was split; the attributes are those of :class:`~hf_unlearn.record.DataSource`."""
+    """The data set that was split; the attributes are those of ``DataSource``."""
 
     name: str | None
     config: str | None

@@ -8,9 +8,9 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport
-from .hub_errors import hub_errors, hub_status, hub_trouble
+from .hub_access import hub_errors, hub_status, hub_trouble
 from .ledger import LEDGER_FILE, Ledger, file_digest, ledger_text
-from .models import WEIGHT_FILES, ModelSource, file_beside
+from .models.location import WEIGHT_FILES, ModelSource, file_beside
 
 
 def ledger_of(source: ModelSource) -> Ledger | None:

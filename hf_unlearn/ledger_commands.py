@@ -9,10 +9,10 @@ from .console import COLOURS, plain
 from .digests import digest_each
 from .errors import InputError, in_one_line
 from .evaluation.report import REPORT_FILE
-from .hub_errors import hub_errors
+from .hub_access import hub_errors
 from .ledger import LEDGER_FILE, Ledger, Unlearned
 from .ledger_check import ledger_of
-from .models import ModelSource, locate
+from .models.location import ModelSource, locate
 from .requests import value_text
 from .sources import ledger_key
 from .tables import listed

@@ -7,7 +7,7 @@ from .evaluation.report import REPORT_FILE, LedgerNote, UnlearningReport
 from .forgotten import Forgotten
 from .ledger import Ledger, LedgerData, LedgerModel, Unlearned, file_digest, load_ledger
 from .ledger_check import weights_of
-from .models import ModelSource
+from .models.location import ModelSource
 
 
 def with_note(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source: ModelSource) -> UnlearningReport:

@@ -9,8 +9,9 @@ from .bases import find_base
 from .config import UnlearningConfig
 from .errors import InputError
 from .method import Method
-from .models import Model, ModelSource, locate
-from .record import TrainingRecord, load_record
+from .models.loading import Model
+from .models.location import ModelSource, locate
+from .models.training_record import TrainingRecord, load_record
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from .erase_plan import ERASABLE
 from .errors import InputError
 from .evaluation.cache import tables_folder
 from .evaluation.report import REPORT_FILE, UnlearningReport
-from .folders import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
 from .hub_repo import RepoType
+from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
 from .sources import local_cache_folder
 
 BEFORE_THE_VERDICT = (

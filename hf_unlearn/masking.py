@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from .data import PaddingCollator
 from .errors import InputError
-from .tasks import IGNORED, Task
+from .models.tasks import IGNORED, Task
 
 MEASURING = 0  # the pass under which the masks for measuring are drawn; training's are 1, 2, ...
 KEPT, REPLACED = 0.1, 0.1  # of the chosen tokens in training, as BERT: these stay, these become some other token

@@ -16,8 +16,8 @@ from .evaluation.evidence import EvidenceSets, attack_scores
 from .evaluation.generation import generation_tables
 from .evaluation.report import SetName
 from .evaluation.statistics import membership_auc
-from .faults import measuring_memory, telling_memory
-from .models import Model
+from .machine_faults import measuring_memory, telling_memory
+from .models.loading import Model
 
 Tables = dict[SetName, pa.Table]
 

@@ -9,9 +9,9 @@ from typing import Any
 from . import rules, starts
 from .errors import InputError
 from .forget_data import RETAINED_ALONE, TrainingData
+from .models.tasks import TASKS, Task
 from .retained_objectives import OWN_LOSS
 from .steps import Objective, Part
-from .tasks import TASKS, Task
 
 ALL_TASKS = tuple(TASKS)
 # Of a run that says nothing about how long to train.

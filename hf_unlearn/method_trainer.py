@@ -23,26 +23,28 @@ from transformers.trainer_utils import TrainOutput
 from .callbacks import SaveOnInterrupt
 from .checkpoints import finish_checkpoint, last_checkpoint
 from .config import UnlearningConfig
-from .cost import CostMeter, flops_per_token
+from .cost import CostMeter
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets
 from .evaluation.report import CostEntry, SetName
 from .evaluation.scoring import preserved_rng
-from .faults import no_number, telling_memory, training_memory
 from .first_use import CollatorWithRows, FirstUse, training_identity
 from .forget_data import PartsCollator
 from .forget_rules import DualVariable, Rewind
 from .lineage import Lineage
+from .machine_faults import no_number, telling_memory, training_memory
 from .masking import NewMasksEachEpoch
 from .method import Method
-from .models import Model, ModelSource
+from .models.layers import flops_per_token
+from .models.loading import Model
+from .models.location import ModelSource
+from .models.tasks import IGNORED, TASKS, Task
+from .models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
 from .objectives import labels_in_place
 from .passes import Passes, in_parts
-from .record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
 from .rules import PreparedRule
 from .start_inputs import start_inputs
 from .steps import PARTS, Batch, Branch, InStep, Part, Step, count
-from .tasks import IGNORED, TASKS, Task
 from .teachers import held_teachers, log_probabilities
 from .trainer_data import TrainerData
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from .layers import whole
-from .tasks import IGNORED
+from .models.layers import whole
+from .models.tasks import IGNORED
 
 Match = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -17,8 +17,9 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModel, PreTrainedModel
 
 from .errors import InputError
-from .hub_errors import hub_errors
-from .models import MODEL_FILES, WEIGHT_FILES, load_config, load_tokenizer, locate
+from .hub_access import hub_errors
+from .models.loading import load_config, load_tokenizer
+from .models.location import MODEL_FILES, WEIGHT_FILES, locate
 from .near_audit import PARAPHRASE_THRESHOLD
 from .pairs import ParaphrasePairs
 from .slices import text_slices

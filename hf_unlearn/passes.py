@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .cost import flops_per_token
-from .layers import blocks_of, first_blocks, names_until
-from .models import Model, plain_model
-from .tasks import TASKS, Task
+from .models.layers import blocks_until, first_blocks, flops_per_token, names_until
+from .models.loading import Model, plain_model
+from .models.tasks import TASKS, Task
 
 Teacher = Literal["original", "fresh"]
 
@@ -83,11 +82,6 @@ class Passes:
             until = None if blocks is None else names_until(plain_model(model), blocks)
             self._prices[name, blocks] = flops_per_token(model, until)
         return self._prices[name, blocks]
-
-
-def blocks_until(model: PreTrainedModel, depth: float) -> int:
-    """How many blocks lie before a depth between 0 and 1; at least one."""
-    return max(1, round(depth * len(blocks_of(model))))
 
 
 def _cut(plain: PreTrainedModel, called: nn.Module, read: dict[str, torch.Tensor], count: int) -> torch.Tensor:

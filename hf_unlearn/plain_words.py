@@ -9,8 +9,8 @@ from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS, BaseIsClean
 from .evaluation.wording import OUTSIDE_ATTACKS
 from .methods import METHODS
+from .models.tasks import TASKS
 from .old_model import BEFORE_AND_AFTER
-from .tasks import TASKS
 
 SENTENCES = FIRST_LINES | {
     "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",

@@ -64,8 +64,8 @@ def plan(
 def _cost(name: str, revision: str | None, budget: float | None, models: int) -> str:
     """What the models cost by the training record of the original, in a sentence."""
     from .method import DEFAULT_BUDGET
-    from .models import locate
-    from .record import RECORD_FILE, load_record
+    from .models.location import locate
+    from .models.training_record import RECORD_FILE, load_record
 
     record = load_record(locate(name, revision))
     if record is None:

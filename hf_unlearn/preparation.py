@@ -27,22 +27,21 @@ from .lineage import find_lineage
 from .masking import token_masking
 from .method import DEFAULT_BUDGET
 from .methods import CHOICES, METHODS, find_method
-from .models import (
+from .models.loading import (
     PEFT_TASKS,
-    ModelSource,
     load_config,
     load_tokenizer,
-    locate,
     peft_task,
     quantised_bits,
     quantization,
     task_of,
 )
-from .record import DataSource, TrainingRecord, load_record
+from .models.location import ModelSource, locate
+from .models.tasks import Task
+from .models.training_record import DataSource, TrainingRecord, load_record
 from .retained import RetainedSplit
 from .sources import named_data, pick_split, split_data
 from .tables import AnyDataset, column_names
-from .tasks import Task
 from .weights import check_adapter
 
 # What says how to unlearn, and nothing else.
@@ -71,7 +70,7 @@ class Preparation:
         record: how it was trained, None when nobody says.
         task: what it does.
         lora: trains an adapter.
-        loading: options of :func:`~hf_unlearn.models.load_model`.
+        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
         data: where D came from.
         parts: L, S and H.
         test: a split to report on.

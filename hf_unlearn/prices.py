@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from .cost import flops_per_token
 from .evaluation.scoring import preserved_rng
-from .faults import telling_memory, training_memory
-from .layers import names_until
+from .machine_faults import telling_memory, training_memory
 from .method import DEFAULT_BUDGET, Method
-from .models import plain_model
-from .passes import blocks_until
-from .record import TrainingRecord
+from .models.layers import blocks_until, flops_per_token, names_until
+from .models.loading import plain_model
+from .models.tasks import TASKS
+from .models.training_record import TrainingRecord
 from .steps import Part
-from .tasks import TASKS
 
 if TYPE_CHECKING:
     from .trainer import UnlearningTrainer

@@ -27,14 +27,15 @@ from .evaluation.outside import outside_attacks
 from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport
 from .evaluation.statistics import membership_auc
 from .files import write_text
-from .folders import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
 from .methods import CHOICES, METHODS
-from .models import PEFT_TASKS, ModelSource, load_config, locate, peft_task, task_of, to_device
+from .models.loading import PEFT_TASKS, load_any, load_config, peft_task, task_of, to_device
+from .models.location import ModelSource, locate
+from .models.tasks import Task
+from .models.training_record import RECORD_FILE, TrainingRecord
+from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
-from .record import RECORD_FILE, TrainingRecord, load_any
 from .retained import SplitAudit
 from .saving import TABLES_FOLDER
-from .tasks import Task
 from .training import train_plainly, unlearn
 
 Arm = Literal["retrained", "retrained_unlearned", "same_budget", "unlearned"]
@@ -61,7 +62,7 @@ class TrainedReference:
             unlearning of the original, U(A(D), S, L).
         seed: of data order, dropout and new weights.
         folder: where it is, or will be.
-        settings: what makes it this reference; see :func:`~hf_unlearn.folders.is_finished`.
+        settings: what makes it this reference; see :func:`~hf_unlearn.output_folder.is_finished`.
     """
 
     arm: Arm
@@ -360,7 +361,7 @@ def score_references(
     Args:
         references: by arm and seed.
         evidence: the records.
-        loading: options of :func:`~hf_unlearn.models.load_model`.
+        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
         device: to score on.
         trust_remote_code: whether to run code from the models' folders.
         context: makes what is entered around the forward passes.

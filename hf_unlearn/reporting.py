@@ -12,7 +12,7 @@ from .evaluation.report import CurvePoint, MethodEntry, SetName, UnlearningRepor
 from .evaluation.verdict import BaseIsClean, Provenance
 from .first_use import NEVER, FirstUse, training_identity
 from .method_trainer import MethodTrainer
-from .record import TRAINING_SETTINGS, DataSource, TrainingRecord
+from .models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
 from .retained import ForgetRows, SplitAudit
 
 CURVE_FIELDS = (

@@ -10,8 +10,17 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .layers import blocks_of, last_blocks, matrices, names_after, names_from, names_of, placed_like, whole
-from .models import Model, plain_model
+from .models.layers import (
+    blocks_of,
+    last_blocks,
+    matrices,
+    names_after,
+    names_from,
+    names_of,
+    placed_like,
+    whole,
+)
+from .models.loading import Model, plain_model
 from .starts import StartInputs, counterpart, fresh_model, move_to_anchor
 
 

@@ -19,10 +19,10 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from .card import CARD_FILE, environment
 from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport
-from .hub_errors import publishing_errors
+from .hub_access import publishing_errors
 from .ledger import LEDGER_FILE
 from .ledger_check import ledger_of
-from .models import ModelSource
+from .models.location import ModelSource
 from .recognised import Digested
 from .requests import Records
 from .selection import Selection, select_rows, take_rows

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .layers import matrices
-from .models import Model
+from .models.layers import matrices
+from .models.loading import Model
 from .resets import add_noise
 from .starts import StartInputs, move_to_anchor
 

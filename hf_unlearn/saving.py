@@ -10,7 +10,7 @@ import pyarrow as pa
 from .evaluation.evidence import save_tables
 from .evaluation.plots import draw_pictures
 from .evaluation.report import REPORT_FILE, SetName, UnlearningReport
-from .faults import check_weights
+from .machine_faults import check_weights
 
 TABLES_FOLDER = "tables"
 

@@ -24,12 +24,12 @@ from .config import UnlearningConfig
 from .data import template_fields
 from .digests import key_check, load_digest_key
 from .errors import InputError
-from .hub_errors import hub_errors, hub_trouble
+from .hub_access import hub_errors, hub_trouble
 from .id_files import request_files
 from .ledger import LEDGER_FILE, Ledger
+from .models.training_record import DataSource
 from .paraphrases import SentenceEncoder
 from .recognised import recognised
-from .record import DataSource
 from .requests import Records, require_columns
 from .retained import RetainedSplit, split_retained
 from .tables import AnyDataset, column_names

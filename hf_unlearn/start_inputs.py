@@ -13,10 +13,11 @@ from .evaluation.scoring import evaluating
 from .forget_data import COLUMNS
 from .forget_objectives import Items, labelled_items
 from .lineage import Lineage
-from .models import Model, ModelSource, load_anchor, load_like, locate, plain_model
+from .models.loading import Model, load_anchor, load_like, plain_model
+from .models.location import ModelSource, locate
+from .models.tasks import TASKS, Task
 from .passes import Passes
 from .starts import StartInputs
-from .tasks import TASKS, Task
 from .trainer_data import TrainerData
 
 

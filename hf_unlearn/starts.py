@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from .errors import InputError
 from .forget_objectives import Items
-from .layers import own_weights, placed_like, plain_name
-from .models import Model, plain_model
+from .models.layers import own_weights, placed_like, plain_name
+from .models.loading import Model, plain_model
 
 
 @dataclass(frozen=True)

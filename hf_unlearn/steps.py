@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 
 from .forget_objectives import Items, labelled_items
+from .models.tasks import IGNORED, TASKS
 from .objectives import l1_norm, l1_weight, labelled_rows, labels_in_place
 from .passes import Passes, Teacher
-from .tasks import IGNORED, TASKS
 
 Batch = dict[str, torch.Tensor]
 # The parts of a batch. "instead" is what is to be said in S's place: refusals, or alternates.

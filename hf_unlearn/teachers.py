@@ -11,13 +11,13 @@ from datasets import Dataset
 from .config import UnlearningConfig
 from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets
-from .faults import measuring_memory, telling_memory
 from .forget_data import COLUMNS
+from .machine_faults import measuring_memory, telling_memory
 from .method import Method
-from .models import Model, frozen_copy, plain_model
+from .models.loading import Model, frozen_copy, plain_model
+from .models.tasks import Task
 from .passes import Teacher
 from .starts import fresh_model
-from .tasks import Task
 
 
 def held_teachers(

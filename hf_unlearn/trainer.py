@@ -28,22 +28,23 @@ from .lineage import find_lineage, source_of
 from .measuring import Measuring, Watching
 from .method_trainer import MethodTrainer
 from .methods import CHOICES, find_method
-from .models import (
+from .models.loading import (
     Model,
-    ModelSource,
+    load_any,
+    load_measurable,
     load_tokenizer,
-    locate,
     plain_model,
     quantised_bits,
     task_of,
     to_device,
 )
-from .record import RECORD_FILE, DataSource, load_any, load_measurable, load_record
+from .models.location import ModelSource, locate
+from .models.tasks import Task
+from .models.training_record import RECORD_FILE, DataSource, load_record
 from .reporting import trainer_report
 from .retained import ForgetRows, SplitAudit
 from .saving import save_evidence, save_whole
 from .tables import AnyDataset
-from .tasks import Task
 from .trainer_data import trainer_data
 from .weights import trained_weights
 

@@ -18,10 +18,10 @@ from .first_use import BLIND_ORDERS, FirstUse
 from .forget_data import Draws, ForgetRetainedDataset
 from .masking import MaskingCollator, token_masking
 from .method import Method
+from .models.tasks import IGNORED, TASKS, Task
 from .refusals import by_record, encoder_of, plain_form, with_refusals
 from .steps import Part
 from .tables import AnyDataset
-from .tasks import IGNORED, TASKS, Task
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from transformers import set_seed
 
 from .checkpoints import last_checkpoint
 from .config import UnlearningConfig
-from .folders import start_folder
-from .models import ModelSource, load_model
-from .record import DataSource, load_any
+from .models.loading import load_any, load_model
+from .models.location import ModelSource
+from .models.tasks import Task
+from .models.training_record import DataSource
+from .output_folder import start_folder
 from .tables import AnyDataset
-from .tasks import Task
 from .trainer import UnlearningTrainer
 
 
@@ -40,9 +41,9 @@ def train_plainly(
         config: the settings; their method is ``fine_tune``.
         source: where the data came from.
         lora: trains an adapter.
-        loading: options of :func:`~hf_unlearn.models.load_model`.
+        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
         settings: noted in the output folder once the trainer has found nothing wrong; see
-            :func:`~hf_unlearn.folders.start_folder`.
+            :func:`~hf_unlearn.output_folder.start_folder`.
         test: a test split, for settings that look at one during training.
     """
     set_seed(config.seed)
@@ -82,7 +83,7 @@ def unlearn(
         retained: L.
         config: the settings.
         lora: trains an adapter.
-        loading: options of :func:`~hf_unlearn.models.load_model`.
+        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
         settings: as for :func:`train_plainly`.
         forget, holdout, test: S, H and a test split, to be measured.
         begin: called once the trainer has found nothing wrong, before anything is written.

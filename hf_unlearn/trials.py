@@ -14,12 +14,12 @@ from .bases import find_base
 from .config import UnlearningConfig
 from .console import print_prices
 from .evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
-from .folders import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
 from .methods import METHODS
-from .models import ModelSource
+from .models.location import ModelSource
+from .models.training_record import DataSource
+from .output_folder import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
 from .preparation import Preparation, console, inherited_settings
 from .prices import estimate
-from .record import DataSource
 from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 from .training import unlearn
@@ -40,7 +40,7 @@ class Choice:
 
     Attributes:
         run: as asked for; its method says how to choose.
-        settings: of the run; see :func:`~hf_unlearn.folders.start_folder`.
+        settings: of the run; see :func:`~hf_unlearn.output_folder.start_folder`.
         where: D, for the report.
         retrained: a model that was trained on L alone, to compare with.
         base: the model that the original was fine-tuned from, None when unknown.

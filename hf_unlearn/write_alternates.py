@@ -27,12 +27,12 @@ from .errors import InputError
 from .evaluation.generation import check_writes, generate
 from .ledger_check import weights_of
 from .methods import METHODS
-from .models import Model, ModelSource, load_config, load_tokenizer, locate, peft_task, task_of, to_device
+from .models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
+from .models.location import ModelSource, locate
+from .models.tasks import TASKS, Task
 from .preparation import Preparation, console, precision, prepare_run, without_method
-from .record import load_any
 from .refusals import asked_and_answered
 from .tables import column_names
-from .tasks import TASKS, Task
 
 PROMPT = """\
 Each answer below is followed by a made-up one, which suits the question as well but tells other facts.

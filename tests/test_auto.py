@@ -16,7 +16,7 @@ from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import CostEntry
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.utility import Utility
-from hf_unlearn.record import RECORD_FILE
+from hf_unlearn.models.training_record import RECORD_FILE
 from hf_unlearn.trials import total_cost
 
 from .conftest import secrets_rows, write_rows

@@ -28,11 +28,11 @@ from hf_unlearn.evaluation.report import (
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.utility import Utility
 from hf_unlearn.evaluation.verdict import Verdict
+from hf_unlearn.models.tasks import TASKS
+from hf_unlearn.models.training_record import DataSource
 from hf_unlearn.near_audit import NearAudit
 from hf_unlearn.old_model import BEFORE_AND_AFTER
-from hf_unlearn.record import DataSource
 from hf_unlearn.retained import SplitAudit
-from hf_unlearn.tasks import TASKS
 
 GOLDEN = Path(__file__).parent / "golden_card.md"
 FORBIDDEN = [

@@ -7,14 +7,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from hf_unlearn import InputError
-from hf_unlearn.data import (
-    IGNORED,
-    RecordEncoder,
-    RecordFormat,
-    encode,
-    make_encoder,
-    record_format,
-)
+from hf_unlearn.data import IGNORED, RecordEncoder, RecordFormat, encode, make_encoder, record_format
 from hf_unlearn.labels import class_names
 
 from .conftest import corpus

@@ -24,7 +24,7 @@ from hf_unlearn.checkpoints import MARKER, finish_checkpoint, last_checkpoint
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation import evidence
 from hf_unlearn.ledger_check import ledger_of
-from hf_unlearn.models import locate
+from hf_unlearn.models.location import locate
 
 from .conftest import TOKEN
 from .hub_server import HubServer

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hf_unlearn import InputError, UnlearningTrainer
 from hf_unlearn.cli import main
-from hf_unlearn.cost import flops_per_token
 from hf_unlearn.forget_methods import FORGET_METHODS
 from hf_unlearn.methods import METHODS
-from hf_unlearn.record import RECORD_FILE
+from hf_unlearn.models.layers import flops_per_token
+from hf_unlearn.models.training_record import RECORD_FILE
 
 from .test_methods import command
 from .test_trainer import config, same, secrets, tickets, trainer, weights

@@ -48,8 +48,8 @@ from hf_unlearn.data import template_fields
 from hf_unlearn.duplicates import normalised_text
 from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import ModelEntry
+from hf_unlearn.models.training_record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
 from hf_unlearn.parsing import parse
-from hf_unlearn.record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
 from hf_unlearn.row_keys import row_keys
 
 from .fuzzing import Case, cases, csv_bytes

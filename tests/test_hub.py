@@ -17,7 +17,7 @@ from hf_unlearn import InputError, UnlearningReport, publish
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import REPORT_FILE
 from hf_unlearn.ledger import LEDGER_FILE
-from hf_unlearn.models import locate
+from hf_unlearn.models.location import locate
 from hf_unlearn.old_model import BEFORE_AND_AFTER
 
 from .conftest import OTHER_TOKEN, READ_TOKEN, TOKEN

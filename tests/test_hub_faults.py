@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn import InputError, publish
 from hf_unlearn.cli import main
-from hf_unlearn.models import load_config, load_model, load_tokenizer, locate, read_json
+from hf_unlearn.models.loading import load_config, load_model, load_tokenizer
+from hf_unlearn.models.location import locate, read_json
 
 from .conftest import OLD_TOKEN, OTHER_TOKEN, READ_TOKEN, TOKEN
 from .hub_server import HubServer

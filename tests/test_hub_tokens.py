@@ -10,7 +10,8 @@ from huggingface_hub import HfApi, constants
 
 from hf_unlearn import InputError, publish
 from hf_unlearn.cli import main
-from hf_unlearn.models import load_config, load_model, locate
+from hf_unlearn.models.loading import load_config, load_model
+from hf_unlearn.models.location import locate
 
 from .hub_server import HubServer
 

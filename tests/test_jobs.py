@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.plots import PICTURES
-from hf_unlearn.record import RECORD_FILE, TrainingRecord
+from hf_unlearn.models.training_record import RECORD_FILE, TrainingRecord
 
 from .conftest import secrets_rows, tickets_rows, write_rows
 

@@ -20,7 +20,7 @@ from hf_unlearn.cli import main
 from hf_unlearn.digests import digest_each, load_digest_key
 from hf_unlearn.ledger import LEDGER_FILE, Erased, Ledger, Unlearned, digest_of, line_of, load_ledger
 from hf_unlearn.ledger_check import ledger_of
-from hf_unlearn.models import locate
+from hf_unlearn.models.location import locate
 from hf_unlearn.preparation import prepare_run
 
 from .conftest import TOKEN, secrets_rows

@@ -12,20 +12,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from hf_unlearn import InputError
 from hf_unlearn.bases import find_base
-from hf_unlearn.models import (
+from hf_unlearn.models.loading import (
     ARCHITECTURES,
     AUTO_CLASSES,
-    ModelSource,
+    load_any,
     load_config,
     load_model,
     load_tokenizer,
-    locate,
     peft_task,
-    read_card,
     task_of,
 )
-from hf_unlearn.record import DataSource, TrainingRecord, load_any, load_record
-from hf_unlearn.tasks import TASKS, Task
+from hf_unlearn.models.location import ModelSource, locate, read_card
+from hf_unlearn.models.tasks import TASKS, Task
+from hf_unlearn.models.training_record import DataSource, TrainingRecord, load_record
 
 from .hub_server import HubServer
 

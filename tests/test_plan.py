@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.cli import main
-from hf_unlearn.record import RECORD_FILE, DataSource, TrainingRecord
+from hf_unlearn.models.training_record import RECORD_FILE, DataSource, TrainingRecord
 
 RECORD = TrainingRecord(
     task="text-classification",

@@ -9,11 +9,11 @@ from peft import LoraConfig
 from rich.console import Console
 
 from hf_unlearn.console import print_prices
-from hf_unlearn.cost import flops_per_token
 from hf_unlearn.methods import METHODS
-from hf_unlearn.models import locate
+from hf_unlearn.models.layers import flops_per_token
+from hf_unlearn.models.location import locate
+from hf_unlearn.models.training_record import TrainingRecord, load_record
 from hf_unlearn.prices import Price, Prices, estimate, recorded_pass, step_factor
-from hf_unlearn.record import TrainingRecord, load_record
 
 from .test_trainer import same, tickets, trainer, weights
 

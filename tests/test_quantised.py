@@ -13,8 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hf_unlearn import InputError, UnlearningReport
 from hf_unlearn.cli import main
-from hf_unlearn.cost import flops_per_token
-from hf_unlearn.models import load_model, locate, plain_model, quantised_bits
+from hf_unlearn.models.layers import flops_per_token
+from hf_unlearn.models.loading import load_model, plain_model, quantised_bits
+from hf_unlearn.models.location import locate
 
 from .test_trainer import trainer
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from hf_unlearn import UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.statistics import membership_auc
-from hf_unlearn.record import RECORD_FILE
+from hf_unlearn.models.training_record import RECORD_FILE
 
 from .test_jobs import texts_in
 from .test_processes import LAUNCH, ROOT, launched

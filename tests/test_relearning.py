@@ -29,9 +29,9 @@ from hf_unlearn.evaluation.relearning import (
     round_to_nearest,
 )
 from hf_unlearn.evaluation.scoring import score
-from hf_unlearn.models import Model, load_tokenizer, locate
+from hf_unlearn.models.loading import Model, load_any, load_tokenizer
+from hf_unlearn.models.location import locate
 from hf_unlearn.preparation import measured_sets, prepare_run
-from hf_unlearn.record import load_any
 
 from .conftest import note_rows, secrets_rows, write_rows
 from .test_processes import LAUNCH, launched

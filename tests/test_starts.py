@@ -9,9 +9,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_unlearn import InputError
-from hf_unlearn.layers import freeze_all_but_last
 from hf_unlearn.methods import METHODS
-from hf_unlearn.models import load_anchor, locate
+from hf_unlearn.models.layers import freeze_all_but_last
+from hf_unlearn.models.loading import load_anchor
+from hf_unlearn.models.location import locate
 from hf_unlearn.starts import (
     StartInputs,
     fresh_model,

@@ -22,15 +22,22 @@ from transformers import (
     pipeline,
 )
 
-from hf_unlearn import InputError, Records, UnlearningConfig, UnlearningReport, UnlearningTrainer, split_retained
+from hf_unlearn import (
+    InputError,
+    Records,
+    UnlearningConfig,
+    UnlearningReport,
+    UnlearningTrainer,
+    split_retained,
+)
 from hf_unlearn.cli import main
 from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, encode
 from hf_unlearn.evaluation.scoring import score
 from hf_unlearn.evaluation.statistics import clustered_rate
 from hf_unlearn.masking import TokenMasking
-from hf_unlearn.record import RECORD_FILE, TrainingRecord
+from hf_unlearn.models.tasks import TASKS
+from hf_unlearn.models.training_record import RECORD_FILE, TrainingRecord
 from hf_unlearn.retained import RetainedSplit
-from hf_unlearn.tasks import TASKS
 
 from .conftest import TOKEN, corpus, note_rows, secrets_rows, tagged_rows, write_rows
 from .test_jobs import leaks, texts_in

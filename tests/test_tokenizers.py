@@ -22,7 +22,8 @@ from transformers import (
 from hf_unlearn import InputError, UnlearningConfig, UnlearningTrainer
 from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, encode, padding_id
 from hf_unlearn.evaluation.scoring import score
-from hf_unlearn.models import ModelSource, load_tokenizer
+from hf_unlearn.models.loading import load_tokenizer
+from hf_unlearn.models.location import ModelSource
 
 from .conftest import secrets_rows
 

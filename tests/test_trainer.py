@@ -19,9 +19,9 @@ from transformers import (
 
 from hf_unlearn import InputError, Records, UnlearningConfig, UnlearningTrainer, split_retained
 from hf_unlearn.checkpoints import last_checkpoint
-from hf_unlearn.cost import flops_per_token
 from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
-from hf_unlearn.models import locate
+from hf_unlearn.models.layers import flops_per_token
+from hf_unlearn.models.location import locate
 from hf_unlearn.retained import RetainedSplit
 
 from .alternates import by_hand

@@ -27,9 +27,9 @@ from torch import nn
 from xxhash import xxh3_128
 
 from ..data import PaddingCollator
-from ..models import Model, plain_model
-from ..record import software_versions
-from ..tasks import TASKS
+from ..models.loading import Model, plain_model
+from ..models.tasks import TASKS
+from ..models.training_record import software_versions
 from . import evidence as evidence_code
 from . import gradients, memorization, scoring
 from .evidence import EvidenceSets

@@ -19,9 +19,9 @@ from ..data import RecordEncoder, encode
 from ..errors import InputError
 from ..files import written_whole
 from ..masking import TokenMasking
+from ..models.tasks import IGNORED, TASKS, Task
 from ..requests import require_columns
 from ..tables import AnyDataset
-from ..tasks import IGNORED, TASKS, Task
 from .blind import BlindBaseline, Labelled, blind_baseline
 from .gradients import gradient_norms
 from .membership import calibrated_scores, loss_scores, zlib_scores

@@ -20,8 +20,8 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Pr
 
 from ..data import padding_id
 from ..errors import InputError
-from ..models import Model
-from ..tasks import IGNORED, TASKS, Task
+from ..models.loading import Model
+from ..models.tasks import IGNORED, TASKS, Task
 from .evidence import EvidenceSets
 from .report import SetName
 from .scoring import evaluating, preserved_rng, shared_batches

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
 
-from ..tasks import IGNORED, TASKS, Task
+from ..models.tasks import IGNORED, TASKS, Task
 from .scoring import evaluating, shared_batches
 
 

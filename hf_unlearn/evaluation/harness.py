@@ -11,7 +11,7 @@ from scipy import stats
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..models import Model
+from ..models.loading import Model
 from .scoring import evaluating, preserved_rng
 from .statistics import CONFIDENCE, Estimate
 

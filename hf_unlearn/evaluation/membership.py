@@ -11,7 +11,16 @@ import numpy as np
 from scipy import stats
 
 from ..errors import InputError
-from .statistics import CONFIDENCE, Estimate, Groups, bootstrap, clustered_rate, folds, membership_auc, rate
+from .statistics import (
+    CONFIDENCE,
+    Estimate,
+    Groups,
+    bootstrap,
+    clustered_rate,
+    folds,
+    membership_auc,
+    rate,
+)
 
 # Below so many held-out records no threshold can be told to have a false positive rate of 0.1 %.
 FEWEST_FOR_01PCT = 1000

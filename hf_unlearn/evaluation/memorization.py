@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..tasks import IGNORED
+from ..models.tasks import IGNORED
 
 
 def exact_memorization(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:

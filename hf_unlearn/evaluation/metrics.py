@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import Features, List, Value
 
-from ..tasks import IGNORED
+from ..models.tasks import IGNORED
 from .memorization import exact_memorization, extraction_strength
 from .statistics import mean_loss, membership_auc
 from .tofu import Mean, answer_probability, closer_to_one, true_better, truth_ratios

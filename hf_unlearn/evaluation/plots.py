@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..files import written_whole
-from ..tasks import TASKS
+from ..models.tasks import TASKS
 from .evidence import attack_scores
 from .report import CurvePoint, SetName, UnlearningReport
 from .statistics import Estimate, mean_loss

@@ -13,8 +13,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..models import Model, plain_model
-from ..tasks import IGNORED
+from ..models.loading import Model, plain_model
+from ..models.tasks import IGNORED
 from .evidence import EvidenceSets, loss_and_auc
 from .generation import CONTINUATION, generate, measure, positions
 from .report import SetName

@@ -17,7 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError
-from ..models import Model, plain_model, quantised_bits
+from ..models.loading import Model, plain_model, quantised_bits
 from .evidence import EvidenceSets, loss_and_auc
 from .report import SetName
 from .scoring import preserved_rng

@@ -13,9 +13,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InputError, in_one_line
 from ..files import write_text
-from ..record import DataSource
+from ..models.tasks import Task
+from ..models.training_record import DataSource
 from ..retained import SplitAudit
-from ..tasks import Task
 from .harness import HarnessScore
 from .membership import AttackResult
 from .statistics import Estimate
@@ -325,7 +325,7 @@ class UnlearningReport:
     """The evidence about one unlearned model.
 
     Attributes:
-        task: what the model does, one of the keys of :data:`~hf_unlearn.tasks.TASKS`.
+        task: what the model does, one of the keys of :data:`~hf_unlearn.models.tasks.TASKS`.
         original, base: the models; the base is None when unknown.
         dataset: where D came from.
         audit: what the request did to D, in counts; None when the split was made elsewhere.

@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..tasks import IGNORED, TASKS, Task
+from ..models.tasks import IGNORED, TASKS, Task
 from .memorization import exact_memorization, extraction_strength
 
 Batch = TypeVar("Batch")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 
-from ..tasks import TASKS, Task
+from ..models.tasks import TASKS, Task
 from .membership import attack_result
 from .report import ArmEntry, GenerationScores, SetName, SetScores
 from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, rate

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data import PaddingCollator, RecordEncoder, encode, padding_id, record_format
 from ..errors import InputError
-from ..models import Model
+from ..models.loading import Model
 from ..requests import require_columns
 from .cache import data_digest, score_once
 from .evidence import EvidenceSets, attack_scores, evidence_sets

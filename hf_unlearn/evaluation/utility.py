@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from ..tasks import TASKS, Task
+from ..models.tasks import TASKS, Task
 from .statistics import Estimate, mean_loss
 
 # In this order.

@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hf_unlearn import UnlearningConfig, UnlearningTrainer, passes
 from hf_unlearn.cost import peak_memory_bytes
-from hf_unlearn.layers import blocks_of, first_blocks
+from hf_unlearn.models.layers import blocks_of, first_blocks
 
 RECORDS, TOKENS, BATCH, VOCABULARY, BLOCKS = 16, 64, 4, 4096, 8
 

@@ -25,27 +25,12 @@ from xxhash import xxh3_128
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation import cache, generation, tofu, tofu_suite
 from hf_unlearn.evaluation.generation import NEW_TOKENS
-from hf_unlearn.evaluation.tofu_suite import (
-    TofuMetric,
-    TofuSet,
-    TofuSuite,
-    recall_tofu,
-    score_tofu,
-    tofu_metrics,
-)
+from hf_unlearn.evaluation.tofu_suite import TofuMetric, TofuSet, TofuSuite, recall_tofu, score_tofu, tofu_metrics
 from hf_unlearn.files import write_text
-from hf_unlearn.folders import require_folder
-from hf_unlearn.models import (
-    Model,
-    ModelSource,
-    adapter_base,
-    load_config,
-    load_model,
-    load_tokenizer,
-    locate,
-    to_device,
-)
-from hf_unlearn.record import software_versions
+from hf_unlearn.models.loading import Model, load_config, load_model, load_tokenizer, to_device
+from hf_unlearn.models.location import ModelSource, adapter_base, locate
+from hf_unlearn.models.training_record import software_versions
+from hf_unlearn.output_folder import require_folder
 from hf_unlearn.sources import load_data, pick_split
 
 HUB = "locuslab/TOFU"

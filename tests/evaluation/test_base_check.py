@@ -12,7 +12,7 @@ from peft import LoraConfig
 from hf_unlearn.evaluation.base_check import check_base
 from hf_unlearn.evaluation.blind import blind_baseline
 from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
-from hf_unlearn.record import RECORD_FILE
+from hf_unlearn.models.training_record import RECORD_FILE
 
 from ..test_stopping import many
 from ..test_trainer import tickets, trainer

@@ -17,7 +17,7 @@ from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, paddin
 from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets
 from hf_unlearn.evaluation.generation import generate
 from hf_unlearn.evaluation.prompting import _shots, in_context, other_words, sample_leaks
-from hf_unlearn.tasks import Task
+from hf_unlearn.models.tasks import Task
 
 from ..conftest import corpus, secrets_rows
 

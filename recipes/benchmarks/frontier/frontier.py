@@ -29,7 +29,8 @@ from transformers.utils import logging
 from hf_unlearn import UnlearningConfig, UnlearningTrainer
 from hf_unlearn.files import write_text
 from hf_unlearn.methods import HOT_FACTOR, METHODS
-from hf_unlearn.models import Model, load_model, locate
+from hf_unlearn.models.loading import Model, load_model
+from hf_unlearn.models.location import locate
 
 RETRAINED = 10
 COSTS = (0.25, 0.1, 0.02, 0.05, 0.5, 1.0)

@@ -1,16 +1,11 @@
-"""Names to models: where a model lives, what it does, and its weights, tokenizer and training record."""
+"""Models and tokenizers from where they live."""
 
 import copy
 import importlib.util
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-import yaml
-from huggingface_hub import ModelCard, resolve_revision, snapshot_download, try_to_load_from_cache
 from peft import LoraConfig, PeftConfig, PeftModel
 from torch import nn
 from transformers import (
@@ -34,11 +29,12 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
-from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
-from .errors import InputError
-from .hub_errors import hub_errors, hub_trouble
+from ..errors import InputError
+from ..hub_access import hub_errors, hub_trouble
+from .location import WEIGHT_FILES, ModelSource, _fetch, adapter_base
 from .tasks import TASKS, Task
+from .training_record import load_record
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 
@@ -49,6 +45,7 @@ AUTO_CLASSES: dict[Task, Any] = {
     "text2text-generation": AutoModelForSeq2SeqLM,
     "fill-mask": AutoModelForMaskedLM,
 }
+
 ARCHITECTURES: dict[Task, dict[str, str]] = {
     "text-generation": dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "text-classification": dict(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
@@ -56,100 +53,17 @@ ARCHITECTURES: dict[Task, dict[str, str]] = {
     "text2text-generation": dict(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
     "fill-mask": dict(MODEL_FOR_MASKED_LM_MAPPING_NAMES),
 }
+
 PEFT_TASKS: dict[Task, str] = {
     "text-generation": "CAUSAL_LM",
     "text-classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
     "text2text-generation": "SEQ_2_SEQ_LM",
 }
+
 BITSANDBYTES = "bitsandbytes>=0.50"
+
 FEWEST_TOKENS = 2  # words in a tokenizer that is one
-# What a model has beside its weights, as far as it is read here.
-MODEL_FILES = (
-    "README.md",
-    "training_record.json",
-    "unlearning_report.json",
-    "unlearning_ledger.jsonl",
-    "config.json",
-    "generation_config.json",
-    ADAPTER_CONFIG_NAME,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "additional_chat_templates/*.jinja",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*.safetensors",
-    "adapter_model.safetensors",
-)
-
-
-# Where
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A model on disk or on the Hub.
-
-    Attributes:
-        name: a folder, or ``owner/name`` on the Hub.
-        revision: the commit on the Hub; None for a folder.
-        adapter: whether it holds a PEFT adapter instead of a full model.
-        trust_remote_code: whether code from its repository may run.
-    """
-
-    name: str
-    revision: str | None = None
-    adapter: bool = False
-    trust_remote_code: bool = False
-
-    @property
-    def is_local(self) -> bool:
-        return Path(self.name).is_dir()
-
-    @property
-    def public_name(self) -> str:
-        """Its name without the folders of this machine."""
-        return Path(self.name).absolute().name if self.is_local else self.name
-
-
-def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelSource:
-    """Find a model and fix its revision to a commit.
-
-    Raises:
-        InputError: there is no such model, or it cannot be reached.
-    """
-    try:
-        local = Path(name).is_dir()
-    except OSError as error:
-        raise InputError(f"The model {name[:80]!r} cannot be looked for: {error.strerror}.") from None
-    if local:
-        revision = None
-    else:
-        with hub_errors(f"The model {name!r}"):
-            revision = resolve_revision(name, revision=revision).resolved
-            _fetch(name, revision, MODEL_FILES)
-    source = ModelSource(name, revision, trust_remote_code=trust_remote_code)
-    return replace(source, adapter=file_beside(source, ADAPTER_CONFIG_NAME) is not None)
-
-
-def adapter_base(source: ModelSource) -> ModelSource:
-    """The model that an adapter was trained on."""
-    with hub_errors(f"The adapter {source.name!r}"):
-        config = PeftConfig.from_pretrained(source.name, revision=source.revision)
-    if not config.base_model_name_or_path:
-        raise InputError(f"The adapter {source.name!r} does not say which model it belongs to.")
-    return locate(config.base_model_name_or_path, config.revision, trust_remote_code=source.trust_remote_code)
 
 
 # What
@@ -448,38 +362,43 @@ def lora_settings(model: Model) -> dict[str, Any] | None:
     }
 
 
-def read_json(source: ModelSource, file_name: str) -> dict[str, Any] | None:
-    """A JSON file that lies beside a model, or None when there is none."""
-    path = file_beside(source, file_name)
-    try:
-        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise InputError(f"{file_name} beside {source.name!r} is not JSON; delete it or restore it.") from None
-
-
-def read_card(source: ModelSource) -> ModelCard | None:
-    """The model card that lies beside a model, or None when there is none."""
-    path = file_beside(source, "README.md")
-    try:
-        return None if path is None else ModelCard.load(path)
-    except (ValueError, yaml.YAMLError):
-        return None
-
-
-def file_beside(source: ModelSource, file_name: str) -> Path | None:
-    """One of :data:`MODEL_FILES` of a model, or None when the model does not have it."""
-    if source.is_local:
-        path = Path(source.name) / file_name
-        return path if path.is_file() else None
-    found = try_to_load_from_cache(source.name, file_name, revision=source.revision)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _fetch(name: str, revision: str | None, files: Sequence[str]) -> None:
-    """Bring files of a model here, before transformers takes what a failing Hub does not give for missing."""
-    if not Path(name).is_dir():
-        snapshot_download(name, revision=revision, allow_patterns=list(files))
-
-
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def load_any(source: ModelSource, task: Task | None, **options: Any) -> Model:
+    """Load a fine-tuned model, full or adapter, with the classes that its training record names.
+
+    Args:
+        source: where it is.
+        task: what it does; read from its architecture when None.
+        options: for :func:`~hf_unlearn.models.loading.load_model`.
+    """
+    config = load_config(source)
+    if task is None:
+        task = task_of(source.name, config, None, peft=peft_task(source))
+    record = load_record(source)
+    labels = record.labels if record else None
+    id2label = dict(enumerate(labels)) if labels and source.adapter else None
+    return load_model(source, task, id2label=id2label, **options)
+
+
+def load_measurable(
+    base: ModelSource | None, task: Task, like: PretrainedConfig, device: torch.device
+) -> Model | None:
+    """Load the model that another was fine-tuned from, to be measured as that one is.
+
+    Args:
+        base: where it is, None when unknown.
+        task: of the fine-tuned model.
+        like: its configuration.
+        device: to measure on.
+
+    Returns:
+        The model, None where it does not do the same task with the same tokens.
+    """
+    if base is None or TASKS[task].new_head or base.adapter:
+        return None
+    if load_config(base).get_text_config().vocab_size != like.get_text_config().vocab_size:
+        return None
+    return to_device(load_any(base, task, bits=quantised_bits(like)), device)

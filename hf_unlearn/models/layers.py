@@ -1,7 +1,7 @@
 """The parts of a model: its blocks, what follows them, its weight matrices."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from .errors import InputError
-from .models import Model, plain_model
+from ..errors import InputError
+from .loading import Model, plain_model
 
 # What PEFT puts into the name of a weight that it wraps.
 WRAPPERS = (".base_layer", ".original_module", ".modules_to_save.default")
@@ -200,3 +200,34 @@ def placed_like(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def whole(weight: torch.Tensor) -> torch.Tensor:
     """A weight gathered from the processes that share it."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def flops_per_token(model: nn.Module, until: Collection[str] | None = None) -> tuple[float, float]:
+    """Floating point operations per token of a training step and of a forward pass; embeddings are left out.
+
+    Args:
+        model: its parameters come in the order of the forward pass.
+        until: the plain names of the weights that are run; all when None.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    weights = [
+        weight
+        for name, weight in model.named_parameters()
+        if id(weight) not in embeddings and (until is None or plain_name(name) in until)
+    ]
+    total = sum(_size(weight) for weight in weights)
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    first = next((i for i, weight in enumerate(weights) if weight.requires_grad), len(weights))
+    reached = sum(_size(weight) for weight in weights[first:])
+    return 2.0 * (total + reached + trained), 2.0 * total
+
+
+def _size(weight: nn.Parameter) -> int:
+    """How many weights a parameter holds; bitsandbytes packs two of four bits into a byte."""
+    packed = type(weight).__name__ == "Params4bit"
+    return weight.numel() * 2 if packed else weight.numel()
+
+
+def blocks_until(model: PreTrainedModel, depth: float) -> int:
+    """How many blocks lie before a depth between 0 and 1; at least one."""
+    return max(1, round(depth * len(blocks_of(model))))

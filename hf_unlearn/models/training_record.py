@@ -6,24 +6,12 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
 
-import torch
-from transformers import PretrainedConfig
-
-from .errors import InputError
-from .models import (
-    Model,
-    ModelSource,
-    load_config,
-    load_model,
-    peft_task,
-    quantised_bits,
-    read_json,
-    task_of,
-    to_device,
-)
-from .tasks import TASKS, Task
+from ..errors import InputError
+from .location import ModelSource, read_json
+from .tasks import Task
 
 RECORD_FILE = "training_record.json"
+
 RECORD_VERSION = 1
 
 # The training arguments that make a training what it is; a retraining or an unlearning run takes them over.
@@ -128,44 +116,6 @@ def load_record(source: ModelSource) -> TrainingRecord | None:
     """The training record beside a model, or None when there is none."""
     values = read_json(source, RECORD_FILE)
     return None if values is None else TrainingRecord.from_dict(values)
-
-
-def load_any(source: ModelSource, task: Task | None, **options: Any) -> Model:
-    """Load a fine-tuned model, full or adapter, with the classes that its training record names.
-
-    Args:
-        source: where it is.
-        task: what it does; read from its architecture when None.
-        options: for :func:`~hf_unlearn.models.load_model`.
-    """
-    config = load_config(source)
-    if task is None:
-        task = task_of(source.name, config, None, peft=peft_task(source))
-    record = load_record(source)
-    labels = record.labels if record else None
-    id2label = dict(enumerate(labels)) if labels and source.adapter else None
-    return load_model(source, task, id2label=id2label, **options)
-
-
-def load_measurable(
-    base: ModelSource | None, task: Task, like: PretrainedConfig, device: torch.device
-) -> Model | None:
-    """Load the model that another was fine-tuned from, to be measured as that one is.
-
-    Args:
-        base: where it is, None when unknown.
-        task: of the fine-tuned model.
-        like: its configuration.
-        device: to measure on.
-
-    Returns:
-        The model, None where it does not do the same task with the same tokens.
-    """
-    if base is None or TASKS[task].new_head or base.adapter:
-        return None
-    if load_config(base).get_text_config().vocab_size != like.get_text_config().vocab_size:
-        return None
-    return to_device(load_any(base, task, bits=quantised_bits(like)), device)
 
 
 def software_versions() -> dict[str, str]:

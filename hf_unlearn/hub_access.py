@@ -1,9 +1,12 @@
 """What a Hub that refuses or fails makes its clients raise, as one sentence with the cure."""
 
+import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -17,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from huggingface_hub.utils import httpx, parse_ratelimit_headers
+from huggingface_hub.utils import get_session, hf_raise_for_status, httpx, parse_ratelimit_headers
 
 from .errors import InputError
 
@@ -28,7 +31,16 @@ UNREACHABLE = (
     RevisionResolutionError,
     ConnectionError,
 )
+
 LOG_IN = "log in again with `hf auth login`"
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+LONGEST_WAIT = 60  # seconds in all that one upload waits because of rate limits
+
+USUAL_WAIT = 10  # seconds, when the Hub does not say
 
 
 def hub_trouble(error: BaseException) -> BaseException | None:
@@ -185,3 +197,48 @@ def _not_erased(trouble: BaseException, repo_id: str) -> str:
 def _too_many(trouble: BaseException) -> str:
     seconds = seconds_to_wait(trouble)
     return f"too many requests; try again {'later' if seconds is None else f'in {seconds} seconds'}"
+
+
+class Patience:
+    """Does a step again that the Hub turned away for too many requests, after the wait it asks for.
+
+    Args:
+        seconds: to wait in all.
+    """
+
+    def __init__(self, seconds: int = LONGEST_WAIT) -> None:
+        self.left = seconds
+
+    def __call__(self, step: Callable[[], Result]) -> Result:
+        while True:
+            try:
+                with _limits_at_once():
+                    return step()
+            except Exception as error:
+                trouble = hub_trouble(error)
+                if not isinstance(trouble, HfHubHTTPError) or trouble.response.status_code != 429:
+                    raise
+                told = seconds_to_wait(trouble)
+                wait = USUAL_WAIT if told is None else max(told, 1)
+                if wait > self.left:
+                    raise
+            logger.warning("The Hub has too many requests; going on in %d seconds.", wait)
+            time.sleep(wait)
+            self.left -= wait
+
+
+@contextmanager
+def _limits_at_once() -> Iterator[None]:
+    """Let a 429 through, which the client waits for five times as long as the Hub says, were it an hour."""
+
+    def tell(response: httpx.Response) -> None:
+        if response.status_code == 429:
+            hf_raise_for_status(response)
+
+    client = get_session()
+    hooks = client.event_hooks
+    client.event_hooks = {**hooks, "response": [*hooks["response"], tell]}
+    try:
+        yield
+    finally:
+        client.event_hooks = hooks
