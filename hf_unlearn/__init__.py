@@ -5,25 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import UnlearningConfig as UnlearningConfig
+    from .data.request.records import Records as Records
+    from .data.split import RetainedSplit as RetainedSplit
+    from .data.split import split_retained as split_retained
     from .errors import InputError as InputError
     from .evaluation.report import UnlearningReport as UnlearningReport
     from .hub import publish as publish
-    from .requests import Records as Records
-    from .retained import RetainedSplit as RetainedSplit
-    from .retained import split_retained as split_retained
     from .trainer import UnlearningTrainer as UnlearningTrainer
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "errors",
-    "Records": "requests",
-    "RetainedSplit": "retained",
+    "Records": "data.request.records",
+    "RetainedSplit": "data.split",
     "UnlearningConfig": "config",
     "UnlearningReport": "evaluation.report",
     "UnlearningTrainer": "trainer",
     "publish": "hub",
-    "split_retained": "retained",
+    "split_retained": "data.split",
 }
 __all__ = ["__version__", *_HOMES]
 

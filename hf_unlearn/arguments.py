@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from .config import UnlearningConfig
+from .data.copies.near import NEAR_THRESHOLD
+from .data.copies.pairs import PARAPHRASE_THRESHOLD
 from .models.tasks import Task
-from .near_audit import PARAPHRASE_THRESHOLD
-from .near_duplicates import NEAR_THRESHOLD
 
 
 @dataclass

@@ -8,16 +8,15 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from .arguments import AttackArguments, ModelArguments
-from .data import RecordFormat, record_format, template_fields
+from .data.arrow_tables import AnyDataset, column_names, require_columns
+from .data.format import RecordFormat, record_format, template_fields
+from .data.loading import load_data
 from .errors import InputError
 from .evaluation.evidence import SAMPLE_ROWS
 from .evaluation.prompting import WRAPPERS
 from .evaluation.report import SetName
 from .models.tasks import TASKS
 from .preparation import Preparation, lora_config
-from .requests import require_columns
-from .sources import load_data
-from .tables import AnyDataset, column_names
 
 AS_TRAINED = "as trained"
 

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from .attack_plan import AttackPlan
-from .data import RecordEncoder, RecordFormat, encode, resolve_max_length
+from .data.encoding import RecordEncoder, encode, resolve_max_length
+from .data.format import RecordFormat
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.prompting import (
     ContextScore,

@@ -452,7 +452,7 @@ class UnlearningConfig(TrainingArguments):
 
     @property
     def layout(self) -> dict[str, Any]:
-        """The options of :func:`~hf_unlearn.data.record_format`."""
+        """The options of :func:`~hf_unlearn.data.format.record_format`."""
         return {
             "text_field": self.dataset_text_field,
             "label_field": self.dataset_label_field,

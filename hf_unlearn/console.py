@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .data.request.forgotten_digests import RequestFile
+from .data.split import SplitAudit
 from .errors import in_one_line
 from .evaluation.closeness import Closeness
 from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
-from .forgotten import RequestFile
 from .models.tasks import TASKS
 from .old_model import BEFORE_AND_AFTER, new_version
 from .prices import Price, Prices
-from .retained import SplitAudit
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

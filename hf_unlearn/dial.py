@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from datasets import Dataset
 
+from .data.arrow_tables import AnyDataset
 from .errors import InputError
 from .evaluation.blind import BlindBaseline
 from .evaluation.cache import score_once
@@ -20,7 +21,6 @@ from .models.loading import Model, load_any, load_config, load_measurable, quant
 from .models.location import ModelSource, locate
 from .output_folder import start_folder
 from .preparation import Preparation, measured_sets, precision
-from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 from .trials import (
     APPROXIMATE,

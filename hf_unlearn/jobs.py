@@ -36,7 +36,12 @@ from .auto import auto, check_auto
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
 from .console import plain, print_attacks, print_published, print_references, print_report
-from .data import record_format
+from .data.arrow_tables import AnyDataset, column_names
+from .data.checks import check_fit, check_head
+from .data.format import record_format
+from .data.labels import class_names
+from .data.loading import pick_split
+from .data.split import split_retained
 from .dial import check_dial, dial
 from .errors import InputError
 from .evaluation.assemble import assemble_report
@@ -46,14 +51,21 @@ from .evaluation.generation import generation_tables
 from .evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import Provenance
-from .fit import check_fit, check_head, check_measures
 from .hub import publish
-from .labels import class_names
 from .ledger import LEDGER_FILE, Ledger
 from .ledger_check import ledger_of, weights_of
 from .ledger_line import with_note, write_line
+from .measuring import check_measures
 from .methods import CHOICES
-from .models.loading import load_any, load_config, load_tokenizer, peft_task, quantised_bits, task_of, to_device
+from .models.loading import (
+    load_any,
+    load_config,
+    load_tokenizer,
+    peft_task,
+    quantised_bits,
+    task_of,
+    to_device,
+)
 from .models.location import ModelSource, locate
 from .models.tasks import TASKS
 from .models.training_record import RECORD_FILE, DataSource
@@ -89,10 +101,8 @@ from .references import (
     train_reference,
     with_references,
 )
-from .retained import split_retained
 from .saving import save_evidence
-from .sources import holdout_rows, named_data, pick_split, split_data
-from .tables import AnyDataset, column_names
+from .sources import holdout_rows, named_data, split_data
 from .trainer import UnlearningTrainer
 from .training import train_plainly
 from .trials import EXACT, Choice, clear_trials, known_base, show_prices

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, TypeAlias, get_args, get_origin, get_type_hints
 
-from .digests import ForgottenDigests
+from .data.request.digests import ForgottenDigests
 from .errors import InputError
 from .files import write_text
 

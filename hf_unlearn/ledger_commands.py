@@ -6,16 +6,16 @@ from rich.console import Console
 from rich.table import Table
 
 from .console import COLOURS, plain
-from .digests import digest_each
+from .data.arrow_tables import listed
+from .data.request.digests import digest_each
+from .data.request.records import value_text
 from .errors import InputError, in_one_line
 from .evaluation.report import REPORT_FILE
 from .hub_access import hub_errors
 from .ledger import LEDGER_FILE, Ledger, Unlearned
 from .ledger_check import ledger_of
 from .models.location import ModelSource, locate
-from .requests import value_text
 from .sources import ledger_key
-from .tables import listed
 
 
 def verify(place: str, revision: str | None) -> None:

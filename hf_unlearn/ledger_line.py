@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from .data.request.forgotten_digests import Forgotten
 from .evaluation.report import REPORT_FILE, LedgerNote, UnlearningReport
-from .forgotten import Forgotten
 from .ledger import Ledger, LedgerData, LedgerModel, Unlearned, file_digest, load_ledger
 from .ledger_check import weights_of
 from .models.location import ModelSource

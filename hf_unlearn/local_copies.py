@@ -17,6 +17,7 @@ from huggingface_hub.utils import CachedRepoInfo, CachedRevisionInfo, DeleteCach
 from rich.console import Console
 
 from .console import plain
+from .data.loading import local_cache_folder
 from .erase_console import print_some, size_of
 from .erase_plan import ERASABLE
 from .errors import InputError
@@ -24,7 +25,6 @@ from .evaluation.cache import tables_folder
 from .evaluation.report import REPORT_FILE, UnlearningReport
 from .hub_repo import RepoType
 from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
-from .sources import local_cache_folder
 
 BEFORE_THE_VERDICT = (
     "checkpoint-*",

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,16 @@ from transformers import PreTrainedTokenizerBase, TrainerState
 from .callbacks import StopWhenForgotten
 from .config import UnlearningConfig
 from .cost import CostMeter
+from .errors import InputError
 from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets, attack_scores
-from .evaluation.generation import generation_tables
+from .evaluation.generation import check_writes, generation_tables
 from .evaluation.report import SetName
 from .evaluation.statistics import membership_auc
 from .machine_faults import measuring_memory, telling_memory
+from .methods import CHOICES, find_method
 from .models.loading import Model
+from .models.tasks import Task
 
 Tables = dict[SetName, pa.Table]
 
@@ -142,3 +146,23 @@ class Watching:
             if self.stopping is not None:
                 measured |= self.stopping.look(found, state)
         return measured
+
+
+def check_measures(task: Task, config: UnlearningConfig, bits: Literal[4, 8] | None) -> None:
+    """Raise InputError where a measurement is asked for that a model cannot be put to.
+
+    Args:
+        task: what the model does.
+        config: the settings.
+        bits: of the weights, None when they are whole.
+    """
+    if config.gradient_norm_attack and bits is not None:
+        raise InputError(f"gradient_norm_attack needs a gradient, and weights in {bits} bits have none; leave it out.")
+    if config.generate_records:
+        check_writes(task)
+
+
+def check_method(task: Task, config: UnlearningConfig) -> None:
+    """Raise InputError where the method does not fit what the model does."""
+    if config.method not in CHOICES:
+        find_method(config.method, config.start).check_task(task)

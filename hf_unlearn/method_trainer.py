@@ -24,6 +24,7 @@ from .callbacks import SaveOnInterrupt
 from .checkpoints import finish_checkpoint, last_checkpoint
 from .config import UnlearningConfig
 from .cost import CostMeter
+from .data.masking import NewMasksEachEpoch
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets
 from .evaluation.report import CostEntry, SetName
@@ -33,7 +34,6 @@ from .forget_data import PartsCollator
 from .forget_rules import DualVariable, Rewind
 from .lineage import Lineage
 from .machine_faults import no_number, telling_memory, training_memory
-from .masking import NewMasksEachEpoch
 from .method import Method
 from .models.layers import flops_per_token
 from .models.loading import Model

@@ -11,20 +11,25 @@ from peft import LoraConfig
 from rich.console import Console
 from transformers import PretrainedConfig
 
-from .alternates import AlternatesSettings, alternates_to
 from .arguments import DataArguments, ModelArguments, RequestArguments, build
 from .config import UnlearningConfig
 from .console import print_audit, print_requests
-from .data import PaddingCollator, make_encoder, padding_id, record_format
+from .data.alternates_file import AlternatesSettings, alternates_to
+from .data.arrow_tables import AnyDataset, column_names
+from .data.checks import check_fit
+from .data.encoding import PaddingCollator, make_encoder, padding_id
+from .data.format import record_format
+from .data.loading import pick_split
+from .data.masking import token_masking
+from .data.request.id_files import request_files
+from .data.split import RetainedSplit
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
-from .fit import check_fit, check_measures, check_method
-from .id_files import request_files
 from .ledger import Ledger
 from .ledger_check import ledger_of, weights_of
 from .lineage import find_lineage
-from .masking import token_masking
+from .measuring import check_measures, check_method
 from .method import DEFAULT_BUDGET
 from .methods import CHOICES, METHODS, find_method
 from .models.loading import (
@@ -39,9 +44,7 @@ from .models.loading import (
 from .models.location import ModelSource, locate
 from .models.tasks import Task
 from .models.training_record import DataSource, TrainingRecord, load_record
-from .retained import RetainedSplit
-from .sources import named_data, pick_split, split_data
-from .tables import AnyDataset, column_names
+from .sources import named_data, split_data
 from .weights import check_adapter
 
 # What says how to unlearn, and nothing else.
@@ -113,7 +116,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparati
 
     Args:
         values: the settings of ``run``.
-        ask_again: see :func:`~hf_unlearn.retained.split_retained`.
+        ask_again: see :func:`~hf_unlearn.data.split.split_retained`.
 
     Raises:
         AlreadyHonoured: there is nothing to do.

@@ -19,6 +19,7 @@ from peft import LoraConfig
 from .arguments import ComparisonArguments, ReferencesArguments, RunArguments, build
 from .bases import find_base
 from .config import UnlearningConfig
+from .data.split import SplitAudit
 from .errors import InputError
 from .evaluation.cache import score_once
 from .evaluation.closeness import FEWEST_MODELS, HISTOGRAM_FILE, Closeness, Tables, closeness, plot_closeness
@@ -34,7 +35,6 @@ from .models.tasks import Task
 from .models.training_record import RECORD_FILE, TrainingRecord
 from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
-from .retained import SplitAudit
 from .saving import TABLES_FOLDER
 from .training import train_plainly, unlearn
 

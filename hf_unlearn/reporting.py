@@ -6,6 +6,7 @@ import pyarrow as pa
 from peft import PeftModel
 
 from .callbacks import StopWhenForgotten
+from .data.split import ForgetRows, SplitAudit
 from .evaluation.assemble import assemble_report, model_entry
 from .evaluation.evidence import EvidenceSets
 from .evaluation.report import CurvePoint, MethodEntry, SetName, UnlearningReport
@@ -13,7 +14,6 @@ from .evaluation.verdict import BaseIsClean, Provenance
 from .first_use import NEVER, FirstUse, training_identity
 from .method_trainer import MethodTrainer
 from .models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
-from .retained import ForgetRows, SplitAudit
 
 CURVE_FIELDS = (
     "forget_loss",

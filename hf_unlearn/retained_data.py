@@ -17,16 +17,17 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetIn
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from .card import CARD_FILE, environment
+from .data.loading import load_data, pick_split
+from .data.request.digest_selector import Digested
+from .data.request.records import Records
+from .data.request.selection import Selection, select_rows, take_rows
 from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport
 from .hub_access import publishing_errors
 from .ledger import LEDGER_FILE
 from .ledger_check import ledger_of
 from .models.location import ModelSource
-from .recognised import Digested
-from .requests import Records
-from .selection import Selection, select_rows, take_rows
-from .sources import forgotten_before, ledger_key, load_data, pick_split
+from .sources import forgotten_before, ledger_key
 
 HEADING = "## Records taken out on request"
 

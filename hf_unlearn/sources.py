@@ -1,6 +1,5 @@
 """Data sets from the Hub or from disk, and requests from the settings."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,143 +10,25 @@ from datasets import (
     DatasetDict,
     IterableDataset,
     IterableDatasetDict,
-    load_dataset,
-    load_dataset_builder,
-    load_from_disk,
 )
 from datasets import logging as datasets_logging
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from huggingface_hub import auth_check, constants, resolve_revision
+from datasets.exceptions import DatasetsError
 
 from .arguments import DataArguments, RequestArguments
 from .config import UnlearningConfig
-from .data import template_fields
-from .digests import key_check, load_digest_key
+from .data.arrow_tables import AnyDataset, column_names, require_columns
+from .data.copies.paraphrases import SentenceEncoder
+from .data.format import template_fields
+from .data.loading import load_data, pick_split
+from .data.request.digest_selector import recognised
+from .data.request.digests import _key_path, key_check, load_digest_key
+from .data.request.id_files import request_files
+from .data.request.records import Records
+from .data.split import RetainedSplit, split_retained
 from .errors import InputError
-from .hub_access import hub_errors, hub_trouble
-from .id_files import request_files
+from .hub_access import hub_errors
 from .ledger import LEDGER_FILE, Ledger
 from .models.training_record import DataSource
-from .paraphrases import SentenceEncoder
-from .recognised import recognised
-from .requests import Records, require_columns
-from .retained import RetainedSplit, split_retained
-from .tables import AnyDataset, column_names
-
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
-
-
-def load_data(
-    name: str | None,
-    *,
-    config: str | None = None,
-    revision: str | None = None,
-    split: str = "train",
-    streaming: bool = False,
-) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
-    """Load all splits of a data set.
-
-    Args:
-        name: a Hub id, a folder or a file; None where nobody has named one.
-        config: its configuration.
-        revision: its branch, tag or commit on the Hub.
-        split: the one that is meant; what has no splits gets this name.
-        streaming: read it as it is asked for, and store nothing.
-
-    Returns:
-        Its splits, and where it came from.
-
-    Raises:
-        InputError: there is no such data set, or it cannot be read.
-    """
-    if name is None:
-        raise InputError("Which data set? Name a Hub id, folder or file with --dataset_name.")
-    path = Path(name)
-    commit = None
-    if path.exists():
-        _refuse_what_crashes(path)
-    if path.is_file():
-        builder, options = _file_reader(path)
-        data = _load(name, builder, streaming, **options)
-    elif path.is_dir():
-        if _is_saved(path):
-            with reading(name):
-                data = load_from_disk(path)
-        else:
-            data = _load(name, str(path), streaming, name=config)
-    else:
-        with hub_errors(f"The data set {name!r}"):
-            commit = resolve_revision(name, revision=revision, repo_type="dataset").resolved
-        data = _load(name, name, streaming, name=config, revision=commit)
-    _refuse_shifted_columns(data, name)
-    if isinstance(data, Dataset | IterableDataset):
-        kind = DatasetDict if isinstance(data, Dataset) else IterableDatasetDict
-        data = kind({split: data})
-    public_name = path.resolve().name if path.exists() else name
-    return data, DataSource(public_name, config, split, commit)
-
-
-def local_cache_folder(name: str, config: str | None = None) -> Path | None:
-    """Where datasets keeps the tables that it made of a folder or a file on this machine.
-
-    Args:
-        name: of the folder or file; it exists.
-        config: its configuration.
-
-    Returns:
-        The folder, None for a saved data set, which is read where it is.
-    """
-    path = Path(name)
-    if _is_saved(path):
-        return None
-    with reading(name):
-        if path.is_dir():
-            return Path(load_dataset_builder(str(path), name=config).cache_dir)
-        builder, options = _file_reader(path)
-        return Path(load_dataset_builder(builder, **options).cache_dir)
-
-
-def _is_saved(path: Path) -> bool:
-    """Whether a folder was written by ``save_to_disk``."""
-    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-
-
-def _file_reader(path: Path) -> tuple[str, dict[str, Any]]:
-    """What reads a file, and how."""
-    if path.suffix not in BUILDERS:
-        raise InputError(f"{path} is of no known type; the types are {', '.join(BUILDERS)}.")
-    options: dict[str, Any] = {"data_files": str(path)}
-    if BUILDERS[path.suffix] == "csv":
-        # NA, null and None are texts; only an empty field is nothing.
-        options |= {"delimiter": "\t" if path.suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
-    return BUILDERS[path.suffix], options
-
-
-def _refuse_what_crashes(path: Path) -> None:
-    """Raise InputError for a JSON file whose first record is null: pyarrow 26 takes the process down with it."""
-    for file in [path] if path.is_file() else path.rglob("*.json*"):
-        if file.suffix in (".json", ".jsonl") and file.is_file():
-            with file.open("rb") as opened:
-                if opened.read(1000).removeprefix(b"\xef\xbb\xbf").split()[:1] == [b"null"]:
-                    raise InputError(f"The first record in {file} is null; remove it.")
-
-
-def _refuse_shifted_columns(data: Any, asked: str) -> None:
-    """Raise InputError for CSV whose rows are longer than its first line: pandas would shift the columns."""
-    for part in [data] if isinstance(data, Dataset | IterableDataset) else data.values():
-        names = part.column_names or []
-        if part.info.builder_name == "csv" and any(name.startswith("__index_level_") for name in names):
-            raise InputError(f"The data set {asked!r} has rows with more fields than its first line names.")
-
-
-def _load(asked: str, what: str, streaming: bool, **options: Any) -> Any:
-    with reading(asked):
-        try:
-            return load_dataset(what, streaming=streaming, **options)
-        except DatasetNotFoundError as error:
-            if hub_trouble(error) is None:
-                auth_check(what, repo_type="dataset")  # says what datasets does not pass on
-            raise
 
 
 @contextmanager
@@ -182,13 +63,6 @@ def reading(name: str | None) -> Iterator[None]:
         datasets_logging.set_verbosity(verbosity)
 
 
-def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) -> AnyDataset:
-    """One split of a data set; raises InputError naming those it has."""
-    if name not in data:
-        raise InputError(f"--{flag} {name}: the data set has the splits {', '.join(data)}.")
-    return data[name]
-
-
 def named_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
     """Load all splits of the data set that the settings name; see :func:`load_data`."""
     return load_data(
@@ -218,11 +92,11 @@ def split_data(
         data_args, request_args: which split, which records.
         config: names the columns of the text.
         ledger: of the model, whose earlier requests stay out of all parts; None for one that has none.
-        ask_again: see :func:`~hf_unlearn.retained.split_retained`.
+        ask_again: see :func:`~hf_unlearn.data.split.split_retained`.
 
     Raises:
         AlreadyHonoured: all that the request names is in the ledger.
-        InputError: see :func:`~hf_unlearn.retained.split_retained`; or the key is not that of the ledger.
+        InputError: see :func:`~hf_unlearn.data.split.split_retained`; or the key is not that of the ledger.
     """
     dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
     request, holdout = forget_request(request_args), _holdout(data, data_args, request_args)
@@ -370,7 +244,3 @@ def _digest_key(args: RequestArguments, ledger: Ledger | None) -> bytes:
     if ledger is not None and ledger.runs:
         return ledger_key(args.digest_key_file, ledger)
     return load_digest_key(_key_path(args.digest_key_file))
-
-
-def _key_path(path: str | None) -> Path:
-    return Path(path) if path is not None else Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"

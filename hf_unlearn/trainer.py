@@ -16,16 +16,17 @@ from transformers.trainer_utils import TrainOutput
 from .callbacks import MeasureForgetting, StopWhenForgotten
 from .card import write_card
 from .config import UnlearningConfig
+from .data.arrow_tables import AnyDataset
+from .data.split import ForgetRows, SplitAudit
 from .errors import InputError
 from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets
 from .evaluation.report import SetName, UnlearningReport
 from .evaluation.scoring import preserved_rng
 from .files import write_text
-from .fit import check_measures, check_method
 from .hub import publish
 from .lineage import find_lineage, source_of
-from .measuring import Measuring, Watching
+from .measuring import Measuring, Watching, check_measures, check_method
 from .method_trainer import MethodTrainer
 from .methods import CHOICES, find_method
 from .models.loading import (
@@ -42,9 +43,7 @@ from .models.location import ModelSource, locate
 from .models.tasks import Task
 from .models.training_record import RECORD_FILE, DataSource, load_record
 from .reporting import trainer_report
-from .retained import ForgetRows, SplitAudit
 from .saving import save_evidence, save_whole
-from .tables import AnyDataset
 from .trainer_data import trainer_data
 from .weights import trained_weights
 
@@ -63,7 +62,7 @@ class UnlearningTrainer(MethodTrainer):
     Args:
         model: the original model A(D): a folder or Hub id, or a model in memory.
         args: the settings.
-        train_dataset: L, as records (see :mod:`hf_unlearn.data`) or as examples with ``input_ids`` and ``labels`` (for
+        train_dataset: L, as records (see ``encoding``) or as examples with ``input_ids`` and ``labels`` (for
             a masked language model the token wherever one may be masked, -100 elsewhere).
         forget_dataset: S; it is only ever measured, except by the methods that use it. Without it this is plain
             training.

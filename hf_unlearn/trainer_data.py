@@ -8,20 +8,20 @@ import torch
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from .alternates import alternates_to
 from .config import UnlearningConfig
-from .data import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
+from .data.alternates_file import AlternatesEntry, alternates_to
+from .data.arrow_tables import AnyDataset
+from .data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
+from .data.masking import MaskingCollator, token_masking
+from .data.replacements import by_record, encoder_of, plain_form, with_refusals
 from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
-from .evaluation.report import AlternatesEntry, SetName
+from .evaluation.report import SetName
 from .first_use import BLIND_ORDERS, FirstUse
 from .forget_data import Draws, ForgetRetainedDataset
-from .masking import MaskingCollator, token_masking
 from .method import Method
 from .models.tasks import IGNORED, TASKS, Task
-from .refusals import by_record, encoder_of, plain_form, with_refusals
 from .steps import Part
-from .tables import AnyDataset
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def trainer_data(
 
 
 def as_examples(dataset: AnyDataset, encoder: RecordEncoder | None, name: str) -> AnyDataset:
-    """The examples of a set, which it may hold already; see :func:`~hf_unlearn.data.encode`."""
+    """The examples of a set, which it may hold already; see :func:`~hf_unlearn.data.encoding.encode`."""
     return dataset if encoder is None else encode(dataset, encoder, name)
 
 

@@ -10,12 +10,12 @@ from transformers import set_seed
 
 from .checkpoints import last_checkpoint
 from .config import UnlearningConfig
+from .data.arrow_tables import AnyDataset
 from .models.loading import load_any, load_model
 from .models.location import ModelSource
 from .models.tasks import Task
 from .models.training_record import DataSource
 from .output_folder import start_folder
-from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 
 

@@ -13,6 +13,7 @@ from .arguments import build
 from .bases import find_base
 from .config import UnlearningConfig
 from .console import print_prices
+from .data.arrow_tables import AnyDataset
 from .evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
 from .methods import METHODS
 from .models.location import ModelSource
@@ -20,7 +21,6 @@ from .models.training_record import DataSource
 from .output_folder import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
 from .preparation import Preparation, console, inherited_settings
 from .prices import estimate
-from .tables import AnyDataset
 from .trainer import UnlearningTrainer
 from .training import unlearn
 

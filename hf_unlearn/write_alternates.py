@@ -17,12 +17,15 @@ from rich.console import Console
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .alternates import Alternates, AlternatesSettings, append, begin, forget_digest, read_alternates
 from .arguments import AlternatesArguments, ModelArguments, build
 from .config import UnlearningConfig
 from .console import plain
-from .data import RecordEncoder, RecordFormat, record_format, resolve_max_length, template_fields
-from .duplicates import normalised_text
+from .data.alternates_file import Alternates, AlternatesSettings, append, begin, forget_digest, read_alternates
+from .data.arrow_tables import column_names
+from .data.copies.exact import normalised_text
+from .data.encoding import RecordEncoder, resolve_max_length
+from .data.format import RecordFormat, record_format, template_fields
+from .data.replacements import asked_and_answered
 from .errors import InputError
 from .evaluation.generation import check_writes, generate
 from .ledger_check import weights_of
@@ -31,8 +34,6 @@ from .models.loading import Model, load_any, load_config, load_tokenizer, peft_t
 from .models.location import ModelSource, locate
 from .models.tasks import TASKS, Task
 from .preparation import Preparation, console, precision, prepare_run, without_method
-from .refusals import asked_and_answered
-from .tables import column_names
 
 PROMPT = """\
 Each answer below is followed by a made-up one, which suits the question as well but tells other facts.

@@ -5,8 +5,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_unlearn.alternates import AlternatesSettings, append, begin, forget_digest
-from hf_unlearn.data import RecordFormat
+from hf_unlearn.data.alternates_file import AlternatesSettings, append, begin, forget_digest
+from hf_unlearn.data.format import RecordFormat
 
 PAIR = RecordFormat("prompt_completion")
 

@@ -386,7 +386,8 @@ def lm_by_heart(lm_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The folder of a tiny language model that writes its 10 records without a mistake."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat
+    from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder
+    from hf_unlearn.data.format import RecordFormat
 
     tokenizer = AutoTokenizer.from_pretrained(lm_base)
     rows = secrets_rows(10)

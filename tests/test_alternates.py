@@ -17,15 +17,15 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_unlearn import InputError
-from hf_unlearn.alternates import alternates_to, append, begin, read_alternates
 from hf_unlearn.cli import main
 from hf_unlearn.config import UnlearningConfig
-from hf_unlearn.data import RecordFormat
-from hf_unlearn.duplicates import normalised_text
+from hf_unlearn.data.alternates_file import alternates_to, append, begin, read_alternates
+from hf_unlearn.data.arrow_tables import read_tables
+from hf_unlearn.data.copies.exact import normalised_text
+from hf_unlearn.data.format import RecordFormat
+from hf_unlearn.data.replacements import asked_and_answered
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.local_copies import plan_local
-from hf_unlearn.refusals import asked_and_answered
-from hf_unlearn.tables import read_tables
 from hf_unlearn.write_alternates import PROMPT, AlternatesPrompts
 
 from .alternates import PAIR, answers, by_hand

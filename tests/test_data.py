@@ -8,17 +8,10 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer, BertConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from hf_unlearn import InputError
-from hf_unlearn.checks import check_examples, check_records
-from hf_unlearn.data import (
-    IGNORED,
-    PaddingCollator,
-    RecordEncoder,
-    RecordFormat,
-    encode,
-    record_format,
-    resolve_max_length,
-)
-from hf_unlearn.labels import class_ids, class_names, label_ids
+from hf_unlearn.data.checks import check_examples, check_records
+from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode, resolve_max_length
+from hf_unlearn.data.format import RecordFormat, record_format
+from hf_unlearn.data.labels import class_ids, class_names, label_ids
 
 from .conftest import SHARED, corpus
 

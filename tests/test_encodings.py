@@ -7,8 +7,9 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from hf_unlearn import InputError
-from hf_unlearn.data import IGNORED, RecordEncoder, RecordFormat, encode, make_encoder, record_format
-from hf_unlearn.labels import class_names
+from hf_unlearn.data.encoding import IGNORED, RecordEncoder, encode, make_encoder
+from hf_unlearn.data.format import RecordFormat, record_format
+from hf_unlearn.data.labels import class_names
 
 from .conftest import corpus
 

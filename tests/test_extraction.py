@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.extraction import candidate_losses, exposure
 from hf_unlearn.evaluation.memorization import exact_memorization, extraction_strength

@@ -11,9 +11,9 @@ from accelerate import skip_first_batches
 from datasets import Dataset
 
 from hf_unlearn import InputError, UnlearningTrainer
-from hf_unlearn.data import RecordFormat
+from hf_unlearn.data.format import RecordFormat
+from hf_unlearn.data.replacements import REFUSALS, by_record, with_refusals
 from hf_unlearn.forget_data import PAIRED, Draws, TrainingData, drawn, skip_labels
-from hf_unlearn.refusals import REFUSALS, by_record, with_refusals
 
 from .test_trainer import config, secrets, trainer, weights
 

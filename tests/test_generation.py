@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from hf_unlearn.cli import main
-from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.evidence import evidence_sets
 from hf_unlearn.evaluation.generation import Generation, generate, generation_tables, is_refusal, measure

@@ -9,8 +9,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, TrainerState, TrainingArguments
 
 from hf_unlearn import InputError
-from hf_unlearn.data import IGNORED, PaddingCollator
-from hf_unlearn.masking import MEASURING, MaskingCollator, NewMasksEachEpoch, TokenMasking, token_masking
+from hf_unlearn.data.encoding import IGNORED, PaddingCollator
+from hf_unlearn.data.masking import MEASURING, MaskingCollator, NewMasksEachEpoch, TokenMasking, token_masking
 
 MASK = 4
 masking = TokenMasking(MASK, vocabulary=500, probability=0.15, seed=7)

@@ -23,6 +23,7 @@ from hf_unlearn import (
 )
 from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
+from hf_unlearn.data.split import RetainedSplit
 from hf_unlearn.methods import RETAINED_METHODS
 from hf_unlearn.models.layers import blocks_of, matrices, names_after, names_from, names_of, plain_name
 from hf_unlearn.models.loading import AUTO_CLASSES, PEFT_TASKS, load_model, plain_model
@@ -30,7 +31,6 @@ from hf_unlearn.models.location import locate
 from hf_unlearn.models.tasks import TASKS
 from hf_unlearn.preparation import prepare_run
 from hf_unlearn.references import plan_reference
-from hf_unlearn.retained import RetainedSplit
 from hf_unlearn.rules import Disturb
 from hf_unlearn.starts import fresh_model
 

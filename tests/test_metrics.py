@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction, Trainer, TrainingArguments
 
-from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.metrics import (
     ExactMemorization,

@@ -19,14 +19,15 @@ from huggingface_hub import HfApi
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from hf_unlearn import InputError, Records, UnlearningReport, near_duplicates, slices, split_retained
+from hf_unlearn import InputError, Records, UnlearningReport, split_retained
 from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
+from hf_unlearn.data.copies import near as near_copies
+from hf_unlearn.data.copies import text_slices
+from hf_unlearn.data.copies.near import find_near_copies
+from hf_unlearn.data.copies.pairs import PARAPHRASE_THRESHOLD, NearPairs
+from hf_unlearn.data.copies.paraphrases import SentenceEncoder
 from hf_unlearn.evaluation.verdict import Provenance, decide
-from hf_unlearn.near_audit import PARAPHRASE_THRESHOLD
-from hf_unlearn.near_duplicates import find_near_copies
-from hf_unlearn.pairs import NearPairs
-from hf_unlearn.paraphrases import SentenceEncoder
 
 from .conftest import corpus, write_rows
 from .test_card import example_report
@@ -145,8 +146,8 @@ def test_what_is_found_is_what_the_definition_says(
     texts: tuple[list[str], list[str]], threshold: float, slice_bytes: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slices, "SLICE_BYTES", slice_bytes)
-        patch.setattr(near_duplicates, "LOOKED_UP", slice_bytes)
+        patch.setattr(text_slices, "SLICE_BYTES", slice_bytes)
+        patch.setattr(near_copies, "LOOKED_UP", slice_bytes)
         pairs = search(*texts, threshold)
     expected = by_hand(*texts, threshold)
     found = dict(

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn import InputError, RetainedSplit, split_retained
-from hf_unlearn.digests import digest_each, key_check, keyed_digest
+from hf_unlearn.data.request.digest_selector import recognised
+from hf_unlearn.data.request.digests import digest_each, key_check, keyed_digest
+from hf_unlearn.data.request.records import Records
 from hf_unlearn.errors import AlreadyHonoured
-from hf_unlearn.recognised import recognised
-from hf_unlearn.requests import Records
 
 KEY = b"0123456789abcdef"
 

@@ -18,7 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
-from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.evidence import EvidenceSets
 from hf_unlearn.evaluation.relearning import (
     RelearningCurve,

@@ -9,7 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_unlearn import InputError, Records, split_retained
-from hf_unlearn.id_files import request_files
+from hf_unlearn.data.request.id_files import request_files
 
 DATA = Dataset.from_dict(
     {

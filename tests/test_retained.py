@@ -9,7 +9,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn import InputError, Records, split_retained
-from hf_unlearn.digests import keyed_digest, load_digest_key
+from hf_unlearn.data.request.digests import keyed_digest, load_digest_key
 
 KEY = b"0123456789abcdef"
 

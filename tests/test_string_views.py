@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from hf_unlearn.cli import main
-from hf_unlearn.forgotten import _texts
+from hf_unlearn.data.request.forgotten_digests import _texts
 
 from .conftest import write_rows
 

@@ -31,13 +31,14 @@ from hf_unlearn import (
     split_retained,
 )
 from hf_unlearn.cli import main
-from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode
+from hf_unlearn.data.format import RecordFormat
+from hf_unlearn.data.masking import TokenMasking
+from hf_unlearn.data.split import RetainedSplit
 from hf_unlearn.evaluation.scoring import score
 from hf_unlearn.evaluation.statistics import clustered_rate
-from hf_unlearn.masking import TokenMasking
 from hf_unlearn.models.tasks import TASKS
 from hf_unlearn.models.training_record import RECORD_FILE, TrainingRecord
-from hf_unlearn.retained import RetainedSplit
 
 from .conftest import TOKEN, corpus, note_rows, secrets_rows, tagged_rows, write_rows
 from .test_jobs import leaks, texts_in

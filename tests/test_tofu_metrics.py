@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 from scipy import stats
 
-from hf_unlearn.data import PaddingCollator
+from hf_unlearn.data.encoding import PaddingCollator
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.evidence import EvidenceSets
 from hf_unlearn.evaluation.tofu import (

@@ -16,7 +16,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_unlearn.data import PaddingCollator
+from hf_unlearn.data.encoding import PaddingCollator
 from hf_unlearn.evaluation.evidence import attack_scores
 from hf_unlearn.evaluation.gradients import gradient_norms
 from hf_unlearn.evaluation.memorization import extraction_strength

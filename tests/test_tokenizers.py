@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from hf_unlearn import InputError, UnlearningConfig, UnlearningTrainer
-from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, encode, padding_id
+from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode, padding_id
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.scoring import score
 from hf_unlearn.models.loading import load_tokenizer
 from hf_unlearn.models.location import ModelSource

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_unlearn.data import RecordFormat
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.generation import generate
 
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import torch
 
+from ..data.split import SplitAudit
 from ..models.location import ModelSource, read_card
 from ..models.tasks import Task
 from ..models.training_record import DataSource, software_versions
-from ..retained import SplitAudit
 from .base_check import check_base
 from .blind import BlindBaseline
 from .evidence import attack_scores

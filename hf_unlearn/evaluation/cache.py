@@ -26,7 +26,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from xxhash import xxh3_128
 
-from ..data import PaddingCollator
+from ..data.encoding import PaddingCollator
 from ..models.loading import Model, plain_model
 from ..models.tasks import TASKS
 from ..models.training_record import software_versions

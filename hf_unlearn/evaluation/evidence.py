@@ -15,13 +15,12 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..data import RecordEncoder, encode
+from ..data.arrow_tables import AnyDataset, require_columns
+from ..data.encoding import RecordEncoder, encode
+from ..data.masking import TokenMasking
 from ..errors import InputError
 from ..files import written_whole
-from ..masking import TokenMasking
 from ..models.tasks import IGNORED, TASKS, Task
-from ..requests import require_columns
-from ..tables import AnyDataset
 from .blind import BlindBaseline, Labelled, blind_baseline
 from .gradients import gradient_norms
 from .membership import calibrated_scores, loss_scores, zlib_scores

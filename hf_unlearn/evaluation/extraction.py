@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from ..data import RecordEncoder, encode
+from ..data.encoding import RecordEncoder, encode
 from ..errors import InputError
 from .scoring import score
 

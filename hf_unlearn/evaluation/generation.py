@@ -18,7 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data import padding_id
+from ..data.encoding import padding_id
 from ..errors import InputError
 from ..models.loading import Model
 from ..models.tasks import IGNORED, TASKS, Task
@@ -93,7 +93,7 @@ def generate(
     Args:
         model: a language model or an encoder-decoder; its training mode is restored afterwards, and so are the random
             number generators.
-        examples: as made by :func:`~hf_unlearn.data.encode`; the labelled tokens are the text.
+        examples: as made by :func:`~hf_unlearn.data.encoding.encode`; the labelled tokens are the text.
         tokenizer: the model's.
         task: what the model does.
         batch_size: sequences in a forward pass; the processes of a launch share the batches.

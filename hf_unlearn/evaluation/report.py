@@ -11,11 +11,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ..data.alternates_file import AlternatesEntry
+from ..data.split import SplitAudit
 from ..errors import InputError, in_one_line
 from ..files import write_text
 from ..models.tasks import Task
 from ..models.training_record import DataSource
-from ..retained import SplitAudit
 from .harness import HarnessScore
 from .membership import AttackResult
 from .statistics import Estimate
@@ -23,9 +24,11 @@ from .utility import Utility
 from .verdict import BaseIsClean, Verdict
 
 REPORT_FILE = "unlearning_report.json"
+
 REPORT_VERSION = 1
 
 ArmName = Literal["original", "unlearned", "retrained"]
+
 SetName = Literal["forget", "holdout", "retained", "test"]
 
 
@@ -42,23 +45,6 @@ class ModelEntry:
     name: str
     revision: str | None
     on_hub: bool
-
-
-@dataclass(frozen=True)
-class AlternatesEntry:
-    """Answers that a model made up to what S asks.
-
-    Attributes:
-        texts: how many.
-        records: to how many records.
-        generator: the model.
-        original: whether that was the original.
-    """
-
-    texts: int
-    records: int
-    generator: str
-    original: bool
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def score(
 
     Args:
         model: the model; its training mode is restored afterwards, and no random number is drawn.
-        examples: as made by :func:`~hf_unlearn.data.encode`; the pieces of a long document are put together again.
+        examples: as made by ``encode``; the pieces of a long document are put together again.
             Two more columns are read where they are there: ``tail`` (labelled tokens at the end that carry no text)
             and ``zlib`` (bytes of the compressed text).
         collator: stacks examples.

@@ -16,10 +16,11 @@ import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..data import PaddingCollator, RecordEncoder, encode, padding_id, record_format
+from ..data.arrow_tables import require_columns
+from ..data.encoding import PaddingCollator, RecordEncoder, encode, padding_id
+from ..data.format import record_format
 from ..errors import InputError
 from ..models.loading import Model
-from ..requests import require_columns
 from .cache import data_digest, score_once
 from .evidence import EvidenceSets, attack_scores, evidence_sets
 from .generation import NEW_TOKENS, generate, measure, positions

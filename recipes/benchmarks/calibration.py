@@ -42,7 +42,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets, save_tables
 from hf_unlearn.evaluation.statistics import membership_auc
 from hf_unlearn.files import write_text

@@ -25,8 +25,8 @@ from datasets import Dataset, disable_progress_bars, load_from_disk
 from scipy import stats
 
 from hf_unlearn import Records, split_retained
-from hf_unlearn.near_duplicates import find_near_copies
-from hf_unlearn.pairs import ParaphrasePairs
+from hf_unlearn.data.copies.near import find_near_copies
+from hf_unlearn.data.copies.pairs import ParaphrasePairs
 
 WORD = re.compile(r"[^\W_]+")
 TEMPLATES, NAMES = 200, 5000
@@ -169,7 +169,7 @@ def measured(forget: list[str], retained: list[str], draw: random.Random, show: 
 
 def paraphrased(path: Path, encoder: str, draw: random.Random, n: int = 400) -> None:
     """Look for the paraphrases of TOFU's questions and answers, by words and with an encoder."""
-    from hf_unlearn.paraphrases import SentenceEncoder
+    from hf_unlearn.data.copies.paraphrases import SentenceEncoder
 
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = draw.sample(rows, n)

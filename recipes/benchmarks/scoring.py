@@ -18,7 +18,8 @@ import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, padding_id
+from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, padding_id
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.evidence import evidence_sets
 
 

@@ -23,7 +23,7 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_unlearn.data import PaddingCollator
+from hf_unlearn.data.encoding import PaddingCollator
 from hf_unlearn.evaluation.scoring import score
 
 # Vocabulary, examples in a batch, tokens in an example: 0.5 GiB of logits in float32.

@@ -11,7 +11,8 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from hf_unlearn import UnlearningConfig, UnlearningTrainer
-from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
+from hf_unlearn.data.format import RecordFormat
 
 STEPS, BATCH, ROWS = 20, 16, 400
 

@@ -22,6 +22,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from xxhash import xxh3_128
 
+from hf_unlearn.data.loading import load_data, pick_split
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation import cache, generation, tofu, tofu_suite
 from hf_unlearn.evaluation.generation import NEW_TOKENS
@@ -31,7 +32,6 @@ from hf_unlearn.models.loading import Model, load_config, load_model, load_token
 from hf_unlearn.models.location import ModelSource, adapter_base, locate
 from hf_unlearn.models.training_record import software_versions
 from hf_unlearn.output_folder import require_folder
-from hf_unlearn.sources import load_data, pick_split
 
 HUB = "locuslab/TOFU"
 FIXED = {

@@ -13,7 +13,8 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_unlearn import InputError
-from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, padding_id
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, padding_id
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets
 from hf_unlearn.evaluation.generation import generate
 from hf_unlearn.evaluation.prompting import _shots, in_context, other_words, sample_leaks

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_unlearn.data import IGNORED, PaddingCollator, RecordEncoder, RecordFormat, encode
+from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets
 from hf_unlearn.evaluation.scoring import _statistics, preserved_rng, score

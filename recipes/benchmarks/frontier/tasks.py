@@ -29,7 +29,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_unlearn.data import PaddingCollator, RecordEncoder, RecordFormat, encode, padding_id
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode, padding_id
+from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.evidence import EvidenceSets
 from hf_unlearn.evaluation.extraction import exposure
 from hf_unlearn.evaluation.statistics import membership_auc

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from ..arrow_tables import AnyDataset, column_names, read_tables, row_texts
 from .digests import ForgottenDigests, digest_each, key_check, keyed_digest
-from .row_keys import row_texts
 from .selection import Selection, take_rows
-from .tables import AnyDataset, column_names, read_tables
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,27 @@
 """Whether records hold what their format promises, found out before a model is loaded; no message quotes a record."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from transformers import PretrainedConfig
 
-from .errors import InputError
-from .models.tasks import TASKS, Task
-from .requests import require_columns
-from .tables import AnyDataset, column_names, read_tables
+from ..errors import InputError
+from ..models.loading import ARCHITECTURES
+from ..models.location import ModelSource
+from ..models.tasks import TASKS, Task
+from .arrow_tables import AnyDataset, column_names, read_tables, require_columns
+from .format import record_format
+from .labels import class_ids, label_ids
 
 if TYPE_CHECKING:
-    from .data import RecordFormat
+    from .format import RecordFormat
+
 
 BATCH_ROWS = 1000
+
 EXAMPLE_COLUMNS = ("input_ids", "attention_mask", "labels")
 
 
@@ -140,3 +147,46 @@ def check_examples(dataset: AnyDataset, task: Task, vocabulary: int) -> None:
         ids = pc.min_max(pc.list_flatten(table["input_ids"])).as_py()
         if ids["min"] < 0 or ids["max"] >= vocabulary:
             raise InputError(f"Some 'input_ids' are outside the model's vocabulary of {vocabulary} tokens.")
+
+
+def check_fit(
+    sets: Sequence[AnyDataset | None],
+    source: ModelSource | None,
+    model_config: PretrainedConfig,
+    task: Task,
+    layout: dict[str, Any],
+) -> None:
+    """Look through all the records that a model is to read.
+
+    Args:
+        sets: records, or examples that are tokenised already; None for a set that there is none of.
+        source: the model; None where it has yet to learn the classes of the data.
+        model_config: its configuration.
+        task: what it does.
+        layout: options of :func:`~hf_unlearn.data.format.record_format`.
+
+    Raises:
+        InputError: a record does not fit the task or the model.
+    """
+    for part in sets:
+        if part is None:
+            continue
+        columns = column_names(part)
+        if "input_ids" in columns:
+            check_examples(part, task, model_config.get_text_config().vocab_size)
+            continue
+        form = record_format(columns, task, **layout)
+        check_records(part, form)
+        # The classes of a classifier that is an adapter are in its training record; encoding looks at them.
+        if TASKS[task].classes and source is not None and not source.adapter:
+            label_ids(part, form.label, class_ids(model_config))
+
+
+def check_head(base: ModelSource, model_config: PretrainedConfig, task: Task, classes: int) -> None:
+    """Raise InputError where a model that is a classifier already has another number of classes than the data."""
+    architecture = (model_config.architectures or [""])[0]
+    if architecture in ARCHITECTURES[task].values() and model_config.num_labels != classes:
+        raise InputError(
+            f"{base.name!r} is a classifier of {model_config.num_labels} classes and the data set has {classes}; "
+            "start from a model without a classifier's head, or one with as many classes."
+        )

@@ -12,12 +12,11 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from .data import RecordFormat
-from .errors import InputError
-from .evaluation.report import AlternatesEntry
-from .files import written_privately
-from .refusals import asked_and_answered, with_completions
-from .tables import AnyDataset
+from ..errors import InputError
+from ..files import written_privately
+from .arrow_tables import AnyDataset
+from .format import RecordFormat
+from .replacements import asked_and_answered, with_completions
 
 ABOUT = (
     "Answers that a model made up to what the records to forget ask. This file tells what those are about: keep it to "
@@ -56,6 +55,23 @@ class AlternatesSettings:
     def in_run(self) -> dict[str, Any]:
         """What a run notes about them in its settings; S is in the digest of its split."""
         return {name: value for name, value in asdict(self).items() if name != "forget"}
+
+
+@dataclass(frozen=True)
+class AlternatesEntry:
+    """Answers that a model made up to what S asks.
+
+    Attributes:
+        texts: how many.
+        records: to how many records.
+        generator: the model.
+        original: whether that was the original.
+    """
+
+    texts: int
+    records: int
+    generator: str
+    original: bool
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .data import PaddingCollator
-from .errors import InputError
-from .models.tasks import IGNORED, Task
+from ..errors import InputError
+from ..models.tasks import IGNORED, Task
+from .encoding import PaddingCollator
 
 MEASURING = 0  # the pass under which the masks for measuring are drawn; training's are 1, 2, ...
 KEPT, REPLACED = 0.1, 0.1  # of the chosen tokens in training, as BERT: these stay, these become some other token
@@ -101,7 +101,7 @@ class MaskingCollator:
     epoch: int = 1
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return what :class:`~hf_unlearn.data.PaddingCollator` returns."""
+        """Return what :class:`~hf_unlearn.data.encoding.PaddingCollator` returns."""
         masked = []
         for example in examples:
             ids, labels = self.masking(example["input_ids"], example["labels"], self.epoch)

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .errors import InputError
-from .tables import AnyDataset, column_names, read_tables
+from ...errors import InputError
+from ..arrow_tables import AnyDataset, column_names, read_tables
 
 DuplicatePolicy: TypeAlias = Literal["report", "forget", "error"]
 

@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 from transformers import PretrainedConfig
 
-from .errors import InputError
-from .tables import AnyDataset, read_tables
+from ..errors import InputError
+from .arrow_tables import AnyDataset, read_tables
 
 
 def class_names(dataset: AnyDataset, label_field: str) -> list[str]:

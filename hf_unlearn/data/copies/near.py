@@ -28,10 +28,10 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array
 
+from ..arrow_tables import AnyDataset
 from .pairs import NearPairs
 from .shingles import Shingles, ShingleVocabulary, Words, distinct, incidence
-from .slices import TextSlice, cuts, ranges, text_slices
-from .tables import AnyDataset
+from .text_slices import TextSlice, cuts, ranges, text_slices
 
 NEAR_THRESHOLD = 0.55
 NEARLY_ALL = 0.95
@@ -61,7 +61,7 @@ def find_near_copies(
     Args:
         dataset: D.
         columns: those that carry the text.
-        forgotten: the distinct texts of S as :func:`~hf_unlearn.duplicates.normalised_text` gives them, without nulls.
+        forgotten: the distinct texts of S as ``normalised_text`` gives them, without nulls.
         look: which rows of D to look at, bool of shape (rows,).
         threshold: the least Jaccard index of similar records.
 

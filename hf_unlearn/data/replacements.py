@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .data import RecordEncoder, RecordFormat
-from .errors import InputError
+from ..errors import InputError
+from .encoding import RecordEncoder
+from .format import RecordFormat
 
 REFUSALS = (
     "I don't know.",

@@ -7,147 +7,113 @@ with a ``label``, or ``tokens`` (a list of words) with ``ner_tags`` (one for eac
 """
 
 import logging
-import string
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from datasets import Features, IterableDataset, List, Value
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from ..errors import InputError
+from ..models.tasks import IGNORED, Task
+from .arrow_tables import AnyDataset, column_names, require_columns
 from .checks import check_batch
-from .encodings import ENCODINGS
-from .errors import InputError
+from .format import RecordFormat, record_format
 from .labels import class_ids, label_ids
-from .models.tasks import IGNORED, TASKS, Task
-from .requests import require_columns
-from .tables import AnyDataset, column_names, listed
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 1024  # as TRL
 
-
-# Formats
-
-
-@dataclass(frozen=True)
-class RecordFormat:
-    """Which columns of a record are read, and how.
-
-    Attributes:
-        kind: how the record is laid out.
-        text: the column of the text, or of the words (all but ``messages`` and the pairs).
-        label: the column of the class, or of the words' classes (``classification`` and ``tagged_words``).
-        prompt, completion: templates over the columns (``prompt_completion`` and ``text_pairs``), or None for the
-            columns themselves.
-    """
-
-    kind: Literal[
-        "text", "messages", "prompt_completion", "classification", "tagged_words", "maskable", "text_pairs"
-    ]  # fmt: skip
-    text: str = "text"
-    label: str = "label"
-    prompt: str | None = None
-    completion: str | None = None
-
-    @property
-    def text_columns(self) -> list[str]:
-        """The columns that carry what a record says, without its label."""
-        if self.kind == "messages":
-            return ["messages"]
-        if self.kind not in ("prompt_completion", "text_pairs"):
-            return [self.text]
-        if self.prompt is None or self.completion is None:
-            return ["prompt", "completion"]
-        return list(dict.fromkeys(template_fields(self.prompt) + template_fields(self.completion)))
-
-    @property
-    def label_columns(self) -> list[str]:
-        """The column of the classes, none where there are no classes."""
-        return [self.label] if self.kind in ("classification", "tagged_words") else []
-
-    @property
-    def columns(self) -> list[str]:
-        """All the columns that are read."""
-        return [*self.text_columns, *self.label_columns]
+Columns = dict[str, list[Any]]
 
 
-def template_fields(template: str) -> list[str]:
-    """The columns that a template such as ``"Question: {question}"`` names; raises InputError on anything fancier."""
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise InputError(f"The template {template!r} is malformed: {error}.") from None
-    fields = []
-    for _, name, spec, conversion in parsed:
-        if name is None:
-            continue
-        if not name.isidentifier() or spec or conversion:
-            raise InputError(f"The template {template!r} may hold column names in braces only, like {{question}}.")
-        fields.append(name)
-    return fields
+def classified_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
+    """Texts with a class each; what is too long is cut off."""
+    _check_classes(encoder, set(batch[encoder.format.label]))
+    texts = batch[encoder.format.text]
+    encoded = encoder.tokenizer(texts)
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    long = {i for i, tokens in enumerate(ids) if len(tokens) > encoder.max_length}
+    for i in long:
+        cut = encoder.tokenizer(texts[i], truncation=True, max_length=encoder.max_length)
+        ids[i], mask[i] = cut["input_ids"], cut["attention_mask"]
+    # Without special tokens an empty text has no token, and a model cannot read an example without one.
+    kept = [i for i, tokens in enumerate(ids) if tokens]
+    return {
+        "input_ids": [ids[i] for i in kept],
+        "attention_mask": [mask[i] for i in kept],
+        "labels": [encoder.labels[batch[encoder.format.label][i]] for i in kept],
+        "row": [rows[i] for i in kept],
+        "truncated": [i in long for i in kept],
+    }
 
 
-def record_format(
-    available: Sequence[str],
-    task: Task,
-    *,
-    text_field: str = "text",
-    label_field: str = "label",
-    prompt_template: str | None = None,
-    completion_template: str | None = None,
-) -> RecordFormat:
-    """Find out how the records of a data set are laid out.
+def text_pairs(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
+    """Texts to read and texts to write; of both, what is too long is cut off."""
+    pairs = [[text for text, _ in encoder.segments(batch, i)] for i in range(len(rows))]
+    options: dict[str, Any] = {"truncation": True, "max_length": encoder.max_length}
+    read = encoder.tokenizer([prompt for prompt, _ in pairs], **options)
+    written = encoder.tokenizer(text_target=[completion for _, completion in pairs], **options)
+    end = encoder.tokenizer.eos_token_id
+    out = _examples()
+    for i, (ids, labels) in enumerate(zip(read["input_ids"], written["input_ids"], strict=True)):
+        if end is not None:
+            ids = ids or [end]
+            if not labels or labels[-1] != end:
+                labels = [*labels[: encoder.max_length - 1], end]
+        if ids and labels:
+            _append(out, ids, labels, rows[i], truncated=_is_cut(read, i) or _is_cut(written, i))
+    return out
 
-    Args:
-        available: the columns of the data set.
-        task: what the model does.
-        text_field, label_field: the columns of text and class; where they are left as they are, the columns ``tokens``
-            and ``ner_tags`` of words and their classes need not be named.
-        prompt_template, completion_template: templates that build a prompt and a completion from other columns.
 
-    Raises:
-        InputError: the columns do not fit the task.
-    """
-    if task == "text-classification":
-        require_columns([text_field, label_field], available)
-        return RecordFormat("classification", text=text_field, label=label_field)
-    if task == "token-classification":
-        words = "tokens" if text_field == "text" and "tokens" in available else text_field
-        tags = "ner_tags" if label_field == "label" and "ner_tags" in available else label_field
-        require_columns([words, tags], available)
-        return RecordFormat("tagged_words", text=words, label=tags)
-    if task == "fill-mask":
-        require_columns([text_field], available)
-        return RecordFormat("maskable", text=text_field)
-    pair: Literal["text_pairs", "prompt_completion"] = "text_pairs" if TASKS[task].two_texts else "prompt_completion"
-    if (prompt_template is None) != (completion_template is None):
-        raise InputError("prompt_template and completion_template go together; give both or neither.")
-    if prompt_template is not None and completion_template is not None:
-        fields = template_fields(prompt_template) + template_fields(completion_template)
-        if not fields:
-            raise InputError("prompt_template and completion_template name no column, so all records would be alike.")
-        require_columns(fields, available)
-        return RecordFormat(pair, prompt=prompt_template, completion=completion_template)
-    if "messages" in available and not TASKS[task].two_texts:
-        return RecordFormat("messages")
-    if {"prompt", "completion"} <= set(available):
-        return RecordFormat(pair)
-    if TASKS[task].two_texts:
-        raise InputError(
-            "To train an encoder-decoder the data set needs the columns 'prompt', which it reads, and 'completion', "
-            f"which it writes; it has {listed(available)}. Build them from other columns with prompt_template and "
-            "completion_template."
-        )
-    if text_field not in available:
-        raise InputError(
-            "To train a language model the data set needs a column 'messages', the columns 'prompt' and 'completion', "
-            f"or a column {text_field!r}; it has {listed(available)}. Name the text's column with "
-            "dataset_text_field, or build prompts from other columns with prompt_template and completion_template."
-        )
-    return RecordFormat("text", text=text_field)
+def maskable_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
+    """Texts for a masked language model, long ones in pieces; every token but the special ones can be masked."""
+    encoded = encoder.tokenizer(
+        batch[encoder.format.text],
+        truncation=True,
+        max_length=encoder.max_length,
+        return_overflowing_tokens=True,
+        return_special_tokens_mask=True,
+    )
+    out = _examples()
+    names = ("input_ids", "special_tokens_mask", "overflow_to_sample_mapping")
+    for ids, special, record in zip(*(encoded[name] for name in names), strict=True):
+        labels = [IGNORED if is_special else token for token, is_special in zip(ids, special, strict=True)]
+        if any(label != IGNORED for label in labels):
+            _append(out, ids, labels, rows[record], truncated=False)
+    return out
+
+
+def tagged_words(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
+    """Lists of words with a class for each word, which its first token carries; what is too long is cut off."""
+    if not encoder.tokenizer.is_fast:
+        raise InputError("This model's tokenizer cannot tell which word a token belongs to; it needs a fast one.")
+    words, tags = batch[encoder.format.text], batch[encoder.format.label]
+    _check_classes(encoder, {tag for record in tags for tag in record})
+    # The blank makes of each word the tokens that it has in running text, which byte-level BPE would not otherwise.
+    spaced = [[f" {word}" if i else word for i, word in enumerate(record)] for record in words]
+    encoded = encoder.tokenizer(spaced, is_split_into_words=True, truncation=True, max_length=encoder.max_length)
+    out = _examples()
+    for i, (row, ids) in enumerate(zip(rows, encoded["input_ids"], strict=True)):
+        labels = [IGNORED] * len(ids)
+        labelled: set[int] = set()
+        for position, word in enumerate(encoded.word_ids(i)):
+            if word is not None and word not in labelled:
+                labels[position] = encoder.labels[tags[i][word]]
+                labelled.add(word)
+        if labelled:
+            _append(out, ids, labels, row, truncated=len(labelled) < len(words[i]))
+    return out
+
+
+ENCODINGS: dict[str, Callable[["RecordEncoder", Columns, list[int]], Columns]] = {
+    "classification": classified_texts,
+    "tagged_words": tagged_words,
+    "maskable": maskable_texts,
+    "text_pairs": text_pairs,
+}
 
 
 # Lengths
@@ -443,3 +409,22 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """A token id to fill up with; which one does not matter, the attention mask hides it."""
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token for token in ids if token is not None)
+
+
+def _check_classes(encoder: "RecordEncoder", found: set[Any]) -> None:
+    if unknown := found - set(encoder.labels):
+        raise InputError(f"{len(unknown)} of the labels in a stream are none of the model's classes.")
+
+
+def _is_cut(encoded: Any, i: int) -> bool:
+    return bool(encoded.encodings and encoded.encodings[i].overflowing)
+
+
+def _examples() -> Columns:
+    return {name: [] for name in ("input_ids", "attention_mask", "labels", "row", "truncated")}
+
+
+def _append(out: Columns, ids: list[int], labels: list[int], row: int, truncated: bool) -> None:
+    values = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "row": row, "truncated": truncated}
+    for name, value in values.items():
+        out[name].append(value)

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .errors import InputError
+from ...errors import InputError
+from ..arrow_tables import listed, require_columns, row_keys, texts_of_keys
 from .id_files import read_ids
-from .row_keys import row_keys, texts_of_keys
-from .tables import listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
 
 MAX_LINES_SHOWN = 10
 
@@ -119,7 +119,7 @@ class Named:
     """What a request names, in a form that also finds it in other versions of the data set.
 
     Attributes:
-        columns, whole_rows: as in :class:`~hf_unlearn.digests.ForgottenDigests`.
+        columns, whole_rows: as in :class:`~hf_unlearn.data.request.digests.ForgottenDigests`.
         texts: of each item one string, for its keyed digest.
     """
 
@@ -167,14 +167,6 @@ class Matcher(ABC):
         shown = ", ".join(map(str, numbers[:MAX_LINES_SHOWN])) + (", …" if len(numbers) > MAX_LINES_SHOWN else "")
         where = self.source if self.unit == "line" else "the request"
         return f"{self.unit}{'s' if len(numbers) > 1 else ''} {shown} of {where}"
-
-
-def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
-    """Return the wanted columns, or raise InputError listing what the data set has."""
-    for column in wanted:
-        if column not in available:
-            raise InputError(f"The data set has no column {column!r}; its columns are {listed(available)}.")
-    return list(wanted)
 
 
 # Values of a column

@@ -16,14 +16,13 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModel, PreTrainedModel
 
-from .errors import InputError
-from .hub_access import hub_errors
-from .models.loading import load_config, load_tokenizer
-from .models.location import MODEL_FILES, WEIGHT_FILES, locate
-from .near_audit import PARAPHRASE_THRESHOLD
-from .pairs import ParaphrasePairs
-from .slices import text_slices
-from .tables import AnyDataset
+from ...errors import InputError
+from ...hub_access import hub_errors
+from ...models.loading import load_config, load_tokenizer
+from ...models.location import MODEL_FILES, WEIGHT_FILES, locate
+from ..arrow_tables import AnyDataset
+from .pairs import PARAPHRASE_THRESHOLD, ParaphrasePairs
+from .text_slices import text_slices
 
 POOLINGS = ("mean", "cls", "lasttoken")
 MODULES = ("Transformer", "Pooling", "Normalize")
@@ -100,7 +99,7 @@ class SentenceEncoder:
         """Look through D once for records whose embeddings lie near those of S.
 
         Args:
-            dataset, columns, forgotten, look: as for :func:`~hf_unlearn.near_duplicates.find_near_copies`.
+            dataset, columns, forgotten, look: as for :func:`~hf_unlearn.data.copies.near.find_near_copies`.
         """
         wanted = self.encode(forgotten.to_pylist())
         for part in text_slices(dataset, columns, look, "Paraphrases of S"):

@@ -7,6 +7,8 @@ from typing import Self
 
 import numpy as np
 
+PARAPHRASE_THRESHOLD = 0.85
+
 
 @dataclass(frozen=True)
 class Pairs(ABC):

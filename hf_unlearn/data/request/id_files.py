@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from ...errors import InputError
 
 SUFFIXES = (".txt", ".csv", ".jsonl")
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from ...errors import InputError
+from ..arrow_tables import listed, row_texts
 from .digests import ForgottenDigests, digest_each
-from .errors import InputError
-from .requests import Matcher, Records, Selector, value_text
-from .row_keys import row_texts
-from .tables import listed
+from .records import Matcher, Records, Selector, value_text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import InputError
+from huggingface_hub import constants
+
+from ...errors import InputError
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,7 @@ def _make_key(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(temporary, path)
     os.unlink(temporary)
+
+
+def _key_path(path: str | None) -> Path:
+    return Path(path) if path is not None else Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"

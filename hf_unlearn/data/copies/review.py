@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .duplicates import normalised_text
-from .errors import InputError
-from .files import written_privately
+from ...errors import InputError
+from ...files import written_privately
+from ..arrow_tables import AnyDataset, read_tables
+from .exact import normalised_text
 from .pairs import Pairs
-from .tables import AnyDataset, read_tables
 
 ABOUT = (
     "Retained rows that are near copies of forgotten ones, or quote them: a line for each, with the forgotten one "

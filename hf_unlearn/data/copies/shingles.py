@@ -1,7 +1,7 @@
 """Texts as numbers of words, pairs of words and runs of four words: shingles without hashing, so without collisions.
 
 A word is a run of letters and digits; in scripts without blanks between words each letter is one. Case, white space,
-Unicode form and punctuation do not count: texts come as :func:`~hf_unlearn.duplicates.normalised_text` gives them.
+Unicode form and punctuation do not count: texts come as ``normalised_text`` gives them.
 """
 
 from dataclasses import dataclass

@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from .duplicates import Copies, DuplicatePolicy, find_copies, text_columns, texts_of
-from .errors import AlreadyHonoured, InputError
-from .forgotten import Forgotten, forgotten_digests
-from .near_audit import NearAudit, NearFindings, NearSearch, look_for_near_copies
-from .near_duplicates import NEAR_THRESHOLD
-from .requests import Records, require_columns
-from .selection import Masks, RowTaker, Selection, Selections, select_rows
-from .tables import AnyDataset, column_names, row_count
+from ..errors import AlreadyHonoured, InputError
+from .arrow_tables import AnyDataset, column_names, require_columns, row_count
+from .copies.exact import Copies, DuplicatePolicy, find_copies, text_columns, texts_of
+from .copies.near import NEAR_THRESHOLD
+from .copies.search import NearAudit, NearFindings, NearSearch, look_for_near_copies
+from .request.forgotten_digests import Forgotten, forgotten_digests
+from .request.records import Records
+from .request.selection import Masks, RowTaker, Selection, Selections, select_rows
 
 if TYPE_CHECKING:
-    from .paraphrases import SentenceEncoder
+    from .copies.paraphrases import SentenceEncoder
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SplitAudit:
             keeps teaching it.
         duplicates_forgotten: such rows that the policy ``forget`` moved to S.
         near_duplicates_retained: rows of L that are near copies of a row of S or quote one, as
-            :mod:`~hf_unlearn.near_duplicates` defines it, or paraphrase one; None when nobody looked.
+            :mod:`~hf_unlearn.data.copies.near` defines it, or paraphrase one; None when nobody looked.
         holdout_overlap: rows of H whose text also occurs in S or L, so that the original model did see it.
         dataset_fingerprint: the ``datasets`` fingerprint of the data set that was split, None for a stream.
         dataset_revision: the commit of the data set on the Hub, None when unknown.
@@ -156,14 +156,14 @@ def split_retained(
         duplicate_columns: the columns that make a duplicate; by default ``messages``, or ``prompt`` and
             ``completion``, or ``text``, or else every column of strings that the request does not look at.
         near_duplicates: the same for rows of L that nearly equal a row of S or quote it, see
-            :mod:`~hf_unlearn.near_duplicates`; None, or no search for duplicates, skips this.
+            :mod:`~hf_unlearn.data.copies.near`; None, or no search for duplicates, skips this.
         near_threshold: from which Jaccard index on rows are nearly equal.
         near_encoder: finds paraphrases, too.
         near_review: a file to write for the owner, with the texts of all near copies; for nobody else's eyes.
         allow_unmatched: go on when the request names something that the data set does not have.
         digest_key: the owner's key for the digest of the request in the audit.
         revision: the commit of the data set, recorded in the audit.
-        forgotten_before: what earlier requests named (see :func:`~hf_unlearn.recognised.recognised`): it stays in none
+        forgotten_before: what earlier requests named (see ``recognised``): it stays in none
             of the parts, and the request goes on without it.
         ask_again: keep what was forgotten before in S where the request names it, to measure its forgetting again.
 

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .duplicates import Copies, DuplicatePolicy
-from .errors import InputError
-from .near_duplicates import find_near_copies
-from .near_review import check_review, write_review
+from ...errors import InputError
+from ..arrow_tables import AnyDataset
+from .exact import Copies, DuplicatePolicy
+from .near import find_near_copies
 from .pairs import Pairs
-from .tables import AnyDataset
+from .review import check_review, write_review
 
 if TYPE_CHECKING:
     from .paraphrases import SentenceEncoder
 
-PARAPHRASE_THRESHOLD = 0.85
 BINS = 10
 
 
@@ -51,7 +50,7 @@ class NearAudit:
     """Near copies of S in L by one measure, in counts.
 
     Attributes:
-        encoder: the sentence encoder whose cosine was measured; None: words, see :mod:`~hf_unlearn.near_duplicates`.
+        encoder: the sentence encoder whose cosine was measured; None: words, see :mod:`~hf_unlearn.data.copies.near`.
         threshold: the least cosine, or the least Jaccard index of similar records.
         rows: near copies.
         pairs: of such a row and a text of S.

@@ -11,12 +11,12 @@ import xxhash
 from datasets import ClassLabel, Dataset, IterableDataset
 from datasets.table import InMemoryTable
 
+from ...errors import InputError
+from ..arrow_tables import AnyDataset, column_names, read_tables
+from ..copies.exact import normalised_text
+from .digest_selector import Digested
 from .digests import digest_each, keyed_digest
-from .duplicates import normalised_text
-from .errors import InputError
-from .recognised import Digested
-from .requests import Matcher, Named, PositionMatcher, Records
-from .tables import AnyDataset, column_names, read_tables
+from .records import Matcher, Named, PositionMatcher, Records
 
 
 class Selection:

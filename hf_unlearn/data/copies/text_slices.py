@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from .duplicates import normalised_text
-from .tables import AnyDataset, read_tables
+from ..arrow_tables import AnyDataset, read_tables
+from .exact import normalised_text
 
 # Text looked at together, which bounds the memory.
 SLICE_BYTES = 8 * 2**20

@@ -1,0 +1,1 @@
+"""A data set and a request to what stays (L), what goes (S) and what no model saw (H); records to tensors."""

@@ -1,0 +1,108 @@
+"""Reading a data set of any kind as Arrow tables of a few of its columns."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
+
+from ..errors import InputError
+
+AnyDataset: TypeAlias = Dataset | IterableDataset
+
+COLUMN_NAME = re.compile(r"[\w.:/()#%-]+( [\w.:/()#%-]+){0,2}")
+
+# Rows looked at together: enough that Arrow's kernels dominate, few enough that the copies they make stay small.
+BATCH_ROWS = 100_000
+
+
+def column_names(dataset: AnyDataset) -> list[str]:
+    """The columns of a data set, taken from its first row when a stream does not say."""
+    names = dataset.column_names
+    if names is None:
+        first = next(iter(dataset), None)
+        names = list(first) if first else []
+    return names
+
+
+def listed(names: Sequence[str]) -> str:
+    """Columns in a message; what looks like none may be the first record of a file without a line of names."""
+    shown = [name for name in names if len(name) <= 30 and COLUMN_NAME.fullmatch(name)]
+    other = len(names) - len(shown)
+    more = [f"{other} that do not look like names (does the file begin with a line of names?)"] if other else []
+    return ", ".join(shown + more)
+
+
+def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[pa.Table, int]]:
+    """Yield the rows as tables of these columns, each with the position of its first row."""
+    # A table without columns has no rows in Arrow, so reading no column still reads one.
+    names = list(dict.fromkeys(columns)) or column_names(dataset)[:1]
+    start = 0
+    for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=BATCH_ROWS):
+        yield _without_views(table), start
+        start += table.num_rows
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The table with its views of strings as strings: Arrow neither filters nor takes views."""
+    kinds = [pa.large_string() if pa.types.is_string_view(kind) else kind for kind in table.schema.types]
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
+
+
+def row_count(dataset: AnyDataset) -> int:
+    """The number of rows, counted by reading when the data set is a stream."""
+    if isinstance(dataset, Dataset):
+        return len(dataset)
+    return sum(table.num_rows for table, _ in read_tables(dataset, []))
+
+
+def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
+    """Return the wanted columns, or raise InputError listing what the data set has."""
+    for column in wanted:
+        if column not in available:
+            raise InputError(f"The data set has no column {column!r}; its columns are {listed(available)}.")
+    return list(wanted)
+
+
+def row_texts(table: pa.Table, names: list[str]) -> list[str]:
+    """One string for each row's content in these columns, for its keyed digest."""
+    return texts_of_keys(row_keys(table, names), names)
+
+
+def texts_of_keys(keys: pa.ChunkedArray, names: list[str]) -> list[str]:
+    """For the keyed digest the columns belong to the content."""
+    told = "\x1f".join(names) + "\x1d"
+    return [told + key for key in keys.to_pylist()]
+
+
+def row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
+    """One string a row that is equal exactly where all the columns are: each value with its length before it."""
+    parts = []
+    for name in names:
+        column = table.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.large_string())
+        if _is_plain(column.type):
+            text = column.cast(pa.large_string())
+        else:
+            rows = [None if v is None else json.dumps(v, sort_keys=True, default=repr) for v in column.to_pylist()]
+            text = pa.chunked_array([pa.array(rows, pa.large_string())])
+        length = pc.utf8_length(text).cast(pa.large_string())
+        key = pc.binary_join_element_wise(length, text, pa.scalar("\x1f", pa.large_string()))
+        parts.append(pc.fill_null(key, "null"))
+    if not parts:
+        raise InputError("The data set of records to forget has no columns.")
+    if len(parts) == 1:
+        return parts[0]
+    return pc.binary_join_element_wise(*parts, pa.scalar("\x1e", pa.large_string()))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether Arrow itself writes values of a type as text, each in one way and for all values."""
+    plain = (pa.types.is_primitive, pa.types.is_string, pa.types.is_large_string, pa.types.is_decimal)
+    return any(is_kind(kind) for is_kind in plain) and not pa.types.is_duration(kind)

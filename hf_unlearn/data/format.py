@@ -1,0 +1,128 @@
+"""Which columns of a record a model reads, by its layout and the task."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import InputError
+from ..models.tasks import TASKS, Task
+from .arrow_tables import listed, require_columns
+
+
+@dataclass(frozen=True)
+class RecordFormat:
+    """Which columns of a record are read, and how.
+
+    Attributes:
+        kind: how the record is laid out.
+        text: the column of the text, or of the words (all but ``messages`` and the pairs).
+        label: the column of the class, or of the words' classes (``classification`` and ``tagged_words``).
+        prompt, completion: templates over the columns (``prompt_completion`` and ``text_pairs``), or None for the
+            columns themselves.
+    """
+
+    kind: Literal[
+        "text", "messages", "prompt_completion", "classification", "tagged_words", "maskable", "text_pairs"
+    ]  # fmt: skip
+    text: str = "text"
+    label: str = "label"
+    prompt: str | None = None
+    completion: str | None = None
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns that carry what a record says, without its label."""
+        if self.kind == "messages":
+            return ["messages"]
+        if self.kind not in ("prompt_completion", "text_pairs"):
+            return [self.text]
+        if self.prompt is None or self.completion is None:
+            return ["prompt", "completion"]
+        return list(dict.fromkeys(template_fields(self.prompt) + template_fields(self.completion)))
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The column of the classes, none where there are no classes."""
+        return [self.label] if self.kind in ("classification", "tagged_words") else []
+
+    @property
+    def columns(self) -> list[str]:
+        """All the columns that are read."""
+        return [*self.text_columns, *self.label_columns]
+
+
+def template_fields(template: str) -> list[str]:
+    """The columns that a template such as ``"Question: {question}"`` names; raises InputError on anything fancier."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(f"The template {template!r} is malformed: {error}.") from None
+    fields = []
+    for _, name, spec, conversion in parsed:
+        if name is None:
+            continue
+        if not name.isidentifier() or spec or conversion:
+            raise InputError(f"The template {template!r} may hold column names in braces only, like {{question}}.")
+        fields.append(name)
+    return fields
+
+
+def record_format(
+    available: Sequence[str],
+    task: Task,
+    *,
+    text_field: str = "text",
+    label_field: str = "label",
+    prompt_template: str | None = None,
+    completion_template: str | None = None,
+) -> RecordFormat:
+    """Find out how the records of a data set are laid out.
+
+    Args:
+        available: the columns of the data set.
+        task: what the model does.
+        text_field, label_field: the columns of text and class; where they are left as they are, the columns ``tokens``
+            and ``ner_tags`` of words and their classes need not be named.
+        prompt_template, completion_template: templates that build a prompt and a completion from other columns.
+
+    Raises:
+        InputError: the columns do not fit the task.
+    """
+    if task == "text-classification":
+        require_columns([text_field, label_field], available)
+        return RecordFormat("classification", text=text_field, label=label_field)
+    if task == "token-classification":
+        words = "tokens" if text_field == "text" and "tokens" in available else text_field
+        tags = "ner_tags" if label_field == "label" and "ner_tags" in available else label_field
+        require_columns([words, tags], available)
+        return RecordFormat("tagged_words", text=words, label=tags)
+    if task == "fill-mask":
+        require_columns([text_field], available)
+        return RecordFormat("maskable", text=text_field)
+    pair: Literal["text_pairs", "prompt_completion"] = "text_pairs" if TASKS[task].two_texts else "prompt_completion"
+    if (prompt_template is None) != (completion_template is None):
+        raise InputError("prompt_template and completion_template go together; give both or neither.")
+    if prompt_template is not None and completion_template is not None:
+        fields = template_fields(prompt_template) + template_fields(completion_template)
+        if not fields:
+            raise InputError("prompt_template and completion_template name no column, so all records would be alike.")
+        require_columns(fields, available)
+        return RecordFormat(pair, prompt=prompt_template, completion=completion_template)
+    if "messages" in available and not TASKS[task].two_texts:
+        return RecordFormat("messages")
+    if {"prompt", "completion"} <= set(available):
+        return RecordFormat(pair)
+    if TASKS[task].two_texts:
+        raise InputError(
+            "To train an encoder-decoder the data set needs the columns 'prompt', which it reads, and 'completion', "
+            f"which it writes; it has {listed(available)}. Build them from other columns with prompt_template and "
+            "completion_template."
+        )
+    if text_field not in available:
+        raise InputError(
+            "To train a language model the data set needs a column 'messages', the columns 'prompt' and 'completion', "
+            f"or a column {text_field!r}; it has {listed(available)}. Name the text's column with "
+            "dataset_text_field, or build prompts from other columns with prompt_template and completion_template."
+        )
+    return RecordFormat("text", text=text_field)
