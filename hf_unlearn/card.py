@@ -18,8 +18,8 @@ from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS
 from .evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows, show
 from .files import write_text
-from .method import Method
-from .methods import METHODS, find_method
+from .methods.method import Method
+from .methods.table import METHODS, find_method
 from .models.loading import AUTO_CLASSES
 from .models.tasks import TASKS
 from .old_model import BEFORE_AND_AFTER

@@ -12,9 +12,10 @@ from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
 from .errors import InputError
-from .method import Method
-from .methods import CHOICES, HOT_FACTOR, METHODS, STARTS, find_method
-from .starts import checkpoint
+from .methods.method import Method
+from .methods.retained_methods import HOT_FACTOR
+from .methods.starts import checkpoint
+from .methods.table import CHOICES, METHODS, STARTS, find_method
 
 LEARNING_RATE = 5e-5
 DEFAULTS = {"lr_scheduler_type": "linear", "num_train_epochs": 3.0, "weight_decay": 0.0, "warmup_steps": 0}
@@ -43,14 +44,14 @@ class UnlearningConfig(TrainingArguments):
     > Parameters that control the method
 
     Args:
-        method: a name in :data:`~hf_unlearn.methods.METHODS`; or one in :data:`~hf_unlearn.methods.CHOICES`, which
+        method: a name in ``METHODS``; or one in ``CHOICES``, which
             ``hf-unlearn run`` and :func:`hf_unlearn.jobs.run` take, and the trainer, which trains one method, refuses.
         alpha: the strength of the method, such as how far its start lies from the original (0 to 1; what it is in each
             method is in its ``strength``); the method's own value when None.
         start: the method whose start to take, such as ``toward_base``, for a method that begins at the original; alpha
             is then the strength of that start.
         method_kwargs: the method's other settings, such as ``{"beta": 0.1}`` for ``npo``; its
-            :attr:`~hf_unlearn.method.Method.options`, as published, where nothing is said.
+            :attr:`~hf_unlearn.methods.method.Method.options`, as published, where nothing is said.
         alternates_file: the answers that ``altpo`` prefers to those of S, as ``hf-unlearn alternates`` wrote them.
         teacher_dtype: of the weights of a model that the trained one is compared with all the time; those of the
             trained model when None.

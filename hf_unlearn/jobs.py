@@ -56,7 +56,7 @@ from .ledger import LEDGER_FILE, Ledger
 from .ledger_check import ledger_of, weights_of
 from .ledger_line import with_note, write_line
 from .measuring import check_measures
-from .methods import CHOICES
+from .methods.table import CHOICES
 from .models.loading import (
     load_any,
     load_config,

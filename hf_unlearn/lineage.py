@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from .bases import find_base
 from .config import UnlearningConfig
 from .errors import InputError
-from .method import Method
+from .methods.method import Method
 from .models.loading import Model
 from .models.location import ModelSource, locate
 from .models.training_record import TrainingRecord, load_record

@@ -19,7 +19,7 @@ from .evaluation.generation import check_writes, generation_tables
 from .evaluation.report import SetName
 from .evaluation.statistics import membership_auc
 from .machine_faults import measuring_memory, telling_memory
-from .methods import CHOICES, find_method
+from .methods.table import CHOICES, find_method
 from .models.loading import Model
 from .models.tasks import Task
 

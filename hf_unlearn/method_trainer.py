@@ -30,21 +30,19 @@ from .evaluation.evidence import EvidenceSets
 from .evaluation.report import CostEntry, SetName
 from .evaluation.scoring import preserved_rng
 from .first_use import CollatorWithRows, FirstUse, training_identity
-from .forget_data import PartsCollator
-from .forget_rules import DualVariable, Rewind
 from .lineage import Lineage
 from .machine_faults import no_number, telling_memory, training_memory
-from .method import Method
+from .methods.forget_batches import PartsCollator
+from .methods.items import labels_in_place
+from .methods.method import Method
+from .methods.step import PARTS, Batch, Branch, InStep, Part, Passes, Step, count, in_parts
+from .methods.step_rules import DualVariable, PreparedRule, Rewind
 from .models.layers import flops_per_token
 from .models.loading import Model
 from .models.location import ModelSource
 from .models.tasks import IGNORED, TASKS, Task
 from .models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
-from .objectives import labels_in_place
-from .passes import Passes, in_parts
-from .rules import PreparedRule
 from .start_inputs import start_inputs
-from .steps import PARTS, Batch, Branch, InStep, Part, Step, count
 from .teachers import held_teachers, log_probabilities
 from .trainer_data import TrainerData
 

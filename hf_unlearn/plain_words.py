@@ -8,7 +8,7 @@ from .evaluation.report import UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import ATTACKS, BaseIsClean
 from .evaluation.wording import OUTSIDE_ATTACKS
-from .methods import METHODS
+from .methods.table import METHODS
 from .models.tasks import TASKS
 from .old_model import BEFORE_AND_AFTER
 

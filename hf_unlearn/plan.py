@@ -63,7 +63,7 @@ def plan(
 
 def _cost(name: str, revision: str | None, budget: float | None, models: int) -> str:
     """What the models cost by the training record of the original, in a sentence."""
-    from .method import DEFAULT_BUDGET
+    from .methods.method import DEFAULT_BUDGET
     from .models.location import locate
     from .models.training_record import RECORD_FILE, load_record
 

@@ -30,8 +30,8 @@ from .ledger import Ledger
 from .ledger_check import ledger_of, weights_of
 from .lineage import find_lineage
 from .measuring import check_measures, check_method
-from .method import DEFAULT_BUDGET
-from .methods import CHOICES, METHODS, find_method
+from .methods.method import DEFAULT_BUDGET
+from .methods.table import CHOICES, METHODS, find_method
 from .models.loading import (
     PEFT_TASKS,
     load_config,

@@ -12,12 +12,12 @@ from datasets import Dataset
 
 from .evaluation.scoring import preserved_rng
 from .machine_faults import telling_memory, training_memory
-from .method import DEFAULT_BUDGET, Method
+from .methods.method import DEFAULT_BUDGET, Method
+from .methods.step import Part
 from .models.layers import blocks_until, flops_per_token, names_until
 from .models.loading import plain_model
 from .models.tasks import TASKS
 from .models.training_record import TrainingRecord
-from .steps import Part
 
 if TYPE_CHECKING:
     from .trainer import UnlearningTrainer

@@ -28,7 +28,7 @@ from .evaluation.outside import outside_attacks
 from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport
 from .evaluation.statistics import membership_auc
 from .files import write_text
-from .methods import CHOICES, METHODS
+from .methods.table import CHOICES, METHODS
 from .models.loading import PEFT_TASKS, load_any, load_config, peft_task, task_of, to_device
 from .models.location import ModelSource, locate
 from .models.tasks import Task

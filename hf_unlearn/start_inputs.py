@@ -10,14 +10,14 @@ from transformers import PreTrainedModel
 
 from .config import UnlearningConfig
 from .evaluation.scoring import evaluating
-from .forget_data import COLUMNS
-from .forget_objectives import Items, labelled_items
 from .lineage import Lineage
+from .methods.forget_batches import COLUMNS
+from .methods.items import Items, labelled_items
+from .methods.starts import StartInputs
+from .methods.step import Passes
 from .models.loading import Model, load_anchor, load_like, plain_model
 from .models.location import ModelSource, locate
 from .models.tasks import TASKS, Task
-from .passes import Passes
-from .starts import StartInputs
 from .trainer_data import TrainerData
 
 
@@ -42,7 +42,7 @@ def start_inputs(
         lineage: where the original comes from.
         alpha: the strength of the method.
         options: its other settings.
-        error: see :class:`~hf_unlearn.starts.StartInputs`.
+        error: see :class:`~hf_unlearn.methods.starts.StartInputs`.
     """
     plain, task = plain_model(model), passes.task
     base, rewind = lineage.base, args.rewind_checkpoint

@@ -11,13 +11,13 @@ from datasets import Dataset
 from .config import UnlearningConfig
 from .evaluation.cache import score_once
 from .evaluation.evidence import EvidenceSets
-from .forget_data import COLUMNS
 from .machine_faults import measuring_memory, telling_memory
-from .method import Method
+from .methods.forget_batches import COLUMNS
+from .methods.method import Method
+from .methods.starts import fresh_model
+from .methods.step import Teacher
 from .models.loading import Model, frozen_copy, plain_model
 from .models.tasks import Task
-from .passes import Teacher
-from .starts import fresh_model
 
 
 def held_teachers(

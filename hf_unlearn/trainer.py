@@ -28,7 +28,7 @@ from .hub import publish
 from .lineage import find_lineage, source_of
 from .measuring import Measuring, Watching, check_measures, check_method
 from .method_trainer import MethodTrainer
-from .methods import CHOICES, find_method
+from .methods.table import CHOICES, find_method
 from .models.loading import (
     Model,
     load_any,

@@ -18,10 +18,10 @@ from .errors import InputError
 from .evaluation.evidence import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
 from .first_use import BLIND_ORDERS, FirstUse
-from .forget_data import Draws, ForgetRetainedDataset
-from .method import Method
+from .methods.forget_batches import Draws, ForgetRetainedDataset
+from .methods.method import Method
+from .methods.step import Part
 from .models.tasks import IGNORED, TASKS, Task
-from .steps import Part
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .config import UnlearningConfig
 from .console import print_prices
 from .data.arrow_tables import AnyDataset
 from .evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
-from .methods import METHODS
+from .methods.table import METHODS
 from .models.location import ModelSource
 from .models.training_record import DataSource
 from .output_folder import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder

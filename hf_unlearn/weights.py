@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, set_seed
 from .config import UnlearningConfig
 from .errors import InputError
 from .lineage import Lineage
-from .method import Method
+from .methods.method import Method
 from .models.layers import blocks_until, freeze_all_but_ends, freeze_all_but_last
 from .models.loading import PEFT_TASKS, Model, check_quantised, lora_settings, plain_model
 from .models.tasks import Task

@@ -29,7 +29,7 @@ from .data.replacements import asked_and_answered
 from .errors import InputError
 from .evaluation.generation import check_writes, generate
 from .ledger_check import weights_of
-from .methods import METHODS
+from .methods.table import METHODS
 from .models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
 from .models.location import ModelSource, locate
 from .models.tasks import TASKS, Task

@@ -13,7 +13,7 @@ from datasets import Dataset
 from hf_unlearn import InputError, UnlearningTrainer
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.data.replacements import REFUSALS, by_record, with_refusals
-from hf_unlearn.forget_data import PAIRED, Draws, TrainingData, drawn, skip_labels
+from hf_unlearn.methods.forget_batches import PAIRED, Draws, TrainingData, drawn, skip_labels
 
 from .test_trainer import config, secrets, trainer, weights
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hf_unlearn import InputError, UnlearningTrainer
 from hf_unlearn.cli import main
-from hf_unlearn.forget_methods import FORGET_METHODS
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.forget_methods import FORGET_METHODS
+from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.layers import flops_per_token
 from hf_unlearn.models.training_record import RECORD_FILE
 

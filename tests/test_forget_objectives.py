@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from hf_unlearn import forget_objectives as losses
 from hf_unlearn.errors import InputError
-from hf_unlearn.forget_objectives import Items, labelled_items, other_labels, record_log_p, skip_first
-from hf_unlearn.objectives import labelled_rows
+from hf_unlearn.methods import losses
+from hf_unlearn.methods.items import Items, labelled_items, labelled_rows, other_labels, skip_first
+from hf_unlearn.methods.losses import record_log_p
 
 IGNORED = -100
 # Answers of unequal length, a hole, padding, a label at the first place, which no position predicts, and a single one.

@@ -15,9 +15,9 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from hf_unlearn import InputError, UnlearningTrainer
-from hf_unlearn.forget_data import PAIRED
-from hf_unlearn.forget_methods import FORGET_METHODS
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.forget_batches import PAIRED
+from hf_unlearn.methods.forget_methods import FORGET_METHODS
+from hf_unlearn.methods.table import METHODS
 
 from .test_forget_objectives import Record, adjusted, by_hand, each, kl, minus_log_sigma, without
 from .test_trainer import secrets, tickets, trainer

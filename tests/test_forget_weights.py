@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_unlearn.forget_weights import fisher_noise_scale, negate_task, saliency_mask
+from hf_unlearn.methods.resets import fisher_noise_scale
+from hf_unlearn.methods.step_rules import negate_task, saliency_mask
 
 from .test_forget_objectives import draw
 

@@ -11,10 +11,11 @@ import torch
 from scipy.special import log_softmax
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.items import labelled_rows
+from hf_unlearn.methods.losses import Match, distillation, entropy_gap, l1_norm, l1_weight, logit_gap
+from hf_unlearn.methods.objectives import L1_SPARSE, MATCH_LOGITS, taught
+from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.layers import flops_per_token
-from hf_unlearn.objectives import Match, distillation, entropy_gap, l1_norm, l1_weight, labelled_rows, logit_gap
-from hf_unlearn.retained_objectives import L1_SPARSE, MATCH_LOGITS, taught
 
 from .test_trainer import same, secrets, tickets, trainer, weights
 

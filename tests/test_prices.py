@@ -9,7 +9,7 @@ from peft import LoraConfig
 from rich.console import Console
 
 from hf_unlearn.console import print_prices
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.layers import flops_per_token
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import TrainingRecord, load_record

@@ -9,11 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_unlearn import InputError
-from hf_unlearn.methods import METHODS
-from hf_unlearn.models.layers import freeze_all_but_last
-from hf_unlearn.models.loading import load_anchor
-from hf_unlearn.models.location import locate
-from hf_unlearn.starts import (
+from hf_unlearn.methods.starts import (
     StartInputs,
     fresh_model,
     interpolate,
@@ -22,6 +18,10 @@ from hf_unlearn.starts import (
     shrink_perturb,
     toward_base,
 )
+from hf_unlearn.methods.table import METHODS
+from hf_unlearn.models.layers import freeze_all_but_last
+from hf_unlearn.models.loading import load_anchor
+from hf_unlearn.models.location import locate
 
 ALPHAS = [0.0, 0.3, 0.6, 1.0]
 

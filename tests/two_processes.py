@@ -22,14 +22,14 @@ from transformers.trainer_callback import ProgressCallback
 
 from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
 from hf_unlearn.evaluation.cache import score_once
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.losses import l1_norm
+from hf_unlearn.methods.resets import prune
+from hf_unlearn.methods.starts import StartInputs
+from hf_unlearn.methods.step_rules import KeepZeros, cyclic_resets, noisy_matrices
+from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.layers import whole
 from hf_unlearn.models.loading import Model, load_any
 from hf_unlearn.models.location import locate
-from hf_unlearn.objectives import l1_norm
-from hf_unlearn.resets import prune
-from hf_unlearn.rules import KeepZeros, cyclic_resets, noisy_matrices
-from hf_unlearn.starts import StartInputs
 from hf_unlearn.teachers import held_teachers
 from hf_unlearn.write_alternates import alternates
 

@@ -23,8 +23,9 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hf_unlearn import UnlearningConfig, UnlearningTrainer, passes
+from hf_unlearn import UnlearningConfig, UnlearningTrainer
 from hf_unlearn.cost import peak_memory_bytes
+from hf_unlearn.methods import step as step_module
 from hf_unlearn.models.layers import blocks_of, first_blocks
 
 RECORDS, TOKENS, BATCH, VOCABULARY, BLOCKS = 16, 64, 4, 4096, 8
@@ -128,7 +129,7 @@ def main() -> None:
             batch, names = batches[turn % len(batches)], list(times)
             for name in names if turn % 2 else reversed(names):
                 trainer = trainers[name.split(",")[0]]
-                with patch.object(passes, "first_blocks", all_blocks) if "," in name else nullcontext():
+                with patch.object(step_module, "first_blocks", all_blocks) if "," in name else nullcontext():
                     seconds = step(trainer, batch)
                 if turn:
                     times[name].append(seconds)

@@ -33,7 +33,7 @@ from work import Job, do
 
 from hf_unlearn.errors import InputError
 from hf_unlearn.files import write_text
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.training_record import software_versions
 
 HERE = Path(__file__).parent

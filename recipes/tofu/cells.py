@@ -30,7 +30,7 @@ import hf_unlearn
 from hf_unlearn import UnlearningReport, jobs
 from hf_unlearn.errors import InputError, in_one_line
 from hf_unlearn.files import write_text
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.loading import Model
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import RECORD_FILE, load_record

@@ -28,7 +28,8 @@ from transformers.utils import logging
 
 from hf_unlearn import UnlearningConfig, UnlearningTrainer
 from hf_unlearn.files import write_text
-from hf_unlearn.methods import HOT_FACTOR, METHODS
+from hf_unlearn.methods.retained_methods import HOT_FACTOR
+from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.loading import Model, load_model
 from hf_unlearn.models.location import locate
 

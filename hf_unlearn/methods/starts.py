@@ -2,7 +2,7 @@
 
 An anchor never saw S: it is the model that the original was fine-tuned from, or a fresh initialisation. At ``alpha`` 0
 these starts are the original, at 1 the anchor, both bit for bit. Starts that change a part of the weights are in
-:mod:`~hf_unlearn.resets`.
+:mod:`~hf_unlearn.methods.resets`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,10 +15,10 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from .errors import InputError
-from .forget_objectives import Items
-from .models.layers import own_weights, placed_like, plain_name
-from .models.loading import Model, plain_model
+from ..errors import InputError
+from ..models.layers import own_weights, placed_like, plain_name
+from ..models.loading import Model, plain_model
+from .items import Items
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from . import rules, starts
-from .errors import InputError
-from .forget_data import RETAINED_ALONE, TrainingData
-from .models.tasks import TASKS, Task
-from .retained_objectives import OWN_LOSS
-from .steps import Objective, Part
+from ..errors import InputError
+from ..models.tasks import TASKS, Task
+from . import starts, step_rules
+from .forget_batches import RETAINED_ALONE, TrainingData
+from .objectives import OWN_LOSS
+from .step import Objective, Part
 
 ALL_TASKS = tuple(TASKS)
 # Of a run that says nothing about how long to train.
@@ -58,7 +58,7 @@ class Method:
     objective: Objective = OWN_LOSS
     data: TrainingData = RETAINED_ALONE
     options: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    rule: rules.Rule | None = None
+    rule: step_rules.Rule | None = None
     tasks: tuple[Task, ...] = ALL_TASKS
     misfit: str = ""
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,30 +1,18 @@
 """The table of named methods. Those that use L alone are here: a start, then fine-tuning on L with an objective.
 
-The rows of those that use S too are in :mod:`~hf_unlearn.forget_methods`.
+The rows of those that use S too are in :mod:`~hf_unlearn.methods.forget_methods`.
 
 Hyper-parameters that were published for convolutional image classifiers do not carry over as they are: ``source`` says
 what was published and ``ours`` what differs here.
 """
 
-from types import MappingProxyType
-
-from . import resets, rules, starts
-from . import retained_objectives as objectives
-from .errors import InputError
-from .forget_methods import FORGET_METHODS
+from . import objectives, resets, starts, step_rules
 from .method import Method
 
 # Places are those that the solutions name themselves by.
 CHALLENGE = "NeurIPS 2023 unlearning challenge (arXiv:2406.09073)"
-HOT_FACTOR = 2.5
 
-# What `hf-unlearn run` takes in the place of a method: ways to choose one by what it does here.
-CHOICES = MappingProxyType(
-    {
-        "auto": "the exact road (base) where a base is known and the result is useful enough, else an approximate one",
-        "dial": "a search for how far the start has to move toward the anchor (the base, else a fresh initialisation)",
-    }
-)
+HOT_FACTOR = 2.5
 
 
 RETAINED_METHODS = (
@@ -78,7 +66,7 @@ RETAINED_METHODS = (
     Method(
         name="prune_then_fine_tune",
         start=resets.prune,
-        rule=rules.keep_zeros,
+        rule=step_rules.keep_zeros,
         picks_weights=True,
         alpha=0.95,
         strength="the share of the weights that is pruned",
@@ -166,7 +154,7 @@ RETAINED_METHODS = (
     Method(
         name="noisy_matrices",
         start=resets.reset_head,
-        rule=rules.noisy_matrices,
+        rule=step_rules.noisy_matrices,
         disturbs=True,
         alpha=0.6,
         strength="the noise's standard deviation, in units of the weights' own",
@@ -181,7 +169,7 @@ RETAINED_METHODS = (
     Method(
         name="cyclic_resets",
         start=starts.original,
-        rule=rules.cyclic_resets,
+        rule=step_rules.cyclic_resets,
         disturbs=True,
         objective=objectives.MATCH_LOGITS,
         settings={"lr_scheduler_type": "cosine"},
@@ -245,23 +233,3 @@ RETAINED_METHODS = (
         summary="The original's training again, without the records to forget.",
     ),
 )
-
-METHODS = {method.name: method for method in (*RETAINED_METHODS, *FORGET_METHODS)}
-# Those whose start others can take.
-STARTS = [method.name for method in RETAINED_METHODS if method.start not in (starts.original, starts.checkpoint)]
-
-
-def find_method(name: str, start: str | None = None) -> Method:
-    """The method of a name.
-
-    Args:
-        name: in :data:`METHODS`.
-        start: the name of another method, whose start it takes; None for its own.
-
-    Raises:
-        InputError: there is none, or it has a start of its own.
-    """
-    for kind, asked, known in (("method", name, list(METHODS)), ("start", start, STARTS)):
-        if asked is not None and asked not in known:
-            raise InputError(f"There is no {kind} {asked!r}; the {kind}s are {', '.join(known)}.")
-    return METHODS[name] if start is None else METHODS[name].started_as(METHODS[start])

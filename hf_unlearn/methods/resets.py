@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .models.layers import (
+from ..models.layers import (
     blocks_of,
     last_blocks,
     matrices,
@@ -18,9 +18,10 @@ from .models.layers import (
     names_from,
     names_of,
     placed_like,
+    plain_name,
     whole,
 )
-from .models.loading import Model, plain_model
+from ..models.loading import Model, plain_model
 from .starts import StartInputs, counterpart, fresh_model, move_to_anchor
 
 
@@ -145,3 +146,62 @@ def _smallest(model: Model, share: float) -> list[tuple[nn.Parameter, torch.Tens
     count = round(share * len(sizes))
     limit = float(sizes.kthvalue(count).values) if count else -1.0
     return [(weight, weight.abs().float() <= limit) for weight in weights]
+
+
+def fisher_noise(model: Model, inputs: StartInputs) -> None:
+    """Begin at the original with noise of the size that the Fisher information of L allows, in place.
+
+    Golatkar et al. 2019, arXiv:1911.04933; see :func:`~hf_unlearn.methods.resets.fisher_noise_scale`. The information
+    is exact: for each record of L a pass back for each class.
+
+    Args:
+        model: a classifier of texts, in the place of the original.
+        inputs: alpha, the seed of the noise, and L.
+    """
+    if inputs.alpha == 0:
+        return
+    assert inputs.items is not None
+    named = [(plain_name(name), weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    weights, records = [weight for _, weight in named], 0
+    information = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+    plain = plain_model(model)
+    classes = int(plain.config.num_labels or 0)
+    for items in inputs.items(model, "retained", 1, classes):
+        log_p = items.rows[0].log_softmax(-1)
+        records += 1
+        for label, probability in enumerate(log_p.detach().exp()):
+            gradients = torch.autograd.grad(log_p[label], weights, retain_graph=True, allow_unused=True)
+            for total, gradient in zip(information, gradients, strict=True):
+                if gradient is not None:
+                    total.addcmul_(gradient.float(), gradient.float(), value=float(probability))
+    after = names_after(plain)
+    draw = torch.Generator().manual_seed(inputs.seed)
+    with torch.no_grad():
+        for (name, weight), total in zip(named, information, strict=True):
+            head = name in after and len(weight) == classes
+            scale = fisher_noise_scale(total / records, inputs.alpha, 1.0, head)
+            noise = torch.randn(weight.shape, generator=draw).to(weight.device)
+            weight.add_((scale * noise).to(weight.dtype))
+
+
+def fisher_noise_scale(fisher: torch.Tensor, alpha: float, power: float, head: bool) -> torch.Tensor:
+    """sqrt(alpha * F^-power): the standard deviation of the noise of Fisher forgetting.
+
+    Golatkar et al. 2019, arXiv:1911.04933. As in the authors' code, 1e-8 is added to F, F^-power is at most 1e3 or, in
+    the head, 1e2, the variance of a matrix is averaged over the inputs of each output, and it is ten times as large in
+    the head, in biases and in norms. F is the mean over L of the sum over y of p_y (d log p_y / d weight)^2.
+
+    Args:
+        fisher: the diagonal F for one weight tensor, of any shape.
+        alpha: with power 1 published 1e-6 (small scale) and 1e-7 (large scale).
+        power: 1 in the authors' code; 1/2 in the paper, where alpha is the root of lambda sigma_h^2.
+        head: whether the tensor belongs to the layer that gives the classes; their code asks whether its length is the
+            number of classes.
+
+    Returns:
+        Shape of fisher.
+    """
+    variance = alpha * ((fisher + 1e-8) ** -power).clamp(max=1e2 if head else 1e3)
+    if fisher.ndim > 1:
+        variance = variance.mean(1, keepdim=True).expand_as(fisher)
+    return (10 * variance if head or fisher.ndim == 1 else variance).sqrt()

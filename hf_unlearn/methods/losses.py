@@ -4,90 +4,20 @@ Each gives one value for every item (a labelled token, a labelled word, or a rec
 record, and never an average. The caller adds them up and divides by the number of items, or records, of the whole
 optimiser step; so neither padding, nor how a step is cut into batches, nor the number of processes can change it.
 All are in nats, and made smaller. L's share is cross-entropy where nothing else is said, and a published weight is
-that of S to that of L. What the methods do to weights rather than outputs is in :mod:`~hf_unlearn.forget_weights`.
+that of S to that of L. What the methods do to weights rather than outputs is in :mod:`~hf_unlearn.methods.step_rules`.
 
 Symbols: z logits, p = softmax(z), y the label, pi the model, ref the original, sigma the logistic function.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
-from .errors import InputError
-from .models.tasks import IGNORED
-from .objectives import RULED_OUT, distillation, labelled_rows, labels_in_place, log_p
+from ..models.layers import whole
+from .items import RULED_OUT, Items, log_p
 
-
-class Items(NamedTuple):
-    """What a batch teaches, record after record; made by :func:`labelled_items`.
-
-    Attributes:
-        rows: logits, shape (items, vocabulary or classes), or hidden states, shape (items, features); in float32 or
-            better.
-        labels: shape (items,).
-        lengths: how many items each record has, at least one; shape (records,).
-    """
-
-    rows: torch.Tensor
-    labels: torch.Tensor
-    lengths: torch.Tensor
-
-
-def labelled_items(values: torch.Tensor, labels: torch.Tensor, next_token: bool) -> Items:
-    """The labelled items of a batch.
-
-    Args:
-        values: logits or hidden states, shape (records, positions, vocabulary, classes or features), or
-            (records, classes).
-        labels: shape (records, positions), or (records,); -100 is left out.
-        next_token: whether the label of a position is predicted one position earlier.
-
-    Raises:
-        InputError: a record has nothing that is predicted.
-    """
-    placed = labels_in_place(labels, next_token)
-    wanted = placed != IGNORED
-    lengths = wanted.reshape(len(labels), -1).sum(-1)
-    if empty := int((lengths == 0).sum()):
-        raise InputError(
-            f"{empty} of the {len(labels)} records of a batch have no label to forget; leave them out, or raise "
-            "max_length until a part of each answer is kept."
-        )
-    return Items(labelled_rows(values, labels, next_token), placed[wanted], lengths)
-
-
-def skip_first(labels: torch.Tensor, count: int) -> torch.Tensor:
-    """Labels without the first ones of each record, which CE-U leaves alone (1 in open-unlearning, arXiv:2503.01224).
-
-    Args:
-        labels: shape (records, positions); -100 counts for nothing.
-        count: how many to take away.
-
-    Returns:
-        Labels of the same shape, -100 where one was taken.
-    """
-    return labels.masked_fill((labels != IGNORED).cumsum(-1) <= count, IGNORED)
-
-
-def other_labels(labels: torch.Tensor, classes: int, generator: torch.Generator) -> torch.Tensor:
-    """For every label another one, each as likely: random labels, to be learned by :func:`nll`.
-
-    Graves et al. 2020, arXiv:2010.10981; SalUn, Fan et al. 2023, arXiv:2310.12508, which draws anew each epoch; its
-    code draws the label itself too.
-
-    Args:
-        labels: any shape; -100 stays.
-        classes: how many there are, or the size of the vocabulary.
-        generator: on the CPU, so that every device draws the same.
-
-    Raises:
-        InputError: there is no other label.
-    """
-    if classes < 2:
-        raise InputError(f"Random labels need at least 2 classes, and this model has {classes}; use another method.")
-    steps = torch.randint(1, classes, labels.shape, generator=generator).to(labels.device)
-    return torch.where(labels == IGNORED, labels, (labels + steps) % classes)
+Match = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 # Likelihood
@@ -400,3 +330,61 @@ def _per_record(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     # Adding by index would be in another order each time on a GPU.
     places = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     return values.new_zeros(places.shape).masked_scatter(places, values).sum(-1)
+
+
+def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats (Hinton et al. 2015, arXiv:1503.02531).
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+        temperature: T.
+
+    Returns:
+        Shape (items,).
+    """
+    said, wanted = log_p(student / temperature), log_p(teacher / temperature)
+    return temperature**2 * nn.functional.kl_div(said, wanted, reduction="none", log_target=True).sum(-1)
+
+
+def entropy_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """(H(softmax(student)) - H(softmax(teacher)))^2 in squared nats, H the entropy.
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+
+    Returns:
+        Shape (items,).
+    """
+    return (_entropy(student) - _entropy(teacher)).square()
+
+
+def logit_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The mean over the classes of (student - teacher)^2.
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+
+    Returns:
+        Shape (items,).
+    """
+    return (student - teacher).square().mean(-1)
+
+
+def l1_weight(strength: float, progress: float) -> float:
+    """strength * (1 - progress): the weight of the L1 norm, which ends at nothing (Jia et al. 2023, arXiv:2304.04934).
+
+    Args:
+        strength: at the beginning.
+        progress: the part of the training that is done, from 0 to 1.
+    """
+    return strength * (1 - progress)
+
+
+def l1_norm(weights: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum of the magnitudes of all weights, sharded ones included."""
+    return torch.stack([whole(weight.abs().sum()) for weight in weights]).sum()
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    log_probs = log_p(logits)
+    return -(log_probs.exp() * log_probs).sum(-1)

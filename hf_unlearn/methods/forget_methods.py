@@ -4,29 +4,51 @@ An epoch is one over S. Learning rates and epochs are those that were published 
 weights; where a method was published for image classifiers, the rate is that of the original's training instead.
 """
 
-from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
 
-import torch
-
-from . import forget_objectives as losses
+from ..models.tasks import Task
 from . import starts
-from .fisher import fisher_noise
-from .forget_data import FORGET_ALONE, PAIRED, TrainingData
-from .forget_rules import DualVariable, KeepUnsalient, NegateTask, Rewind
+from .forget_batches import FORGET_ALONE, PAIRED, TrainingData
 from .method import Method
-from .models.tasks import Task
-from .retained_objectives import own_loss
-from .steps import Branch, Objective, Part, Step
+from .objectives import (
+    ascent,
+    bad_teacher,
+    ce_u,
+    dpo,
+    idk,
+    kl_on_retained,
+    learn,
+    npo,
+    own_loss,
+    parts,
+    pdu,
+    rmu,
+    rmu_on_retained,
+    satimp,
+    scrub_on_forget,
+    scrub_on_retained,
+    simnpo,
+    undial,
+    weighted,
+    wga,
+)
+from .resets import fisher_noise
+from .step import Objective, Part
+from .step_rules import DualVariable, KeepUnsalient, NegateTask, Rewind
 
 LANGUAGE: tuple[Task, ...] = ("text-generation", "text2text-generation")
+
 CLASSIFIERS: tuple[Task, ...] = ("text-classification", "token-classification")
+
 NO_CLASSES = "another label for a token of a text says nothing"
+
 NO_PROMPT = "it refuses what a prompt asks for"
+
 NO_ANSWER = "it prefers another answer to what a prompt asks for"
+
 NO_TEXT = "it looks at the probability of a whole answer, token by token"
-TERM = Callable[[Step], torch.Tensor]
+
 ONE_TO_ONE = MappingProxyType({"forget_weight": 1.0, "retain_weight": 1.0})
 
 
@@ -39,148 +61,24 @@ TOFU = _settings(1e-5, 10.0, warmup_steps=0.1, weight_decay=0.01)
 
 
 SCRUB_SMALL = MappingProxyType({"distil_weight": 0.5, "retain_weight": 1.0, "temperature": 2.0})
+
 RELABELLED = TrainingData(forget=True, alternating=True, relabelled=True)
+
 THREE_PHASES = TrainingData(forget=True, alternating=True, forget_epochs=3)
+
 REFUSED = TrainingData(forget=True, instead="refusals")
+
 PREFERRED = TrainingData(forget=True, instead="alternates")
+
 OWN_REFUSALS = "twelve refusals of our own, of which each record has one"
+
 OURS_OF_SCRUB = (
     "the rate of the original's training, which does not fall by steps; after the epochs with S, its steps are on L"
 )
 
 
-# What is made smaller
-
-
-def weighted(step: Step, *, forget: TERM, retained: TERM = own_loss) -> torch.Tensor:
-    """forget_weight * (a term on S) + retain_weight * (a term on L, which is the model's own loss by default)."""
-    loss = step.options["forget_weight"] * forget(step)
-    # A pass that counts for nothing is not made.
-    if step.options["retain_weight"]:
-        loss = loss + step.options["retain_weight"] * retained(step)
-    return loss
-
-
-def ascent(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.gradient_ascent`."""
-    return step.forget.mean_of_items(losses.gradient_ascent(step.forget.items))
-
-
-def kl_on_retained(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.kl_to_reference`."""
-    return _kl(step.retained)
-
-
-def npo(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.npo`."""
-    forget = step.forget
-    return forget.mean_of_records(losses.npo(forget.items, forget.reference, step.options["beta"]))
-
-
-def simnpo(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.simnpo`."""
-    options = step.options
-    return step.forget.mean_of_records(losses.simnpo(step.forget.items, options["beta"], options["delta"]))
-
-
-def wga(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.wga`."""
-    return step.forget.mean_of_items(losses.wga(step.forget.items, step.options["beta"]))
-
-
-def satimp(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.satimp`."""
-    options = step.options
-    return step.forget.mean_of_items(losses.satimp(step.forget.items, options["beta1"], options["beta2"]))
-
-
-def ce_u(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.ce_u`."""
-    return step.forget.mean_of_items(losses.ce_u(step.forget.items))
-
-
-def undial(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.undial`."""
-    forget = step.forget
-    return forget.mean_of_items(losses.undial(forget.items, forget.told(), step.options["strength"]))
-
-
-def rmu(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.rmu`."""
-    hidden = step.forget.hidden(step.options["depth"])
-    target = losses.control_vector(hidden.rows.shape[-1], step.options["steering"], step.seed)
-    return step.forget.mean_of_records(losses.rmu(hidden, target.to(hidden.rows)))
-
-
-def rmu_on_retained(step: Step) -> torch.Tensor:
-    """The squared distance from the original's hidden states; see :func:`~hf_unlearn.forget_objectives.rmu`."""
-    depth, retained = step.options["depth"], step.retained
-    return retained.mean_of_records(losses.rmu(retained.hidden(depth), retained.told_hidden(depth)))
-
-
-def parts(step: Step, *, forget: TERM, retained: TERM) -> torch.Tensor:
-    """A term on S, or one on L, whichever is there."""
-    terms = [term(step) for part, term in (("forget", forget), ("retained", retained)) if part in step.parts]
-    return torch.stack(terms).sum()
-
-
-def learn(step: Step) -> torch.Tensor:
-    """Cross-entropy on S as it comes, such as with other labels."""
-    return step.forget.mean_of_items(losses.nll(step.forget.items))
-
-
-def idk(step: Step) -> torch.Tensor:
-    """Cross-entropy, one mean over the items of the refusals and of L."""
-    instead, retained = step.instead, step.retained
-    of_instead, of_retained = instead.in_step.items, retained.in_step.items
-    assert of_instead is not None
-    assert of_retained is not None
-    share = of_instead / (of_instead + of_retained)
-    return share * instead.mean_of_items(losses.nll(instead.items)) + (1 - share) * retained.loss
-
-
-def dpo(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.dpo`."""
-    chosen, rejected = step.instead, step.forget
-    preferred = losses.dpo(chosen.items, rejected.items, chosen.reference, rejected.reference, step.options["beta"])
-    return rejected.mean_of_records(preferred)
-
-
-def scrub_on_forget(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.scrub_forget`."""
-    forget = step.forget
-    return forget.mean_of_items(losses.scrub_forget(forget.items, forget.told(), step.options["temperature"]))
-
-
-def scrub_on_retained(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.scrub_retain`."""
-    retained, options = step.retained, step.options
-    values = losses.scrub_retain(
-        retained.items, retained.told(), options["distil_weight"], options["retain_weight"], options["temperature"]
-    )
-    return retained.mean_of_items(values)
-
-
-def bad_teacher(step: Step) -> torch.Tensor:
-    """KL to a model that knows nothing; see :func:`~hf_unlearn.forget_objectives.kl_to_reference`."""
-    forget = step.forget
-    return forget.mean_of_items(losses.kl_to_reference(forget.items, forget.told("fresh")))
-
-
-def pdu(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.forget_objectives.flatness` and :func:`~hf_unlearn.forget_objectives.dual_step`."""
-    forget, retained, rule = step.forget, step.retained, step.rule
-    assert isinstance(rule, DualVariable)
-    rule.see(retained.loss)
-    over = retained.loss - step.options["limit"] * retained.share * len(retained.rows)
-    return forget.mean_of_items(losses.flatness(forget.items)) + rule.multiplier * over
-
-
-def _kl(branch: Branch) -> torch.Tensor:
-    return branch.mean_of_items(losses.kl_to_reference(branch.items, branch.told()))
-
-
 BOTH: tuple[Part, ...] = ("forget", "retained")
+
 SCRUB = Objective(
     partial(parts, forget=scrub_on_forget, retained=scrub_on_retained), teachers=("original",), told=BOTH
 )

@@ -14,9 +14,9 @@ from datasets import Dataset
 from torch.utils.data import Dataset as MapDataset
 from torch.utils.data import Sampler
 
-from .forget_objectives import other_labels, skip_first
-from .models.tasks import IGNORED
-from .steps import PARTS, Part
+from ..models.tasks import IGNORED
+from .items import other_labels, skip_first
+from .step import PARTS, Part
 
 COLUMNS = ["input_ids", "attention_mask", "labels"]
 # Streams of random numbers.

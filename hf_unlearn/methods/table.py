@@ -1,0 +1,38 @@
+"""The table of all methods, and the ways to choose one."""
+
+from types import MappingProxyType
+
+from ..errors import InputError
+from . import starts
+from .forget_methods import FORGET_METHODS
+from .method import Method
+from .retained_methods import RETAINED_METHODS
+
+# What `hf-unlearn run` takes in the place of a method: ways to choose one by what it does here.
+CHOICES = MappingProxyType(
+    {
+        "auto": "the exact road (base) where a base is known and the result is useful enough, else an approximate one",
+        "dial": "a search for how far the start has to move toward the anchor (the base, else a fresh initialisation)",
+    }
+)
+
+METHODS = {method.name: method for method in (*RETAINED_METHODS, *FORGET_METHODS)}
+
+# Those whose start others can take.
+STARTS = [method.name for method in RETAINED_METHODS if method.start not in (starts.original, starts.checkpoint)]
+
+
+def find_method(name: str, start: str | None = None) -> Method:
+    """The method of a name.
+
+    Args:
+        name: in :data:`METHODS`.
+        start: the name of another method, whose start it takes; None for its own.
+
+    Raises:
+        InputError: there is none, or it has a start of its own.
+    """
+    for kind, asked, known in (("method", name, list(METHODS)), ("start", start, STARTS)):
+        if asked is not None and asked not in known:
+            raise InputError(f"There is no {kind} {asked!r}; the {kind}s are {', '.join(known)}.")
+    return METHODS[name] if start is None else METHODS[name].started_as(METHODS[start])
