@@ -12,7 +12,7 @@ from .data.arrow_tables import AnyDataset, column_names, require_columns
 from .data.format import RecordFormat, record_format, template_fields
 from .data.loading import load_data
 from .errors import InputError
-from .evaluation.evidence import SAMPLE_ROWS
+from .evaluation.measured_sets import SAMPLE_ROWS
 from .evaluation.prompting import WRAPPERS
 from .evaluation.report import SetName
 from .models.tasks import TASKS

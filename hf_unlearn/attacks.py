@@ -1,168 +1,34 @@
 """The attacks of :mod:`~hf_unlearn.evaluation.relearning` and :mod:`~hf_unlearn.evaluation.prompting`, on a model and
 on what it is compared with, side by side."""
 
-import json
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from datasets import Dataset
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from .attack_plan import AttackPlan
 from .data.encoding import RecordEncoder, encode, resolve_max_length
 from .data.format import RecordFormat
-from .evaluation.evidence import EvidenceSets, evidence_sets
+from .evaluation.attack_report import Attacked, AttackReport, ModelAttacks
+from .evaluation.measured_sets import EvidenceSets, evidence_sets
 from .evaluation.prompting import (
-    ContextScore,
-    LeakCurve,
-    LeakPoint,
-    WordingScore,
     in_context,
     other_words,
     sample_leaks,
 )
-from .evaluation.relearning import QuantisedScore, RelearningCurve, Taught, halfway, quantise, relearn
-from .evaluation.wording import TAUGHT
-from .files import write_text, written_whole
+from .evaluation.relearning import Taught, halfway, quantise, relearn
 from .models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
 from .models.location import ModelSource, locate
-from .models.tasks import TASKS, Task
 from .preparation import Preparation, measured_sets
 
-ATTACKS_FILE = "attacks.json"
-CURVE_FILE = "relearning_curve.png"
-LEAKS_FILE = "leak_curve.png"
-ATTACKS_VERSION = 1
 # At the rate of all weights a fresh adapter moves a model little; its best rate is about ten times that
 # (Schulman et al. 2025, LoRA Without Regret).
 LORA_RATE = 10
 
-Attacked = Literal["original", "unlearned", "retrained"]
 MOST_MEASUREMENTS = 20
+
 BITS: tuple[Literal[4, 8], ...] = (8, 4)
-STYLES: dict[Attacked, dict[str, Any]] = {
-    "original": {"label": "original", "color": "#7570b3", "linestyle": ":", "marker": "s"},
-    "unlearned": {"label": "unlearned", "color": "#d95f02", "linestyle": "-", "marker": "o"},
-    "retrained": {"label": "retrained without S", "color": "black", "linestyle": "--", "marker": "^"},
-}
-
-
-@dataclass(frozen=True)
-class ModelAttacks:
-    """What came of the attacks on one model.
-
-    Attributes:
-        relearning: a curve for each thing taught.
-        steps_until_halfway: of each curve, the first measured step with S halfway back; None when it was not, or when
-            nobody knows where halfway is.
-        quantised: at 8 and 4 bits.
-        sampling: how much of S it tells in many samples.
-        in_context: how other records of S remind it.
-        wordings: what it makes of S after prompts in other words; first after those as they were trained.
-    """
-
-    relearning: tuple[RelearningCurve, ...]
-    steps_until_halfway: dict[Taught, int | None]
-    quantised: tuple[QuantisedScore, ...]
-    sampling: LeakCurve | None = None
-    in_context: ContextScore | None = None
-    wordings: tuple[WordingScore, ...] = ()
-
-
-@dataclass(frozen=True)
-class AttackReport:
-    """The attacks on a model and on what it is compared with; ``attacks.json`` is this object.
-
-    Attributes:
-        task: what the models do.
-        steps: of relearning.
-        halfway_loss: the loss of S, in nats, that counts as halfway back to the original's: from that of the retrained
-            model, else from that of the unlearned one; None without the original.
-        models: by ``original``, ``unlearned`` and ``retrained``.
-        schema_version: 1.
-        skipped: the attacks that were not made, each with the reason.
-    """
-
-    task: Task
-    steps: int
-    halfway_loss: float | None
-    models: dict[Attacked, ModelAttacks]
-    schema_version: int = ATTACKS_VERSION
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def save(self, path: Path) -> None:
-        """Write the report, all of it or nothing."""
-        write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
-
-    def finding(self, taught: Taught) -> str:
-        """What relearning from one kind of records came to, in a sentence."""
-        subject = f"Taught {TAUGHT[taught]}, the unlearned model"
-        if self.halfway_loss is None:
-            first, last = (self._curve("unlearned", taught).points[i].forget_loss.value for i in (0, -1))
-            return f"{subject} goes from a loss of {first:.2f} on the rest of S to {last:.2f} in {self.steps} steps"
-        verb = "does not have" if self.models["unlearned"].steps_until_halfway[taught] is None else "has"
-        when = self._when("unlearned", taught).removeprefix("not ")
-        sentence = f"{subject} {verb} the rest of S halfway back {when}"
-        compared = f"; the retrained one {self._when('retrained', taught)}" if "retrained" in self.models else ""
-        return sentence + compared
-
-    def findings(self) -> list[str]:
-        """What the attacks came to, a sentence each, without the full stop."""
-        found = [self.finding(curve.taught) for curve in self.models["unlearned"].relearning]
-        return found + [text for text in (self.leak_finding(), self._reminder(), self._wording()) if text is not None]
-
-    def leak_finding(self) -> str | None:
-        """What sampling came to, None where it was not made."""
-        told = {arm: found.sampling for arm, found in self.models.items() if found.sampling is not None}
-        if not told:
-            return None
-        mine = told["unlearned"]
-        guessed = f" (and {mine.holdout[-1].verbatim.value:.0%} of H)" if mine.holdout is not None else ""
-        often = mine.forget[-1].samples
-        return self._compared(
-            f"Asked {often} time{'s' if often > 1 else ''}, the unlearned model tells "
-            f"{mine.forget[-1].verbatim.value:.0%} of the records of S word for word{guessed}",
-            {arm: f"{curve.forget[-1].verbatim.value:.0%}" for arm, curve in told.items()},
-        )
-
-    def _reminder(self) -> str | None:
-        scores = {arm: found.in_context for arm, found in self.models.items() if found.in_context is not None}
-        if not scores:
-            return None
-        mine = scores["unlearned"]
-        others = "H" if mine.others == "holdout" else "L"
-        return self._compared(
-            f"After {mine.shots} other record{'s' if mine.shots > 1 else ''} of S the unlearned model's loss of a "
-            f"record of S is {_lower(mine.gain.value)} than after records of {others}",
-            {arm: _lower(score.gain.value) for arm, score in scores.items()},
-        )
-
-    def _wording(self) -> str | None:
-        scores = {arm: found.wordings for arm, found in self.models.items() if found.wordings}
-        if not scores:
-            return None
-        lowest = {arm: min(score.forget_loss.value for score in found[1:]) for arm, found in scores.items()}
-        return self._compared(
-            f"Asked in other words, the unlearned model has a loss of S of {lowest['unlearned']:.2f} at the lowest, "
-            f"and of {scores['unlearned'][0].forget_loss.value:.2f} asked as it was trained",
-            {arm: f"{lowest[arm]:.2f} and {found[0].forget_loss.value:.2f}" for arm, found in scores.items()},
-        )
-
-    @staticmethod
-    def _compared(sentence: str, values: dict[Attacked, str]) -> str:
-        return sentence + (f"; the retrained one: {values['retrained']}" if "retrained" in values else "")
-
-    def _when(self, name: Attacked, taught: Taught) -> str:
-        steps = self.models[name].steps_until_halfway[taught]
-        if steps is None:
-            return f"not in {self.steps} steps"
-        return f"after {steps} step{'s' if steps > 1 else ''}" if steps else "before the first step"
-
-    def _curve(self, name: Attacked, taught: Taught) -> RelearningCurve:
-        return next(curve for curve in self.models[name].relearning if curve.taught == taught)
 
 
 def attacked_models(run: Preparation, original: str | None, retrained: str | None) -> dict[Attacked, ModelSource]:
@@ -294,88 +160,3 @@ def _attack_model(model: Model, run: Preparation, plan: AttackPlan, material: _M
         in_context=reminder,
         wordings=other_words(model, material.wordings),
     )
-
-
-def plot_relearning(report: AttackReport, path: Path) -> None:
-    """Draw how the loss of the part of S that is not taught falls while the models are taught something else.
-
-    Args:
-        report: the curves.
-        path: where to write the PNG; it holds no data besides the drawing.
-    """
-    lessons = [curve.taught for curve in report.models["unlearned"].relearning]
-    figure = Figure(figsize=(5.5 * len(lessons), 4.6), layout="constrained")
-    panels = figure.subplots(1, len(lessons), sharey=True)
-    for axis, (number, taught) in zip(panels, enumerate(lessons), strict=True):
-        for arm, found in report.models.items():
-            points = found.relearning[number].points
-            steps, losses = [p.step for p in points], [p.forget_loss for p in points]
-            style = STYLES[arm]
-            axis.plot(steps, [loss.value for loss in losses], **style, markersize=4, linewidth=1.6)
-            low, high = [loss.low for loss in losses], [loss.high for loss in losses]
-            axis.fill_between(steps, low, high, color=style["color"], alpha=0.10, linewidth=0)
-        if report.halfway_loss is not None:
-            axis.axhline(report.halfway_loss, color="gray", linewidth=0.8)
-            axis.annotate(
-                "halfway back", (1, report.halfway_loss), xycoords=("axes fraction", "data"), fontsize=8,
-                color="#404040", ha="right", va="bottom",
-            )  # fmt: skip
-        axis.set_title(_two_lines(report.finding(taught)), fontsize=10)
-        axis.set_xlabel(f"steps on {TAUGHT[taught]}")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylim(bottom=0)
-    panels[0].set_ylabel(f"loss of the rest of S (nats{TASKS[report.task].unit}), 95 % intervals")
-    panels[0].legend(fontsize=8, frameon=False)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-def plot_leaks(report: AttackReport, path: Path) -> None:
-    """Draw what share of the records of S the models tell in so many samples, and of H as the unlearned one does.
-
-    Args:
-        report: with the curves.
-        path: where to write the PNG; it holds no data besides the drawing.
-    """
-    curves = {arm: found.sampling for arm, found in report.models.items() if found.sampling is not None}
-    lines: list[tuple[tuple[LeakPoint, ...], dict[str, Any]]] = [
-        (curve.forget, STYLES[arm] | {"label": f"S, {STYLES[arm]['label']}"}) for arm, curve in curves.items()
-    ]
-    if (guessed := curves["unlearned"].holdout) is not None:
-        lines.append((guessed, {"label": "H, unlearned", "color": "gray", "linestyle": "-.", "marker": "x"}))
-    kinds = {"verbatim": f"{report.leak_finding()}"}
-    if (similar := curves["unlearned"].forget[-1].similar) is not None:
-        recall = curves["unlearned"].similar_recall
-        kinds["similar"] = f"It tells {similar.value:.0%} of them with a ROUGE-L recall of {recall} or more"
-    figure = Figure(figsize=(5.5 * len(kinds), 4.6), layout="constrained")
-    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for axis, (kind, title) in zip(panels, kinds.items(), strict=True):
-        for number, (points, style) in enumerate(lines):
-            shares = [(point.samples, vars(point)[kind]) for point in points if vars(point)[kind] is not None]
-            # Beside each other, because many are zero.
-            places = [count * 2 ** (0.08 * (number - 1.5)) for count, _ in shares]
-            values = [share.value for _, share in shares]
-            errors = [[s.value - s.low for _, s in shares], [s.high - s.value for _, s in shares]]
-            axis.errorbar(places, values, errors, **style, markersize=5, linewidth=1.2, elinewidth=1, capsize=2)
-        counts = [point.samples for point in curves["unlearned"].forget]
-        axis.set_title(_two_lines(title), fontsize=10)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(counts, [f"{count}" for count in counts])
-        axis.set_xlabel("samples of each record")
-        axis.set_ylim(-0.02, 1)
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
-    panels[0].set_ylabel("share of records told, 95 % intervals")
-    panels[0].legend(fontsize=8, frameon=False)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-def _lower(gain: float) -> str:
-    return f"{abs(gain):.2f} {'lower' if gain >= 0 else 'higher'}"
-
-
-def _two_lines(text: str) -> str:
-    """Broken at the blank that is nearest to the middle."""
-    blanks = [i for i, letter in enumerate(text) if letter == " "]
-    middle = min(blanks, key=lambda i: abs(i - len(text) / 2))
-    return f"{text[:middle]}\n{text[middle + 1 :]}"

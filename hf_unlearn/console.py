@@ -11,7 +11,7 @@ from rich.table import Table
 from .data.request.forgotten_digests import RequestFile
 from .data.split import SplitAudit
 from .errors import in_one_line
-from .evaluation.closeness import Closeness
+from .evaluation.closeness.compare import Closeness
 from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
@@ -22,9 +22,9 @@ from .prices import Price, Prices
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-    from .attacks import AttackReport
     from .derived import DerivedReport
-    from .references import ReferencesReport
+    from .evaluation.attack_report import AttackReport
+    from .evaluation.references import ReferencesReport
 
 COLOURS = {
     "exact": "green",

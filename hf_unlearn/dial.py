@@ -10,10 +10,10 @@ from datasets import Dataset
 
 from .data.arrow_tables import AnyDataset
 from .errors import InputError
-from .evaluation.blind import BlindBaseline
-from .evaluation.cache import score_once
-from .evaluation.evidence import EvidenceSets, attack_scores, halves_of_records, loss_and_auc
+from .evaluation.blind_baseline import BlindBaseline
+from .evaluation.measured_sets import EvidenceSets, attack_scores, halves_of_records, loss_and_auc
 from .evaluation.report import Road, SetName, TrialEntry, UnlearningReport
+from .evaluation.score_cache import score_once
 from .evaluation.statistics import Estimate
 from .evaluation.verdict import Provenance, Scores, Verdict, decide
 from .models.layers import flops_per_token

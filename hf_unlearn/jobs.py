@@ -22,16 +22,7 @@ from .arguments import (
     build,
 )
 from .attack_plan import plan_attacks
-from .attacks import (
-    ATTACKS_FILE,
-    CURVE_FILE,
-    LEAKS_FILE,
-    AttackReport,
-    attack_models,
-    attacked_models,
-    plot_leaks,
-    plot_relearning,
-)
+from .attacks import attack_models, attacked_models
 from .auto import auto, check_auto
 from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
@@ -44,12 +35,23 @@ from .data.loading import pick_split
 from .data.split import split_retained
 from .dial import check_dial, dial
 from .errors import InputError
-from .evaluation.assemble import assemble_report
-from .evaluation.cache import score_once
-from .evaluation.closeness import HISTOGRAM_FILE
+from .evaluation.assemble import assemble_report, save_evidence
+from .evaluation.attack_report import ATTACKS_FILE, CURVE_FILE, LEAKS_FILE, AttackReport, plot_leaks, plot_relearning
+from .evaluation.closeness.compare import HISTOGRAM_FILE
 from .evaluation.generation import generation_tables
 from .evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
+from .evaluation.references import (
+    REFERENCES_FILE,
+    Arm,
+    ReferencesReport,
+    TrainedReference,
+    references_report,
+    save_references,
+    score_references,
+    with_references,
+)
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
+from .evaluation.score_cache import score_once
 from .evaluation.verdict import Provenance
 from .hub import publish
 from .ledger import LEDGER_FILE, Ledger
@@ -84,24 +86,15 @@ from .preparation import (
     without_method,
 )
 from .references import (
-    REFERENCES_FILE,
-    Arm,
     Reference,
-    ReferencesReport,
-    TrainedReference,
     check_task,
     evidence_of,
     named_references,
     own_references,
     plan_reference,
     plan_references,
-    references_report,
-    save_references,
-    score_references,
     train_reference,
-    with_references,
 )
-from .saving import save_evidence
 from .sources import holdout_rows, named_data, split_data
 from .trainer import UnlearningTrainer
 from .training import train_plainly

@@ -21,8 +21,8 @@ from .data.loading import local_cache_folder
 from .erase_console import print_some, size_of
 from .erase_plan import ERASABLE
 from .errors import InputError
-from .evaluation.cache import tables_folder
 from .evaluation.report import REPORT_FILE, UnlearningReport
+from .evaluation.score_cache import tables_folder
 from .hub_repo import RepoType
 from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
 

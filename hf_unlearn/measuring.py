@@ -13,10 +13,10 @@ from .callbacks import StopWhenForgotten
 from .config import UnlearningConfig
 from .cost import CostMeter
 from .errors import InputError
-from .evaluation.cache import score_once
-from .evaluation.evidence import EvidenceSets, attack_scores
 from .evaluation.generation import check_writes, generation_tables
+from .evaluation.measured_sets import EvidenceSets, attack_scores
 from .evaluation.report import SetName
+from .evaluation.score_cache import score_once
 from .evaluation.statistics import membership_auc
 from .machine_faults import measuring_memory, telling_memory
 from .methods.table import CHOICES, find_method

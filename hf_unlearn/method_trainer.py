@@ -26,7 +26,7 @@ from .config import UnlearningConfig
 from .cost import CostMeter
 from .data.masking import NewMasksEachEpoch
 from .errors import InputError
-from .evaluation.evidence import EvidenceSets
+from .evaluation.measured_sets import EvidenceSets
 from .evaluation.report import CostEntry, SetName
 from .evaluation.scoring import preserved_rng
 from .first_use import CollatorWithRows, FirstUse, training_identity

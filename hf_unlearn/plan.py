@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .errors import InputError
-from .evaluation.epsilon import ALPHA, DELTA, ceiling, models_needed
+from .evaluation.closeness.epsilon import ALPHA, DELTA, ceiling, models_needed
 from .evaluation.wording import duration
 
 TESTED = (8, 16, 32, 64, 128, 256, 512)

@@ -24,7 +24,7 @@ from .data.masking import token_masking
 from .data.request.id_files import request_files
 from .data.split import RetainedSplit
 from .errors import InputError
-from .evaluation.evidence import EvidenceSets, evidence_sets
+from .evaluation.measured_sets import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
 from .ledger import Ledger
 from .ledger_check import ledger_of, weights_of

@@ -3,15 +3,11 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
@@ -21,59 +17,22 @@ from .bases import find_base
 from .config import UnlearningConfig
 from .data.split import SplitAudit
 from .errors import InputError
-from .evaluation.cache import score_once
-from .evaluation.closeness import FEWEST_MODELS, HISTOGRAM_FILE, Closeness, Tables, closeness, plot_closeness
-from .evaluation.evidence import EvidenceSets, attack_scores, save_tables
-from .evaluation.outside import outside_attacks
-from .evaluation.report import ReferenceEntry, SetName, Spread, UnlearningReport
-from .evaluation.statistics import membership_auc
-from .files import write_text
+from .evaluation.measured_sets import EvidenceSets
+from .evaluation.references import ARMS, Arm, TrainedReference
 from .methods.table import CHOICES, METHODS
-from .models.loading import PEFT_TASKS, load_any, load_config, peft_task, task_of, to_device
+from .models.loading import PEFT_TASKS, load_config, peft_task, task_of
 from .models.location import ModelSource, locate
 from .models.tasks import Task
 from .models.training_record import RECORD_FILE, TrainingRecord
-from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, is_finished, run_settings
+from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, run_settings
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
-from .saving import TABLES_FOLDER
 from .training import train_plainly, unlearn
-
-Arm = Literal["retrained", "retrained_unlearned", "same_budget", "unlearned"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
-REFERENCES_FILE = "references.json"
-REFERENCES_VERSION = 1
 
 # What of a run's settings holds for a retraining too, and does not change its result.
 HOUSEKEEPING = ("save_strategy", "save_steps", "save_total_limit", "logging_steps", "disable_tqdm")
 
 # What does not make an unlearning another one.
 AROUND_IT = {f.name for kind in (RunArguments, ComparisonArguments, ReferencesArguments) for f in fields(kind)}
-
-
-@dataclass(frozen=True)
-class TrainedReference:
-    """One model to compare with.
-
-    Attributes:
-        arm: ``retrained``: A(L), trained as the original's record says; ``retrained_unlearned``: that model put
-            through the run's own unlearning, U(A(L), {}, L), which Sekhari et al. 2021 (arXiv:2103.03279) compare
-            with, and which there is none of where the steps are on S; ``same_budget``: the base trained on L for what
-            the run may spend. And ``unlearned``, which did see S and is what the others are for: the run's own
-            unlearning of the original, U(A(D), S, L).
-        seed: of data order, dropout and new weights.
-        folder: where it is, or will be.
-        settings: what makes it this reference; see :func:`~hf_unlearn.output_folder.is_finished`.
-    """
-
-    arm: Arm
-    seed: int
-    folder: Path
-    settings: dict[str, Any]
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has been trained; raises InputError when its folder holds something else."""
-        return is_finished(self.folder, self.settings, RECORD_FILE)
 
 
 @dataclass(frozen=True)
@@ -85,42 +44,6 @@ class Reference(TrainedReference):
     """
 
     arguments: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ScoredArm:
-    """The models of one arm and what they make of the records.
-
-    Attributes:
-        models: in the order of their seeds.
-        tables: of each, by set; see :func:`~hf_unlearn.evaluation.scoring.score`.
-    """
-
-    models: list[TrainedReference]
-    tables: list[dict[SetName, pa.Table]]
-
-
-@dataclass(frozen=True)
-class ReferencesReport:
-    """What the models of each arm make of S and H, and how close the unlearned ones are to the others.
-
-    ``references.json`` in the folder of the references is this object.
-
-    Attributes:
-        task: what the models do.
-        arms: by arm.
-        closeness: of the arm ``unlearned`` to each of the others that has enough models.
-        schema_version: 1.
-    """
-
-    task: Task
-    arms: dict[Arm, ReferenceEntry]
-    closeness: dict[Arm, Closeness]
-    schema_version: int = REFERENCES_VERSION
-
-    def save(self, path: Path) -> None:
-        """Write the report, all of it or nothing."""
-        write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
 
 # To train
@@ -345,38 +268,6 @@ def check_task(references: Sequence[TrainedReference], task: Task) -> None:
         task_of(place.name, load_config(place), task, peft=peft_task(place))
 
 
-def score_references(
-    references: Sequence[TrainedReference],
-    evidence: EvidenceSets,
-    *,
-    loading: dict[str, Any],
-    device: torch.device,
-    trust_remote_code: bool = False,
-    context: Callable[[], AbstractContextManager] = nullcontext,
-) -> dict[Arm, ScoredArm]:
-    """Score trained references on the very records that the evidence about a model rests on.
-
-    What was scored once beside a reference may have been other records, so it is scored again.
-
-    Args:
-        references: by arm and seed.
-        evidence: the records.
-        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
-        device: to score on.
-        trust_remote_code: whether to run code from the models' folders.
-        context: makes what is entered around the forward passes.
-    """
-    found: dict[Arm, ScoredArm] = {}
-    for reference in references:
-        place = locate(str(reference.folder), trust_remote_code=trust_remote_code)
-        model = to_device(load_any(place, evidence.task, **loading), device)
-        arm = found.setdefault(reference.arm, ScoredArm([], []))
-        arm.models.append(reference)
-        tables, _ = score_once(evidence, model, context)
-        arm.tables.append(tables)
-    return found
-
-
 def evidence_of(run: Preparation) -> EvidenceSets:
     """The records that the evidence about a run rests on, encoded without loading a model."""
     record, base = recorded_base(run)
@@ -386,108 +277,6 @@ def evidence_of(run: Preparation) -> EvidenceSets:
         model_config.id2label = dict(enumerate(record.labels))
     evidence = measured_sets(run.sets, [run.source, base], model_config, run.task, run.config)
     return evidence.halves(run.config.seed)[1] if run.config.stop_when_forgotten else evidence
-
-
-def summarise_references(arm: ScoredArm, base: Tables | None = None) -> ReferenceEntry:
-    """What the models of one arm make of the records.
-
-    Args:
-        arm: the models.
-        base: the tables of the base model, for the attack that takes the difficulty of a record into account.
-    """
-    losses = {
-        name: float(np.mean([tables[name]["loss"].to_numpy().mean() for tables in arm.tables]))
-        for name in arm.tables[0]
-    }
-    found: dict[str, list[float]] = {}
-    for tables in arm.tables:
-        scores = attack_scores(tables, base)
-        for attack in scores.forget if scores is not None else ():
-            auc = membership_auc(-scores.forget[attack], -scores.holdout[attack])  # type: ignore[union-attr]
-            found.setdefault(attack, []).append(auc.value)
-    return ReferenceEntry(
-        seeds=[model.seed for model in arm.models],
-        losses={str(name): loss for name, loss in losses.items()},
-        aucs={
-            attack: Spread(
-                mean=float(np.mean(aucs)),
-                deviation=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
-                lowest=min(aucs),
-                highest=max(aucs),
-            )
-            for attack, aucs in found.items()
-        },
-    )
-
-
-def references_report(scored: Mapping[Arm, ScoredArm], task: Task, *, delta: float, seed: int) -> ReferencesReport:
-    """Sum up what references were trained for.
-
-    Args:
-        scored: the models of each arm.
-        task: what they do.
-        delta: of the definition of epsilon.
-        seed: of the halves of the models.
-    """
-    arms = {arm: summarise_references(found) for arm, found in scored.items()}
-    compared: dict[Arm, Closeness] = {
-        arm: closeness(scored["unlearned"].tables, scored[arm].tables, delta=delta, seed=seed)
-        for arm in scored
-        if arm != "unlearned" and _enough(scored, "unlearned") and _enough(scored, arm)
-    }
-    return ReferencesReport(task, arms, compared)
-
-
-def save_references(report: ReferencesReport, scored: Mapping[Arm, ScoredArm], folder: Path, seed: int) -> None:
-    """Write the report, its picture, and what each model makes of each record, beside the models.
-
-    Args:
-        report: of the models.
-        scored: the models.
-        folder: that of the references.
-        seed: of the deals in the picture.
-    """
-    for arm, found in scored.items():
-        for model, tables in zip(found.models, found.tables, strict=True):
-            save_tables({arm: tables}, model.folder / TABLES_FOLDER)
-    if report.closeness:
-        drawn = {str(arm): (scored[arm].tables, found) for arm, found in report.closeness.items()}
-        plot_closeness(scored["unlearned"].tables, drawn, folder / HISTOGRAM_FILE, seed=seed)
-    report.save(folder / REFERENCES_FILE)
-
-
-def with_references(
-    report: UnlearningReport,
-    tables: Mapping[str, Tables],
-    scored: Mapping[Arm, ScoredArm],
-    *,
-    seed: int,
-    retrained: str | None,
-) -> UnlearningReport:
-    """A report with the references, and with the attacks on its models that need retrained ones.
-
-    Args:
-        report: the report.
-        tables: of its models, by arm.
-        scored: the references.
-        seed: of what is drawn for the intervals.
-        retrained: the place of the report's own retrained model, which is not compared with itself.
-    """
-    entries = {str(arm): summarise_references(found, tables.get("base")) for arm, found in scored.items()}
-    arms = dict(report.arms)
-    found = scored.get("retrained", ScoredArm([], []))
-    for name, entry in report.arms.items():
-        outside = [
-            other
-            for model, other in zip(found.models, found.tables, strict=True)
-            if name != "retrained" or retrained is None or model.folder.resolve() != Path(retrained).resolve()
-        ]
-        arms[name] = replace(entry, attacks={**entry.attacks, **outside_attacks(tables[name], outside, seed=seed)})
-    return replace(report, arms=arms, references=entries)
-
-
-def _enough(scored: Mapping[Arm, ScoredArm], arm: Arm) -> bool:
-    return arm in scored and len(scored[arm].models) >= FEWEST_MODELS
 
 
 def _batch(record: TrainingRecord, config: UnlearningConfig) -> dict[str, int]:

@@ -8,7 +8,7 @@ from peft import PeftModel
 from .callbacks import StopWhenForgotten
 from .data.split import ForgetRows, SplitAudit
 from .evaluation.assemble import assemble_report, model_entry
-from .evaluation.evidence import EvidenceSets
+from .evaluation.measured_sets import EvidenceSets
 from .evaluation.report import CurvePoint, MethodEntry, SetName, UnlearningReport
 from .evaluation.verdict import BaseIsClean, Provenance
 from .first_use import NEVER, FirstUse, training_identity

@@ -5,14 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-
-from .evaluation.evidence import save_tables
-from .evaluation.plots import draw_pictures
-from .evaluation.report import REPORT_FILE, SetName, UnlearningReport
 from .machine_faults import check_weights
-
-TABLES_FOLDER = "tables"
 
 
 def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> None:
@@ -41,16 +34,3 @@ def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> N
     finally:
         if writes:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def save_evidence(report: UnlearningReport, tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:
-    """Write the report, its pictures, and what each model makes of each record.
-
-    Args:
-        report: the report.
-        tables: by model and set.
-        folder: where to.
-    """
-    save_tables(tables, folder / TABLES_FOLDER)
-    draw_pictures(report, tables, folder)
-    report.save(folder / REPORT_FILE)

@@ -1,7 +1,6 @@
 """Data sets from the Hub or from disk, and requests from the settings."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,56 +10,21 @@ from datasets import (
     IterableDataset,
     IterableDatasetDict,
 )
-from datasets import logging as datasets_logging
-from datasets.exceptions import DatasetsError
 
 from .arguments import DataArguments, RequestArguments
 from .config import UnlearningConfig
 from .data.arrow_tables import AnyDataset, column_names, require_columns
 from .data.copies.paraphrases import SentenceEncoder
 from .data.format import template_fields
-from .data.loading import load_data, pick_split
+from .data.loading import load_data, pick_split, reading
 from .data.request.digest_selector import recognised
 from .data.request.digests import _key_path, key_check, load_digest_key
 from .data.request.id_files import request_files
 from .data.request.records import Records
 from .data.split import RetainedSplit, split_retained
 from .errors import InputError
-from .hub_access import hub_errors
 from .ledger import LEDGER_FILE, Ledger
 from .models.training_record import DataSource
-
-
-@contextmanager
-def reading(name: str | None) -> Iterator[None]:
-    """Turn what goes wrong while a data set is read into one sentence that quotes nothing of it.
-
-    Args:
-        name: of the data set.
-
-    Raises:
-        InputError: the data set cannot be read.
-    """
-    verbosity = datasets_logging.get_verbosity()
-    # Readers log what they could not parse, which may be a record, and raise whatever they stumbled over.
-    datasets_logging.set_verbosity(datasets_logging.CRITICAL)
-    try:
-        with hub_errors(f"The data set {name!r}"):
-            yield
-    except InputError:
-        raise
-    except Exception as error:
-        cause = error.__cause__ if isinstance(error, DatasetsError) else error
-        if isinstance(cause, OSError) and cause.strerror is not None:
-            raise InputError(f"Cannot read the data set {name!r}: {cause.strerror}.") from None
-        if isinstance(error, OSError) and not isinstance(error, DatasetsError):
-            raise
-        raise InputError(
-            f"Cannot read the data set {name!r}: its files are empty, malformed or differ in their columns, "
-            f"or the configuration does not exist ({type(error).__name__})."
-        ) from None
-    finally:
-        datasets_logging.set_verbosity(verbosity)
 
 
 def named_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:

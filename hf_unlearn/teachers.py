@@ -9,8 +9,8 @@ from accelerate.utils import fsdp2_prepare_model
 from datasets import Dataset
 
 from .config import UnlearningConfig
-from .evaluation.cache import score_once
-from .evaluation.evidence import EvidenceSets
+from .evaluation.measured_sets import EvidenceSets
+from .evaluation.score_cache import score_once
 from .machine_faults import measuring_memory, telling_memory
 from .methods.forget_batches import COLUMNS
 from .methods.method import Method

@@ -19,9 +19,10 @@ from .config import UnlearningConfig
 from .data.arrow_tables import AnyDataset
 from .data.split import ForgetRows, SplitAudit
 from .errors import InputError
-from .evaluation.cache import score_once
-from .evaluation.evidence import EvidenceSets
+from .evaluation.assemble import save_evidence
+from .evaluation.measured_sets import EvidenceSets
 from .evaluation.report import SetName, UnlearningReport
+from .evaluation.score_cache import score_once
 from .evaluation.scoring import preserved_rng
 from .files import write_text
 from .hub import publish
@@ -43,7 +44,7 @@ from .models.location import ModelSource, locate
 from .models.tasks import Task
 from .models.training_record import RECORD_FILE, DataSource, load_record
 from .reporting import trainer_report
-from .saving import save_evidence, save_whole
+from .saving import save_whole
 from .trainer_data import trainer_data
 from .weights import trained_weights
 

@@ -15,7 +15,7 @@ from .data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder,
 from .data.masking import MaskingCollator, token_masking
 from .data.replacements import by_record, encoder_of, plain_form, with_refusals
 from .errors import InputError
-from .evaluation.evidence import EvidenceSets, evidence_sets
+from .evaluation.measured_sets import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
 from .first_use import BLIND_ORDERS, FirstUse
 from .methods.forget_batches import Draws, ForgetRetainedDataset

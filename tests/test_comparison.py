@@ -18,8 +18,8 @@ import yaml
 from hf_unlearn import UnlearningReport
 from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
-from hf_unlearn.evaluation.closeness import closeness
-from hf_unlearn.evaluation.outside import outside_attacks
+from hf_unlearn.evaluation.closeness.compare import closeness
+from hf_unlearn.evaluation.references import outside_attacks
 from hf_unlearn.evaluation.statistics import membership_auc
 
 from .test_jobs import texts_in

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hf_unlearn import InputError
-from hf_unlearn.evaluation.challenge import challenge_epsilons, forgetting_quality, null_quality
-from hf_unlearn.evaluation.epsilon import (
+from hf_unlearn.evaluation.closeness.challenge import challenge_epsilons, forgetting_quality, null_quality
+from hf_unlearn.evaluation.closeness.epsilon import (
     ceiling,
     confidence_limits,
     credible_limits,
@@ -20,7 +20,7 @@ from hf_unlearn.evaluation.epsilon import (
     models_needed,
     pooled_bound,
 )
-from hf_unlearn.evaluation.ulira import unlearning_lira
+from hf_unlearn.evaluation.closeness.ulira import unlearning_lira
 
 COMMON: dict[str, Any] = {"deadline": None, "derandomize": True, "database": None, "max_examples": 50}
 

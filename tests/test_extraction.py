@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.extraction import candidate_losses, exposure
-from hf_unlearn.evaluation.memorization import exact_memorization, extraction_strength
+from hf_unlearn.evaluation.benchmarks.exposure import candidate_losses, exposure
+from hf_unlearn.evaluation.scoring import exact_memorization, extraction_strength
 
 from .conftest import secrets_rows
 

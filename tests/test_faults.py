@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from hf_unlearn import UnlearningReport, UnlearningTrainer, method_trainer
 from hf_unlearn.checkpoints import MARKER, finish_checkpoint, last_checkpoint
 from hf_unlearn.cli import main
-from hf_unlearn.evaluation import evidence
+from hf_unlearn.evaluation import measured_sets
 from hf_unlearn.ledger_check import ledger_of
 from hf_unlearn.models.location import locate
 
@@ -302,8 +302,8 @@ def test_ctrl_c_at_any_stage(
             signal.raise_signal(number)
         return training_step(trainer, *args, **kwargs)
 
-    score, training_step = evidence.score, UnlearningTrainer.training_step
-    monkeypatch.setattr(evidence, "score", interrupted)
+    score, training_step = measured_sets.score, UnlearningTrainer.training_step
+    monkeypatch.setattr(measured_sets, "score", interrupted)
     monkeypatch.setattr(UnlearningTrainer, "training_step", stepped)
     before = signal.getsignal(number)
     capsys.readouterr()

@@ -208,7 +208,7 @@ def test_references_are_the_starts_log_probabilities(lm_original: Path, tmp_path
 
 
 def test_references_cost_once_and_are_kept(lm_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hf_unlearn.evaluation.evidence as evidence
+    import hf_unlearn.evaluation.measured_sets as evidence
 
     scored: list[int] = []
     score = evidence.score

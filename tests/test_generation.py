@@ -25,10 +25,10 @@ from hf_unlearn.cli import main
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.evidence import evidence_sets
+from hf_unlearn.evaluation.assemble import summarise_generation
 from hf_unlearn.evaluation.generation import Generation, generate, generation_tables, is_refusal, measure
+from hf_unlearn.evaluation.measured_sets import evidence_sets
 from hf_unlearn.evaluation.report import UnlearningReport
-from hf_unlearn.evaluation.summaries import summarise_generation
 from hf_unlearn.models.layers import flops_per_token
 
 from .conftest import corpus, secrets_rows

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn.cli import main
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.extraction import candidate_losses
+from hf_unlearn.evaluation.benchmarks.exposure import candidate_losses
 from hf_unlearn.evaluation.harness import HarnessScore, harness_scores
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.statistics import Estimate

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction, Tr
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.metrics import (
+from hf_unlearn.evaluation.benchmarks.evaluate_metrics import (
     ExactMemorization,
     ExtractionStrength,
     MembershipAUC,

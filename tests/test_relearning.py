@@ -20,7 +20,7 @@ from hf_unlearn import InputError
 from hf_unlearn.cli import main
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.evidence import EvidenceSets
+from hf_unlearn.evaluation.measured_sets import EvidenceSets
 from hf_unlearn.evaluation.relearning import (
     RelearningCurve,
     halfway,

@@ -14,7 +14,7 @@ from hf_unlearn import Records, UnlearningTrainer, split_retained
 from hf_unlearn.callbacks import StopWhenForgotten, planned_looks
 from hf_unlearn.console import print_report
 from hf_unlearn.data.split import RetainedSplit
-from hf_unlearn.evaluation.blind import blind_baseline
+from hf_unlearn.evaluation.blind_baseline import blind_baseline
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.verdict import Scores
 

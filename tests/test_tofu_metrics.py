@@ -14,8 +14,7 @@ from scipy import stats
 
 from hf_unlearn.data.encoding import PaddingCollator
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.evidence import EvidenceSets
-from hf_unlearn.evaluation.tofu import (
+from hf_unlearn.evaluation.benchmarks.tofu import (
     answer_probability,
     closer_to_one,
     forget_quality,
@@ -26,7 +25,8 @@ from hf_unlearn.evaluation.tofu import (
     truth_probability,
     truth_ratios,
 )
-from hf_unlearn.evaluation.tofu_suite import TofuScores, TofuSuite, tofu_metrics
+from hf_unlearn.evaluation.benchmarks.tofu_suite import TofuScores, TofuSuite, tofu_metrics
+from hf_unlearn.evaluation.measured_sets import EvidenceSets
 
 LOGS = {
     "forget": "eval_log_forget.json",

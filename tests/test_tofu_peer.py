@@ -17,13 +17,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn.data.encoding import PaddingCollator
-from hf_unlearn.evaluation.evidence import attack_scores
-from hf_unlearn.evaluation.gradients import gradient_norms
-from hf_unlearn.evaluation.memorization import extraction_strength
-from hf_unlearn.evaluation.scoring import score
-from hf_unlearn.evaluation.statistics import membership_auc
-from hf_unlearn.evaluation.tofu import closer_to_one, truth_ratios
-from hf_unlearn.evaluation.tofu_suite import (
+from hf_unlearn.evaluation.benchmarks.tofu import closer_to_one, truth_ratios
+from hf_unlearn.evaluation.benchmarks.tofu_suite import (
     ASKED,
     TofuScores,
     TofuSuite,
@@ -32,6 +27,9 @@ from hf_unlearn.evaluation.tofu_suite import (
     tofu_metrics,
     tofu_suite,
 )
+from hf_unlearn.evaluation.measured_sets import attack_scores
+from hf_unlearn.evaluation.scoring import extraction_strength, gradient_norms, score
+from hf_unlearn.evaluation.statistics import membership_auc
 
 FOLDER = Path(__file__).parent / "open_unlearning"
 FILES = {

@@ -18,9 +18,9 @@ from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_unlearn.errors import InputError
+from hf_unlearn.evaluation.benchmarks.tofu import forget_quality, model_utility, privleak
+from hf_unlearn.evaluation.benchmarks.tofu_suite import recall_tofu, score_tofu, tofu_metrics, tofu_suite
 from hf_unlearn.evaluation.statistics import membership_auc
-from hf_unlearn.evaluation.tofu import forget_quality, model_utility, privleak
-from hf_unlearn.evaluation.tofu_suite import recall_tofu, score_tofu, tofu_metrics, tofu_suite
 
 from .conftest import WORDS, write_rows
 
@@ -252,7 +252,7 @@ def test_authors_widen_the_intervals_and_one_author_shows_no_spread(
 
 
 def test_the_interval_of_model_utility_covers() -> None:
-    from hf_unlearn.evaluation.tofu_suite import KEPT, _utility
+    from hf_unlearn.evaluation.benchmarks.tofu_suite import KEPT, _utility
 
     rng = np.random.default_rng(0)
     missed, truth = 0, model_utility(np.full(9, 0.5))

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from transformers import AutoModelForCausalLM
 
-from hf_unlearn.evaluation.tofu import model_utility
-from hf_unlearn.evaluation.tofu_suite import recall_tofu, score_tofu, tofu_metrics
+from hf_unlearn.evaluation.benchmarks.tofu import model_utility
+from hf_unlearn.evaluation.benchmarks.tofu_suite import recall_tofu, score_tofu, tofu_metrics
 
 from .test_tofu_suite import make, records  # noqa: F401
 

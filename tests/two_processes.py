@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
 from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
-from hf_unlearn.evaluation.cache import score_once
+from hf_unlearn.evaluation.score_cache import score_once
 from hf_unlearn.methods.losses import l1_norm
 from hf_unlearn.methods.resets import prune
 from hf_unlearn.methods.starts import StartInputs

@@ -1,5 +1,7 @@
 """Data sets from the Hub or from disk."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,13 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
-from datasets.exceptions import DatasetNotFoundError
+from datasets import logging as datasets_logging
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import auth_check, resolve_revision
 
 from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
 from ..models.training_record import DataSource
-from ..sources import reading
 from .arrow_tables import AnyDataset
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -142,3 +144,35 @@ def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) ->
     if name not in data:
         raise InputError(f"--{flag} {name}: the data set has the splits {', '.join(data)}.")
     return data[name]
+
+
+@contextmanager
+def reading(name: str | None) -> Iterator[None]:
+    """Turn what goes wrong while a data set is read into one sentence that quotes nothing of it.
+
+    Args:
+        name: of the data set.
+
+    Raises:
+        InputError: the data set cannot be read.
+    """
+    verbosity = datasets_logging.get_verbosity()
+    # Readers log what they could not parse, which may be a record, and raise whatever they stumbled over.
+    datasets_logging.set_verbosity(datasets_logging.CRITICAL)
+    try:
+        with hub_errors(f"The data set {name!r}"):
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, DatasetsError) else error
+        if isinstance(cause, OSError) and cause.strerror is not None:
+            raise InputError(f"Cannot read the data set {name!r}: {cause.strerror}.") from None
+        if isinstance(error, OSError) and not isinstance(error, DatasetsError):
+            raise
+        raise InputError(
+            f"Cannot read the data set {name!r}: its files are empty, malformed or differ in their columns, "
+            f"or the configuration does not exist ({type(error).__name__})."
+        ) from None
+    finally:
+        datasets_logging.set_verbosity(verbosity)

@@ -1,23 +1,38 @@
 """From tables and facts to the report."""
 
+import math
 import os
 import platform
 from datetime import UTC, datetime
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from ..data.split import SplitAudit
 from ..models.location import ModelSource, read_card
-from ..models.tasks import Task
+from ..models.tasks import TASKS, Task
 from ..models.training_record import DataSource, software_versions
-from .base_check import check_base
-from .blind import BlindBaseline
-from .evidence import attack_scores
-from .report import CostEntry, CurvePoint, MethodEntry, ModelEntry, SetName, UnlearningReport
-from .summaries import summarise_arm
+from .blind_baseline import BlindBaseline
+from .measured_sets import TABLES_FOLDER, attack_scores, save_tables
+from .membership import attack_result
+from .plots import draw_pictures
+from .report import (
+    REPORT_FILE,
+    ArmEntry,
+    CostEntry,
+    CurvePoint,
+    GenerationScores,
+    MethodEntry,
+    ModelEntry,
+    SetName,
+    SetScores,
+    UnlearningReport,
+)
+from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, rate
 from .utility import utility
-from .verdict import Provenance, decide
+from .verdict import Provenance, Scores, check_base, decide
 
 
 def assemble_report(
@@ -120,3 +135,94 @@ def _device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
+    """The scores of a set from its table of records."""
+    nll, tokens = table["nll"].to_numpy(), table["tokens"].to_numpy()
+    # The unit of sampling: a record, or those of one author or customer together.
+    unit = np.unique(table["group"].to_numpy(), return_inverse=True)[1] if "group" in table.column_names else None
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return values if unit is None else np.bincount(unit, values)
+
+    def mean(values: np.ndarray) -> Estimate:
+        return mean_loss(total(values), total(np.ones(len(values))))
+
+    loss = mean_loss(total(nll), total(tokens))
+    if TASKS[task].quality == "accuracy":
+        correct = table["correct"].to_numpy()
+        one_each = unit is None and bool((tokens == 1).all())
+        accuracy = (
+            rate(int(correct.sum()), len(correct)) if one_each else clustered_rate(total(correct), total(tokens))
+        )
+        return SetScores(table.num_rows, loss, accuracy, None, sampled)
+    perplexity = Estimate(_exp(loss.value), _exp(loss.low), _exp(loss.high), loss.n)
+    probability, exact = mean(np.exp(-table["loss"].to_numpy())), mean(table["exact"].to_numpy())
+    strength = None if task == "fill-mask" else mean(table["extraction"].to_numpy())
+    return SetScores(table.num_rows, loss, None, perplexity, sampled, probability, exact, strength)
+
+
+def summarise_generation(table: pa.Table) -> GenerationScores:
+    """The scores of a set from its table of :func:`~hf_unlearn.evaluation.generation.measure`, a line or more."""
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    unit = columns.get("group", columns["row"])
+    # Of each passage the line with the fewest tokens given.
+    first = np.unique(np.stack([columns["row"], columns["passage"]]), axis=1, return_index=True)[1]
+    worded = first[~np.isnan(columns["rougeL_recall"][first])]
+
+    def share(lines: np.ndarray, column: str) -> Estimate:
+        hits, codes = columns[column][lines].astype(float), np.unique(unit[lines], return_inverse=True)[1]
+        trials = np.bincount(codes)
+        if (trials == 1).all():
+            return rate(int(hits.sum()), len(hits))
+        return clustered_rate(np.bincount(codes, hits), trials)
+
+    return GenerationScores(
+        records=len(np.unique(columns["row"])),
+        rouge_l_recall=clustered_mean(columns["rougeL_recall"][worded], unit[worded]) if len(worded) else None,
+        refusal_rate=share(first, "refused"),
+        extracted={
+            str(prefix): share(np.flatnonzero(columns["prefix"] == prefix), "extracted")
+            for prefix in np.unique(columns["prefix"])
+        },
+    )
+
+
+def summarise_arm(
+    tables: dict[SetName, pa.Table],
+    task: Task,
+    sampled: set[SetName],
+    scores: Scores | None,
+    seed: int,
+    generated: dict[SetName, pa.Table] | None = None,
+) -> ArmEntry:
+    """The scores of a model from its tables, one a set, from what the attacks make of S and H, and what it wrote."""
+    attacks = {}
+    if scores is not None:
+        attacks = {
+            name: attack_result(scores.forget[name], scores.holdout[name], scores.groups, seed=seed)
+            for name in scores.forget
+        }
+    sets: dict[str, SetScores] = {name: summarise(table, task, name in sampled) for name, table in tables.items()}
+    written: dict[str, GenerationScores] = {
+        name: summarise_generation(table) for name, table in (generated or {}).items() if table.num_rows
+    }
+    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks, written)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def save_evidence(report: UnlearningReport, tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:
+    """Write the report, its pictures, and what each model makes of each record.
+
+    Args:
+        report: the report.
+        tables: by model and set.
+        folder: where to.
+    """
+    save_tables(tables, folder / TABLES_FOLDER)
+    draw_pictures(report, tables, folder)
+    report.save(folder / REPORT_FILE)

@@ -22,7 +22,7 @@ from ..data.encoding import padding_id
 from ..errors import InputError
 from ..models.loading import Model
 from ..models.tasks import IGNORED, TASKS, Task
-from .evidence import EvidenceSets
+from .measured_sets import EvidenceSets
 from .report import SetName
 from .scoring import evaluating, preserved_rng, shared_batches
 

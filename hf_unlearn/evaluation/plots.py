@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..files import written_whole
 from ..models.tasks import TASKS
-from .evidence import attack_scores
+from .measured_sets import attack_scores
 from .report import CurvePoint, SetName, UnlearningReport
 from .statistics import Estimate, mean_loss
 from .verdict import ATTACKS

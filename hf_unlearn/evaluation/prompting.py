@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..models.loading import Model, plain_model
 from ..models.tasks import IGNORED
-from .evidence import EvidenceSets, loss_and_auc
 from .generation import CONTINUATION, generate, measure, positions
+from .measured_sets import EvidenceSets, loss_and_auc
 from .report import SetName
 from .scoring import score
 from .statistics import Estimate, clustered_rate, mean_loss, rate

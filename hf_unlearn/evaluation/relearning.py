@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError
 from ..models.loading import Model, plain_model, quantised_bits
-from .evidence import EvidenceSets, loss_and_auc
+from .measured_sets import EvidenceSets, loss_and_auc
 from .report import SetName
 from .scoring import preserved_rng
 from .statistics import Estimate

@@ -326,7 +326,7 @@ class UnlearningReport:
         software: versions.
         hardware: device and number of processes.
         schema_version: 1.
-        references: by arm of :class:`~hf_unlearn.references.TrainedReference`, the models to compare with; the attacks
+        references: by arm of ``TrainedReference``, the models to compare with; the attacks
             that need some took those of ``retrained``, without the arm ``retrained`` itself when it is among them.
         utility: what the unlearning cost in utility; None where there was nothing to compare.
         group_column: the column that says whose record it is, None where records count as independent.

@@ -16,13 +16,15 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..models.tasks import IGNORED, TASKS, Task
-from .memorization import exact_memorization, extraction_strength
 
 Batch = TypeVar("Batch")
 
 MIN_K = 0.4  # the share of a record's tokens that Min-K% looks at, as in MUSE
+
 CHUNK = 2**18  # logits that are held in float32 at a time, or this part of a batch where that is more:
+
 PART = 256
+
 COUNTS = ("tokens", "correct", "zlib")
 
 
@@ -213,7 +215,7 @@ def _language_statistics(
         ``min_k``: mean log-likelihood of the 40 % least likely tokens (Shi et al. 2024, arXiv:2310.16789).
         ``min_k_plus``: the same with z (Zhang et al. 2024, arXiv:2404.02936).
         ``exact`` and ``extraction``: exact memorization and extraction strength of the text
-        (:mod:`~hf_unlearn.evaluation.memorization`), 0 where there is none.
+        (:mod:`~hf_unlearn.evaluation.scoring`), 0 where there is none.
     """
     place = np.arange(len(which)) - np.repeat(np.cumsum(tokens) - tokens, tokens)
     shape = (len(tokens), int(tokens.max()))
@@ -242,3 +244,117 @@ def preserved_rng() -> Iterator[None]:
         yield
     random.setstate(python)
     np.random.set_state(numpy)
+
+
+@torch.enable_grad()
+def gradient_norms(
+    model: nn.Module,
+    examples: Dataset,
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]],
+    *,
+    task: Task,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> np.ndarray:
+    """The 2-norm of the gradient of each record's mean loss (Nasr et al. 2019, arXiv:1812.00910, section III).
+
+    The gradient is that for all weights of the model, whichever are trained, and for those under a LoRA adapter
+    instead of the adapter's own, so that a merged adapter gives the same number and all models are compared by the
+    same weights. It takes one backward pass a record, and the memory of one gradient of all weights, of two for a
+    document in pieces.
+
+    Args:
+        model: the model, whole and not quantised; its training mode, and which weights are trained, are restored.
+        examples: as for :func:`~hf_unlearn.evaluation.scoring.score`.
+        collator: stacks examples.
+        task: what the model does.
+        context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
+
+    Returns:
+        Nats per unit of weight, shape (records,), in the order of the rows.
+    """
+    rows, which = np.unique(examples["row"], return_inverse=True)
+    records = [np.flatnonzero(which == i) for i in range(len(rows))]
+    weights = [weight for name, weight in model.named_parameters() if "lora_" not in name]
+    inputs = examples.select_columns(["input_ids", "attention_mask", "labels"])
+    norms: list[tuple[int, float]] = []
+    with evaluating(model), _trained(weights):
+        for i, counts in shared_batches(range(len(records)), "Gradients"):
+            if not counts:
+                continue
+            total: list[torch.Tensor] = []
+            tokens = 0
+            for place in records[i]:
+                with context():
+                    nll, labelled = _nll(model, collator([inputs[int(place)]]), task)
+                # What is not used, such as the original under a copy that PEFT trains, has no gradient.
+                found = [g for g in torch.autograd.grad(nll, weights, allow_unused=True) if g is not None]
+                total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+                tokens += labelled
+            squares = sum(float(gradient.float().square().sum()) for gradient in total)
+            norms.append((i, squares**0.5 / tokens))
+    return np.array([norm for _, norm in sorted(gather_object(norms))])
+
+
+def _nll(model: nn.Module, batch: dict[str, torch.Tensor], task: Task) -> tuple[torch.Tensor, int]:
+    """The summed negative log-likelihood of the labels, and how many there are."""
+    device = next(model.parameters()).device
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    labels = inputs["labels"] if TASKS[task].two_texts else inputs.pop("labels")
+    logits = model(**inputs).logits
+    if TASKS[task].next_token:
+        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    kept = labels != IGNORED
+    return nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="sum"), int(kept.sum())
+
+
+@contextmanager
+def _trained(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """With a gradient for all these weights, and as it was afterwards."""
+    before = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight, trained in zip(weights, before, strict=True):
+            weight.requires_grad_(trained)
+
+
+def exact_memorization(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The share of a text's tokens that greedy decoding gives when it has seen the true ones before.
+
+    Tirumala et al. 2022, arXiv:2205.10770.
+
+    Args:
+        predicted: the most likely token at the place of each label, -100 where there is none, shape (records, tokens).
+        labels: token ids, -100 where there is none or where the token carries no text, such as EOS; same shape.
+
+    Returns:
+        Shape (records,), NaN for a record without a token.
+    """
+    counted = (labels != IGNORED) & (predicted != IGNORED)
+    hits = ((predicted == labels) & counted).sum(1)
+    return _share(hits, counted.sum(1))
+
+
+def extraction_strength(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The largest share at the end of a text that greedy decoding gives when it has seen the true tokens before.
+
+    1 - k/N for the shortest prefix of k of N tokens after which all are right (after Carlini et al. 2021,
+    arXiv:2012.07805, with the true tokens given instead of those that the model wrote). A text whose last token is
+    missed has k = N and strength 0; open-unlearning stops at k = N - 1 and gives it 1/N.
+
+    Args:
+        predicted, labels: as in :func:`exact_memorization`.
+
+    Returns:
+        Shape (records,), NaN for a record without a token.
+    """
+    counted = (labels != IGNORED) & (predicted != IGNORED)
+    missed = (predicted != labels) & counted
+    missed_from_here = np.cumsum(missed[:, ::-1], axis=1)[:, ::-1]
+    return _share((counted & (missed_from_here == 0)).sum(1), counted.sum(1))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

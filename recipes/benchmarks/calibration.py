@@ -44,7 +44,7 @@ from transformers.utils import logging
 
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets, save_tables
+from hf_unlearn.evaluation.measured_sets import EvidenceSets, evidence_sets, save_tables
 from hf_unlearn.evaluation.statistics import membership_auc
 from hf_unlearn.files import write_text
 

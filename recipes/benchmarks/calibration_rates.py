@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from hf_unlearn.evaluation.blind import BlindBaseline
-from hf_unlearn.evaluation.evidence import attack_scores
+from hf_unlearn.evaluation.blind_baseline import BlindBaseline
+from hf_unlearn.evaluation.measured_sets import attack_scores
 from hf_unlearn.evaluation.statistics import Estimate, rate
 from hf_unlearn.evaluation.verdict import Provenance, Verdict, VerdictWord, decide
 from hf_unlearn.files import write_text

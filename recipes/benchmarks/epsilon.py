@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_unlearn.evaluation.challenge import forgetting_quality
-from hf_unlearn.evaluation.epsilon import example_bounds, pooled_bound
-from hf_unlearn.evaluation.ulira import unlearning_lira
+from hf_unlearn.evaluation.closeness.challenge import forgetting_quality
+from hf_unlearn.evaluation.closeness.epsilon import example_bounds, pooled_bound
+from hf_unlearn.evaluation.closeness.ulira import unlearning_lira
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, padding_id
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.evidence import evidence_sets
+from hf_unlearn.evaluation.measured_sets import evidence_sets
 
 
 def passes(tokenizer: Any) -> dict[str, Callable[[torch.Tensor, torch.Tensor, int], float]]:

@@ -24,9 +24,17 @@ from xxhash import xxh3_128
 
 from hf_unlearn.data.loading import load_data, pick_split
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation import cache, generation, tofu, tofu_suite
+from hf_unlearn.evaluation import generation, score_cache
+from hf_unlearn.evaluation.benchmarks import tofu, tofu_suite
+from hf_unlearn.evaluation.benchmarks.tofu_suite import (
+    TofuMetric,
+    TofuSet,
+    TofuSuite,
+    recall_tofu,
+    score_tofu,
+    tofu_metrics,
+)
 from hf_unlearn.evaluation.generation import NEW_TOKENS
-from hf_unlearn.evaluation.tofu_suite import TofuMetric, TofuSet, TofuSuite, recall_tofu, score_tofu, tofu_metrics
 from hf_unlearn.files import write_text
 from hf_unlearn.models.loading import Model, load_config, load_model, load_tokenizer, to_device
 from hf_unlearn.models.location import ModelSource, adapter_base, locate
@@ -42,7 +50,7 @@ FIXED = {
 COLUMNS = ("question", "answer", "paraphrased_answer", "perturbed_answer")
 ROWS_EACH = 20  # of an invented author, one after the other
 CODE = [
-    *cache.SCORING_CODE,
+    *score_cache.SCORING_CODE,
     *(xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (generation, tofu, tofu_suite)),
 ]
 SHOWN = (
@@ -175,12 +183,12 @@ def evaluate(
         reference: a model with the same tokenizer that never saw S, on its device too.
 
     Returns:
-        What is in the file: ``metrics`` are those of :func:`~hf_unlearn.evaluation.tofu_suite.tofu_metrics` by name.
+        What is in the file: ``metrics`` are those of ``tofu_metrics`` by name.
 
     Raises:
         InputError: the model cannot be told from others by its weights, or what it makes of an answer is no number.
     """
-    digests = [cache.model_digest(one) for one in (model, reference) if one is not None]
+    digests = [score_cache.model_digest(one) for one in (model, reference) if one is not None]
     if None in digests:
         raise InputError(
             "The digest of a model that is quantised, sharded, or has other layers than transformers and LoRA would "
@@ -191,7 +199,7 @@ def evaluate(
         "model_digest": digests[0],
         "reference_digest": None if reference is None else digests[1],
         "data_fingerprint": suite.fingerprint,
-        "examples_fingerprint": "".join(cache.data_digest(part) for part in suite.evidence.sets.values()),
+        "examples_fingerprint": "".join(score_cache.data_digest(part) for part in suite.evidence.sets.values()),
         "settings": asdict(settings),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "software": software_versions(),

@@ -20,7 +20,7 @@ from typing import Any
 from trade_off import ORIGINAL, RETRAINED, Point, Span, draw
 
 from hf_unlearn.errors import InputError, in_one_line
-from hf_unlearn.evaluation.tofu_suite import ATTACKS
+from hf_unlearn.evaluation.benchmarks.tofu_suite import ATTACKS
 from hf_unlearn.files import write_text
 
 GROUPS = {"yardstick": "yardsticks", "retained": "trained without S", "forget": "trained on S too"}

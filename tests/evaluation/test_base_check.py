@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from peft import LoraConfig
 
-from hf_unlearn.evaluation.base_check import check_base
-from hf_unlearn.evaluation.blind import blind_baseline
-from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
+from hf_unlearn.evaluation.blind_baseline import blind_baseline
+from hf_unlearn.evaluation.verdict import Provenance, Scores, check_base, decide
 from hf_unlearn.models.training_record import RECORD_FILE
 
 from ..test_stopping import many

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.blind import BlindBaseline, Labelled, Text, blind_baseline
+from hf_unlearn.evaluation.blind_baseline import BlindBaseline, Labelled, Text, blind_baseline
 
 ALPHABET = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 WORDS = ["".join(letters) for letters in np.random.default_rng(0).choice(ALPHABET, (2400, 5))]

@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn.cli import main
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.cache import _read, _write, data_digest, score_once, tables_folder
-from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets
+from hf_unlearn.evaluation.measured_sets import EvidenceSets, evidence_sets
 from hf_unlearn.evaluation.report import UnlearningReport
+from hf_unlearn.evaluation.score_cache import _read, _write, data_digest, score_once, tables_folder
 
 from ..conftest import secrets_rows
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from hf_unlearn import InputError
-from hf_unlearn.evaluation.challenge import challenge_epsilons, dealt_epsilons, forgetting_quality, qualities
-from hf_unlearn.evaluation.closeness import closeness, plot_closeness
-from hf_unlearn.evaluation.epsilon import ceiling, example_bounds, pooled_bound
-from hf_unlearn.evaluation.ulira import unlearning_lira
+from hf_unlearn.evaluation.closeness.challenge import challenge_epsilons, dealt_epsilons, forgetting_quality, qualities
+from hf_unlearn.evaluation.closeness.compare import closeness, plot_closeness
+from hf_unlearn.evaluation.closeness.epsilon import ceiling, example_bounds, pooled_bound
+from hf_unlearn.evaluation.closeness.ulira import unlearning_lira
 
 RECORDS = {"forget": 40, "holdout": 30}
 

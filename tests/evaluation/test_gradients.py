@@ -16,9 +16,9 @@ from hf_unlearn.config import UnlearningConfig
 from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.evidence import EvidenceSets, attack_scores
-from hf_unlearn.evaluation.gradients import gradient_norms
+from hf_unlearn.evaluation.measured_sets import EvidenceSets, attack_scores
 from hf_unlearn.evaluation.report import UnlearningReport
+from hf_unlearn.evaluation.scoring import gradient_norms
 from hf_unlearn.measuring import check_measures
 
 from ..conftest import secrets_rows, tickets_rows

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hf_unlearn.evaluation.outside import outside_attacks
+from hf_unlearn.evaluation.references import outside_attacks
 
 SIZES = {"forget": 50, "holdout": 60}
 

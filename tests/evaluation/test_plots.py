@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from hf_unlearn.evaluation.evidence import attack_scores
+from hf_unlearn.evaluation.assemble import summarise_arm
+from hf_unlearn.evaluation.measured_sets import attack_scores
 from hf_unlearn.evaluation.plots import (
     FORGETTING_FILE,
     PICTURES,
@@ -23,7 +24,6 @@ from hf_unlearn.evaluation.plots import (
     plot_roc,
 )
 from hf_unlearn.evaluation.report import CurvePoint, UnlearningReport
-from hf_unlearn.evaluation.summaries import summarise_arm
 
 from ..test_card import example_report
 from .test_report import table

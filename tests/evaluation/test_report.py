@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from hf_unlearn import InputError, UnlearningReport
-from hf_unlearn.evaluation.evidence import attack_scores
+from hf_unlearn.evaluation.assemble import summarise, summarise_arm
+from hf_unlearn.evaluation.measured_sets import attack_scores
 from hf_unlearn.evaluation.statistics import Estimate
-from hf_unlearn.evaluation.summaries import summarise, summarise_arm
 from hf_unlearn.evaluation.wording import show
 
 from ..test_card import example_report

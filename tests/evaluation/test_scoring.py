@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.evidence import EvidenceSets, evidence_sets
+from hf_unlearn.evaluation.measured_sets import EvidenceSets, evidence_sets
 from hf_unlearn.evaluation.scoring import _statistics, preserved_rng, score
 
 from ..conftest import corpus, secrets_rows, tickets_rows
@@ -272,7 +272,7 @@ def test_halves_share_no_record_of_s_and_h(lm_base: Path) -> None:
 
 
 def test_a_part_of_large_sets_is_enough(lm_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_unlearn.evaluation.evidence.SAMPLE_ROWS", 20)
+    monkeypatch.setattr("hf_unlearn.evaluation.measured_sets.SAMPLE_ROWS", 20)
     sets = sets_of(lm_base)
     assert {name: len(part) for name, part in sets.sets.items()} == {"forget": 10, "holdout": 21, "retained": 20}
     assert sets.sampled == {"retained"}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hf_unlearn.evaluation.blind import BlindBaseline
+from hf_unlearn.evaluation.blind_baseline import BlindBaseline
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
 

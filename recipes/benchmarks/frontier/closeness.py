@@ -17,8 +17,8 @@ from frontier import Variant, quietly_on_one_thread, trained, unlearned
 from tasks import Task, subjects
 from transformers import PreTrainedModel
 
-from hf_unlearn.evaluation.epsilon import ceiling, example_bounds, pooled_bound
-from hf_unlearn.evaluation.evidence import EvidenceSets
+from hf_unlearn.evaluation.closeness.epsilon import ceiling, example_bounds, pooled_bound
+from hf_unlearn.evaluation.measured_sets import EvidenceSets
 from hf_unlearn.evaluation.membership import logit_confidence
 from hf_unlearn.files import write_text
 

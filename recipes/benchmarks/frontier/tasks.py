@@ -31,8 +31,8 @@ from transformers import (
 
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode, padding_id
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.evidence import EvidenceSets
-from hf_unlearn.evaluation.extraction import exposure
+from hf_unlearn.evaluation.benchmarks.exposure import exposure
+from hf_unlearn.evaluation.measured_sets import EvidenceSets
 from hf_unlearn.evaluation.statistics import membership_auc
 
 DATA_SEED = 5

@@ -21,16 +21,17 @@ from ..data.masking import TokenMasking
 from ..errors import InputError
 from ..files import written_whole
 from ..models.tasks import IGNORED, TASKS, Task
-from .blind import BlindBaseline, Labelled, blind_baseline
-from .gradients import gradient_norms
+from .blind_baseline import BlindBaseline, Labelled, blind_baseline
 from .membership import calibrated_scores, loss_scores, zlib_scores
 from .report import SetName
-from .scoring import score
+from .scoring import gradient_norms, score
 from .statistics import Estimate, mean_loss, membership_auc
 from .verdict import Scores
 
 # S and H are scored whole; of L and the test split this many records give the losses well enough.
 SAMPLE_ROWS = 1000
+
+TABLES_FOLDER = "tables"
 
 
 @dataclass

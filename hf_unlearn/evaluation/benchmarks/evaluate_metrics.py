@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from datasets import Features, List, Value
 
-from ..models.tasks import IGNORED
-from .memorization import exact_memorization, extraction_strength
-from .statistics import mean_loss, membership_auc
+from ...models.tasks import IGNORED
+from ..scoring import exact_memorization, extraction_strength
+from ..statistics import mean_loss, membership_auc
 from .tofu import Mean, answer_probability, closer_to_one, true_better, truth_ratios
 
 TOKENS, NUMBERS = List(Value("int64")), List(Value("float64"))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from ..statistics import CONFIDENCE, Estimate, clustered_rate
 from .epsilon import check_scores, halves
-from .statistics import CONFIDENCE, Estimate, clustered_rate
 
 FALSE_POSITIVE_RATE = 0.01
 FEWEST_FALSE_POSITIVES = 1  # expected among the retrained models' scores
@@ -36,7 +36,7 @@ def unlearning_lira(unlearned: np.ndarray, retrained: np.ndarray, *, seed: int =
     Args:
         unlearned: one score of every unlearned model on every example, shape (models, examples).
         retrained: the same of the retrained models.
-        seed: of the halves; see :func:`~hf_unlearn.evaluation.epsilon.example_bounds`.
+        seed: of the halves; see :func:`~hf_unlearn.evaluation.closeness.epsilon.example_bounds`.
 
     Raises:
         InputError: scores of other shapes or that are no numbers.

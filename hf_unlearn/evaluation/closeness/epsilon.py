@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special
 from scipy.optimize import elementwise
 
-from ..errors import InputError
+from ...errors import InputError
 
 ALPHA = 0.05
 DELTA = 1e-5

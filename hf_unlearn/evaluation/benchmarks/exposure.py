@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from ..data.encoding import RecordEncoder, encode
-from ..errors import InputError
-from .scoring import score
+from ...data.encoding import RecordEncoder, encode
+from ...errors import InputError
+from ..scoring import score
 
 
 def exposure(losses: np.ndarray, canaries: np.ndarray) -> np.ndarray:

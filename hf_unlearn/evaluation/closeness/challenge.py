@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..errors import InputError
+from ...errors import InputError
 from .epsilon import DELTA, check_scores
 
 LARGEST_EPSILON = 50.0

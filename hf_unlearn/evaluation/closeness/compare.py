@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from ..errors import InputError
-from ..files import written_whole
+from ...errors import InputError
+from ...files import written_whole
+from ..membership import logit_confidence
+from ..report import SetName
+from ..statistics import Estimate
 from .challenge import BIN_WIDTH, LARGEST_EPSILON, challenge_epsilons, dealt_epsilons, qualities
 from .epsilon import ALPHA, DELTA, EpsilonBound, example_bounds, models_needed, pooled_bound
-from .membership import logit_confidence
-from .report import SetName
-from .statistics import Estimate
 from .ulira import unlearning_lira
 
 HISTOGRAM_FILE = "epsilon_histogram.png"
@@ -48,7 +48,7 @@ class SetCloseness:
         quality: the challenge's F, the mean over the records; 1 is out of reach.
         quality_null: F of arms that are alike: the same models, dealt at random.
         quality_ratio: quality / quality_null; near 1 for arms that are alike, None where they get 0.
-        lira_auc, lira_accuracy, lira_tpr: of U-LiRA, see :class:`~hf_unlearn.evaluation.ulira.UnlearningLira`.
+        lira_auc, lira_accuracy, lira_tpr: of U-LiRA, see ``UnlearningLira``.
     """
 
     records: int

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from scipy import special, stats
 
-from ..errors import InputError
-from .statistics import ks_test, membership_auc
+from ...errors import InputError
+from ..statistics import ks_test, membership_auc
 
 Mean = Literal["arithmetic", "geometric"]
 

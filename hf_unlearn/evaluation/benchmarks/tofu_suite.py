@@ -16,16 +16,16 @@ import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..data.arrow_tables import require_columns
-from ..data.encoding import PaddingCollator, RecordEncoder, encode, padding_id
-from ..data.format import record_format
-from ..errors import InputError
-from ..models.loading import Model
-from .cache import data_digest, score_once
-from .evidence import EvidenceSets, attack_scores, evidence_sets
-from .generation import NEW_TOKENS, generate, measure, positions
-from .report import SetName
-from .statistics import Estimate, clustered_mean, mean_loss, membership_auc
+from ...data.arrow_tables import require_columns
+from ...data.encoding import PaddingCollator, RecordEncoder, encode, padding_id
+from ...data.format import record_format
+from ...errors import InputError
+from ...models.loading import Model
+from ..generation import NEW_TOKENS, generate, measure, positions
+from ..measured_sets import EvidenceSets, attack_scores, evidence_sets
+from ..report import SetName
+from ..score_cache import data_digest, score_once
+from ..statistics import Estimate, clustered_mean, mean_loss, membership_auc
 from .tofu import (
     Mean,
     answer_probability,

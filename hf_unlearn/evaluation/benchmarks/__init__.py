@@ -1,0 +1,1 @@
+"""Other people's measures: TOFU, canaries, the modules of Hugging Face evaluate."""
