@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .data.split import split_retained as split_retained
     from .errors import InputError as InputError
     from .evaluation.report import UnlearningReport as UnlearningReport
-    from .hub import publish as publish
+    from .publishing.publish import publish as publish
     from .trainer import UnlearningTrainer as UnlearningTrainer
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ _HOMES = {
     "UnlearningConfig": "config",
     "UnlearningReport": "evaluation.report",
     "UnlearningTrainer": "trainer",
-    "publish": "hub",
+    "publish": "publishing.publish",
     "split_retained": "data.split",
 }
 __all__ = ["__version__", *_HOMES]

@@ -12,11 +12,7 @@ from .data.encoding import RecordEncoder, encode, resolve_max_length
 from .data.format import RecordFormat
 from .evaluation.attack_report import Attacked, AttackReport, ModelAttacks
 from .evaluation.measured_sets import EvidenceSets, evidence_sets
-from .evaluation.prompting import (
-    in_context,
-    other_words,
-    sample_leaks,
-)
+from .evaluation.prompting import in_context, other_words, sample_leaks
 from .evaluation.relearning import Taught, halfway, quantise, relearn
 from .models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
 from .models.location import ModelSource, locate

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from .card import TAGS
 from .errors import InputError
-from .ledger import LEDGER_FILE, Ledger, ledger_text
-from .ledger_check import report_beside, weights_of
 from .models.location import ModelSource, adapter_base, file_beside, locate, read_card
 from .models.training_record import TrainingRecord
+from .publishing.card import TAGS
+from .publishing.ledger import LEDGER_FILE, Ledger, ledger_text
+from .publishing.ledger_of_model import report_beside, weights_of
 
 
 def find_base(

@@ -107,7 +107,7 @@ branch holds what stays. Tags are deleted, and so are branches whose files are n
 
 def _erase(repos: list[str], cache: bool, dry_run: bool, output_dir: Path | None, **options: Any) -> None:
     if cache:
-        from . import local_copies
+        from .lifecycle import local_copies
 
         yes, repo_type = options.pop("yes"), options.pop("repo_type")
         if any(options.values()):
@@ -198,9 +198,9 @@ def _derived_parser() -> argparse.ArgumentParser:
 
 
 def _derived(model: str, **options: Any) -> None:
-    from . import derived
+    from .lifecycle import derived_models
 
-    derived.derived(model, **options)
+    derived_models.derived(model, **options)
 
 
 # audit
@@ -218,7 +218,7 @@ def _audit_parser() -> argparse.ArgumentParser:
 
 
 def _audit(place: str, **options: Any) -> None:
-    from . import audit_page
+    from .lifecycle import audit_page
 
     audit_page.audit(place, **options)
 

@@ -15,16 +15,18 @@ from .evaluation.closeness.compare import Closeness
 from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from .evaluation.statistics import Estimate
 from .evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
+from .lifecycle.derived_models import SHOWN_MODELS
 from .models.tasks import TASKS
-from .old_model import BEFORE_AND_AFTER, new_version
 from .prices import Price, Prices
+from .publishing.card import BEFORE_AND_AFTER, new_version
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-    from .derived import DerivedReport
     from .evaluation.attack_report import AttackReport
     from .evaluation.references import ReferencesReport
+    from .lifecycle.derived_models import DerivedReport
+
 
 COLOURS = {
     "exact": "green",
@@ -34,8 +36,8 @@ COLOURS = {
     "not_forgotten": "red",
     "over_forgotten": "red",
 }
+
 SETS = {"forget": "S forget", "holdout": "H holdout", "retained": "L retained", "test": "test"}
-SHOWN_MODELS = 50  # rows of a table that a person still reads
 
 
 def plain(text: object) -> str:

@@ -10,28 +10,24 @@ from rich.table import Table
 from tqdm import tqdm
 
 from .console import plain
-from .erase import erase
-from .erase_plan import ErasurePlan, plan_erasure
-from .erase_report import Answer, ErasureReport, OldObject
 from .errors import InputError
 from .files import write_text
 from .hub_access import erasing_errors
-from .hub_repo import HubRepo, RepoType
-from .old_model import BEFORE_AND_AFTER
+from .lifecycle.erase import erase
+from .lifecycle.erase_plan import ErasurePlan, plan_erasure
+from .lifecycle.erase_report import GIVES, Answer, ErasureReport, OldObject
+from .lifecycle.hub_repository import HubRepo, RepoType
+from .publishing.card import BEFORE_AND_AFTER
 
 WHY = f"{BEFORE_AND_AFTER} So the old ones go, and with them optimizer states, checkpoints and evaluation files."
+
 FATES = {
     "squashed": "keeps its files, loses its past",
     "deleted": "is deleted",
     "kept": "stays: nothing old is in it",
     "out_of_reach": "cannot be deleted by a program",
 }
-GIVES = {
-    "large_files": "its large files can still be downloaded",
-    "small_files": "its small files can still be read",
-    "listed": "the Hub still lists it",
-    "unknown": "the Hub did not say",
-}
+
 SHOWN = 20  # lines of one kind
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Console
 
-from .card import CARD_FILE, write_card
 from .console import print_published
 from .errors import InputError
 from .evaluation.report import REPORT_FILE, UnlearningReport
-from .hub import publish
-from .retained_data import publish_retained, retained_data
+from .lifecycle.retained_dataset import publish_retained, retained_data
+from .publishing.card import CARD_FILE, write_card
+from .publishing.publish import publish
 
 
 def card(folder: Path) -> None:
@@ -34,9 +34,9 @@ def push(
 
     Args:
         folder: of the run.
-        hub_model_id: where the model goes (see :func:`~hf_unlearn.hub.publish`, also for ``options``).
-        retained_dataset: where L goes; see :func:`~hf_unlearn.retained_data.publish_retained`.
-        dataset_name, digest_key_file: see :func:`~hf_unlearn.retained_data.retained_data`.
+        hub_model_id: where the model goes (see :func:`~hf_unlearn.publishing.publish.publish`, also for ``options``).
+        retained_dataset: where L goes; see :func:`~hf_unlearn.lifecycle.retained_dataset.publish_retained`.
+        dataset_name, digest_key_file: see :func:`~hf_unlearn.lifecycle.retained_dataset.retained_data`.
         private: whether new repositories are private.
         push_to_existing: publish to repositories that have files already.
     """

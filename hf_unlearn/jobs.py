@@ -24,7 +24,6 @@ from .arguments import (
 from .attack_plan import plan_attacks
 from .attacks import attack_models, attacked_models
 from .auto import auto, check_auto
-from .card import CARD_FILE, write_card
 from .config import UnlearningConfig
 from .console import plain, print_attacks, print_published, print_references, print_report
 from .data.arrow_tables import AnyDataset, column_names
@@ -53,10 +52,6 @@ from .evaluation.references import (
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.score_cache import score_once
 from .evaluation.verdict import Provenance
-from .hub import publish
-from .ledger import LEDGER_FILE, Ledger
-from .ledger_check import ledger_of, weights_of
-from .ledger_line import with_note, write_line
 from .measuring import check_measures
 from .methods.table import CHOICES
 from .models.loading import (
@@ -85,6 +80,10 @@ from .preparation import (
     show_split,
     without_method,
 )
+from .publishing.card import CARD_FILE, write_card
+from .publishing.ledger import LEDGER_FILE, Ledger
+from .publishing.ledger_of_model import ledger_of, weights_of, with_note, write_line
+from .publishing.publish import publish
 from .references import (
     Reference,
     check_task,

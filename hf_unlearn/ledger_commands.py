@@ -12,10 +12,9 @@ from .data.request.records import value_text
 from .errors import InputError, in_one_line
 from .evaluation.report import REPORT_FILE
 from .hub_access import hub_errors
-from .ledger import LEDGER_FILE, Ledger, Unlearned
-from .ledger_check import ledger_of
 from .models.location import ModelSource, locate
-from .sources import ledger_key
+from .publishing.ledger import LEDGER_FILE, Ledger, Unlearned
+from .publishing.ledger_of_model import ledger_key, ledger_of
 
 
 def verify(place: str, revision: str | None) -> None:

@@ -26,8 +26,6 @@ from .data.split import RetainedSplit
 from .errors import InputError
 from .evaluation.measured_sets import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
-from .ledger import Ledger
-from .ledger_check import ledger_of, weights_of
 from .lineage import find_lineage
 from .measuring import check_measures, check_method
 from .methods.method import DEFAULT_BUDGET
@@ -44,6 +42,8 @@ from .models.loading import (
 from .models.location import ModelSource, locate
 from .models.tasks import Task
 from .models.training_record import DataSource, TrainingRecord, load_record
+from .publishing.ledger import Ledger
+from .publishing.ledger_of_model import ledger_of, weights_of
 from .sources import named_data, split_data
 from .weights import check_adapter
 

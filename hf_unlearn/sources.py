@@ -17,14 +17,14 @@ from .data.arrow_tables import AnyDataset, column_names, require_columns
 from .data.copies.paraphrases import SentenceEncoder
 from .data.format import template_fields
 from .data.loading import load_data, pick_split, reading
-from .data.request.digest_selector import recognised
-from .data.request.digests import _key_path, key_check, load_digest_key
+from .data.request.digests import _key_path, load_digest_key
 from .data.request.id_files import request_files
 from .data.request.records import Records
 from .data.split import RetainedSplit, split_retained
 from .errors import InputError
-from .ledger import LEDGER_FILE, Ledger
 from .models.training_record import DataSource
+from .publishing.ledger import Ledger
+from .publishing.ledger_of_model import forgotten_before, ledger_key
 
 
 def named_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
@@ -177,31 +177,6 @@ def _near_search(args: RequestArguments, config: UnlearningConfig) -> dict[str, 
         "near_encoder": encoder,
         "near_review": review,
     }
-
-
-def forgotten_before(ledger: Ledger, key: bytes) -> Records | None:
-    """What the requests of a ledger named, None where it tells of none."""
-    return recognised(key, [part for run in ledger.runs for part in run.forgotten])
-
-
-def ledger_key(path: str | None, ledger: Ledger) -> bytes:
-    """The owner's key, which must be that of the ledger.
-
-    Args:
-        path: of its file, None for the usual one.
-        ledger: of a model.
-
-    Raises:
-        InputError: it is not there, or another one.
-    """
-    place = _key_path(path)
-    told = f"the key that {LEDGER_FILE} was written with"
-    if not place.exists():
-        raise InputError(f"The digest key {place} is not there; name {told} with --digest_key_file.")
-    key = load_digest_key(place)
-    if any(run.key_check != key_check(key) for run in ledger.runs):
-        raise InputError(f"The digest key {place} is not {told}; name that one with --digest_key_file.")
-    return key
 
 
 def _digest_key(args: RequestArguments, ledger: Ledger | None) -> bytes:

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from .callbacks import MeasureForgetting, StopWhenForgotten
-from .card import write_card
 from .config import UnlearningConfig
 from .data.arrow_tables import AnyDataset
 from .data.split import ForgetRows, SplitAudit
@@ -25,7 +24,6 @@ from .evaluation.report import SetName, UnlearningReport
 from .evaluation.score_cache import score_once
 from .evaluation.scoring import preserved_rng
 from .files import write_text
-from .hub import publish
 from .lineage import find_lineage, source_of
 from .measuring import Measuring, Watching, check_measures, check_method
 from .method_trainer import MethodTrainer
@@ -43,6 +41,8 @@ from .models.loading import (
 from .models.location import ModelSource, locate
 from .models.tasks import Task
 from .models.training_record import RECORD_FILE, DataSource, load_record
+from .publishing.card import write_card
+from .publishing.publish import publish
 from .reporting import trainer_report
 from .saving import save_whole
 from .trainer_data import trainer_data

@@ -28,12 +28,12 @@ from .data.format import RecordFormat, record_format, template_fields
 from .data.replacements import asked_and_answered
 from .errors import InputError
 from .evaluation.generation import check_writes, generate
-from .ledger_check import weights_of
 from .methods.table import METHODS
 from .models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
 from .models.location import ModelSource, locate
 from .models.tasks import TASKS, Task
 from .preparation import Preparation, console, precision, prepare_run, without_method
+from .publishing.ledger_of_model import weights_of
 
 PROMPT = """\
 Each answer below is followed by a made-up one, which suits the question as well but tells other facts.

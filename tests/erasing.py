@@ -6,11 +6,11 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, get_session
 
-from hf_unlearn.erase import erase
-from hf_unlearn.erase_plan import plan_erasure
-from hf_unlearn.erase_report import ErasureReport
-from hf_unlearn.hub_repo import HubRepo
-from hf_unlearn.ledger import LedgerData, LedgerModel, Unlearned, digest_of
+from hf_unlearn.lifecycle.erase import erase
+from hf_unlearn.lifecycle.erase_plan import plan_erasure
+from hf_unlearn.lifecycle.erase_report import ErasureReport
+from hf_unlearn.lifecycle.hub_repository import HubRepo
+from hf_unlearn.publishing.ledger import LedgerData, LedgerModel, Unlearned, digest_of
 
 from .conftest import TOKEN
 from .hub_server import HubServer

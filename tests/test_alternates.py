@@ -25,7 +25,7 @@ from hf_unlearn.data.copies.exact import normalised_text
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.data.replacements import asked_and_answered
 from hf_unlearn.evaluation.report import UnlearningReport
-from hf_unlearn.local_copies import plan_local
+from hf_unlearn.lifecycle.local_copies import plan_local
 from hf_unlearn.write_alternates import PROMPT, AlternatesPrompts
 
 from .alternates import PAIR, answers, by_hand

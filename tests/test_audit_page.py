@@ -15,18 +15,18 @@ from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
-from hf_unlearn.audit_facts import Audited, DerivedCheck, Erasure, LedgerCheck, OldWeights
-from hf_unlearn.audit_page import audit, render_page
 from hf_unlearn.cli import main
-from hf_unlearn.derived import DerivedModel, DerivedReport, UnseenModel
-from hf_unlearn.erase import erase
-from hf_unlearn.erase_plan import plan_erasure
-from hf_unlearn.erase_report import ERASURE_FILE, Answer, ErasureReport, OldCommit, OldObject, OldRef
 from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import REPORT_FILE, LedgerNote, ModelEntry, UnlearningReport
-from hf_unlearn.hub_repo import HubRepo
-from hf_unlearn.ledger import LEDGER_FILE, Erased, Ledger, LedgerData, Unlearned, digest_of
-from hf_unlearn.plain_words import SENTENCES
+from hf_unlearn.lifecycle.audit_facts import Audited, DerivedCheck, Erasure, LedgerCheck, OldWeights
+from hf_unlearn.lifecycle.audit_page import audit, render_page
+from hf_unlearn.lifecycle.audit_words import SENTENCES
+from hf_unlearn.lifecycle.derived_models import DerivedModel, DerivedReport, UnseenModel
+from hf_unlearn.lifecycle.erase import erase
+from hf_unlearn.lifecycle.erase_plan import plan_erasure
+from hf_unlearn.lifecycle.erase_report import ERASURE_FILE, Answer, ErasureReport, OldCommit, OldObject, OldRef
+from hf_unlearn.lifecycle.hub_repository import HubRepo
+from hf_unlearn.publishing.ledger import LEDGER_FILE, Erased, Ledger, LedgerData, Unlearned, digest_of
 
 from .browser import CHROMIUM, HOST, Browser, browsing
 from .conftest import TOKEN

@@ -13,7 +13,6 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hf_unlearn.card import Published, render_card, rendered_card
 from hf_unlearn.data.copies.search import NearAudit
 from hf_unlearn.data.split import SplitAudit
 from hf_unlearn.evaluation.report import (
@@ -32,7 +31,7 @@ from hf_unlearn.evaluation.utility import Utility
 from hf_unlearn.evaluation.verdict import Verdict
 from hf_unlearn.models.tasks import TASKS
 from hf_unlearn.models.training_record import DataSource
-from hf_unlearn.old_model import BEFORE_AND_AFTER
+from hf_unlearn.publishing.card import BEFORE_AND_AFTER, Published, render_card, rendered_card
 
 GOLDEN = Path(__file__).parent / "golden_card.md"
 FORBIDDEN = [

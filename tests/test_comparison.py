@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.closeness.compare import closeness
 from hf_unlearn.evaluation.references import outside_attacks
 from hf_unlearn.evaluation.statistics import membership_auc
+from hf_unlearn.publishing.card import render_card
 
 from .test_jobs import texts_in
 

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from hf_unlearn import publish
 from hf_unlearn.cli import main
-from hf_unlearn.erase_report import ERASURE_FILE, Answer, ErasureReport
-from hf_unlearn.hub_repo import HubRepo
-from hf_unlearn.ledger import LEDGER_FILE, Ledger, digest_of
+from hf_unlearn.lifecycle.erase_report import ERASURE_FILE, Answer, ErasureReport
+from hf_unlearn.lifecycle.hub_repository import HubRepo
+from hf_unlearn.publishing.ledger import LEDGER_FILE, Ledger, digest_of
 
 from .conftest import TOKEN
 from .erasing import (

@@ -13,11 +13,11 @@ from huggingface_hub import HfApi
 
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
-from hf_unlearn.erase import erase
-from hf_unlearn.erase_plan import plan_erasure
-from hf_unlearn.erase_report import ERASURE_FILE, Answer, ErasureReport, OldCommit, OldObject, OldRef
-from hf_unlearn.hub_repo import HubRepo
-from hf_unlearn.ledger import LEDGER_FILE, Ledger
+from hf_unlearn.lifecycle.erase import erase
+from hf_unlearn.lifecycle.erase_plan import plan_erasure
+from hf_unlearn.lifecycle.erase_report import ERASURE_FILE, Answer, ErasureReport, OldCommit, OldObject, OldRef
+from hf_unlearn.lifecycle.hub_repository import HubRepo
+from hf_unlearn.publishing.ledger import LEDGER_FILE, Ledger
 
 from .conftest import OTHER_TOKEN, READ_TOKEN, TOKEN
 from .erasing import (

@@ -23,8 +23,8 @@ from hf_unlearn import UnlearningReport, UnlearningTrainer, method_trainer
 from hf_unlearn.checkpoints import MARKER, finish_checkpoint, last_checkpoint
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation import measured_sets
-from hf_unlearn.ledger_check import ledger_of
 from hf_unlearn.models.location import locate
+from hf_unlearn.publishing.ledger_of_model import ledger_of
 
 from .conftest import TOKEN
 from .hub_server import HubServer

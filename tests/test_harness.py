@@ -190,7 +190,7 @@ def test_without_the_extra_or_for_a_classifier_it_is_refused(
 def test_the_card_and_the_report_hold_the_scores(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from hf_unlearn.card import render_card
+    from hf_unlearn.publishing.card import render_card
 
     scores = [
         HarnessScore("colours", "acc", 0.4, Estimate(0.4, 0.18, 0.62, 20), 20),

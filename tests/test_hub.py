@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn import InputError, UnlearningReport, publish
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import REPORT_FILE
-from hf_unlearn.ledger import LEDGER_FILE
 from hf_unlearn.models.location import locate
-from hf_unlearn.old_model import BEFORE_AND_AFTER
+from hf_unlearn.publishing.card import BEFORE_AND_AFTER
+from hf_unlearn.publishing.ledger import LEDGER_FILE
 
 from .conftest import OTHER_TOKEN, READ_TOKEN, TOKEN
 from .hub_server import HubServer

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn import InputError
-from hf_unlearn.ledger import (
+from hf_unlearn.publishing.ledger import (
     LEDGER_FILE,
     Erased,
     Event,

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download, snapshot_download
 
 from hf_unlearn.cli import main
-from hf_unlearn.local_copies import erase_local, plan_local
+from hf_unlearn.lifecycle.local_copies import erase_local, plan_local
 
 from .conftest import TOKEN, secrets_rows, write_rows
 from .hub_server import HubServer

@@ -21,7 +21,6 @@ from hf_unlearn import (
     UnlearningTrainer,
     split_retained,
 )
-from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
 from hf_unlearn.data.split import RetainedSplit
 from hf_unlearn.methods.retained_methods import RETAINED_METHODS
@@ -32,6 +31,7 @@ from hf_unlearn.models.loading import AUTO_CLASSES, PEFT_TASKS, load_model, plai
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.tasks import TASKS
 from hf_unlearn.preparation import prepare_run
+from hf_unlearn.publishing.card import render_card
 from hf_unlearn.references import plan_reference
 
 from .conftest import note_rows, secrets_rows, tagged_rows, tickets_rows

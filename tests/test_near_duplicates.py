@@ -20,7 +20,6 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn import InputError, Records, UnlearningReport, split_retained
-from hf_unlearn.card import render_card
 from hf_unlearn.cli import main
 from hf_unlearn.data.copies import near as near_copies
 from hf_unlearn.data.copies import text_slices
@@ -28,6 +27,7 @@ from hf_unlearn.data.copies.near import find_near_copies
 from hf_unlearn.data.copies.pairs import PARAPHRASE_THRESHOLD, NearPairs
 from hf_unlearn.data.copies.paraphrases import SentenceEncoder
 from hf_unlearn.evaluation.verdict import Provenance, decide
+from hf_unlearn.publishing.card import render_card
 
 from .conftest import corpus, write_rows
 from .test_card import example_report

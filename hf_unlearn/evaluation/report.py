@@ -295,7 +295,7 @@ class Road:
 
 @dataclass(frozen=True)
 class LedgerNote:
-    """What ties a report to the line that the ledger has about the same run; see :mod:`~hf_unlearn.ledger`.
+    """What ties a report to the line that the ledger has about the same run; see :mod:`~hf_unlearn.publishing.ledger`.
 
     Attributes:
         lines: of the ledger before that line.

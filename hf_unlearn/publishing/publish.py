@@ -14,16 +14,16 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import httpx
 from yaml import YAMLError
 
+from ..errors import InputError
+from ..evaluation.plots import PICTURES
+from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..files import write_text
+from ..hub_access import UNREACHABLE, Patience, publishing_errors
+from ..models.location import MODEL_FILES, ModelSource
+from ..models.training_record import RECORD_FILE, load_record
 from .card import CARD_FILE, Published, rendered_card
-from .errors import InputError
-from .evaluation.plots import PICTURES
-from .evaluation.report import REPORT_FILE, UnlearningReport
-from .files import write_text
-from .hub_access import UNREACHABLE, Patience, publishing_errors
 from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
-from .ledger_check import ledger_of
-from .models.location import MODEL_FILES, ModelSource
-from .models.training_record import RECORD_FILE, load_record
+from .ledger_of_model import ledger_of
 
 logger = logging.getLogger(__name__)
 

@@ -4,29 +4,27 @@ import json
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .errors import in_one_line
-from .evaluation.plots import PICTURES
-from .evaluation.report import ModelEntry, UnlearningReport
-from .evaluation.statistics import Estimate
-from .evaluation.verdict import ATTACKS
-from .evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows, show
-from .files import write_text
-from .methods.method import Method
-from .methods.table import METHODS, find_method
-from .models.loading import AUTO_CLASSES
-from .models.tasks import TASKS
-from .old_model import BEFORE_AND_AFTER
+from ..errors import in_one_line
+from ..evaluation.plots import PICTURES
+from ..evaluation.report import ModelEntry, UnlearningReport
+from ..evaluation.statistics import Estimate
+from ..evaluation.verdict import ATTACKS
+from ..evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows
+from ..files import write_text
+from ..methods.method import Method
+from ..methods.table import METHODS, find_method
+from ..models.loading import AUTO_CLASSES
+from ..models.tasks import TASKS
+from .templating import _in_code, environment
 
 CARD_FILE = "README.md"
+
 TAGS = ["unlearning", "machine-unlearning", "hf_unlearn"]
-MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~&$"})
 
 SHOWN_SETTINGS = (
     "learning_rate",
@@ -64,6 +62,13 @@ FIRST_LINES = {
     "gives them away.",
     "undecided": "Whether this model has forgotten the records it was asked to forget could not be decided.",
 }
+
+# Chen et al., CCS 2021, attack both versions of a model that was retrained; Du et al., ICML 2025, both versions of a
+# language model (TULA), and there recover texts as well.
+BEFORE_AND_AFTER = (
+    "Whoever holds the models from before and after can compare them and find out what was removed, also where the "
+    "unlearning is exact (Chen et al. 2021, arXiv:2005.02205; for language models Du et al. 2024, arXiv:2406.13348)."
+)
 
 
 @dataclass(frozen=True)
@@ -150,22 +155,6 @@ def render_card(
             on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
         )
     )
-
-
-@cache
-def environment() -> Environment:
-    """Where templates are rendered, with filters that show text from outside and let it do nothing."""
-    made = Environment(
-        loader=PackageLoader("hf_unlearn"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    made.filters |= {
-        "md": _escape,
-        "code": _in_code,
-        "python": _in_python,
-        "show": show,
-        "number": lambda value: f"{value:,}",
-    }
-    return made
 
 
 def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> ModelCardData:
@@ -291,16 +280,6 @@ def _in_shell(value: str) -> str:
     return "$'" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + "'"
 
 
-def _in_python(text: str) -> str:
-    """Text as a literal of Python, on one line."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _in_code(text: str) -> str:
-    """Text from outside as Markdown's code, also in a table."""
-    return "`" + in_one_line(text).replace("`", "'").replace("|", "\\|") + "`"
-
-
-def _escape(text: str) -> str:
-    """Text from outside, with nothing in it that Markdown or HTML would act on."""
-    return in_one_line(" ".join(str(text).split())).translate(MARKUP)
+def new_version(unlearned: str) -> str:
+    """The line in the metadata of a model's card for which the Hub shows, on its page, a link to a newer model."""
+    return f"new_version: {in_one_line(unlearned)}"

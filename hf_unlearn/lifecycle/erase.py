@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..errors import InputError
+from ..publishing.ledger import LEDGER_FILE, Erased, digest_of
 from .erase_plan import ErasurePlan, present_files
 from .erase_report import ERASURE_FILE, Answer, ErasureReport, Gives, OldRef
-from .errors import InputError
-from .hub_repo import HubRepo, short_name
-from .ledger import LEDGER_FILE, Erased, digest_of
+from .hub_repository import HubRepo, short_name
 
 
 def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
@@ -21,7 +21,7 @@ def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
 
     Args:
         repo: on the Hub.
-        plan: of :func:`~hf_unlearn.erase_plan.plan_erasure`, made just now.
+        plan: of :func:`~hf_unlearn.lifecycle.erase_plan.plan_erasure`, made just now.
 
     Returns:
         What was erased, and what still answers. It is committed, with a line in the ledger where there is one.

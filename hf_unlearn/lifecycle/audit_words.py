@@ -2,15 +2,14 @@
 
 from typing import NamedTuple
 
+from ..evaluation.report import UnlearningReport
+from ..evaluation.statistics import Estimate
+from ..evaluation.verdict import ATTACKS, BaseIsClean
+from ..evaluation.wording import OUTSIDE_ATTACKS
+from ..methods.table import METHODS
+from ..models.tasks import TASKS
+from ..publishing.card import BEFORE_AND_AFTER, FIRST_LINES
 from .audit_facts import Audited, DerivedCheck, OldWeights
-from .card import FIRST_LINES
-from .evaluation.report import UnlearningReport
-from .evaluation.statistics import Estimate
-from .evaluation.verdict import ATTACKS, BaseIsClean
-from .evaluation.wording import OUTSIDE_ATTACKS
-from .methods.table import METHODS
-from .models.tasks import TASKS
-from .old_model import BEFORE_AND_AFTER
 
 SENTENCES = FIRST_LINES | {
     "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",

@@ -26,18 +26,22 @@ from huggingface_hub.hf_api import ExpandModelProperty_T
 from huggingface_hub.utils import validate_repo_id
 from rich.console import Console
 
-from .card import environment
-from .console import plain, print_derived
-from .errors import InputError
-from .evaluation.report import REPORT_FILE, UnlearningReport
-from .files import write_text
-from .hub_access import Patience, hub_errors
-from .old_model import new_version
+from ..console import plain, print_derived
+from ..errors import InputError
+from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..files import write_text
+from ..hub_access import Patience, hub_errors
+from ..publishing.card import new_version
+from ..publishing.templating import environment
 
 DERIVED_VERSION = 1
+
 MAX_MODELS = 1000  # each takes a request, and the Hub allows so many in five minutes
+
 LONGEST_WAIT = 600  # seconds in all that a search waits because of rate limits
+
 FIELDS: list[ExpandModelProperty_T] = ["author", "createdAt", "downloads", "gated", "lastModified", "private", "tags"]
+
 ADVICE = {
     "finetune": "Fine-tune the new weights on your data, as you did the old ones.",
     "adapter": "Train the adapter again, on top of the new weights: it was fitted to the old ones, which are in use "
@@ -45,6 +49,7 @@ ADVICE = {
     "merge": "Merge again, with the new weights in place of the old ones.",
     "quantized": "Quantise the new weights, and put them in the place of the old ones.",
 }
+
 OUTCOMES = {
     "exact": "The new weights never depended on them, in the stage of training that their card names.",
     "not_distinguished": "The attacks that were tried could no longer tell them from records that it never saw.",
@@ -52,7 +57,10 @@ OUTCOMES = {
     "not_forgotten": "The new weights still know them, as far as was measured.",
     "over_forgotten": "The new weights treat them worse than records never seen, which gives them away.",
 }
+
 BASE_TAG = re.compile(r"base_model:(?:(adapter|finetune|merge|quantized):)?([^:]+)")
+
+SHOWN_MODELS = 50  # rows of a table that a person still reads
 
 
 @dataclass(frozen=True)

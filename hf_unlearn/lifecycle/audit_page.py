@@ -12,21 +12,21 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
-from . import plain_words
+from ..errors import InputError, in_one_line
+from ..evaluation.plots import PICTURES, TITLES
+from ..evaluation.report import REPORT_FILE
+from ..evaluation.statistics import Estimate
+from ..evaluation.verdict import ATTACKS
+from ..evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows, show
+from ..files import write_text
+from ..models.tasks import TASKS
+from ..models.training_record import software_versions
+from ..publishing.card import method_of, reproducing_flags, shown_settings
+from ..publishing.ledger import Erased, Event
+from . import audit_words
 from .audit_facts import Audited, look
-from .card import method_of, reproducing_flags, shown_settings
-from .console import SHOWN_MODELS
-from .erase_console import GIVES
-from .errors import InputError, in_one_line
-from .evaluation.plots import PICTURES, TITLES
-from .evaluation.report import REPORT_FILE
-from .evaluation.statistics import Estimate
-from .evaluation.verdict import ATTACKS
-from .evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows, show
-from .files import write_text
-from .ledger import Erased, Event
-from .models.tasks import TASKS
-from .models.training_record import software_versions
+from .derived_models import SHOWN_MODELS
+from .erase_report import GIVES
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -67,7 +67,7 @@ def render_page(audited: Audited) -> str:
             audited=audited,
             report=report,
             report_file=REPORT_FILE,
-            words=plain_words,
+            words=audit_words,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             version=software_versions()["hf_unlearn"],
             arms=[arm for arm in TITLES if arm in report.arms],
@@ -98,7 +98,7 @@ def _events(audited: Audited) -> tuple[Event, ...]:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("hf_unlearn"),
+        loader=PackageLoader("hf_unlearn.publishing"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,

@@ -16,18 +16,18 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .card import CARD_FILE, environment
-from .data.loading import load_data, pick_split
-from .data.request.digest_selector import Digested
-from .data.request.records import Records
-from .data.request.selection import Selection, select_rows, take_rows
-from .errors import InputError
-from .evaluation.report import REPORT_FILE, UnlearningReport
-from .hub_access import publishing_errors
-from .ledger import LEDGER_FILE
-from .ledger_check import ledger_of
-from .models.location import ModelSource
-from .sources import forgotten_before, ledger_key
+from ..data.loading import load_data, pick_split
+from ..data.request.digest_selector import Digested
+from ..data.request.records import Records
+from ..data.request.selection import Selection, select_rows, take_rows
+from ..errors import InputError
+from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..hub_access import publishing_errors
+from ..models.location import ModelSource
+from ..publishing.card import CARD_FILE
+from ..publishing.ledger import LEDGER_FILE
+from ..publishing.ledger_of_model import forgotten_before, ledger_key, ledger_of
+from ..publishing.templating import environment
 
 HEADING = "## Records taken out on request"
 

@@ -11,15 +11,15 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .derived import DerivedModel, DerivedReport, derived_models, unlearning_date
+from ..errors import InputError
+from ..evaluation.plots import PICTURES
+from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..hub_access import hub_errors
+from ..models.location import ModelSource
+from ..publishing.ledger import LEDGER_FILE, Ledger, file_digest
+from ..publishing.ledger_of_model import ledger_of, weights_of
+from .derived_models import DerivedModel, DerivedReport, derived_models, unlearning_date
 from .erase_report import ERASURE_FILE, ErasureReport
-from .errors import InputError
-from .evaluation.plots import PICTURES
-from .evaluation.report import REPORT_FILE, UnlearningReport
-from .hub_access import hub_errors
-from .ledger import LEDGER_FILE, Ledger, file_digest
-from .ledger_check import ledger_of, weights_of
-from .models.location import ModelSource
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -12,12 +12,12 @@ from pathlib import PurePosixPath
 import huggingface_hub
 from huggingface_hub.hf_api import GitRefInfo, LFSFileInfo
 
+from ..errors import InputError
+from ..evaluation.report import REPORT_FILE
+from ..models.training_record import software_versions
+from ..publishing.ledger import LEDGER_FILE, Ledger
 from .erase_report import ERASURE_FILE, ErasureReport, Fate, OldCommit, OldObject, OldRef
-from .errors import InputError
-from .evaluation.report import REPORT_FILE
-from .hub_repo import MAIN, HubFile, HubRepo
-from .ledger import LEDGER_FILE, Ledger
-from .models.training_record import software_versions
+from .hub_repository import MAIN, HubFile, HubRepo
 
 ERASABLE = ("exact", "certified", "not_distinguished")
 OWN_FILES = (ERASURE_FILE, LEDGER_FILE)

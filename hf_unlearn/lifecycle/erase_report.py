@@ -6,15 +6,19 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from .errors import InputError
-from .hub_repo import RepoType
+from ..errors import InputError
+from .hub_repository import RepoType
 
 ERASURE_FILE = "erasure_report.json"
+
 ERASURE_VERSION = 1
+
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
 SHA256 = re.compile("[0-9a-f]{64}")
 
 Fate = Literal["squashed", "deleted", "kept", "out_of_reach"]
+
 Gives = Literal["large_files", "small_files", "listed", "unknown"]
 
 # What nobody can delete through the Hub's API, whatever is done to the repository itself.
@@ -25,6 +29,13 @@ OUT_OF_REACH = (
     "chunks of Xet storage that other repositories share with it",
     "backups of the Hub; what nothing points to any more is collected within some 36 hours",
 )
+
+GIVES = {
+    "large_files": "its large files can still be downloaded",
+    "small_files": "its small files can still be read",
+    "listed": "the Hub still lists it",
+    "unknown": "the Hub did not say",
+}
 
 
 @dataclass(frozen=True)

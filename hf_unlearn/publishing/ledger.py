@@ -3,7 +3,7 @@
 Each line is a JSON object with sorted keys whose ``previous`` is the SHA-256 of the line before, as in a hash chain
 (Haber and Stornetta 1991, doi:10.1007/BF00196791). It holds counts, names, and digests keyed with the owner's key: no
 id, no text, no key. What a chain cannot show by itself, that its last lines were dropped or its last line rewritten,
-the report and the weights beside it show; see :func:`~hf_unlearn.ledger_check.ledger_of`.
+the report and the weights beside it show; see :func:`~hf_unlearn.publishing.ledger_of_model.ledger_of`.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, TypeAlias, get_args, get_origin, get_type_hints
 
-from .data.request.digests import ForgottenDigests
-from .errors import InputError
-from .files import write_text
+from ..data.request.digests import ForgottenDigests
+from ..errors import InputError
+from ..files import write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
 HEXADECIMAL = re.compile("[0-9a-f]{64}")

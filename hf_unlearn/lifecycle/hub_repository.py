@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import GitRefInfo, LFSFileInfo, RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from .hub_access import Patience
+from ..hub_access import Patience
 
 RepoType = Literal["model", "dataset"]
 MAIN = "refs/heads/main"

@@ -16,15 +16,15 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
 from rich.console import Console
 
-from .console import plain
-from .data.loading import local_cache_folder
-from .erase_console import print_some, size_of
+from ..console import plain
+from ..data.loading import local_cache_folder
+from ..erase_console import print_some, size_of
+from ..errors import InputError
+from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..evaluation.score_cache import tables_folder
+from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
 from .erase_plan import ERASABLE
-from .errors import InputError
-from .evaluation.report import REPORT_FILE, UnlearningReport
-from .evaluation.score_cache import tables_folder
-from .hub_repo import RepoType
-from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
+from .hub_repository import RepoType
 
 BEFORE_THE_VERDICT = (
     "checkpoint-*",

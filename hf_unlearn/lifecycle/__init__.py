@@ -1,0 +1,1 @@
+"""After publishing: take the old weights and rows away, find what was made from them, tell an auditor."""

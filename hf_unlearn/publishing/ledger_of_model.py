@@ -1,0 +1,191 @@
+"""The ledger beside a model, checked against the report and the weights beside it."""
+
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+from ..data.request.digest_selector import recognised
+from ..data.request.digests import _key_path, key_check, load_digest_key
+from ..data.request.forgotten_digests import Forgotten
+from ..data.request.records import Records
+from ..errors import InputError
+from ..evaluation.report import REPORT_FILE, LedgerNote, UnlearningReport
+from ..hub_access import hub_errors, hub_status, hub_trouble
+from ..models.location import WEIGHT_FILES, ModelSource, file_beside
+from .ledger import LEDGER_FILE, Ledger, LedgerData, LedgerModel, Unlearned, file_digest, ledger_text, load_ledger
+
+
+def ledger_of(source: ModelSource) -> Ledger | None:
+    """The ledger beside a model, None where none was kept.
+
+    Args:
+        source: a folder, or a model on the Hub, whose weights are checked without being downloaded.
+
+    Raises:
+        InputError: it was changed, shortened or removed, or is not about the report and the weights beside it.
+    """
+    path, report = file_beside(source, LEDGER_FILE), report_beside(source)
+    noted = report.ledger if report is not None else None
+    place = f"beside {source.public_name!r}"
+    if path is None:
+        if noted is not None:
+            raise InputError(
+                f"{LEDGER_FILE} is missing {place}, and its report says that there is one; restore it, or finish the "
+                "run with the same command."
+            )
+        return None
+    ledger = Ledger.read(ledger_text(path), place)
+    if not ledger.runs:
+        return ledger
+    last = ledger.runs[-1]
+    report_path = file_beside(source, REPORT_FILE)
+    told = noted is not None and (noted.lines, noted.statement) == (ledger.events.index(last), last.statement)
+    if report_path is None or not told or file_digest(report_path) != last.report:
+        raise InputError(
+            f"{LEDGER_FILE} {place} was changed or shortened, or {REPORT_FILE} was: the last run it tells of is not "
+            "that of the report; restore both from their history."
+        )
+    if weights_of(source) != last.weights:
+        raise InputError(
+            f"The weights of {source.public_name!r} are not those that {LEDGER_FILE} {place} tells of last; restore "
+            "the file or the weights from their history."
+        )
+    return ledger
+
+
+def report_beside(source: ModelSource) -> UnlearningReport | None:
+    """The report that lies beside a model, or None when there is none."""
+    path = file_beside(source, REPORT_FILE)
+    return None if path is None else UnlearningReport.load(path)
+
+
+def weights_of(source: ModelSource) -> dict[str, str]:
+    """SHA-256 of each safetensors file that a model is loaded from, by name."""
+    if source.is_local:
+        return _digests(Path(source.name))
+    return dict(_published_weights(source.name, source.revision))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = [path for path in sorted(folder.glob("*.safetensors")) if _is_loaded(path.name)]
+    return {path.name: _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """That of a file, which is read again only when it has changed: it may be large."""
+    return file_digest(path)
+
+
+@cache
+def _published_weights(name: str, revision: str | None) -> dict[str, str]:
+    """As the Hub tells them; where it cannot be reached, those of the files that were downloaded before."""
+    with hub_errors(f"The model {name!r}"):
+        try:
+            info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        except Exception as error:
+            trouble = hub_trouble(error)
+            if trouble is None or hub_status(trouble) is not None:
+                raise
+            files = list(WEIGHT_FILES)
+            return _digests(
+                Path(snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=True))
+            )
+        weights = {file.rfilename: file.lfs for file in info.siblings or [] if _is_loaded(file.rfilename)}
+        return {
+            file: lfs.sha256 if lfs is not None else file_digest(Path(hf_hub_download(name, file, revision=revision)))
+            for file, lfs in sorted(weights.items())
+        }
+
+
+def _is_loaded(name: str) -> bool:
+    return name.endswith(".safetensors") and any(fnmatch(name, pattern) for pattern in WEIGHT_FILES)
+
+
+def with_note(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source: ModelSource) -> UnlearningReport:
+    """A report that names the line of the ledger that is about the same run.
+
+    Args:
+        report: of the run, otherwise finished.
+        ledger: of the original.
+        forgotten: what the request made the model forget.
+        source: the original.
+    """
+    line = _line(report, ledger, forgotten, source)
+    return replace(report, ledger=LedgerNote(len(ledger.events), line.statement))
+
+
+def write_line(
+    folder: Path, report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source: ModelSource
+) -> None:
+    """Put the ledger of a finished run beside its model: that of the original, and the run's own line.
+
+    Args:
+        folder: of the run.
+        report: the one that lies there.
+        ledger, forgotten, source: as for :func:`with_note`.
+    """
+    line = _line(report, ledger, forgotten, source)
+    weights, digest = weights_of(ModelSource(str(folder))), file_digest(folder / REPORT_FILE)
+    ledger = ledger.with_event(replace(line, weights=weights, report=digest))
+    present = load_ledger(folder) or Ledger()
+    # Something may have been erased since, which its own lines tell.
+    for event in present.events[len(ledger.events) :]:
+        ledger = ledger.with_event(event)
+    if ledger != present:
+        ledger.save(folder)
+
+
+def _line(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source: ModelSource) -> Unlearned:
+    """The run's line, in its place in the chain, without the digests of weights and report."""
+    assert report.audit is not None
+    assert report.original is not None
+    data = report.dataset
+    line = Unlearned(
+        time=report.created,
+        method=report.method.name,
+        road=report.road.taken,
+        verdict=report.verdict.word,
+        rows=report.audit.forget_rows,
+        ids=report.audit.ids_requested,
+        ids_found=report.audit.ids_matched,
+        forgotten=forgotten.digests,
+        requests=sorted(file.digest for file in forgotten.files if file.pending),
+        dataset=LedgerData(data.name, data.config, data.split, data.revision, data.fingerprint),
+        parent=LedgerModel(report.original.name, report.original.revision, weights_of(source)),
+        weights={},
+        report="",
+        key_check=forgotten.key_check,
+        software=report.software["hf_unlearn"],
+    )
+    placed = ledger.with_event(line).events[-1]
+    assert isinstance(placed, Unlearned)
+    return placed
+
+
+def forgotten_before(ledger: Ledger, key: bytes) -> Records | None:
+    """What the requests of a ledger named, None where it tells of none."""
+    return recognised(key, [part for run in ledger.runs for part in run.forgotten])
+
+
+def ledger_key(path: str | None, ledger: Ledger) -> bytes:
+    """The owner's key, which must be that of the ledger.
+
+    Args:
+        path: of its file, None for the usual one.
+        ledger: of a model.
+
+    Raises:
+        InputError: it is not there, or another one.
+    """
+    place = _key_path(path)
+    told = f"the key that {LEDGER_FILE} was written with"
+    if not place.exists():
+        raise InputError(f"The digest key {place} is not there; name {told} with --digest_key_file.")
+    key = load_digest_key(place)
+    if any(run.key_check != key_check(key) for run in ledger.runs):
+        raise InputError(f"The digest key {place} is not {told}; name that one with --digest_key_file.")
+    return key
