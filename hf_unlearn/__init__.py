@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import UnlearningConfig as UnlearningConfig
     from .data.request.records import Records as Records
     from .data.split import RetainedSplit as RetainedSplit
     from .data.split import split_retained as split_retained
     from .errors import InputError as InputError
     from .evaluation.report import UnlearningReport as UnlearningReport
     from .publishing.publish import publish as publish
-    from .trainer import UnlearningTrainer as UnlearningTrainer
+    from .training.config import UnlearningConfig as UnlearningConfig
+    from .training.trainer import UnlearningTrainer as UnlearningTrainer
 
 __version__ = "0.1.0"
 
@@ -19,9 +19,9 @@ _HOMES = {
     "InputError": "errors",
     "Records": "data.request.records",
     "RetainedSplit": "data.split",
-    "UnlearningConfig": "config",
+    "UnlearningConfig": "training.config",
     "UnlearningReport": "evaluation.report",
-    "UnlearningTrainer": "trainer",
+    "UnlearningTrainer": "training.trainer",
     "publish": "publishing.publish",
     "split_retained": "data.split",
 }

@@ -16,7 +16,8 @@ from .evaluation.prompting import in_context, other_words, sample_leaks
 from .evaluation.relearning import Taught, halfway, quantise, relearn
 from .models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
 from .models.location import ModelSource, locate
-from .preparation import Preparation, measured_sets
+from .preparation import Preparation
+from .training.trainer_data import measured_sets
 
 # At the rate of all weights a fresh adapter moves a model little; its best rate is about ten times that
 # (Schulman et al. 2025, LoRA Without Regret).

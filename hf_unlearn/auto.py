@@ -8,7 +8,7 @@ from .evaluation.report import Road, TrialEntry, UnlearningReport
 from .evaluation.utility import Utility, utility
 from .models.location import ModelSource
 from .preparation import Preparation
-from .trainer import UnlearningTrainer
+from .training.trainer import UnlearningTrainer
 from .trials import (
     APPROXIMATE,
     EXACT,

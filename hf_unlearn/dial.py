@@ -20,8 +20,9 @@ from .models.layers import flops_per_token
 from .models.loading import Model, load_any, load_config, load_measurable, quantised_bits, to_device
 from .models.location import ModelSource, locate
 from .output_folder import start_folder
-from .preparation import Preparation, measured_sets, precision
-from .trainer import UnlearningTrainer
+from .preparation import Preparation, precision
+from .training.trainer import UnlearningTrainer
+from .training.trainer_data import measured_sets
 from .trials import (
     APPROXIMATE,
     EXACT,

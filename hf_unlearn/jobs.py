@@ -24,7 +24,6 @@ from .arguments import (
 from .attack_plan import plan_attacks
 from .attacks import attack_models, attacked_models
 from .auto import auto, check_auto
-from .config import UnlearningConfig
 from .console import plain, print_attacks, print_published, print_references, print_report
 from .data.arrow_tables import AnyDataset, column_names
 from .data.checks import check_fit, check_head
@@ -52,7 +51,6 @@ from .evaluation.references import (
 from .evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from .evaluation.score_cache import score_once
 from .evaluation.verdict import Provenance
-from .measuring import check_measures
 from .methods.table import CHOICES
 from .models.loading import (
     load_any,
@@ -74,7 +72,6 @@ from .preparation import (
     loading_options,
     located,
     lora_config,
-    measured_sets,
     precision,
     prepare_run,
     show_split,
@@ -95,8 +92,11 @@ from .references import (
     train_reference,
 )
 from .sources import holdout_rows, named_data, split_data
-from .trainer import UnlearningTrainer
-from .training import train_plainly
+from .training.config import UnlearningConfig
+from .training.measuring import check_measures
+from .training.trainer import UnlearningTrainer
+from .training.trainer_data import measured_sets
+from .training_runs import train_plainly
 from .trials import EXACT, Choice, clear_trials, known_base, show_prices
 from .trials import train as train_trial
 

@@ -1,6 +1,5 @@
 """From the settings of a command to what it works on; whatever can be wrong without a model is found here."""
 
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,31 +8,23 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig
 from rich.console import Console
-from transformers import PretrainedConfig
 
 from .arguments import DataArguments, ModelArguments, RequestArguments, build
-from .config import UnlearningConfig
 from .console import print_audit, print_requests
 from .data.alternates_file import AlternatesSettings, alternates_to
 from .data.arrow_tables import AnyDataset, column_names
 from .data.checks import check_fit
-from .data.encoding import PaddingCollator, make_encoder, padding_id
 from .data.format import record_format
 from .data.loading import pick_split
-from .data.masking import token_masking
 from .data.request.id_files import request_files
 from .data.split import RetainedSplit
 from .errors import InputError
-from .evaluation.measured_sets import EvidenceSets, evidence_sets
 from .evaluation.report import SetName
-from .lineage import find_lineage
-from .measuring import check_measures, check_method
 from .methods.method import DEFAULT_BUDGET
 from .methods.table import CHOICES, METHODS, find_method
 from .models.loading import (
     PEFT_TASKS,
     load_config,
-    load_tokenizer,
     peft_task,
     quantised_bits,
     quantization,
@@ -45,7 +36,10 @@ from .models.training_record import DataSource, TrainingRecord, load_record
 from .publishing.ledger import Ledger
 from .publishing.ledger_of_model import ledger_of, weights_of
 from .sources import named_data, split_data
-from .weights import check_adapter
+from .training.config import UnlearningConfig
+from .training.lineage import find_lineage
+from .training.measuring import check_measures, check_method
+from .training.trained_weights import check_adapter
 
 # What says how to unlearn, and nothing else.
 METHOD_SETTINGS = (
@@ -240,35 +234,6 @@ def _warn_of_other_data(out: Console, record: TrainingRecord | None, parts: Reta
         out.print(
             f"[bold red]The original was trained on {record.dataset.rows:,} rows, but D has "
             f"{parts.audit.dataset_rows:,};[/] is this the data set it was trained on?"
-        )
-
-
-def measured_sets(
-    sets: Mapping[SetName, AnyDataset | None],
-    sources: Sequence[ModelSource],
-    model_config: PretrainedConfig,
-    task: Task,
-    config: UnlearningConfig,
-) -> EvidenceSets:
-    """Encode the sets to measure models on.
-
-    Args:
-        sets: records by set; None for a set that there is none of.
-        sources: models, of which the first that has a tokenizer gives it.
-        model_config: of a loaded model.
-        task: what the models do.
-        config: the settings.
-    """
-    retained = sets["retained"]
-    assert retained is not None
-    tokenizer = load_tokenizer(sources)
-    encoder = make_encoder(retained, task, model_config, tokenizer, config.max_length, config.layout)
-    collator = PaddingCollator(padding_id(tokenizer))
-    masking = token_masking(task, tokenizer, config.mlm_probability, config.seed)
-    with config.main_process_first(desc="tokenising"):
-        batch_size = config.per_device_eval_batch_size
-        return evidence_sets(
-            sets, encoder, collator, task, batch_size, config.seed, masking, tokenizer, config.group_column
         )
 
 

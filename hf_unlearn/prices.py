@@ -20,7 +20,7 @@ from .models.tasks import TASKS
 from .models.training_record import TrainingRecord
 
 if TYPE_CHECKING:
-    from .trainer import UnlearningTrainer
+    from .training.trainer import UnlearningTrainer
 
 # The first step is slower than the others and is not counted.
 TIMED_STEPS = 3

@@ -13,8 +13,6 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from .arguments import ComparisonArguments, ReferencesArguments, RunArguments, build
-from .bases import find_base
-from .config import UnlearningConfig
 from .data.split import SplitAudit
 from .errors import InputError
 from .evaluation.measured_sets import EvidenceSets
@@ -25,8 +23,11 @@ from .models.location import ModelSource, locate
 from .models.tasks import Task
 from .models.training_record import RECORD_FILE, TrainingRecord
 from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, run_settings
-from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, measured_sets
-from .training import train_plainly, unlearn
+from .preparation import METHOD_SETTINGS, Preparation, inherited_settings
+from .training.config import UnlearningConfig
+from .training.lineage import find_base
+from .training.trainer_data import measured_sets
+from .training_runs import train_plainly, unlearn
 
 # What of a run's settings holds for a retraining too, and does not change its result.
 HOUSEKEEPING = ("save_strategy", "save_steps", "save_total_limit", "logging_steps", "disable_tqdm")
@@ -40,7 +41,7 @@ class Reference(TrainedReference):
     """One model to train.
 
     Attributes:
-        arguments: of its :class:`~hf_unlearn.config.UnlearningConfig`.
+        arguments: of its :class:`~hf_unlearn.training.config.UnlearningConfig`.
     """
 
     arguments: dict[str, Any]

@@ -12,7 +12,6 @@ from datasets import (
 )
 
 from .arguments import DataArguments, RequestArguments
-from .config import UnlearningConfig
 from .data.arrow_tables import AnyDataset, column_names, require_columns
 from .data.copies.paraphrases import SentenceEncoder
 from .data.format import template_fields
@@ -25,6 +24,7 @@ from .errors import InputError
 from .models.training_record import DataSource
 from .publishing.ledger import Ledger
 from .publishing.ledger_of_model import forgotten_before, ledger_key
+from .training.config import UnlearningConfig
 
 
 def named_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:

@@ -10,8 +10,6 @@ from typing import Any
 from accelerate import PartialState
 
 from .arguments import build
-from .bases import find_base
-from .config import UnlearningConfig
 from .console import print_prices
 from .data.arrow_tables import AnyDataset
 from .evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
@@ -21,8 +19,10 @@ from .models.training_record import DataSource
 from .output_folder import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
 from .preparation import Preparation, console, inherited_settings
 from .prices import estimate
-from .trainer import UnlearningTrainer
-from .training import unlearn
+from .training.config import UnlearningConfig
+from .training.lineage import find_base
+from .training.trainer import UnlearningTrainer
+from .training_runs import unlearn
 
 # The methods of the two roads: to begin at the base,
 EXACT = "base"
@@ -152,7 +152,7 @@ def train(
     forget: AnyDataset | None,
     holdout: AnyDataset | None,
 ) -> UnlearningTrainer:
-    """Train a run, or go on with it; see :func:`~hf_unlearn.training.unlearn`."""
+    """Train a run, or go on with it; see :func:`~hf_unlearn.training_runs.unlearn`."""
     # A trainer refers to itself, so that of an earlier trial holds its model until it is looked for.
     gc.collect()
     return unlearn(

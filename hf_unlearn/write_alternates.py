@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .arguments import AlternatesArguments, ModelArguments, build
-from .config import UnlearningConfig
 from .console import plain
 from .data.alternates_file import Alternates, AlternatesSettings, append, begin, forget_digest, read_alternates
 from .data.arrow_tables import column_names
@@ -34,6 +33,7 @@ from .models.location import ModelSource, locate
 from .models.tasks import TASKS, Task
 from .preparation import Preparation, console, precision, prepare_run, without_method
 from .publishing.ledger_of_model import weights_of
+from .training.config import UnlearningConfig
 
 PROMPT = """\
 Each answer below is followed by a made-up one, which suits the question as well but tells other facts.

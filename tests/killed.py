@@ -27,8 +27,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import httpx
 
 from hf_unlearn import jobs  # noqa: F401
-from hf_unlearn.checkpoints import last_checkpoint
 from hf_unlearn.cli import main
+from hf_unlearn.training.saving import last_checkpoint
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
 

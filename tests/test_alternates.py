@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
-from hf_unlearn.config import UnlearningConfig
 from hf_unlearn.data.alternates_file import alternates_to, append, begin, read_alternates
 from hf_unlearn.data.arrow_tables import read_tables
 from hf_unlearn.data.copies.exact import normalised_text
@@ -26,6 +25,7 @@ from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.data.replacements import asked_and_answered
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.lifecycle.local_copies import plan_local
+from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.write_alternates import PROMPT, AlternatesPrompts
 
 from .alternates import PAIR, answers, by_hand

@@ -19,12 +19,13 @@ import yaml
 from huggingface_hub import HfApi, hf_hub_download
 from safetensors.torch import load_file, save_file
 
-from hf_unlearn import UnlearningReport, UnlearningTrainer, method_trainer
-from hf_unlearn.checkpoints import MARKER, finish_checkpoint, last_checkpoint
+from hf_unlearn import UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation import measured_sets
 from hf_unlearn.models.location import locate
 from hf_unlearn.publishing.ledger_of_model import ledger_of
+from hf_unlearn.training import method_trainer
+from hf_unlearn.training.saving import MARKER, finish_checkpoint, last_checkpoint
 
 from .conftest import TOKEN
 from .hub_server import HubServer

@@ -15,8 +15,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from hf_unlearn import Records, UnlearningReport, UnlearningTrainer, split_retained
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.verdict import Verdict
-from hf_unlearn.first_use import FIRST_USE_FILE, NEVER
 from hf_unlearn.models.training_record import DataSource
+from hf_unlearn.training.first_use_of_rows import FIRST_USE_FILE, NEVER
 
 from .conftest import note_rows, secrets_rows
 from .test_processes import ROOT, launched

@@ -41,7 +41,6 @@ from transformers import (
 
 from hf_unlearn import InputError, Records, UnlearningReport
 from hf_unlearn.cli import main
-from hf_unlearn.config import UnlearningConfig
 from hf_unlearn.data.alternates_file import read_alternates
 from hf_unlearn.data.arrow_tables import row_keys
 from hf_unlearn.data.copies.exact import normalised_text
@@ -51,6 +50,7 @@ from hf_unlearn.evaluation.report import ModelEntry
 from hf_unlearn.models.training_record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
 from hf_unlearn.parsing import parse
 from hf_unlearn.publishing.card import render_card
+from hf_unlearn.training.config import UnlearningConfig
 
 from .fuzzing import Case, cases, csv_bytes
 from .oddities import LABELS, MARKS, NAMES, RECIPES, TEXTS

@@ -15,13 +15,13 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi, hf_hub_download
 
 from hf_unlearn import InputError, UnlearningReport, publish
-from hf_unlearn.bases import find_base
 from hf_unlearn.cli import main
 from hf_unlearn.data.request.digests import digest_each, load_digest_key
 from hf_unlearn.models.location import locate
 from hf_unlearn.preparation import prepare_run
 from hf_unlearn.publishing.ledger import LEDGER_FILE, Erased, Ledger, Unlearned, digest_of, line_of, load_ledger
 from hf_unlearn.publishing.ledger_of_model import ledger_of
+from hf_unlearn.training.lineage import find_base
 
 from .conftest import TOKEN, secrets_rows
 from .hub_server import HubServer

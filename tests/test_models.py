@@ -11,7 +11,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_unlearn import InputError
-from hf_unlearn.bases import find_base
 from hf_unlearn.models.loading import (
     ARCHITECTURES,
     AUTO_CLASSES,
@@ -25,6 +24,7 @@ from hf_unlearn.models.loading import (
 from hf_unlearn.models.location import ModelSource, locate, read_card
 from hf_unlearn.models.tasks import TASKS, Task
 from hf_unlearn.models.training_record import DataSource, TrainingRecord, load_record
+from hf_unlearn.training.lineage import find_base
 
 from .hub_server import HubServer
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.first_use import FIRST_USE_FILE, NEVER
+from hf_unlearn.training.first_use_of_rows import FIRST_USE_FILE, NEVER
 
 from .conftest import note_rows, secrets_rows, tagged_rows, write_rows
 

@@ -114,7 +114,7 @@ def test_the_preset_for_a_gpu_goes_through_with_a_tiny_model(tmp_path: Path, sha
     import cells
 
     from hf_unlearn.arguments import build
-    from hf_unlearn.config import UnlearningConfig
+    from hf_unlearn.training.config import UnlearningConfig
 
     preset, rows = benchmark.read_presets(RECIPE / "benchmark.yaml", "smollm2")
     on_cpu = {"use_cpu": True}

@@ -18,12 +18,12 @@ from transformers import (
 )
 
 from hf_unlearn import InputError, Records, UnlearningConfig, UnlearningTrainer, split_retained
-from hf_unlearn.checkpoints import last_checkpoint
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.data.split import RetainedSplit
 from hf_unlearn.models.layers import flops_per_token
 from hf_unlearn.models.location import locate
+from hf_unlearn.training.saving import last_checkpoint
 
 from .alternates import by_hand
 from .conftest import secrets_rows, tickets_rows

@@ -30,7 +30,7 @@ from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.layers import whole
 from hf_unlearn.models.loading import Model, load_any
 from hf_unlearn.models.location import locate
-from hf_unlearn.teachers import held_teachers
+from hf_unlearn.training.teachers import held_teachers
 from hf_unlearn.write_alternates import alternates
 
 GLOBAL_BATCH = 8

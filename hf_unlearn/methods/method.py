@@ -34,7 +34,7 @@ class Method:
         rule: what is done between the steps, None for nothing.
         tasks: those that it fits.
         misfit: why it fits no other, in words that follow "because".
-        settings: of :class:`~hf_unlearn.config.UnlearningConfig`, where the user says nothing; they go before those of
+        settings: of ``UnlearningConfig``, where the user says nothing; they go before those of
             the original's training record.
         learning_rate_factor: multiplies the learning rate of the original's training record, or the default one.
         budget: of a run that says nothing about how long to train, None for the usual one.

@@ -109,7 +109,7 @@ def checkpoint(model: Model, inputs: StartInputs) -> None:
     """Begin at a checkpoint of the original's own training (rewind-to-delete, Mu and Klabjan 2024, arXiv:2409.09778).
 
     The checkpoint counts as shaped by S, unless it holds the proof that no row of S had been used by then (see
-    :mod:`~hf_unlearn.first_use`).
+    :mod:`~hf_unlearn.training.first_use_of_rows`).
 
     Args:
         model: the original; it becomes the checkpoint.

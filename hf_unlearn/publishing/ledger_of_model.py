@@ -15,7 +15,16 @@ from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, LedgerNote, UnlearningReport
 from ..hub_access import hub_errors, hub_status, hub_trouble
 from ..models.location import WEIGHT_FILES, ModelSource, file_beside
-from .ledger import LEDGER_FILE, Ledger, LedgerData, LedgerModel, Unlearned, file_digest, ledger_text, load_ledger
+from .ledger import (
+    LEDGER_FILE,
+    Ledger,
+    LedgerData,
+    LedgerModel,
+    Unlearned,
+    file_digest,
+    ledger_text,
+    load_ledger,
+)
 
 
 def ledger_of(source: ModelSource) -> Ledger | None:

@@ -24,9 +24,9 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hf_unlearn import UnlearningConfig, UnlearningTrainer
-from hf_unlearn.cost import peak_memory_bytes
 from hf_unlearn.methods import step as step_module
 from hf_unlearn.models.layers import blocks_of, first_blocks
+from hf_unlearn.training.cost import peak_memory_bytes
 
 RECORDS, TOKENS, BATCH, VOCABULARY, BLOCKS = 16, 64, 4, 4096, 8
 

@@ -12,14 +12,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_unlearn.cli import main
-from hf_unlearn.config import UnlearningConfig
 from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.measured_sets import EvidenceSets, attack_scores
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.scoring import gradient_norms
-from hf_unlearn.measuring import check_measures
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.measuring import check_measures
 
 from ..conftest import secrets_rows, tickets_rows
 

@@ -1,15 +1,46 @@
-"""Checkpoints that were written to their end, and how to recognise them."""
+"""What a trainer leaves in its folder: a model that is whole, and the evidence beside it."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
-from .files import write_text
+from ..files import write_text
+from ..machine_faults import check_weights
 
 MARKER = "complete.json"
+
+
+def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> None:
+    """Save a model such that no file is ever there by half.
+
+    Args:
+        save: writes the model into a folder; all processes take part.
+        folder: where to.
+        writes: whether this process is the one that writes.
+
+    Raises:
+        InputError: the weights are no numbers; the folder is as it was then.
+    """
+    staging = folder / ".model.part"
+    if writes:
+        shutil.rmtree(staging, ignore_errors=True)
+    try:
+        save(staging)
+        if not writes:
+            return
+        check_weights(staging)
+        # PEFT writes a card of its own, which would name a folder of this machine as the base.
+        (staging / "README.md").unlink(missing_ok=True)
+        for file in sorted(staging.iterdir()):
+            os.replace(file, folder / file.name)
+    finally:
+        if writes:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def finish_checkpoint(folder: Path, limit: int | None, best: str | None) -> None:

@@ -9,19 +9,19 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase, TrainerState
 
+from ..errors import InputError
+from ..evaluation.generation import check_writes, generation_tables
+from ..evaluation.measured_sets import EvidenceSets, attack_scores
+from ..evaluation.report import SetName
+from ..evaluation.score_cache import score_once
+from ..evaluation.statistics import membership_auc
+from ..machine_faults import measuring_memory, telling_memory
+from ..methods.table import CHOICES, find_method
+from ..models.loading import Model
+from ..models.tasks import Task
 from .callbacks import StopWhenForgotten
 from .config import UnlearningConfig
 from .cost import CostMeter
-from .errors import InputError
-from .evaluation.generation import check_writes, generation_tables
-from .evaluation.measured_sets import EvidenceSets, attack_scores
-from .evaluation.report import SetName
-from .evaluation.score_cache import score_once
-from .evaluation.statistics import membership_auc
-from .machine_faults import measuring_memory, telling_memory
-from .methods.table import CHOICES, find_method
-from .models.loading import Model
-from .models.tasks import Task
 
 Tables = dict[SetName, pa.Table]
 

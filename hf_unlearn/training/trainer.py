@@ -13,22 +13,17 @@ from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
-from .callbacks import MeasureForgetting, StopWhenForgotten
-from .config import UnlearningConfig
-from .data.arrow_tables import AnyDataset
-from .data.split import ForgetRows, SplitAudit
-from .errors import InputError
-from .evaluation.assemble import save_evidence
-from .evaluation.measured_sets import EvidenceSets
-from .evaluation.report import SetName, UnlearningReport
-from .evaluation.score_cache import score_once
-from .evaluation.scoring import preserved_rng
-from .files import write_text
-from .lineage import find_lineage, source_of
-from .measuring import Measuring, Watching, check_measures, check_method
-from .method_trainer import MethodTrainer
-from .methods.table import CHOICES, find_method
-from .models.loading import (
+from ..data.arrow_tables import AnyDataset
+from ..data.split import ForgetRows, SplitAudit
+from ..errors import InputError
+from ..evaluation.assemble import save_evidence
+from ..evaluation.measured_sets import EvidenceSets
+from ..evaluation.report import SetName, UnlearningReport
+from ..evaluation.score_cache import score_once
+from ..evaluation.scoring import preserved_rng
+from ..files import write_text
+from ..methods.table import CHOICES, find_method
+from ..models.loading import (
     Model,
     load_any,
     load_measurable,
@@ -38,15 +33,20 @@ from .models.loading import (
     task_of,
     to_device,
 )
-from .models.location import ModelSource, locate
-from .models.tasks import Task
-from .models.training_record import RECORD_FILE, DataSource, load_record
-from .publishing.card import write_card
-from .publishing.publish import publish
-from .reporting import trainer_report
+from ..models.location import ModelSource, locate
+from ..models.tasks import Task
+from ..models.training_record import RECORD_FILE, DataSource, load_record
+from ..publishing.card import write_card
+from ..publishing.publish import publish
+from .callbacks import MeasureForgetting, StopWhenForgotten
+from .config import UnlearningConfig
+from .lineage import find_lineage, source_of
+from .measuring import Measuring, Watching, check_measures, check_method
+from .method_trainer import MethodTrainer
 from .saving import save_whole
+from .trained_weights import trained_weights
 from .trainer_data import trainer_data
-from .weights import trained_weights
+from .trainer_report import trainer_report
 
 # Enough records for the curve during training; the report uses all of them.
 MEASURED_RECORDS = 500

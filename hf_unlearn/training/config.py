@@ -11,11 +11,11 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
-from .errors import InputError
-from .methods.method import Method
-from .methods.retained_methods import HOT_FACTOR
-from .methods.starts import checkpoint
-from .methods.table import CHOICES, METHODS, STARTS, find_method
+from ..errors import InputError
+from ..methods.method import Method
+from ..methods.retained_methods import HOT_FACTOR
+from ..methods.starts import checkpoint
+from ..methods.table import CHOICES, METHODS, STARTS, find_method
 
 LEARNING_RATE = 5e-5
 DEFAULTS = {"lr_scheduler_type": "linear", "num_train_epochs": 3.0, "weight_decay": 0.0, "warmup_steps": 0}

@@ -5,15 +5,15 @@ from pathlib import Path
 import pyarrow as pa
 from peft import PeftModel
 
+from ..data.split import ForgetRows, SplitAudit
+from ..evaluation.assemble import assemble_report, model_entry
+from ..evaluation.measured_sets import EvidenceSets
+from ..evaluation.report import CurvePoint, MethodEntry, SetName, UnlearningReport
+from ..evaluation.verdict import BaseIsClean, Provenance
+from ..models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
 from .callbacks import StopWhenForgotten
-from .data.split import ForgetRows, SplitAudit
-from .evaluation.assemble import assemble_report, model_entry
-from .evaluation.measured_sets import EvidenceSets
-from .evaluation.report import CurvePoint, MethodEntry, SetName, UnlearningReport
-from .evaluation.verdict import BaseIsClean, Provenance
-from .first_use import NEVER, FirstUse, training_identity
+from .first_use_of_rows import NEVER, FirstUse, training_identity
 from .method_trainer import MethodTrainer
-from .models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
 
 CURVE_FIELDS = (
     "forget_loss",

@@ -5,13 +5,13 @@ from typing import Any
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
+from ..errors import InputError
+from ..methods.method import Method
+from ..models.layers import blocks_until, freeze_all_but_ends, freeze_all_but_last
+from ..models.loading import PEFT_TASKS, Model, check_quantised, lora_settings, plain_model
+from ..models.tasks import Task
 from .config import UnlearningConfig
-from .errors import InputError
 from .lineage import Lineage
-from .methods.method import Method
-from .models.layers import blocks_until, freeze_all_but_ends, freeze_all_but_last
-from .models.loading import PEFT_TASKS, Model, check_quantised, lora_settings, plain_model
-from .models.tasks import Task
 
 
 def trained_weights(

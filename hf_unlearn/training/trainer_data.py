@@ -1,6 +1,6 @@
 """The data of a trainer, as examples: what it trains on, and what it measures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,20 +8,22 @@ import torch
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from ..data.alternates_file import AlternatesEntry, alternates_to
+from ..data.arrow_tables import AnyDataset
+from ..data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
+from ..data.masking import MaskingCollator, token_masking
+from ..data.replacements import by_record, encoder_of, plain_form, with_refusals
+from ..errors import InputError
+from ..evaluation.measured_sets import EvidenceSets, evidence_sets
+from ..evaluation.report import SetName
+from ..methods.forget_batches import Draws, ForgetRetainedDataset
+from ..methods.method import Method
+from ..methods.step import Part
+from ..models.loading import load_tokenizer
+from ..models.location import ModelSource
+from ..models.tasks import IGNORED, TASKS, Task
 from .config import UnlearningConfig
-from .data.alternates_file import AlternatesEntry, alternates_to
-from .data.arrow_tables import AnyDataset
-from .data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
-from .data.masking import MaskingCollator, token_masking
-from .data.replacements import by_record, encoder_of, plain_form, with_refusals
-from .errors import InputError
-from .evaluation.measured_sets import EvidenceSets, evidence_sets
-from .evaluation.report import SetName
-from .first_use import BLIND_ORDERS, FirstUse
-from .methods.forget_batches import Draws, ForgetRetainedDataset
-from .methods.method import Method
-from .methods.step import Part
-from .models.tasks import IGNORED, TASKS, Task
+from .first_use_of_rows import BLIND_ORDERS, FirstUse
 
 
 @dataclass(frozen=True)
@@ -178,3 +180,32 @@ def _mixed(
     if replacing is not None:
         sets["instead"], replacements = replacing
     return ForgetRetainedDataset(data, sets, replacements, int(config.num_labels or 0) if facts.classes else 0, draws)
+
+
+def measured_sets(
+    sets: Mapping[SetName, AnyDataset | None],
+    sources: Sequence[ModelSource],
+    model_config: PretrainedConfig,
+    task: Task,
+    config: UnlearningConfig,
+) -> EvidenceSets:
+    """Encode the sets to measure models on.
+
+    Args:
+        sets: records by set; None for a set that there is none of.
+        sources: models, of which the first that has a tokenizer gives it.
+        model_config: of a loaded model.
+        task: what the models do.
+        config: the settings.
+    """
+    retained = sets["retained"]
+    assert retained is not None
+    tokenizer = load_tokenizer(sources)
+    encoder = make_encoder(retained, task, model_config, tokenizer, config.max_length, config.layout)
+    collator = PaddingCollator(padding_id(tokenizer))
+    masking = token_masking(task, tokenizer, config.mlm_probability, config.seed)
+    with config.main_process_first(desc="tokenising"):
+        batch_size = config.per_device_eval_batch_size
+        return evidence_sets(
+            sets, encoder, collator, task, batch_size, config.seed, masking, tokenizer, config.group_column
+        )

@@ -12,9 +12,9 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from .evaluation.blind_baseline import BlindBaseline
-from .evaluation.statistics import CONFIDENCE, Estimate, membership_auc, smallest_margin, straight_line
-from .evaluation.verdict import ATTACKS, Provenance, Scores, decide
+from ..evaluation.blind_baseline import BlindBaseline
+from ..evaluation.statistics import CONFIDENCE, Estimate, membership_auc, smallest_margin, straight_line
+from ..evaluation.verdict import ATTACKS, Provenance, Scores, decide
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import set_seed
 
-from .checkpoints import last_checkpoint
-from .config import UnlearningConfig
 from .data.arrow_tables import AnyDataset
 from .models.loading import load_any, load_model
 from .models.location import ModelSource
 from .models.tasks import Task
 from .models.training_record import DataSource
 from .output_folder import start_folder
-from .trainer import UnlearningTrainer
+from .training.config import UnlearningConfig
+from .training.saving import last_checkpoint
+from .training.trainer import UnlearningTrainer
 
 
 def train_plainly(

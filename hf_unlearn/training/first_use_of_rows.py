@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .models.training_record import TrainingRecord
+from ..models.training_record import TrainingRecord
 
 FIRST_USE_FILE = "first_use.safetensors"
 NEVER = np.iinfo(np.uint32).max

@@ -8,16 +8,16 @@ from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
 from datasets import Dataset
 
+from ..evaluation.measured_sets import EvidenceSets
+from ..evaluation.score_cache import score_once
+from ..machine_faults import measuring_memory, telling_memory
+from ..methods.forget_batches import COLUMNS
+from ..methods.method import Method
+from ..methods.starts import fresh_model
+from ..methods.step import Teacher
+from ..models.loading import Model, frozen_copy, plain_model
+from ..models.tasks import Task
 from .config import UnlearningConfig
-from .evaluation.measured_sets import EvidenceSets
-from .evaluation.score_cache import score_once
-from .machine_faults import measuring_memory, telling_memory
-from .methods.forget_batches import COLUMNS
-from .methods.method import Method
-from .methods.starts import fresh_model
-from .methods.step import Teacher
-from .models.loading import Model, frozen_copy, plain_model
-from .models.tasks import Task
 
 
 def held_teachers(

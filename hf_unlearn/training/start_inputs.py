@@ -8,16 +8,16 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from ..evaluation.scoring import evaluating
+from ..methods.forget_batches import COLUMNS
+from ..methods.items import Items, labelled_items
+from ..methods.starts import StartInputs
+from ..methods.step import Passes
+from ..models.loading import Model, load_anchor, load_like, plain_model
+from ..models.location import ModelSource, locate
+from ..models.tasks import TASKS, Task
 from .config import UnlearningConfig
-from .evaluation.scoring import evaluating
 from .lineage import Lineage
-from .methods.forget_batches import COLUMNS
-from .methods.items import Items, labelled_items
-from .methods.starts import StartInputs
-from .methods.step import Passes
-from .models.loading import Model, load_anchor, load_like, plain_model
-from .models.location import ModelSource, locate
-from .models.tasks import TASKS, Task
 from .trainer_data import TrainerData
 
 

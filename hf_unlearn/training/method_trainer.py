@@ -1,7 +1,7 @@
 """The part of the trainer that trains: from a method's start, on its batches, by its objective and its rule.
 
 What a method does to a model is all here, with what a checkpoint holds of it. What is measured on the way, and what is
-made of the result, is not: see :mod:`~hf_unlearn.trainer`.
+made of the result, is not: see :mod:`~hf_unlearn.training.trainer`.
 """
 
 import math
@@ -20,28 +20,28 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
+from ..data.masking import NewMasksEachEpoch
+from ..errors import InputError
+from ..evaluation.measured_sets import EvidenceSets
+from ..evaluation.report import CostEntry, SetName
+from ..evaluation.scoring import preserved_rng
+from ..machine_faults import no_number, telling_memory, training_memory
+from ..methods.forget_batches import PartsCollator
+from ..methods.items import labels_in_place
+from ..methods.method import Method
+from ..methods.step import PARTS, Batch, Branch, InStep, Part, Passes, Step, count, in_parts
+from ..methods.step_rules import DualVariable, PreparedRule, Rewind
+from ..models.layers import flops_per_token
+from ..models.loading import Model
+from ..models.location import ModelSource
+from ..models.tasks import IGNORED, TASKS, Task
+from ..models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
 from .callbacks import SaveOnInterrupt
-from .checkpoints import finish_checkpoint, last_checkpoint
 from .config import UnlearningConfig
 from .cost import CostMeter
-from .data.masking import NewMasksEachEpoch
-from .errors import InputError
-from .evaluation.measured_sets import EvidenceSets
-from .evaluation.report import CostEntry, SetName
-from .evaluation.scoring import preserved_rng
-from .first_use import CollatorWithRows, FirstUse, training_identity
+from .first_use_of_rows import CollatorWithRows, FirstUse, training_identity
 from .lineage import Lineage
-from .machine_faults import no_number, telling_memory, training_memory
-from .methods.forget_batches import PartsCollator
-from .methods.items import labels_in_place
-from .methods.method import Method
-from .methods.step import PARTS, Batch, Branch, InStep, Part, Passes, Step, count, in_parts
-from .methods.step_rules import DualVariable, PreparedRule, Rewind
-from .models.layers import flops_per_token
-from .models.loading import Model
-from .models.location import ModelSource
-from .models.tasks import IGNORED, TASKS, Task
-from .models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
+from .saving import finish_checkpoint, last_checkpoint
 from .start_inputs import start_inputs
 from .teachers import held_teachers, log_probabilities
 from .trainer_data import TrainerData

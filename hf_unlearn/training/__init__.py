@@ -1,0 +1,1 @@
+"""UnlearningTrainer: transformers' Trainer, from a method's start, with the evidence around it."""
