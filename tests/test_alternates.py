@@ -24,9 +24,9 @@ from hf_unlearn.data.copies.exact import normalised_text
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.data.replacements import asked_and_answered
 from hf_unlearn.evaluation.report import UnlearningReport
+from hf_unlearn.jobs.alternates import PROMPT, AlternatesPrompts
 from hf_unlearn.lifecycle.local_copies import plan_local
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.write_alternates import PROMPT, AlternatesPrompts
 
 from .alternates import PAIR, answers, by_hand
 from .conftest import secrets_rows, write_rows

@@ -18,8 +18,9 @@ from PIL import Image
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import REPORT_FILE, LedgerNote, ModelEntry, UnlearningReport
+from hf_unlearn.jobs.finished_run import audit
 from hf_unlearn.lifecycle.audit_facts import Audited, DerivedCheck, Erasure, LedgerCheck, OldWeights
-from hf_unlearn.lifecycle.audit_page import audit, render_page
+from hf_unlearn.lifecycle.audit_page import render_page
 from hf_unlearn.lifecycle.audit_words import SENTENCES
 from hf_unlearn.lifecycle.derived_models import DerivedModel, DerivedReport, UnseenModel
 from hf_unlearn.lifecycle.erase import erase

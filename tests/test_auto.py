@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from hf_unlearn import InputError, UnlearningConfig, UnlearningReport, auto
+from hf_unlearn import InputError, UnlearningConfig, UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import CostEntry
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.utility import Utility
+from hf_unlearn.jobs import auto
+from hf_unlearn.jobs.trials import total_cost
 from hf_unlearn.models.training_record import RECORD_FILE
 from hf_unlearn.publishing.card import rendered_card
-from hf_unlearn.trials import total_cost
 
 from .conftest import secrets_rows, write_rows
 from .test_jobs import leaks, texts_in

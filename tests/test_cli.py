@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from hf_unlearn import InputError, UnlearningConfig
-from hf_unlearn.arguments import SETTINGS, DataArguments, ModelArguments, RequestArguments, build
 from hf_unlearn.cli import main
-from hf_unlearn.parsing import parse
+from hf_unlearn.cli.recipes import parse
+from hf_unlearn.jobs.settings import SETTINGS, DataArguments, ModelArguments, RequestArguments, build
 
 
 def test_help_is_fast_and_needs_no_torch() -> None:

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
-from hf_unlearn.console import print_derived
 from hf_unlearn.evaluation.report import REPORT_FILE, ModelEntry
+from hf_unlearn.jobs.derived import print_derived
 from hf_unlearn.lifecycle.derived_models import DerivedModel, DerivedReport, UnseenModel, derived_models, messages
 from hf_unlearn.publishing.card import BEFORE_AND_AFTER
 

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 from hf_unlearn import UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
-from hf_unlearn.dial import chosen_alpha, is_told, next_alpha
 from hf_unlearn.evaluation.measured_sets import halves_of_records
 from hf_unlearn.evaluation.report import CostEntry, TrialEntry
 from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
+from hf_unlearn.jobs.dial import chosen_alpha, is_told, next_alpha
 from hf_unlearn.publishing.card import rendered_card
 
 from .conftest import secrets_rows

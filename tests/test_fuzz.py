@@ -41,6 +41,7 @@ from transformers import (
 
 from hf_unlearn import InputError, Records, UnlearningReport
 from hf_unlearn.cli import main
+from hf_unlearn.cli.recipes import parse
 from hf_unlearn.data.alternates_file import read_alternates
 from hf_unlearn.data.arrow_tables import row_keys
 from hf_unlearn.data.copies.exact import normalised_text
@@ -48,7 +49,6 @@ from hf_unlearn.data.format import template_fields
 from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import ModelEntry
 from hf_unlearn.models.training_record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
-from hf_unlearn.parsing import parse
 from hf_unlearn.publishing.card import render_card
 from hf_unlearn.training.config import UnlearningConfig
 

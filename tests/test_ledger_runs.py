@@ -17,8 +17,8 @@ from huggingface_hub import HfApi, hf_hub_download
 from hf_unlearn import InputError, UnlearningReport, publish
 from hf_unlearn.cli import main
 from hf_unlearn.data.request.digests import digest_each, load_digest_key
+from hf_unlearn.jobs.preparation import prepare_run
 from hf_unlearn.models.location import locate
-from hf_unlearn.preparation import prepare_run
 from hf_unlearn.publishing.ledger import LEDGER_FILE, Erased, Ledger, Unlearned, digest_of, line_of, load_ledger
 from hf_unlearn.publishing.ledger_of_model import ledger_of
 from hf_unlearn.training.lineage import find_base

@@ -23,6 +23,8 @@ from hf_unlearn import (
 )
 from hf_unlearn.cli import main
 from hf_unlearn.data.split import RetainedSplit
+from hf_unlearn.jobs.preparation import prepare_run
+from hf_unlearn.jobs.reference_models import plan_reference
 from hf_unlearn.methods.retained_methods import RETAINED_METHODS
 from hf_unlearn.methods.starts import fresh_model
 from hf_unlearn.methods.step_rules import Disturb
@@ -30,9 +32,7 @@ from hf_unlearn.models.layers import blocks_of, matrices, names_after, names_fro
 from hf_unlearn.models.loading import AUTO_CLASSES, PEFT_TASKS, load_model, plain_model
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.tasks import TASKS
-from hf_unlearn.preparation import prepare_run
 from hf_unlearn.publishing.card import render_card
-from hf_unlearn.references import plan_reference
 
 from .conftest import note_rows, secrets_rows, tagged_rows, tickets_rows
 from .test_card import example_report

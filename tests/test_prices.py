@@ -8,12 +8,12 @@ import torch
 from peft import LoraConfig
 from rich.console import Console
 
-from hf_unlearn.console import print_prices
+from hf_unlearn.jobs.console import print_prices
+from hf_unlearn.jobs.prices import Price, Prices, estimate, recorded_pass, step_factor
 from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.layers import flops_per_token
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import TrainingRecord, load_record
-from hf_unlearn.prices import Price, Prices, estimate, recorded_pass, step_factor
 
 from .test_trainer import same, tickets, trainer, weights
 

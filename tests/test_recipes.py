@@ -11,9 +11,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.arguments import SETTINGS, build
 from hf_unlearn.cli import main
-from hf_unlearn.parsing import ORIGINAL, parse
+from hf_unlearn.cli.recipes import ORIGINAL, parse
+from hf_unlearn.jobs.settings import SETTINGS, build
 from hf_unlearn.publishing.card import rendered_card
 
 from .conftest import write_rows

@@ -30,9 +30,9 @@ from hf_unlearn.evaluation.relearning import (
     round_to_nearest,
 )
 from hf_unlearn.evaluation.scoring import score
+from hf_unlearn.jobs.preparation import prepare_run
 from hf_unlearn.models.loading import Model, load_any, load_tokenizer
 from hf_unlearn.models.location import locate
-from hf_unlearn.preparation import prepare_run
 from hf_unlearn.training.trainer_data import measured_sets
 
 from .conftest import note_rows, secrets_rows, write_rows

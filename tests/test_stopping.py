@@ -11,11 +11,11 @@ from rich.console import Console
 from transformers import TrainerState
 
 from hf_unlearn import Records, UnlearningTrainer, split_retained
-from hf_unlearn.console import print_report
 from hf_unlearn.data.split import RetainedSplit
 from hf_unlearn.evaluation.blind_baseline import blind_baseline
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.verdict import Scores
+from hf_unlearn.jobs.console import print_report
 from hf_unlearn.training.callbacks import StopWhenForgotten, planned_looks
 
 from .conftest import WORDS, secrets_rows

@@ -113,7 +113,7 @@ def test_the_preset_for_a_gpu_goes_through_with_a_tiny_model(tmp_path: Path, sha
     import benchmark
     import cells
 
-    from hf_unlearn.arguments import build
+    from hf_unlearn.jobs.settings import build
     from hf_unlearn.training.config import UnlearningConfig
 
     preset, rows = benchmark.read_presets(RECIPE / "benchmark.yaml", "smollm2")

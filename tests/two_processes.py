@@ -22,6 +22,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from hf_unlearn import Records, UnlearningConfig, UnlearningTrainer, split_retained
 from hf_unlearn.evaluation.score_cache import score_once
+from hf_unlearn.jobs.alternates import alternates
 from hf_unlearn.methods.losses import l1_norm
 from hf_unlearn.methods.resets import prune
 from hf_unlearn.methods.starts import StartInputs
@@ -31,7 +32,6 @@ from hf_unlearn.models.layers import whole
 from hf_unlearn.models.loading import Model, load_any
 from hf_unlearn.models.location import locate
 from hf_unlearn.training.teachers import held_teachers
-from hf_unlearn.write_alternates import alternates
 
 GLOBAL_BATCH = 8
 # Three batches of S: an odd number for two processes, and the last one is not full.

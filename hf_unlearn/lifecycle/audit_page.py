@@ -4,54 +4,29 @@ import base64
 import re
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..errors import InputError, in_one_line
+from ..errors import in_one_line
 from ..evaluation.plots import PICTURES, TITLES
 from ..evaluation.report import REPORT_FILE
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
 from ..evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows, show
-from ..files import write_text
 from ..models.tasks import TASKS
 from ..models.training_record import software_versions
 from ..publishing.card import method_of, reproducing_flags, shown_settings
 from ..publishing.ledger import Erased, Event
 from . import audit_words
-from .audit_facts import Audited, look
+from .audit_facts import Audited
 from .derived_models import SHOWN_MODELS
 from .erase_report import GIVES
 
 COMMIT = re.compile("[0-9a-f]{40}")
-
-
-def audit(place: str, output: Path, revision: str | None = None) -> None:
-    """Write the page about a finished run.
-
-    Args:
-        place: the run's output folder, or the repository it was published to.
-        output: the HTML file to write.
-        revision: a branch, tag or commit of the repository.
-
-    Raises:
-        InputError: there is no report there, or the Hub cannot be reached.
-    """
-    if output.is_dir() or not output.parent.is_dir():
-        raise InputError(f"--output {output} is a folder, or in one that does not exist; name a file to write.")
-    audited = look(place, revision)
-    try:
-        page = render_page(audited)
-    except (LookupError, TypeError, ValueError, UndefinedError) as error:
-        # A report is read with the types of its fields checked, and not that they fit together.
-        raise InputError(f"The report of {place} says one thing without what belongs to it: {error}") from error
-    write_text(output, page)
-    print(f"Wrote {output}.")
 
 
 # What is shown

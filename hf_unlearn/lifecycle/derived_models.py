@@ -24,9 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ExpandModelProperty_T
 from huggingface_hub.utils import validate_repo_id
-from rich.console import Console
 
-from ..console import plain, print_derived
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..files import write_text
@@ -305,61 +303,6 @@ def _is_repository(name: str) -> bool:
 
 def _iso(date: datetime | None) -> str | None:
     return None if date is None else date.astimezone(UTC).isoformat(timespec="seconds")
-
-
-# The command
-
-
-def derived(
-    model: str,
-    *,
-    unlearned: str | None = None,
-    output: Path | None = None,
-    message: Path | None = None,
-    max_models: int = MAX_MODELS,
-) -> DerivedReport:
-    """Show what was derived from a model on the Hub, and write what its owners could be told. Nothing is posted.
-
-    Args:
-        model: ``owner/name``.
-        unlearned: the repository or the output folder of the unlearned model, whose report says what was unlearned and
-            when; None when that report lies beside the model itself, or nothing was unlearned yet.
-        output: a file for the :class:`DerivedReport`.
-        message: a file for the texts, in Markdown.
-        max_models: to find at most.
-
-    Raises:
-        InputError: a place that cannot be written to, no report, or a Hub that fails at once.
-    """
-    if max_models < 1:
-        raise InputError(f"--max_models {max_models} is not possible; it must be 1 or more.")
-    for path in (output, message):
-        if path is not None and (os.path.isdir(path) or not os.path.isdir(path.absolute().parent)):
-            raise InputError(f"{path} cannot be written; name a file in a folder that exists.")
-    name, report = _unlearning(model, unlearned)
-    if message is not None and report is None:
-        raise InputError("The texts say what was unlearned and when: name the unlearned model with --unlearned.")
-    out = Console(soft_wrap=True)
-    out = out if out.is_terminal else Console(soft_wrap=True, width=160)
-    with out.status("Asking the Hub …") as status:
-        found = derived_models(
-            model,
-            unlearned=name,
-            unlearned_on=None if report is None else unlearning_date(report),
-            max_models=max_models,
-            watch=lambda looked, known: status.update(f"Looked at {looked:,} models; {known:,} are derived."),
-        )
-    print_derived(out, found)
-    try:
-        if output is not None:
-            found.save(output)
-            out.print(f"Wrote {plain(output)}.", highlight=False)
-        if message is not None and report is not None:
-            write_text(message, messages(found, report))
-            out.print(f"Wrote {plain(message)}.", highlight=False)
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be written: {error.strerror}.") from None
-    return found
 
 
 def messages(found: DerivedReport, report: UnlearningReport) -> str:

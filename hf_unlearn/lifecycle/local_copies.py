@@ -16,12 +16,12 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
 from rich.console import Console
 
-from ..console import plain
 from ..data.loading import local_cache_folder
-from ..erase_console import print_some, size_of
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.score_cache import tables_folder
+from ..jobs.console import plain
+from ..jobs.erasing import print_some, size_of
 from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
 from .erase_plan import ERASABLE
 from .hub_repository import RepoType
@@ -255,37 +255,6 @@ def _files(path: Path) -> Iterator[Path]:
         return
     for folder, _, names in os.walk(path):
         yield from (Path(folder) / name for name in names)
-
-
-# What a person sees
-
-
-def erase_on_this_machine(
-    repos: list[str], *, repo_type: RepoType = "model", output_dir: Path | None = None, yes: bool = False
-) -> None:
-    """Show which old copies are on this machine, and with ``yes`` delete them.
-
-    Args:
-        repos: whose revisions are looked for in the Hub's cache.
-        repo_type: what they hold.
-        output_dir: a finished run whose original, data set and checkpoints are looked for.
-        yes: do it.
-
-    Raises:
-        InputError: nothing is named, or the folder holds no finished run.
-    """
-    if not repos and output_dir is None:
-        raise InputError("Whose copies? Name repositories after --cache, or a finished run with --output_dir.")
-    out = Console(soft_wrap=True, width=120, highlight=False)
-    plan = plan_local(repos, repo_type, output_dir)
-    _print_local_plan(out, plan)
-    if not plan.going:
-        return
-    if yes:
-        erase_local(plan)
-        out.print(f"\nDeleted: {size_of(copy.size for copy in plan.going)}.")
-    else:
-        out.print("\nNothing has been changed. The same command with --yes deletes what is listed as going.")
 
 
 def _print_local_plan(out: Console, plan: LocalPlan) -> None:

@@ -30,11 +30,11 @@ import hf_unlearn
 from hf_unlearn import UnlearningReport, jobs
 from hf_unlearn.errors import InputError, in_one_line
 from hf_unlearn.files import write_text
+from hf_unlearn.jobs.alternates import alternates
 from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.loading import Model
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import RECORD_FILE, load_record
-from hf_unlearn.write_alternates import alternates
 
 ORIGINAL, RETRAINED = "original", "retrained"
 Group = Literal["yardstick", "retained", "forget"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from ..errors import InputError
 
 # What a command starts is imported when it runs: --help and errors in flags need no torch.
 
@@ -30,9 +30,9 @@ def _card_parser() -> argparse.ArgumentParser:
 
 
 def _card(folder: Path) -> None:
-    from . import finishing
+    from ..jobs import finished_run
 
-    finishing.card(folder)
+    finished_run.card(folder)
 
 
 # push
@@ -62,9 +62,9 @@ def _push_parser() -> argparse.ArgumentParser:
 
 
 def _push(**options: Any) -> None:
-    from . import finishing
+    from ..jobs import finished_run
 
-    finishing.push(**options)
+    finished_run.push(**options)
 
 
 # erase
@@ -107,20 +107,20 @@ branch holds what stays. Tags are deleted, and so are branches whose files are n
 
 def _erase(repos: list[str], cache: bool, dry_run: bool, output_dir: Path | None, **options: Any) -> None:
     if cache:
-        from .lifecycle import local_copies
+        from ..jobs import erasing
 
         yes, repo_type = options.pop("yes"), options.pop("repo_type")
         if any(options.values()):
             raise InputError("--confirm, --whatever_the_verdict and --output are for the Hub, not for --cache.")
-        local_copies.erase_on_this_machine(repos, repo_type=repo_type, output_dir=output_dir, yes=yes)
+        erasing.erase_on_this_machine(repos, repo_type=repo_type, output_dir=output_dir, yes=yes)
         return
     if len(repos) != 1:
         raise InputError("Which repository? Name one, as in `hf-unlearn erase owner/name`.")
     if output_dir is not None:
         raise InputError("--output_dir is for --cache; a repository on the Hub needs its name only.")
-    from . import erase_console
+    from ..jobs import erasing
 
-    erase_console.erase_on_hub(repos[0], **options)
+    erasing.erase_on_hub(repos[0], **options)
 
 
 # plan
@@ -139,9 +139,9 @@ def _plan_parser() -> argparse.ArgumentParser:
 
 
 def _plan(epsilon: float, **options: Any) -> None:
-    from . import plan
+    from ..jobs import epsilon_plan
 
-    plan.plan(epsilon, **options)
+    epsilon_plan.plan(epsilon, **options)
 
 
 # ledger
@@ -167,12 +167,12 @@ def _ledger_parser() -> argparse.ArgumentParser:
 
 
 def _ledger(action: str, **options: Any) -> int | None:
-    from . import ledger_commands
+    from ..jobs import ledger
 
     actions: dict[str, Callable[..., int | None]] = {
-        "verify": ledger_commands.verify,
-        "show": ledger_commands.show,
-        "prove": ledger_commands.prove,
+        "verify": ledger.verify,
+        "show": ledger.show,
+        "prove": ledger.prove,
     }
     return actions[action](**options)
 
@@ -198,9 +198,9 @@ def _derived_parser() -> argparse.ArgumentParser:
 
 
 def _derived(model: str, **options: Any) -> None:
-    from .lifecycle import derived_models
+    from ..jobs import derived
 
-    derived_models.derived(model, **options)
+    derived.derived(model, **options)
 
 
 # audit
@@ -218,9 +218,9 @@ def _audit_parser() -> argparse.ArgumentParser:
 
 
 def _audit(place: str, **options: Any) -> None:
-    from .lifecycle import audit_page
+    from ..jobs import finished_run
 
-    audit_page.audit(place, **options)
+    finished_run.audit(place, **options)
 
 
 COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., int | None]]] = {

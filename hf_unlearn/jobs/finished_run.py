@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
 from rich.console import Console
 
+from ..errors import InputError
+from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..files import write_text
+from ..lifecycle.audit_facts import look
+from ..lifecycle.audit_page import render_page
+from ..lifecycle.retained_dataset import publish_retained, retained_data
+from ..publishing.card import CARD_FILE, write_card
+from ..publishing.publish import publish
 from .console import print_published
-from .errors import InputError
-from .evaluation.report import REPORT_FILE, UnlearningReport
-from .lifecycle.retained_dataset import publish_retained, retained_data
-from .publishing.card import CARD_FILE, write_card
-from .publishing.publish import publish
 
 
 def card(folder: Path) -> None:
@@ -51,3 +55,26 @@ def push(
     if data is not None and retained_dataset is not None:
         there = push_to_existing
         print(publish_retained(data, retained_dataset, folder, private=bool(private), push_to_existing=there))
+
+
+def audit(place: str, output: Path, revision: str | None = None) -> None:
+    """Write the page about a finished run.
+
+    Args:
+        place: the run's output folder, or the repository it was published to.
+        output: the HTML file to write.
+        revision: a branch, tag or commit of the repository.
+
+    Raises:
+        InputError: there is no report there, or the Hub cannot be reached.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"--output {output} is a folder, or in one that does not exist; name a file to write.")
+    audited = look(place, revision)
+    try:
+        page = render_page(audited)
+    except (LookupError, TypeError, ValueError, UndefinedError) as error:
+        # A report is read with the types of its fields checked, and not that they fit together.
+        raise InputError(f"The report of {place} says one thing without what belongs to it: {error}") from error
+    write_text(output, page)
+    print(f"Wrote {output}.")

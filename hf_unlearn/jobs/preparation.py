@@ -9,37 +9,29 @@ import torch
 from peft import LoraConfig
 from rich.console import Console
 
-from .arguments import DataArguments, ModelArguments, RequestArguments, build
-from .console import print_audit, print_requests
-from .data.alternates_file import AlternatesSettings, alternates_to
-from .data.arrow_tables import AnyDataset, column_names
-from .data.checks import check_fit
-from .data.format import record_format
-from .data.loading import pick_split
-from .data.request.id_files import request_files
-from .data.split import RetainedSplit
-from .errors import InputError
-from .evaluation.report import SetName
-from .methods.method import DEFAULT_BUDGET
-from .methods.table import CHOICES, METHODS, find_method
-from .models.loading import (
-    PEFT_TASKS,
-    load_config,
-    peft_task,
-    quantised_bits,
-    quantization,
-    task_of,
-)
-from .models.location import ModelSource, locate
-from .models.tasks import Task
-from .models.training_record import DataSource, TrainingRecord, load_record
-from .publishing.ledger import Ledger
-from .publishing.ledger_of_model import ledger_of, weights_of
-from .sources import named_data, split_data
-from .training.config import UnlearningConfig
-from .training.lineage import find_lineage
-from .training.measuring import check_measures, check_method
-from .training.trained_weights import check_adapter
+from ..data.alternates_file import AlternatesSettings, alternates_to
+from ..data.arrow_tables import AnyDataset, column_names
+from ..data.checks import check_fit
+from ..data.format import record_format
+from ..data.loading import pick_split
+from ..data.split import RetainedSplit
+from ..errors import InputError
+from ..evaluation.report import SetName
+from ..methods.method import DEFAULT_BUDGET
+from ..methods.table import CHOICES, METHODS, find_method
+from ..models.loading import PEFT_TASKS, load_config, peft_task, quantised_bits, quantization, task_of
+from ..models.location import ModelSource, locate
+from ..models.tasks import Task
+from ..models.training_record import DataSource, TrainingRecord, load_record
+from ..publishing.ledger import Ledger
+from ..publishing.ledger_of_model import ledger_of, weights_of
+from ..training.config import UnlearningConfig
+from ..training.lineage import find_lineage
+from ..training.measuring import check_measures, check_method
+from ..training.trained_weights import check_adapter
+from .console import console, plain, show_split
+from .settings import DataArguments, ModelArguments, RequestArguments, build
+from .splitting import named_data, split_data
 
 # What says how to unlearn, and nothing else.
 METHOD_SETTINGS = (
@@ -173,25 +165,6 @@ def check_needs(run: Preparation) -> None:
         check_adapter(config, method, method.resolve_alpha(config.alpha), lineage, new=run.lora is not None)
 
 
-def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:
-    """Show what a request does to a data set."""
-    print_audit(out, parts.audit)
-    if request_args.forget_requests is not None and parts.forgotten is not None:
-        files, ignored = request_files(Path(request_args.forget_requests))
-        names = {path.name for path in files}
-        print_requests(out, [file for file in parts.forgotten.files if file.name in names], ignored)
-
-
-def console(config: UnlearningConfig) -> Console:
-    """Where results are shown: on the main process only, and not squeezed when they go to a file.
-
-    Args:
-        config: making it has told the processes of a launch apart.
-    """
-    shown = Console(quiet=config.process_index > 0, soft_wrap=True)
-    return shown if shown.is_terminal else Console(quiet=shown.quiet, soft_wrap=True, width=120)
-
-
 def inherited_settings(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
     """The training settings that the record fills in where neither the user nor the method says something.
 
@@ -278,3 +251,27 @@ def lora_config(args: ModelArguments, task: Task) -> LoraConfig | None:
         lora_dropout=args.lora_dropout,
         target_modules=args.lora_target_modules,
     )
+
+
+def split(values: dict[str, Any]) -> None:
+    """Show what a request would do; nothing is trained or written."""
+    data_args = build(DataArguments, values)
+    config = build(UnlearningConfig, without_method(values))
+    request_args, out = build(RequestArguments, values), console(config)
+    ledger = _ledger_of_named(build(ModelArguments, values), out)
+    data, source = named_data(data_args)
+    show_split(out, split_data(data, source, data_args, request_args, config, ledger), request_args)
+
+
+def _ledger_of_named(model_args: ModelArguments, out: Console) -> Ledger | None:
+    """The ledger of the model that a split is for, which need not be there yet."""
+    if model_args.model_name_or_path is None:
+        return None
+    try:
+        source = located(model_args)
+    except InputError as error:
+        out.print(
+            f"What the model had to forget before is left out of this, as it cannot be looked at: {plain(error)}"
+        )
+        return None
+    return ledger_of(source)

@@ -6,27 +6,38 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 
-from .arguments import ComparisonArguments, ReferencesArguments, RunArguments, build
-from .data.split import SplitAudit
-from .errors import InputError
-from .evaluation.measured_sets import EvidenceSets
-from .evaluation.references import ARMS, Arm, TrainedReference
-from .methods.table import CHOICES, METHODS
-from .models.loading import PEFT_TASKS, load_config, peft_task, task_of
-from .models.location import ModelSource, locate
-from .models.tasks import Task
-from .models.training_record import RECORD_FILE, TrainingRecord
-from .output_folder import REFERENCES_FOLDER, SETTINGS_FILE, run_settings
-from .preparation import METHOD_SETTINGS, Preparation, inherited_settings
-from .training.config import UnlearningConfig
-from .training.lineage import find_base
-from .training.trainer_data import measured_sets
+from ..data.split import SplitAudit
+from ..errors import InputError
+from ..evaluation.closeness.compare import HISTOGRAM_FILE
+from ..evaluation.measured_sets import EvidenceSets
+from ..evaluation.references import (
+    ARMS,
+    REFERENCES_FILE,
+    Arm,
+    ReferencesReport,
+    TrainedReference,
+    references_report,
+    save_references,
+    score_references,
+)
+from ..methods.table import CHOICES, METHODS
+from ..models.loading import PEFT_TASKS, load_config, peft_task, task_of
+from ..models.location import ModelSource, locate
+from ..models.tasks import Task
+from ..models.training_record import RECORD_FILE, TrainingRecord
+from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, run_settings
+from ..training.config import UnlearningConfig
+from ..training.lineage import find_base
+from ..training.trainer_data import measured_sets
+from .console import console, plain, print_references
+from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, precision, prepare_run
+from .settings import ComparisonArguments, ReferencesArguments, RunArguments, build
 from .training_runs import train_plainly, unlearn
 
 # What of a run's settings holds for a retraining too, and does not change its result.
@@ -286,3 +297,44 @@ def _batch(record: TrainingRecord, config: UnlearningConfig) -> dict[str, int]:
     asked = {batch: config.per_device_train_batch_size, steps: config.gradient_accumulation_steps}
     recorded = {name: record.settings[name] for name in (batch, steps)}
     return asked if asked[batch] * asked[steps] == recorded[batch] * recorded[steps] else recorded
+
+
+def _own_references(prepared: Preparation) -> list[TrainedReference]:
+    """The references in the run's own folder; tells of those that are left out."""
+    found, others = own_references(prepared)
+    if others:
+        place = plain(prepared.config.folder / REFERENCES_FOLDER)
+        console(prepared.config).print(f"{others} models in {place} belong to other settings and are left out.")
+    return found
+
+
+def references(values: dict[str, Any]) -> ReferencesReport:
+    """Train the reference models of a run, score them on its records, and show what they make of S and H."""
+    asked = build(ReferencesArguments, values)
+    if not 0 <= asked.delta < 1:
+        raise InputError(f"--delta {asked.delta} is not possible; it must be 0 or more and below 1.")
+    prepared = prepare_run({"method": "auto", **values})
+    config = prepared.config
+    out = console(config)
+    planned = plan_references(prepared, cast(list[Arm], asked.arms), asked.seeds)
+    # What the records cannot be read with is found before the first of them is trained.
+    evidence = evidence_of(prepared)
+    for number, reference in enumerate(planned, start=1):
+        out.print(f"Model {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
+        train_reference(prepared, reference)
+    scored = score_references(
+        _own_references(prepared),
+        evidence,
+        loading=prepared.loading,
+        device=config.device,
+        trust_remote_code=prepared.source.trust_remote_code,
+        context=lambda: precision(config),
+    )
+    report = references_report(scored, prepared.task, delta=asked.delta, seed=config.seed)
+    folder = config.folder / REFERENCES_FOLDER
+    if PartialState().is_main_process:
+        save_references(report, scored, folder, config.seed)
+    print_references(out, report)
+    pictured = f" and {HISTOGRAM_FILE}" if report.closeness else ""
+    out.print(f"The models, their tables, {REFERENCES_FILE}{pictured} are in {plain(folder)}.")
+    return report

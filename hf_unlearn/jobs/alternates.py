@@ -17,23 +17,23 @@ from rich.console import Console
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .arguments import AlternatesArguments, ModelArguments, build
-from .console import plain
-from .data.alternates_file import Alternates, AlternatesSettings, append, begin, forget_digest, read_alternates
-from .data.arrow_tables import column_names
-from .data.copies.exact import normalised_text
-from .data.encoding import RecordEncoder, resolve_max_length
-from .data.format import RecordFormat, record_format, template_fields
-from .data.replacements import asked_and_answered
-from .errors import InputError
-from .evaluation.generation import check_writes, generate
-from .methods.table import METHODS
-from .models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
-from .models.location import ModelSource, locate
-from .models.tasks import TASKS, Task
-from .preparation import Preparation, console, precision, prepare_run, without_method
-from .publishing.ledger_of_model import weights_of
-from .training.config import UnlearningConfig
+from ..data.alternates_file import Alternates, AlternatesSettings, append, begin, forget_digest, read_alternates
+from ..data.arrow_tables import column_names
+from ..data.copies.exact import normalised_text
+from ..data.encoding import RecordEncoder, resolve_max_length
+from ..data.format import RecordFormat, record_format, template_fields
+from ..data.replacements import asked_and_answered
+from ..errors import InputError
+from ..evaluation.generation import check_writes, generate
+from ..methods.table import METHODS
+from ..models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
+from ..models.location import ModelSource, locate
+from ..models.tasks import TASKS, Task
+from ..publishing.ledger_of_model import weights_of
+from ..training.config import UnlearningConfig
+from .console import console, plain
+from .preparation import Preparation, precision, prepare_run, without_method
+from .settings import AlternatesArguments, ModelArguments, build
 
 PROMPT = """\
 Each answer below is followed by a made-up one, which suits the question as well but tells other facts.

@@ -11,20 +11,20 @@ from datasets import (
     IterableDatasetDict,
 )
 
-from .arguments import DataArguments, RequestArguments
-from .data.arrow_tables import AnyDataset, column_names, require_columns
-from .data.copies.paraphrases import SentenceEncoder
-from .data.format import template_fields
-from .data.loading import load_data, pick_split, reading
-from .data.request.digests import _key_path, load_digest_key
-from .data.request.id_files import request_files
-from .data.request.records import Records
-from .data.split import RetainedSplit, split_retained
-from .errors import InputError
-from .models.training_record import DataSource
-from .publishing.ledger import Ledger
-from .publishing.ledger_of_model import forgotten_before, ledger_key
-from .training.config import UnlearningConfig
+from ..data.arrow_tables import AnyDataset, column_names, require_columns
+from ..data.copies.paraphrases import SentenceEncoder
+from ..data.format import template_fields
+from ..data.loading import load_data, pick_split, reading
+from ..data.request.digests import _key_path, load_digest_key
+from ..data.request.id_files import request_files
+from ..data.request.records import Records
+from ..data.split import RetainedSplit, split_retained
+from ..errors import InputError
+from ..models.training_record import DataSource
+from ..publishing.ledger import Ledger
+from ..publishing.ledger_of_model import forgotten_before, ledger_key
+from ..training.config import UnlearningConfig
+from .settings import DataArguments, RequestArguments
 
 
 def named_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import pyarrow as pa
 from datasets import Dataset
 
-from .data.arrow_tables import AnyDataset
-from .errors import InputError
-from .evaluation.blind_baseline import BlindBaseline
-from .evaluation.measured_sets import EvidenceSets, attack_scores, halves_of_records, loss_and_auc
-from .evaluation.report import Road, SetName, TrialEntry, UnlearningReport
-from .evaluation.score_cache import score_once
-from .evaluation.statistics import Estimate
-from .evaluation.verdict import Provenance, Scores, Verdict, decide
-from .models.layers import flops_per_token
-from .models.loading import Model, load_any, load_config, load_measurable, quantised_bits, to_device
-from .models.location import ModelSource, locate
-from .output_folder import start_folder
+from ..data.arrow_tables import AnyDataset
+from ..errors import InputError
+from ..evaluation.blind_baseline import BlindBaseline
+from ..evaluation.measured_sets import EvidenceSets, attack_scores, halves_of_records, loss_and_auc
+from ..evaluation.report import Road, SetName, TrialEntry, UnlearningReport
+from ..evaluation.score_cache import score_once
+from ..evaluation.statistics import Estimate
+from ..evaluation.verdict import Provenance, Scores, Verdict, decide
+from ..models.layers import flops_per_token
+from ..models.loading import Model, load_any, load_config, load_measurable, quantised_bits, to_device
+from ..models.location import ModelSource, locate
+from ..output_folder import start_folder
+from ..training.trainer import UnlearningTrainer
+from ..training.trainer_data import measured_sets
 from .preparation import Preparation, precision
-from .training.trainer import UnlearningTrainer
-from .training.trainer_data import measured_sets
 from .trials import (
     APPROXIMATE,
     EXACT,

@@ -5,16 +5,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..data.arrow_tables import listed
+from ..data.request.digests import digest_each
+from ..data.request.records import value_text
+from ..errors import InputError, in_one_line
+from ..evaluation.report import REPORT_FILE
+from ..hub_access import hub_errors
+from ..models.location import ModelSource, locate
+from ..publishing.ledger import LEDGER_FILE, Ledger, Unlearned
+from ..publishing.ledger_of_model import ledger_key, ledger_of
 from .console import COLOURS, plain
-from .data.arrow_tables import listed
-from .data.request.digests import digest_each
-from .data.request.records import value_text
-from .errors import InputError, in_one_line
-from .evaluation.report import REPORT_FILE
-from .hub_access import hub_errors
-from .models.location import ModelSource, locate
-from .publishing.ledger import LEDGER_FILE, Ledger, Unlearned
-from .publishing.ledger_of_model import ledger_key, ledger_of
 
 
 def verify(place: str, revision: str | None) -> None:

@@ -8,15 +8,24 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import set_seed
 
-from .data.arrow_tables import AnyDataset
-from .models.loading import load_any, load_model
-from .models.location import ModelSource
-from .models.tasks import Task
-from .models.training_record import DataSource
-from .output_folder import start_folder
-from .training.config import UnlearningConfig
-from .training.saving import last_checkpoint
-from .training.trainer import UnlearningTrainer
+from ..data.arrow_tables import AnyDataset, column_names
+from ..data.checks import check_fit, check_head
+from ..data.format import record_format
+from ..data.labels import class_names
+from ..data.loading import pick_split
+from ..data.split import split_retained
+from ..models.loading import load_any, load_config, load_model, peft_task, task_of
+from ..models.location import ModelSource
+from ..models.tasks import TASKS, Task
+from ..models.training_record import RECORD_FILE, DataSource
+from ..output_folder import is_finished, run_settings, start_folder
+from ..training.config import UnlearningConfig
+from ..training.saving import last_checkpoint
+from ..training.trainer import UnlearningTrainer
+from .console import console, plain
+from .preparation import loading_options, located, lora_config
+from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
+from .splitting import holdout_rows, named_data, split_data
 
 
 def train_plainly(
@@ -104,3 +113,43 @@ def unlearn(
     start_folder(config.folder, settings)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     return trainer
+
+
+def train(values: dict[str, Any]) -> None:
+    """Train A(D), or A(L), plainly, and write the training record beside it."""
+    model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
+    request_args = build(RequestArguments, values)
+    config = build(UnlearningConfig, {"output_dir": "original", **values})
+    out = console(config)
+    data, source = named_data(data_args)
+    dataset: AnyDataset
+    if build(TrainArguments, values).train_on == "retained":
+        dataset = split_data(data, source, data_args, request_args, config).retained
+    else:
+        dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
+        if (held_out := holdout_rows(request_args)) is not None:
+            dataset = split_retained(dataset, held_out, duplicates=None).retained
+    base = located(model_args)
+    config_of_base = load_config(base)
+    task = task_of(base.name, config_of_base, model_args.task, peft=peft_task(base))
+    check_fit([dataset], None, config_of_base, task, config.layout)
+    labels = None
+    if TASKS[task].classes:
+        labels = class_names(dataset, record_format(column_names(dataset), task, **config.layout).label)
+        check_head(base, config_of_base, task, len(labels))
+    lora = lora_config(model_args, task)
+    loading = loading_options(model_args, base)
+    folder = config.folder
+    fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
+    settings = run_settings(values, data=fingerprint)
+    if is_finished(folder, settings, RECORD_FILE):
+        out.print(f"{plain(folder)} holds this training, finished.")
+        return
+    trainer = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings)
+    record = trainer.record
+    assert record is not None
+    out.print(
+        f"Trained {plain(base.public_name)} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} "
+        f"epochs ({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in "
+        f"{plain(config.output_dir)}."
+    )

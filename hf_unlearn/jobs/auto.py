@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .errors import InputError
-from .evaluation.report import Road, TrialEntry, UnlearningReport
-from .evaluation.utility import Utility, utility
-from .models.location import ModelSource
+from ..errors import InputError
+from ..evaluation.report import Road, TrialEntry, UnlearningReport
+from ..evaluation.utility import Utility, utility
+from ..models.location import ModelSource
+from ..training.trainer import UnlearningTrainer
 from .preparation import Preparation
-from .training.trainer import UnlearningTrainer
 from .trials import (
     APPROXIMATE,
     EXACT,

@@ -9,15 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from ..errors import InputError
+from ..files import write_text
+from ..hub_access import erasing_errors
+from ..lifecycle.erase import erase
+from ..lifecycle.erase_plan import ErasurePlan, plan_erasure
+from ..lifecycle.erase_report import GIVES, Answer, ErasureReport, OldObject
+from ..lifecycle.hub_repository import HubRepo, RepoType
+from ..lifecycle.local_copies import _print_local_plan, erase_local, plan_local
+from ..publishing.card import BEFORE_AND_AFTER
 from .console import plain
-from .errors import InputError
-from .files import write_text
-from .hub_access import erasing_errors
-from .lifecycle.erase import erase
-from .lifecycle.erase_plan import ErasurePlan, plan_erasure
-from .lifecycle.erase_report import GIVES, Answer, ErasureReport, OldObject
-from .lifecycle.hub_repository import HubRepo, RepoType
-from .publishing.card import BEFORE_AND_AFTER
 
 WHY = f"{BEFORE_AND_AFTER} So the old ones go, and with them optimizer states, checkpoints and evaluation files."
 
@@ -185,3 +186,31 @@ def print_some(out: Console, lines: list[str]) -> None:
 def size_of(sizes: Iterable[int]) -> str:
     """Bytes in all, in words."""
     return tqdm.format_sizeof(sum(sizes), "B")
+
+
+def erase_on_this_machine(
+    repos: list[str], *, repo_type: RepoType = "model", output_dir: Path | None = None, yes: bool = False
+) -> None:
+    """Show which old copies are on this machine, and with ``yes`` delete them.
+
+    Args:
+        repos: whose revisions are looked for in the Hub's cache.
+        repo_type: what they hold.
+        output_dir: a finished run whose original, data set and checkpoints are looked for.
+        yes: do it.
+
+    Raises:
+        InputError: nothing is named, or the folder holds no finished run.
+    """
+    if not repos and output_dir is None:
+        raise InputError("Whose copies? Name repositories after --cache, or a finished run with --output_dir.")
+    out = Console(soft_wrap=True, width=120, highlight=False)
+    plan = plan_local(repos, repo_type, output_dir)
+    _print_local_plan(out, plan)
+    if not plan.going:
+        return
+    if yes:
+        erase_local(plan)
+        out.print(f"\nDeleted: {size_of(copy.size for copy in plan.going)}.")
+    else:
+        out.print("\nNothing has been changed. The same command with --yes deletes what is listed as going.")

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from .arguments import SETTINGS, DataArguments, RequestArguments
-from .errors import InputError
+from ..errors import InputError
+from ..jobs.settings import SETTINGS, DataArguments, RequestArguments
 
 ABOUT = {
     "run": "Split, unlearn, measure, report, card, and with --push publish. With --method auto, the default, the base "

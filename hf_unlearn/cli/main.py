@@ -8,9 +8,9 @@ import signal
 import sys
 import threading
 
-from . import __version__
+from .. import __version__
+from ..errors import AlreadyHonoured, InputError, in_one_line
 from .commands import COMMANDS
-from .errors import AlreadyHonoured, InputError, in_one_line
 
 USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
 
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         return 130
     except Exception as error:
-        from .machine_faults import explain
+        from ..machine_faults import explain
 
         sentence = explain(error)
         if sentence is None:
@@ -95,27 +95,32 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(command: str, flags: list[str]) -> int:
     if command in CONFIGURED:
-        from . import jobs, parsing, write_alternates
-        from .hub_access import hub_errors
+        from ..hub_access import hub_errors
+        from ..jobs import (
+            alternates,
+            attacking,
+            evaluating,
+            preparation,
+            reference_models,
+            training_runs,
+            unlearning,
+        )
+        from . import recipes
 
-        values = parsing.parse(command, flags)
+        values = recipes.parse(command, flags)
         # Streamed records come while they are used, so the Hub can fail anywhere.
         with hub_errors(f"The data set {values.get('dataset_name')!r}"):
             {
-                "run": jobs.run,
-                "split": jobs.split,
-                "train": jobs.train,
-                "alternates": write_alternates.alternates,
-                "references": jobs.references,
-                "evaluate": jobs.evaluate,
-                "attack": jobs.attack,
+                "run": unlearning.run,
+                "split": preparation.split,
+                "train": training_runs.train,
+                "alternates": alternates.alternates,
+                "references": reference_models.references,
+                "evaluate": evaluating.evaluate,
+                "attack": attacking.attack,
             }[command](values)
         return 0
     if command in COMMANDS:
         parser, run = COMMANDS[command]
         return run(**vars(parser().parse_args(flags))) or 0
     raise InputError(f"there is no such command; the commands are {', '.join((*CONFIGURED, *COMMANDS))}.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

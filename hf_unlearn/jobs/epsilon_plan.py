@@ -6,9 +6,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from .errors import InputError
-from .evaluation.closeness.epsilon import ALPHA, DELTA, ceiling, models_needed
-from .evaluation.wording import duration
+from ..errors import InputError
+from ..evaluation.closeness.epsilon import ALPHA, DELTA, ceiling, models_needed
+from ..evaluation.wording import duration
 
 TESTED = (8, 16, 32, 64, 128, 256, 512)
 
@@ -63,9 +63,9 @@ def plan(
 
 def _cost(name: str, revision: str | None, budget: float | None, models: int) -> str:
     """What the models cost by the training record of the original, in a sentence."""
-    from .methods.method import DEFAULT_BUDGET
-    from .models.location import locate
-    from .models.training_record import RECORD_FILE, load_record
+    from ..methods.method import DEFAULT_BUDGET
+    from ..models.location import locate
+    from ..models.training_record import RECORD_FILE, load_record
 
     record = load_record(locate(name, revision))
     if record is None:

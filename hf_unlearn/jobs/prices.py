@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from .evaluation.scoring import preserved_rng
-from .machine_faults import telling_memory, training_memory
-from .methods.method import DEFAULT_BUDGET, Method
-from .methods.step import Part
-from .models.layers import blocks_until, flops_per_token, names_until
-from .models.loading import plain_model
-from .models.tasks import TASKS
-from .models.training_record import TrainingRecord
+from ..evaluation.scoring import preserved_rng
+from ..machine_faults import telling_memory, training_memory
+from ..methods.method import DEFAULT_BUDGET, Method
+from ..methods.step import Part
+from ..models.layers import blocks_until, flops_per_token, names_until
+from ..models.loading import plain_model
+from ..models.tasks import TASKS
+from ..models.training_record import TrainingRecord
 
 if TYPE_CHECKING:
-    from .training.trainer import UnlearningTrainer
+    from ..training.trainer import UnlearningTrainer
 
 # The first step is slower than the others and is not counted.
 TIMED_STEPS = 3

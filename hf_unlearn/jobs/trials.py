@@ -9,19 +9,19 @@ from typing import Any
 
 from accelerate import PartialState
 
-from .arguments import build
-from .console import print_prices
-from .data.arrow_tables import AnyDataset
-from .evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
-from .methods.table import METHODS
-from .models.location import ModelSource
-from .models.training_record import DataSource
-from .output_folder import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
-from .preparation import Preparation, console, inherited_settings
+from ..data.arrow_tables import AnyDataset
+from ..evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
+from ..methods.table import METHODS
+from ..models.location import ModelSource
+from ..models.training_record import DataSource
+from ..output_folder import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
+from ..training.config import UnlearningConfig
+from ..training.lineage import find_base
+from ..training.trainer import UnlearningTrainer
+from .console import console, print_prices
+from .preparation import Preparation, inherited_settings
 from .prices import estimate
-from .training.config import UnlearningConfig
-from .training.lineage import find_base
-from .training.trainer import UnlearningTrainer
+from .settings import build
 from .training_runs import unlearn
 
 # The methods of the two roads: to begin at the base,
@@ -152,7 +152,7 @@ def train(
     forget: AnyDataset | None,
     holdout: AnyDataset | None,
 ) -> UnlearningTrainer:
-    """Train a run, or go on with it; see :func:`~hf_unlearn.training_runs.unlearn`."""
+    """Train a run, or go on with it; see :func:`~hf_unlearn.jobs.training_runs.unlearn`."""
     # A trainer refers to itself, so that of an earlier trial holds its model until it is looked for.
     gc.collect()
     return unlearn(

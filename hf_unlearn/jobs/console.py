@@ -1,6 +1,7 @@
 """What a person sees in the terminal: the audit of a split, and the report."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -8,24 +9,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .data.request.forgotten_digests import RequestFile
-from .data.split import SplitAudit
-from .errors import in_one_line
-from .evaluation.closeness.compare import Closeness
-from .evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
-from .evaluation.statistics import Estimate
-from .evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
-from .lifecycle.derived_models import SHOWN_MODELS
-from .models.tasks import TASKS
+from ..data.request.forgotten_digests import RequestFile
+from ..data.request.id_files import request_files
+from ..data.split import RetainedSplit, SplitAudit
+from ..errors import in_one_line
+from ..evaluation.closeness.compare import Closeness
+from ..evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
+from ..evaluation.statistics import Estimate
+from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
+from ..models.tasks import TASKS
+from ..publishing.card import BEFORE_AND_AFTER, new_version
+from ..training.config import UnlearningConfig
 from .prices import Price, Prices
-from .publishing.card import BEFORE_AND_AFTER, new_version
+from .settings import RequestArguments
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-    from .evaluation.attack_report import AttackReport
-    from .evaluation.references import ReferencesReport
-    from .lifecycle.derived_models import DerivedReport
+    from ..evaluation.attack_report import AttackReport
+    from ..evaluation.references import ReferencesReport
 
 
 COLOURS = {
@@ -207,68 +209,6 @@ def print_published(console: Console, commit: "CommitInfo", report: UnlearningRe
         )
 
 
-def print_derived(console: Console, found: "DerivedReport") -> None:
-    """Show what was derived from a model, and what is left to do."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False)
-
-    name = plain(found.model)
-    if not found.is_visible:
-        say(f"{name} cannot be looked into: it is private, disabled or deleted.")
-    if found.models:
-        console.print(_derived_table(found))
-        if len(found.models) > SHOWN_MODELS:
-            say(f"The first {SHOWN_MODELS} of {len(found.models):,}; --output writes them all.")
-    else:
-        say(f"No model that is shown to you names {name} as its base.")
-    others = [model for model in found.models if not model.is_unlearned]
-    if others and found.unlearned_on:
-        old = sum(model.before_unlearning is True for model in others)
-        say(f"{old:,} of {len(others):,} had no commit since the unlearning of {found.unlearned_on[:10]}.")
-        say("A newer commit does not prove that a model was made again from the new weights.")
-    for base in found.unseen:
-        say(f"{plain(base.name)} cannot be looked into; {plain(', '.join(base.named_by))} name it as a base too.")
-    direct = sum(model.generation == 1 for model in found.models)
-    if found.counted is not None and found.counted > direct and found.missing is None:
-        say(f"By the Hub's count {found.counted:,} name it, and {direct:,} are shown: others may be private.")
-    if found.missing is not None:
-        console.print(f"[bold red]This is not all:[/] {plain(found.missing)}", highlight=False)
-    if found.unlearned is not None and found.unlearned != found.model:
-        say(BEFORE_AND_AFTER)
-        say(f"So that the page of {name} leads to the new model, add to the metadata on top of its card:")
-        say(f"  {plain(new_version(found.unlearned))}")
-
-
-def _derived_table(found: "DerivedReport") -> Table:
-    table = Table(title=f"Derived from {plain(found.model)}", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("model", overflow="fold")
-    table.add_column("gen.", justify="right", no_wrap=True)
-    table.add_column("relation", no_wrap=True)
-    table.add_column("made from", overflow="fold")
-    for heading in ("created", "last commit"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("downloads", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for model in found.models[:SHOWN_MODELS]:
-        notes: list[str] = [] if model.access == "public" else [model.access]
-        if model.is_unlearned:
-            notes.append("the unlearned model")
-        elif model.before_unlearning is not None:
-            notes.append("[red]before the unlearning[/]" if model.before_unlearning else "since the unlearning")
-        table.add_row(
-            plain(model.name),
-            str(model.generation),
-            plain(model.relation or ""),
-            plain(", ".join(model.bases)),
-            plain((model.created or "")[:10]),
-            plain((model.last_commit or "")[:10]),
-            "" if model.downloads is None else f"{model.downloads:,}",
-            ", ".join(notes),
-        )
-    return table
-
-
 def _harness_table(report: UnlearningReport) -> Table:
     table = Table(title="On other tasks (lm-evaluation-harness)", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
@@ -410,3 +350,22 @@ def _price(cost: CostEntry) -> str:
     if cost.training_ratio is None or cost.total_ratio is None:
         return f"{spent}; retraining's is unknown (no training record)."
     return f"{spent}: {cost.training_ratio:.0%} of retraining's, {cost.total_ratio:.0%} with the measuring."
+
+
+def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:
+    """Show what a request does to a data set."""
+    print_audit(out, parts.audit)
+    if request_args.forget_requests is not None and parts.forgotten is not None:
+        files, ignored = request_files(Path(request_args.forget_requests))
+        names = {path.name for path in files}
+        print_requests(out, [file for file in parts.forgotten.files if file.name in names], ignored)
+
+
+def console(config: UnlearningConfig) -> Console:
+    """Where results are shown: on the main process only, and not squeezed when they go to a file.
+
+    Args:
+        config: making it has told the processes of a launch apart.
+    """
+    shown = Console(quiet=config.process_index > 0, soft_wrap=True)
+    return shown if shown.is_terminal else Console(quiet=shown.quiet, soft_wrap=True, width=120)

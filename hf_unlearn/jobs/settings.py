@@ -4,10 +4,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from .data.copies.near import NEAR_THRESHOLD
-from .data.copies.pairs import PARAPHRASE_THRESHOLD
-from .models.tasks import Task
-from .training.config import UnlearningConfig
+from ..data.copies.near import NEAR_THRESHOLD
+from ..data.copies.pairs import PARAPHRASE_THRESHOLD
+from ..models.tasks import Task
+from ..training.config import UnlearningConfig
 
 
 @dataclass

@@ -1,0 +1,330 @@
+"""The attacks of :mod:`~hf_unlearn.evaluation.relearning` and :mod:`~hf_unlearn.evaluation.prompting`, on a model and
+on what it is compared with, side by side."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from ..data.arrow_tables import AnyDataset, column_names, require_columns
+from ..data.encoding import RecordEncoder, encode, resolve_max_length
+from ..data.format import RecordFormat, record_format, template_fields
+from ..data.loading import load_data
+from ..errors import InputError
+from ..evaluation.attack_report import (
+    ATTACKS_FILE,
+    CURVE_FILE,
+    LEAKS_FILE,
+    Attacked,
+    AttackReport,
+    ModelAttacks,
+    plot_leaks,
+    plot_relearning,
+)
+from ..evaluation.measured_sets import SAMPLE_ROWS, EvidenceSets, evidence_sets
+from ..evaluation.prompting import WRAPPERS, in_context, other_words, sample_leaks
+from ..evaluation.relearning import Taught, halfway, quantise, relearn
+from ..evaluation.report import SetName
+from ..models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
+from ..models.location import ModelSource, locate
+from ..models.tasks import TASKS
+from ..output_folder import require_folder
+from ..training.trainer_data import measured_sets
+from .console import console, plain, print_attacks
+from .preparation import Preparation, lora_config, prepare_run, without_method
+from .settings import AttackArguments, EvaluateArguments, ModelArguments, build
+
+# At the rate of all weights a fresh adapter moves a model little; its best rate is about ten times that
+# (Schulman et al. 2025, LoRA Without Regret).
+LORA_RATE = 10
+
+MOST_MEASUREMENTS = 20
+
+BITS: tuple[Literal[4, 8], ...] = (8, 4)
+
+AS_TRAINED = "as trained"
+
+
+def attacked_models(run: Preparation, original: str | None, retrained: str | None) -> dict[Attacked, ModelSource]:
+    """Find the models, without loading them.
+
+    Args:
+        run: its model is the unlearned one.
+        original, retrained: what it is compared with, folders or Hub ids; None for one that there is not.
+
+    Raises:
+        InputError: one is missing or does something else.
+    """
+    names: dict[Attacked, str | None] = {"original": original, "unlearned": None, "retrained": retrained}
+    places: dict[Attacked, ModelSource] = {}
+    for arm, name in names.items():
+        if name is not None:
+            places[arm] = locate(name)
+            task_of(name, load_config(places[arm]), run.task, peft=peft_task(places[arm]))
+        elif arm == "unlearned":
+            places[arm] = run.source
+    return places
+
+
+@dataclass(frozen=True)
+class _Material:
+    """The data of the attacks, encoded."""
+
+    evidence: EvidenceSets
+    tokenizer: PreTrainedTokenizerBase
+    wordings: dict[str, EvidenceSets]
+    public: Dataset | None
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """What the attacks are to do, checked before a model is loaded.
+
+    Attributes:
+        steps: of relearning.
+        records: of S and of H that are asked for or shown, at most.
+        samples: of each.
+        wordings: how to read prompt and completion, by what to call it; none where prompts are no plain text.
+        worded: S and H as far as they have the wordings.
+        public: texts to train an adapter on; None to leave that out.
+        lora: the adapter.
+        skipped: the attacks that will not be made, each with the reason.
+    """
+
+    steps: int
+    records: int
+    samples: int
+    wordings: dict[str, RecordFormat]
+    worded: dict[SetName, Dataset]
+    public: Dataset | None
+    lora: LoraConfig | None
+    skipped: dict[str, str]
+
+
+def _material(
+    run: Preparation, plan: AttackPlan, sources: list[ModelSource], model_config: PretrainedConfig
+) -> _Material:
+    config, tokenizer = run.config, load_tokenizer(sources)
+    evidence = measured_sets(run.sets, sources, model_config, run.task, config)
+    length = resolve_max_length(model_config, tokenizer, config.max_length)
+    wordings: dict[str, EvidenceSets] = {}
+    public = None
+    with config.main_process_first(desc="tokenising"):
+        for name, layout in plan.wordings.items():
+            wordings[name] = evidence_sets(
+                plan.worded,
+                RecordEncoder(tokenizer, layout, length),
+                evidence.collator,
+                run.task,
+                evidence.batch_size,
+                config.seed,
+                group_column=config.group_column,
+            )
+        if plan.public is not None:
+            encoded = encode(plan.public, RecordEncoder(tokenizer, RecordFormat("text"), length), "public")
+            assert isinstance(encoded, Dataset)
+            public = encoded
+    return _Material(evidence, tokenizer, wordings, public)
+
+
+def attack_models(run: Preparation, places: dict[Attacked, ModelSource], plan: AttackPlan) -> AttackReport:
+    """Make every attack on every model, one model at a time.
+
+    Args:
+        run: the data, and the learning rate, batch size and seed of relearning.
+        places: the models.
+        plan: what to do.
+    """
+    models: dict[Attacked, ModelAttacks] = {}
+    material: _Material | None = None
+    for arm, place in places.items():
+        model = to_device(load_any(place, run.task, **run.loading), run.config.device)
+        if material is None:
+            material = _material(run, plan, [run.source, *places.values()], model.config)
+        models[arm] = _attack_model(model, run, plan, material)
+    loss = None
+    if "original" in models:
+        forgotten, known = (
+            models[arm].relearning[0].points[0].forget_loss.value
+            for arm in ("retrained" if "retrained" in models else "unlearned", "original")
+        )
+        loss = halfway(forgotten, known)
+    skipped = dict(plan.skipped)
+    if models["unlearned"].sampling is None:
+        skipped.setdefault("sampling", "the texts of S are too short")
+    models = {
+        arm: replace(
+            found,
+            steps_until_halfway={
+                curve.taught: None if loss is None else curve.steps_until(loss) for curve in found.relearning
+            },
+        )
+        for arm, found in models.items()
+    }
+    return AttackReport(run.task, plan.steps, loss, models, skipped=skipped)
+
+
+def _attack_model(model: Model, run: Preparation, plan: AttackPlan, material: _Material) -> ModelAttacks:
+    evidence, seed = material.evidence, run.config.seed
+    lessons: list[Taught] = ["forget", "retained"]
+    if material.public is not None:
+        lessons.append("public")
+    curves = tuple(
+        relearn(
+            model,
+            evidence,
+            taught=taught,
+            steps=plan.steps,
+            learning_rate=run.config.learning_rate * (LORA_RATE if taught == "public" else 1),
+            batch_size=run.config.per_device_train_batch_size,
+            seed=seed,
+            measure_every=max(1, plan.steps // MOST_MEASUREMENTS),
+            public=material.public,
+            lora=plan.lora if taught == "public" else None,
+        )
+        for taught in lessons
+    )
+    leaks = reminder = None
+    if "sampling" not in plan.skipped:
+        leaks = sample_leaks(
+            model, evidence, material.tokenizer, records=plan.records, samples=plan.samples, seed=seed
+        )
+    if "in_context" not in plan.skipped:
+        reminder = in_context(model, evidence, records=plan.records, seed=seed)
+    return ModelAttacks(
+        relearning=curves,
+        steps_until_halfway={},
+        quantised=tuple(quantise(model, evidence, bits) for bits in BITS),
+        sampling=leaks,
+        in_context=reminder,
+        wordings=other_words(model, material.wordings),
+    )
+
+
+def plan_attacks(run: Preparation, asked: AttackArguments, model_args: ModelArguments) -> AttackPlan:
+    """Find out which attacks apply.
+
+    Args:
+        run: the data and the task.
+        asked: how hard to try.
+        model_args: the settings of an adapter.
+
+    Raises:
+        InputError: what was asked for does not apply.
+    """
+    facts, skipped = TASKS[run.task], {}
+    if not (facts.next_token or facts.two_texts):
+        skipped["sampling"] = f"a model for {run.task} writes no text"
+    if not facts.next_token:
+        skipped["in_context"] = f"a model for {run.task} does not go on from other records"
+    wordings = _wordings(run, asked.paraphrase_column)
+    worded: dict[SetName, Dataset] = {}
+    if wordings:
+        parts: dict[SetName, AnyDataset | None] = {"forget": run.parts.forget, "holdout": run.parts.holdout}
+        for name, part in parts.items():
+            if part is not None and (drawn := _worded(part, asked, run.config.seed)) is not None:
+                worded[name] = drawn
+        if "forget" not in worded:
+            raise InputError(f"No record of S has anything in the column {asked.paraphrase_column!r}.")
+    elif asked.paraphrase_column is not None:
+        raise InputError("--paraphrase_column needs records with a prompt of plain text, for a model that writes.")
+    else:
+        skipped["wordings"] = "the records have no prompt of plain text"
+    public = lora = None
+    if asked.public_dataset is not None:
+        public = _public_texts(asked.public_dataset, run)
+        lora = lora_config(replace(model_args, use_peft=True), run.task)
+    else:
+        skipped["public"] = "no --public_dataset was named"
+    return AttackPlan(
+        asked.attack_steps, asked.attack_records, asked.attack_samples, wordings, worded, public, lora, skipped
+    )
+
+
+def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
+    """How to read prompt and completion: as trained, and in other words."""
+    names = column_names(run.parts.forget)
+    if "input_ids" in names:
+        return {}
+    layout = record_format(names, run.task, **run.config.layout)
+    if layout.kind not in ("prompt_completion", "text_pairs"):
+        return {}
+    first: dict[str, Any] = next(iter(run.parts.forget), {})
+    if layout.prompt is None and not isinstance(first.get("prompt"), str):
+        return {}
+    prompt, completion = layout.prompt or "{prompt}", layout.completion or "{completion}"
+    others = {wrapper: wrapper.replace("{}", prompt) for wrapper in WRAPPERS}
+    if paraphrases is not None:
+        fields = set(template_fields(prompt))
+        if len(fields) != 1:
+            raise InputError(
+                f"--paraphrase_column {paraphrases} takes the place of the prompt's column, but the template "
+                f"{prompt!r} has {len(fields)} columns; join them into one."
+            )
+        require_columns([paraphrases], names)
+        others = {paraphrases: prompt.replace(f"{{{fields.pop()}}}", f"{{{paraphrases}}}")}
+        template_fields(others[paraphrases])
+    return {
+        name: replace(layout, prompt=words, completion=completion)
+        for name, words in ({AS_TRAINED: prompt} | others).items()
+    }
+
+
+def _worded(part: AnyDataset, asked: AttackArguments, seed: int) -> Dataset | None:
+    """Some records of a set that have the paraphrases, if these are asked for; None where none has."""
+    if asked.paraphrase_column is not None and asked.paraphrase_column not in column_names(part):
+        return None
+    if not isinstance(part, Dataset):
+        part = Dataset.from_list(list(part), features=part.features)
+    rows = np.arange(len(part))
+    if asked.paraphrase_column is not None:
+        rows = np.flatnonzero([text is not None for text in part[asked.paraphrase_column]])
+    drawn = np.random.default_rng(seed).permutation(rows)[: asked.attack_records]
+    return part.select(np.sort(drawn)) if len(drawn) else None
+
+
+def _public_texts(name: str, run: Preparation) -> Dataset:
+    """Some texts of a data set of which the first split has a column ``text``."""
+    if not TASKS[run.task].next_token:
+        raise InputError(f"--public_dataset is for models that go on writing a text, and this one is for {run.task}.")
+    splits, _ = load_data(name)
+    texts = next(iter(splits.values()))
+    assert isinstance(texts, Dataset)
+    if "text" not in texts.column_names:
+        raise InputError(f"The data set {name!r} of --public_dataset needs a column 'text'.")
+    drawn = np.random.default_rng(run.config.seed).permutation(len(texts))[:SAMPLE_ROWS]
+    return texts.select(np.sort(drawn))
+
+
+def attack(values: dict[str, Any]) -> AttackReport:
+    """Try to bring S back in a copy of a model, and of those that it is compared with."""
+    asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
+    for name in ("attack_steps", "attack_records", "attack_samples"):
+        if vars(asked)[name] < 1:
+            raise InputError(f"--{name} {vars(asked)[name]} is not possible; it must be 1 or more.")
+    model_args = build(ModelArguments, values)
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
+    # How a model was unlearned, and what it cost by the recipe or by default, is nothing to an attack.
+    prepared = prepare_run(
+        {"output_dir": "attacks", **without_method(values), "max_steps": asked.attack_steps}, ask_again=True
+    )
+    config = prepared.config
+    out = console(config)
+    require_folder(config.folder)
+    plan = plan_attacks(prepared, asked, model_args)
+    places = attacked_models(prepared, compare.original_model, compare.retrained_model)
+    report = attack_models(prepared, places, plan)
+    if PartialState().is_main_process:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        report.save(config.folder / ATTACKS_FILE)
+        plot_relearning(report, config.folder / CURVE_FILE)
+        if report.models["unlearned"].sampling is not None:
+            plot_leaks(report, config.folder / LEAKS_FILE)
+    print_attacks(out, report)
+    out.print(f"{ATTACKS_FILE} and its plots are in {plain(config.output_dir)}.")
+    return report

@@ -1,0 +1,134 @@
+import os
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import InputError
+from ..files import write_text
+from ..lifecycle.derived_models import (
+    MAX_MODELS,
+    SHOWN_MODELS,
+    DerivedReport,
+    _unlearning,
+    derived_models,
+    messages,
+    unlearning_date,
+)
+from ..publishing.card import BEFORE_AND_AFTER, new_version
+from .console import plain
+
+
+def print_derived(console: Console, found: "DerivedReport") -> None:
+    """Show what was derived from a model, and what is left to do."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False)
+
+    name = plain(found.model)
+    if not found.is_visible:
+        say(f"{name} cannot be looked into: it is private, disabled or deleted.")
+    if found.models:
+        console.print(_derived_table(found))
+        if len(found.models) > SHOWN_MODELS:
+            say(f"The first {SHOWN_MODELS} of {len(found.models):,}; --output writes them all.")
+    else:
+        say(f"No model that is shown to you names {name} as its base.")
+    others = [model for model in found.models if not model.is_unlearned]
+    if others and found.unlearned_on:
+        old = sum(model.before_unlearning is True for model in others)
+        say(f"{old:,} of {len(others):,} had no commit since the unlearning of {found.unlearned_on[:10]}.")
+        say("A newer commit does not prove that a model was made again from the new weights.")
+    for base in found.unseen:
+        say(f"{plain(base.name)} cannot be looked into; {plain(', '.join(base.named_by))} name it as a base too.")
+    direct = sum(model.generation == 1 for model in found.models)
+    if found.counted is not None and found.counted > direct and found.missing is None:
+        say(f"By the Hub's count {found.counted:,} name it, and {direct:,} are shown: others may be private.")
+    if found.missing is not None:
+        console.print(f"[bold red]This is not all:[/] {plain(found.missing)}", highlight=False)
+    if found.unlearned is not None and found.unlearned != found.model:
+        say(BEFORE_AND_AFTER)
+        say(f"So that the page of {name} leads to the new model, add to the metadata on top of its card:")
+        say(f"  {plain(new_version(found.unlearned))}")
+
+
+def _derived_table(found: "DerivedReport") -> Table:
+    table = Table(title=f"Derived from {plain(found.model)}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("model", overflow="fold")
+    table.add_column("gen.", justify="right", no_wrap=True)
+    table.add_column("relation", no_wrap=True)
+    table.add_column("made from", overflow="fold")
+    for heading in ("created", "last commit"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("downloads", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for model in found.models[:SHOWN_MODELS]:
+        notes: list[str] = [] if model.access == "public" else [model.access]
+        if model.is_unlearned:
+            notes.append("the unlearned model")
+        elif model.before_unlearning is not None:
+            notes.append("[red]before the unlearning[/]" if model.before_unlearning else "since the unlearning")
+        table.add_row(
+            plain(model.name),
+            str(model.generation),
+            plain(model.relation or ""),
+            plain(", ".join(model.bases)),
+            plain((model.created or "")[:10]),
+            plain((model.last_commit or "")[:10]),
+            "" if model.downloads is None else f"{model.downloads:,}",
+            ", ".join(notes),
+        )
+    return table
+
+
+def derived(
+    model: str,
+    *,
+    unlearned: str | None = None,
+    output: Path | None = None,
+    message: Path | None = None,
+    max_models: int = MAX_MODELS,
+) -> DerivedReport:
+    """Show what was derived from a model on the Hub, and write what its owners could be told. Nothing is posted.
+
+    Args:
+        model: ``owner/name``.
+        unlearned: the repository or the output folder of the unlearned model, whose report says what was unlearned and
+            when; None when that report lies beside the model itself, or nothing was unlearned yet.
+        output: a file for the :class:`DerivedReport`.
+        message: a file for the texts, in Markdown.
+        max_models: to find at most.
+
+    Raises:
+        InputError: a place that cannot be written to, no report, or a Hub that fails at once.
+    """
+    if max_models < 1:
+        raise InputError(f"--max_models {max_models} is not possible; it must be 1 or more.")
+    for path in (output, message):
+        if path is not None and (os.path.isdir(path) or not os.path.isdir(path.absolute().parent)):
+            raise InputError(f"{path} cannot be written; name a file in a folder that exists.")
+    name, report = _unlearning(model, unlearned)
+    if message is not None and report is None:
+        raise InputError("The texts say what was unlearned and when: name the unlearned model with --unlearned.")
+    out = Console(soft_wrap=True)
+    out = out if out.is_terminal else Console(soft_wrap=True, width=160)
+    with out.status("Asking the Hub …") as status:
+        found = derived_models(
+            model,
+            unlearned=name,
+            unlearned_on=None if report is None else unlearning_date(report),
+            max_models=max_models,
+            watch=lambda looked, known: status.update(f"Looked at {looked:,} models; {known:,} are derived."),
+        )
+    print_derived(out, found)
+    try:
+        if output is not None:
+            found.save(output)
+            out.print(f"Wrote {plain(output)}.", highlight=False)
+        if message is not None and report is not None:
+            write_text(message, messages(found, report))
+            out.print(f"Wrote {plain(message)}.", highlight=False)
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be written: {error.strerror}.") from None
+    return found

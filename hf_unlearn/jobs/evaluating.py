@@ -1,0 +1,149 @@
+"""Evaluate: measure a model that another tool unlearned."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from ..data.arrow_tables import AnyDataset
+from ..data.checks import check_fit
+from ..data.loading import pick_split
+from ..evaluation.assemble import assemble_report, save_evidence
+from ..evaluation.generation import generation_tables
+from ..evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
+from ..evaluation.references import TrainedReference, score_references, with_references
+from ..evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
+from ..evaluation.score_cache import score_once
+from ..evaluation.verdict import Provenance
+from ..models.loading import load_any, load_config, load_tokenizer, peft_task, quantised_bits, task_of, to_device
+from ..models.location import ModelSource, locate
+from ..output_folder import require_folder
+from ..publishing.ledger_of_model import ledger_of
+from ..training.config import UnlearningConfig
+from ..training.measuring import check_measures
+from ..training.trainer_data import measured_sets
+from .console import console, plain, print_report, show_split
+from .preparation import loading_options, located, without_method
+from .reference_models import check_task, named_references
+from .settings import (
+    ComparisonArguments,
+    DataArguments,
+    EvaluateArguments,
+    HarnessArguments,
+    ModelArguments,
+    RequestArguments,
+    build,
+)
+from .splitting import named_data, split_data
+
+UNKNOWN_METHOD = MethodEntry(
+    name="unknown",
+    summary="Made by another tool; only measured here.",
+    source="",
+    alpha=None,
+    budget=None,
+    epochs=None,
+    steps=None,
+    seed=None,
+    settings={},
+    lora=None,
+    adapter_of=None,
+    stopped_early=False,
+)
+
+
+def _harness(
+    places: dict[str, ModelSource], tasks: list[str], loading: dict[str, Any], config: UnlearningConfig
+) -> dict[str, list[HarnessScore]]:
+    """What each model does on tasks of the harness, one model at a time."""
+    return {
+        arm: harness_scores(
+            to_device(load_any(place, "text-generation", **loading), config.device),
+            load_tokenizer([place, *places.values()]),
+            tasks,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+        )
+        for arm, place in places.items()
+    }
+
+
+def evaluate(values: dict[str, Any]) -> UnlearningReport:
+    """Measure a model that was unlearned elsewhere."""
+    model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
+    compare = build(EvaluateArguments, values)
+    config = build(UnlearningConfig, {"output_dir": "evaluation", **without_method(values)})
+    out = console(config)
+    require_folder(config.folder)
+    source = located(model_args)
+    data, data_source = named_data(data_args)
+    request_args, ledger = build(RequestArguments, values), ledger_of(source)
+    parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=True)
+    show_split(out, parts, request_args)
+    model_config = load_config(source)
+    task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
+    loading = loading_options(model_args, source, training=False)
+    check_measures(task, config, loading["bits"] or quantised_bits(model_config))
+    test = data_args.dataset_test_split
+    sets: dict[SetName, AnyDataset | None] = {
+        "forget": parts.forget,
+        "holdout": parts.holdout,
+        "retained": parts.retained,
+        "test": pick_split(data, test, "dataset_test_split") if test is not None else None,
+    }
+    check_fit(list(sets.values()), source, model_config, task, config.layout)
+    references: list[TrainedReference] = []
+    if (folder := build(ComparisonArguments, values).references) is not None:
+        references = named_references(Path(folder), parts.audit)
+        check_task(references, task)
+    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
+    if harness_tasks is not None:
+        check_harness_tasks(harness_tasks, task)
+    names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
+    places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
+    tables, generated = {}, {}
+    tokenizer = load_tokenizer([source, *places.values()]) if config.generate_records else None
+    evidence = None
+    for arm, place in places.items():
+        model = load_any(place, task, **loading)
+        if evidence is None:
+            evidence = measured_sets(sets, [source, *places.values()], model.config, task, config)
+            evidence.gradients = config.gradient_norm_attack
+        tables[arm], _ = score_once(evidence, to_device(model, config.device))
+        if tokenizer is not None:
+            records, seed = config.generate_records, config.seed
+            generated[arm], _ = generation_tables(model, evidence, tokenizer, records=records, seed=seed)
+    assert evidence is not None
+    copies, near = parts.audit.duplicates_retained, parts.audit.near_duplicates_retained
+    report = assemble_report(
+        tables,
+        generated=generated,
+        task=task,
+        sampled=evidence.sampled,
+        blind=evidence.blind(config.seed),
+        seed=config.seed,
+        provenance=Provenance(None, "", copies, near_duplicates_retained=near),
+        margin=config.auc_margin,
+        utility_margin=config.utility_margin,
+        group_column=config.group_column,
+        judged_on_part=False,
+        original=places.get("original"),
+        base=None,
+        dataset=data_source,
+        audit=parts.audit,
+        method=UNKNOWN_METHOD,
+        cost=None,
+        curve=[],
+        processes=PartialState().num_processes,
+    )
+    scored = score_references(references, evidence, loading=loading, device=config.device)
+    report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
+    if harness_tasks is not None:
+        report = replace(report, harness=_harness(places, harness_tasks, loading, config))
+    if PartialState().is_main_process:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        save_evidence(report, tables, config.folder)
+    print_report(out, report)
+    out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
+    return report

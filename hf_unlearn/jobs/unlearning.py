@@ -1,0 +1,188 @@
+"""Run, the main job: split, unlearn, measure, report, card and, if asked, publish."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+
+from ..errors import InputError
+from ..evaluation.harness import check_harness_tasks
+from ..evaluation.references import (
+    TrainedReference,
+    score_references,
+    with_references,
+)
+from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..methods.table import CHOICES
+from ..models.loading import (
+    load_config,
+    peft_task,
+    task_of,
+)
+from ..models.location import locate
+from ..models.training_record import DataSource
+from ..output_folder import is_finished, run_settings
+from ..publishing.card import CARD_FILE, write_card
+from ..publishing.ledger import LEDGER_FILE
+from ..publishing.ledger_of_model import weights_of, with_note, write_line
+from ..publishing.publish import publish
+from ..training.config import UnlearningConfig
+from ..training.trainer import UnlearningTrainer
+from .auto import auto, check_auto
+from .console import console, plain, print_published, print_report
+from .dial import check_dial, dial
+from .evaluating import _harness
+from .preparation import (
+    Preparation,
+    check_needs,
+    prepare_run,
+)
+from .reference_models import (
+    Reference,
+    _own_references,
+    check_task,
+    named_references,
+    plan_reference,
+    train_reference,
+)
+from .settings import (
+    ComparisonArguments,
+    HarnessArguments,
+    RunArguments,
+    build,
+)
+from .trials import EXACT, Choice, clear_trials, known_base, show_prices
+from .trials import train as train_trial
+
+# run
+
+
+def run(values: dict[str, Any]) -> UnlearningReport:
+    """The main job: split, unlearn, measure, report, card and, if asked, publish.
+
+    Args:
+        values: the settings by the names of their flags, such as ``{"model_name_or_path": "acme/router", ...}``.
+
+    Returns:
+        The report; it lies beside the model in the output folder.
+
+    Raises:
+        AlreadyHonoured: all that is asked for was forgotten before.
+        InputError: something does not fit together.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved; the same call goes on from there.
+    """
+    values = {"method": "auto", **values}
+    run_args = build(RunArguments, values)
+    if run_args.push and "hub_model_id" not in values:
+        raise InputError("--push needs --hub_model_id, the repository to publish to.")
+    prepared = prepare_run(values)
+    check_needs(prepared)
+    config, task = prepared.config, prepared.task
+    out = console(config)
+    if run_args.tell_users_to_move and prepared.source.is_local:
+        raise InputError("The original is a folder and has no users on the Hub; leave out --tell_users_to_move.")
+    # The ledger will need it; asked now, nothing is lost where the Hub does not answer.
+    weights_of(prepared.source)
+    if run_args.retrained_model is not None:
+        model = locate(run_args.retrained_model)
+        task_of(model.name, load_config(model), task, peft=peft_task(model))
+    reference = plan_reference(prepared, "retrained", config.seed) if run_args.with_retrained else None
+    named = None
+    if (place := build(ComparisonArguments, values).references) is not None:
+        named = named_references(Path(place), prepared.parts.audit)
+        check_task(named, task)
+    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
+    if harness_tasks is not None:
+        check_harness_tasks(harness_tasks, task)
+
+    if config.method in CHOICES:
+        {"auto": check_auto, "dial": check_dial}[config.method](prepared, known_base(prepared))
+    folder, forgotten = config.folder, prepared.parts.forgotten
+    assert forgotten is not None
+    settings = run_settings(values, split=prepared.parts.audit.to_dict(), **prepared.made_up)
+    if is_finished(folder, settings, CARD_FILE):
+        clear_trials(folder)
+        out.print(f"{plain(folder)} holds this run, finished.")
+        report = UnlearningReport.load(folder / REPORT_FILE)
+    else:
+        report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
+    if PartialState().is_main_process:
+        write_line(folder, report, prepared.ledger, forgotten, prepared.source)
+    if harness_tasks is not None and not report.harness:
+        retrained = run_args.retrained_model
+        if reference is not None:
+            retrained = str(train_reference(prepared, reference))
+        places = {"original": prepared.source, "unlearned": locate(str(folder))}
+        places |= {"retrained": locate(retrained)} if retrained is not None else {}
+        report = replace(report, harness=_harness(places, harness_tasks, prepared.loading, config))
+        if PartialState().is_main_process:
+            report.save(folder / REPORT_FILE)
+            write_card(folder, report)
+            write_line(folder, report, prepared.ledger, forgotten, prepared.source)
+    print_report(out, report)
+    out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
+    if run_args.push and PartialState().is_main_process:
+        _publish(folder, config, run_args, out)
+    return report
+
+
+def _unlearn(
+    prepared: Preparation,
+    retrained: str | None,
+    reference: Reference | None,
+    named: list[TrainedReference] | None,
+    settings: dict[str, Any],
+) -> UnlearningReport:
+    parts, data, method = prepared.parts, prepared.data, prepared.config.method
+    where = DataSource(
+        data.name, data.config, data.split, data.revision, parts.audit.dataset_fingerprint, parts.audit.dataset_rows
+    )
+    if method in CHOICES:
+        choice = Choice(prepared, settings, where, retrained, known_base(prepared))
+        if reference is not None:
+            # What is chosen by it has to wait for it.
+            choice = replace(choice, retrained=(retrained := str(train_reference(prepared, reference))))
+        trainer, report = {"auto": auto, "dial": dial}[method](choice)
+    else:
+
+        def begin(trainer: UnlearningTrainer) -> None:
+            if not trainer.method.is_clean(trainer.alpha):
+                show_prices(prepared, trainer, [*([EXACT] if trainer.base is not None else []), method])
+
+        trainer = train_trial(prepared, settings, begin, forget=parts.forget, holdout=parts.holdout)
+        if reference is not None:
+            retrained = str(train_reference(prepared, reference))
+        report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained, forget_rows=parts.forget_rows)
+    evidence = trainer.evidence
+    assert evidence is not None
+    assert parts.forgotten is not None
+    scored = score_references(
+        named if named is not None else _own_references(prepared),
+        evidence,
+        loading=prepared.loading,
+        device=prepared.config.device,
+        trust_remote_code=prepared.source.trust_remote_code,
+        context=trainer.accelerator.autocast,
+    )
+    report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
+    trainer.evidence_report = report = with_note(report, prepared.ledger, parts.forgotten, prepared.source)
+    trainer.save_model()
+    clear_trials(prepared.config.folder)
+    return report
+
+
+def _publish(folder: Path, config: UnlearningConfig, run_args: RunArguments, out: Console) -> None:
+    assert config.hub_model_id is not None
+    commit = publish(
+        folder,
+        config.hub_model_id,
+        token=config.hub_token,
+        private=config.hub_private_repo,
+        revision=config.hub_revision,
+        push_anyway=run_args.push_anyway,
+        push_to_existing=run_args.push_to_existing,
+        tell_users_to_move=run_args.tell_users_to_move,
+    )
+    print_published(out, commit, UnlearningReport.load(folder / REPORT_FILE))
