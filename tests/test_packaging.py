@@ -14,7 +14,7 @@ import pytest
 
 from hf_unlearn.evaluation.report import REPORT_FILE
 
-from .test_card import example_report
+from .publishing.test_card import example_report
 
 ROOT = Path(__file__).parents[1]
 

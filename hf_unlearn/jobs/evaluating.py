@@ -16,7 +16,15 @@ from ..evaluation.references import TrainedReference, score_references, with_ref
 from ..evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.verdict import Provenance
-from ..models.loading import load_any, load_config, load_tokenizer, peft_task, quantised_bits, task_of, to_device
+from ..models.loading import (
+    load_any,
+    load_config,
+    load_tokenizer,
+    peft_task,
+    quantised_bits,
+    task_of,
+    to_device,
+)
 from ..models.location import ModelSource, locate
 from ..output_folder import require_folder
 from ..publishing.ledger_of_model import ledger_of

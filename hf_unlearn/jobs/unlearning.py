@@ -9,18 +9,10 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..evaluation.harness import check_harness_tasks
-from ..evaluation.references import (
-    TrainedReference,
-    score_references,
-    with_references,
-)
+from ..evaluation.references import TrainedReference, score_references, with_references
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..methods.table import CHOICES
-from ..models.loading import (
-    load_config,
-    peft_task,
-    task_of,
-)
+from ..models.loading import load_config, peft_task, task_of
 from ..models.location import locate
 from ..models.training_record import DataSource
 from ..output_folder import is_finished, run_settings
@@ -34,11 +26,7 @@ from .auto import auto, check_auto
 from .console import console, plain, print_published, print_report
 from .dial import check_dial, dial
 from .evaluating import _harness
-from .preparation import (
-    Preparation,
-    check_needs,
-    prepare_run,
-)
+from .preparation import Preparation, check_needs, prepare_run
 from .reference_models import (
     Reference,
     _own_references,
@@ -47,12 +35,7 @@ from .reference_models import (
     plan_reference,
     train_reference,
 )
-from .settings import (
-    ComparisonArguments,
-    HarnessArguments,
-    RunArguments,
-    build,
-)
+from .settings import ComparisonArguments, HarnessArguments, RunArguments, build
 from .trials import EXACT, Choice, clear_trials, known_base, show_prices
 from .trials import train as train_trial
 

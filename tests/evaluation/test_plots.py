@@ -25,7 +25,7 @@ from hf_unlearn.evaluation.plots import (
 )
 from hf_unlearn.evaluation.report import CurvePoint, UnlearningReport
 
-from ..test_card import example_report
+from ..publishing.test_card import example_report
 from .test_report import table
 
 ARMS = ("original", "unlearned", "retrained")

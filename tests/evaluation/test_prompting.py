@@ -20,7 +20,8 @@ from hf_unlearn.evaluation.measured_sets import EvidenceSets, evidence_sets
 from hf_unlearn.evaluation.prompting import _shots, in_context, other_words, sample_leaks
 from hf_unlearn.models.tasks import Task
 
-from ..conftest import corpus, secrets_rows
+from ..conftest import secrets_rows
+from ..support.models import corpus
 
 PAIR = RecordFormat("prompt_completion")
 

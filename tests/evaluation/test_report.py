@@ -15,7 +15,7 @@ from hf_unlearn.evaluation.measured_sets import attack_scores
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.wording import show
 
-from ..test_card import example_report
+from ..publishing.test_card import example_report
 
 
 def table(losses: list[float], tokens: int = 1) -> pa.Table:

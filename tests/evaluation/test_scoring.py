@@ -16,7 +16,8 @@ from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.measured_sets import EvidenceSets, evidence_sets
 from hf_unlearn.evaluation.scoring import _statistics, preserved_rng, score
 
-from ..conftest import corpus, secrets_rows, tickets_rows
+from ..conftest import secrets_rows, tickets_rows
+from ..support.models import corpus
 
 
 def examples_of(folder: Path, rows: list[dict[str, Any]], max_length: int = 128, **fmt: Any) -> tuple[Any, Dataset]:

@@ -1,0 +1,442 @@
+"""Attacks on copies: a model that hides what it knows gives it away, one that never knew does not."""
+
+import copy
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from hf_unlearn import InputError
+from hf_unlearn.cli import main
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
+from hf_unlearn.data.format import RecordFormat
+from hf_unlearn.evaluation.measured_sets import EvidenceSets
+from hf_unlearn.evaluation.relearning import (
+    RelearningCurve,
+    halfway,
+    quantise,
+    quantised_copy,
+    relearn,
+    round_to_nearest,
+)
+from hf_unlearn.evaluation.scoring import score
+from hf_unlearn.jobs.preparation import prepare_run
+from hf_unlearn.models.loading import Model, load_any, load_tokenizer
+from hf_unlearn.models.location import locate
+from hf_unlearn.training.trainer_data import measured_sets
+
+from ..conftest import note_rows, secrets_rows, write_rows
+from ..training.test_processes import LAUNCH, launched
+
+ATTACK: dict[str, Any] = {"steps": 12, "learning_rate": 2e-3, "batch_size": 5, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def retrained_folder(lm_settings: dict[str, Any], lm_original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was trained as the original, without S."""
+    folder = tmp_path_factory.mktemp("relearning")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(lm_settings))
+    flags = ["--config", str(folder / "recipe.yaml"), "--output_dir", str(folder / "retrained")]
+    assert main(["train", *flags, "--train_on", "retained"]) == 0
+    return folder / "retrained"
+
+
+@pytest.fixture(scope="module")
+def evidence(lm_settings: dict[str, Any], lm_original: Path) -> EvidenceSets:
+    values = {key: value for key, value in lm_settings.items() if key != "original"}
+    run = prepare_run({**values, "use_cpu": True})
+    return measured_sets(run.sets, [run.source], load_any(run.source, None).config, run.task, run.config)
+
+
+@pytest.fixture(scope="module")
+def original(lm_original: Path) -> Model:
+    return load_any(locate(str(lm_original)), None)
+
+
+@pytest.fixture(scope="module")
+def retrained(retrained_folder: Path) -> Model:
+    return load_any(locate(str(retrained_folder)), None)
+
+
+@pytest.fixture(scope="module")
+def hidden(original: Model, evidence: EvidenceSets) -> Model:
+    """The original after gradient ascent on S: it says that it has forgotten."""
+    suppressed = copy.deepcopy(original).eval()
+    optimizer = torch.optim.SGD(suppressed.parameters(), 0.1)
+    batch = evidence.collator(list(evidence.sets["forget"].remove_columns("row")))
+    for _ in range(1000):
+        loss = suppressed(**batch).loss
+        if loss > 3:
+            return suppressed
+        (-loss).backward()
+        nn.utils.clip_grad_norm_(suppressed.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    raise AssertionError("ascent did not get anywhere")
+
+
+def bits(model: nn.Module) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+
+
+def losses(curve: RelearningCurve) -> list[float]:
+    return [point.forget_loss.value for point in curve.points]
+
+
+def test_what_is_hidden_comes_back_and_what_was_never_there_does_not(
+    original: Model, hidden: Model, retrained: Model, evidence: EvidenceSets
+) -> None:
+    known = relearn(original, evidence, taught="forget", **ATTACK)
+    for taught in ("forget", "retained"):
+        back = relearn(hidden, evidence, taught=taught, **ATTACK)
+        never = relearn(retrained, evidence, taught=taught, **ATTACK)
+        assert [point.step for point in back.points] == list(range(13))
+        assert {point.forget_loss.n for point in back.points} == {5}
+        assert {point.membership_auc.n for point in back.points if point.membership_auc} == {15}
+        assert back.taught_records == (5 if taught == "forget" else 40)
+        threshold = halfway(losses(never)[0], losses(known)[0])
+        assert known.steps_until(threshold) == 0
+        assert losses(back)[0] > threshold
+        assert (back.steps_until(threshold) or 99) <= 8
+        assert never.steps_until(threshold) is None
+    assert known.points[0].membership_auc is not None
+    assert known.points[0].membership_auc.value > 0.9
+
+
+def test_the_attacked_model_stays_as_it_is(original: Model, evidence: EvidenceSets) -> None:
+    before, trained = bits(original), [weight.requires_grad for weight in original.parameters()]
+    original.train()
+    state = torch.get_rng_state()
+    curve = relearn(original, evidence, taught="retained", **ATTACK)
+    for few in (4, 8):
+        quantise(original, evidence, few)
+    assert losses(curve)[-1] != losses(curve)[0]
+    assert bits(original) == before
+    assert [weight.requires_grad for weight in original.parameters()] == trained
+    assert all(weight.grad is None for weight in original.parameters())
+    assert original.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_same_seed_gives_the_same_curve(hidden: Model, evidence: EvidenceSets) -> None:
+    """Whatever is drawn in between; measuring less often changes no step."""
+    first = relearn(hidden, evidence, taught="forget", **ATTACK)
+    torch.rand(7)
+    assert relearn(hidden, evidence, taught="forget", **ATTACK) == first
+    seldom = relearn(hidden, evidence, taught="forget", measure_every=5, **ATTACK)
+    assert seldom.points == tuple(first.points[step] for step in (0, 5, 10, 12))
+    assert relearn(hidden, evidence, taught="forget", **{**ATTACK, "seed": 2}).points != first.points
+
+
+def test_weights_of_half_precision_are_attacked_in_float32(original: Model, evidence: EvidenceSets) -> None:
+    half = copy.deepcopy(original).to(torch.bfloat16)
+    curve = relearn(half, evidence, taught="forget", **{**ATTACK, "steps": 3, "learning_rate": 1e-6})
+    assert next(half.parameters()).dtype == torch.bfloat16
+    assert len({round(loss, 9) for loss in losses(curve)}) == 4, "steps that bfloat16 would swallow"
+
+
+def test_an_adapter_is_attacked_with_all_its_weights(original: Model, evidence: EvidenceSets) -> None:
+    adapter = get_peft_model(copy.deepcopy(original), LoraConfig(task_type="CAUSAL_LM", r=2))
+    before = bits(adapter)
+    whole = relearn(original, evidence, taught="forget", **ATTACK)
+    both = relearn(adapter, evidence, taught="forget", **ATTACK)
+    assert losses(both)[0] == pytest.approx(losses(whole)[0], rel=1e-5)
+    assert abs(losses(both)[-1] - losses(both)[0]) > 0.5 * abs(losses(whole)[-1] - losses(whole)[0])
+    assert bits(adapter) == before
+    # What is rounded is what the adapter makes of the weights.
+    with torch.no_grad():
+        for name, weight in adapter.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.05)
+    merged = copy.deepcopy(adapter).merge_and_unload()
+    assert quantise(adapter, evidence, 4) == quantise(merged, evidence, 4)
+
+
+def test_an_adapter_on_public_text_is_all_that_is_trained(
+    original: Model, hidden: Model, evidence: EvidenceSets
+) -> None:
+    tokenizer = load_tokenizer([locate(original.name_or_path)])
+    rows = Dataset.from_list(note_rows(30))
+    public = encode(rows, RecordEncoder(tokenizer, RecordFormat("text"), 128), "public")
+    assert isinstance(public, Dataset)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_dropout=0.1)
+    attack: dict[str, Any] = {**ATTACK, "taught": "public", "public": public, "learning_rate": 2e-2}
+    before, state = bits(hidden), torch.get_rng_state()
+    curve = relearn(hidden, evidence, lora=lora, **attack)
+    assert (curve.lora_r, curve.taught_records, len(curve.points)) == (4, 30, 13)
+    assert losses(curve)[0] == losses(relearn(hidden, evidence, taught="forget", **ATTACK))[0]
+    assert losses(curve)[-1] != losses(curve)[0]
+    assert bits(hidden) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert relearn(hidden, evidence, lora=lora, **attack) == curve
+    whole = relearn(hidden, evidence, **attack)
+    assert whole.lora_r is None
+    assert losses(whole) != losses(curve)
+    # what the model has of an adapter is merged
+    adapter = get_peft_model(copy.deepcopy(hidden), LoraConfig(task_type="CAUSAL_LM", r=2))
+    assert losses(relearn(adapter, evidence, lora=lora, **attack)) == pytest.approx(losses(curve), rel=1e-3)
+    with pytest.raises(InputError, match="no public records"):
+        relearn(hidden, evidence, lora=lora, **{**attack, "public": None})
+
+
+def test_losses_of_one_author_are_one_loss(original: Model, evidence: EvidenceSets) -> None:
+    sets = {
+        name: evidence.sets[name].add_column("group", [i // 2 for i in range(10)]) for name in ("forget", "holdout")
+    }
+    grouped = EvidenceSets(evidence.task, sets, evidence.collator, evidence.batch_size)
+    score = quantise(original, grouped, 8)
+    assert score.membership_auc is not None
+    assert (score.forget_loss.n, score.membership_auc.n) == (5, 5)
+    assert score.forget_loss.value == pytest.approx(quantise(original, evidence, 8).forget_loss.value)
+
+
+def test_what_cannot_be_attacked(original: Model, evidence: EvidenceSets) -> None:
+    one = EvidenceSets(
+        evidence.task, {"forget": evidence.sets["forget"].select([0])}, evidence.collator, evidence.batch_size
+    )
+    with pytest.raises(InputError, match="two records or more"):
+        relearn(original, one, taught="forget", **ATTACK)
+    alone = EvidenceSets(evidence.task, {"forget": evidence.sets["forget"]}, evidence.collator, evidence.batch_size)
+    with pytest.raises(InputError, match="no retained records"):
+        relearn(original, alone, taught="retained", **ATTACK)
+    assert relearn(original, alone, taught="forget", **ATTACK).points[0].membership_auc is None
+    assert quantise(original, alone, 8).membership_auc is None
+
+
+# Rounding
+
+
+def test_rounding_worked_out_by_hand() -> None:
+    weight = torch.tensor([[7.0, -3.4, 0.4, 2.5], [-1.4, 0.31, 0.0, 0.7], [0.0, 0.0, 0.0, 0.0]])
+    # Four bits: m = 7. The scales are 1, 0.2 and none; -3.4 -> -3, 2.5 -> 2 (even), 1.55 steps -> 2, 3.5 -> 4 (even).
+    expected = torch.tensor([[7.0, -3.0, 0.0, 2.0], [-1.4, 0.4, 0.0, 0.8], [0.0, 0.0, 0.0, 0.0]])
+    assert torch.allclose(round_to_nearest(weight, 4), expected, atol=1e-6)
+    # Eight bits: m = 127. With the scale 2, 127 * 2 is the largest; 3 is 1.5 steps -> 2, -5 is -2.5 -> -2 (even).
+    eight = torch.tensor([[254.0, 3.0, -5.0, 100.9]])
+    assert torch.equal(round_to_nearest(eight, 8), torch.tensor([[254.0, 4.0, -4.0, 100.0]]))
+    assert round_to_nearest(eight.bfloat16(), 8).dtype == torch.bfloat16
+
+
+def test_linear_layers_are_rounded_and_nothing_else(original: Model) -> None:
+    rounded = quantised_copy(original, 4)
+    for (name, weight), new in zip(original.named_parameters(), rounded.parameters(), strict=True):
+        if name.endswith("_proj.weight"):
+            assert all(len(row.unique()) <= 15 for row in new), name
+            step = weight.abs().amax(1, keepdim=True) / 7
+            assert ((weight - new).abs() <= step / 2 * 1.001).all()
+            assert not torch.equal(weight, new)
+        else:
+            assert torch.equal(weight, new), name
+
+
+def test_gpt2_keeps_its_linear_weights_the_other_way_round() -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2, n_positions=16))
+    with torch.no_grad():
+        # One output is a hundred times the others, which with a scale of their own stay.
+        model.transformer.h[0].mlp.c_fc.weight[:, 0] *= 100
+    weight = quantised_copy(model, 8).transformer.h[0].mlp.c_fc.weight
+    before = model.transformer.h[0].mlp.c_fc.weight
+    for rounded, column in zip(weight.T, before.T, strict=True):
+        assert (rounded - column).abs().max() <= column.abs().max() / 254 * 1.001
+    assert not torch.equal(weight, before)
+
+
+def test_eight_bits_keep_what_four_lose(original: Model, evidence: EvidenceSets) -> None:
+    table = evidence.score(original)["forget"]
+    whole = table["nll"].to_numpy().sum() / table["tokens"].to_numpy().sum()
+    eight, four = (quantise(original, evidence, few) for few in (8, 4))
+    assert (eight.forget_loss.n, eight.bits) == (10, 8)
+    assert eight.membership_auc is not None
+    assert eight.membership_auc.n == 20
+    assert abs(eight.forget_loss.value - whole) < abs(four.forget_loss.value - whole)
+
+
+# The command
+
+
+def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    retrained_folder: Path,
+    hidden: Model,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unlearned, out = tmp_path / "unlearned", tmp_path / "attacks"
+    hidden.save_pretrained(unlearned)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(lm_original / name, unlearned)
+    shutil.copy(lm_original / "training_record.json", unlearned)
+    settings = {**lm_settings, "num_train_epochs": 3, "learning_rate": 2e-3, "use_cpu": True}
+    flags = ["--config", str(recipe(**settings)), "--output_dir", str(out), "--model_name_or_path", str(unlearned)]
+    compared = ["--original_model", str(lm_original), "--retrained_model", str(retrained_folder)]
+    compared += ["--public_dataset", str(write_rows(tmp_path / "notes.jsonl", note_rows())), "--lora_r", "4"]
+    before = (unlearned / "model.safetensors").read_bytes()
+    assert main(["attack", *flags, *compared, "--attack_steps", "12"]) == 0
+    assert (unlearned / "model.safetensors").read_bytes() == before
+    assert {path.name for path in out.iterdir()} == {"attacks.json", "relearning_curve.png", "leak_curve.png"}
+    report = json.loads((out / "attacks.json").read_text())
+    until = {arm: found["steps_until_halfway"] for arm, found in report["models"].items()}
+    said = capsys.readouterr().out
+    for taught, words in (("forget", "half of S"), ("retained", "records of L")):
+        steps = {arm: found[taught] for arm, found in until.items()}
+        assert steps["original"] == 0
+        assert 0 < steps["unlearned"] <= 8
+        assert steps["retrained"] is None
+        finding = f"halfway back after {steps['unlearned']} steps; the retrained one not in 12 steps."
+        assert f"Taught {words}, the unlearned model has the rest of S {finding}" in said
+    first = {arm: found["relearning"][0]["points"][0]["forget_loss"] for arm, found in report["models"].items()}
+    assert report["halfway_loss"] == (first["retrained"]["value"] + first["original"]["value"]) / 2
+    assert [score["bits"] for score in report["models"]["unlearned"]["quantised"]] == [8, 4]
+    public = report["models"]["unlearned"]["relearning"][2]
+    assert (public["taught"], public["lora_r"], public["taught_records"]) == ("public", 4, 60)
+    assert public["learning_rate"] == 2e-2
+    assert report["skipped"] == {}
+    told = {arm: found["sampling"]["forget"] for arm, found in report["models"].items()}
+    assert [point["samples"] for point in told["original"]] == [1, 2, 4, 8]
+    assert told["original"][-1]["verbatim"]["value"] > told["retrained"][-1]["verbatim"]["value"] == 0
+    share = told["unlearned"][-1]["verbatim"]["value"]
+    assert (
+        f"Asked 8 times, the unlearned model tells {share:.0%} of the records of S word for word (and 0% of H)" in said
+    )
+    shown = report["models"]["unlearned"]["in_context"]
+    assert (shown["shots"], shown["others"], shown["alone"]["n"]) == (4, "holdout", 10)
+    gain = shown["gain"]["value"]
+    direction = "lower" if gain >= 0 else "higher"
+    assert f"loss of a record of S is {abs(gain):.2f} {direction} than after records of H" in said
+    plain, *others = report["models"]["original"]["wordings"]
+    assert (plain["wording"], len(others)) == ("as trained", 4)
+    assert plain["forget_loss"]["value"] < min(score["forget_loss"]["value"] for score in others)
+    assert "Asked in other words, the unlearned model has a loss of S of" in said
+    assert "per_device_train_batch_size=10" in said, "from the training record"
+    assert "budget" not in said, "the price of an unlearning is not that of an attack"
+    assert report["models"]["unlearned"]["relearning"][0]["batch_size"] == 10
+    assert not re.search(r"p-0\d\d|The code of", said + json.dumps(report))
+    # alone it has no yardstick
+    assert main(["attack", *flags, "--attack_steps", "2", "--output_dir", str(tmp_path / "alone")]) == 0
+    alone = json.loads((tmp_path / "alone" / "attacks.json").read_text())
+    assert (alone["halfway_loss"], list(alone["models"])) == (None, ["unlearned"])
+    said = capsys.readouterr().out
+    assert "goes from a loss of" in said
+    assert "Left out: public, because no --public_dataset was named." in said
+
+
+def test_prompts_in_the_words_of_a_column(
+    lm_settings: dict[str, Any], lm_original: Path, original: Model, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    """Records without one are left out, H as a whole when it lacks the column; the completion stays."""
+    rows = [
+        {**row, "asked": None if i in (3, 4) else f"Tell me, {row['prompt']}", "prefix": "Q:"}
+        for i, row in enumerate(secrets_rows())
+    ]
+    data = write_rows(tmp_path / "worded.jsonl", rows)
+    held_out = write_rows(tmp_path / "held_out.jsonl", secrets_rows()[50:])
+    settings = {key: value for key, value in lm_settings.items() if key not in ("original", "holdout_ids")}
+    settings |= {"dataset_name": str(data), "holdout_dataset": str(held_out), "use_cpu": True}
+    templates = {"prompt_template": "{prompt}", "completion_template": "{completion}"}
+    flags = ["--attack_steps", "1", "--attack_samples", "1", "--paraphrase_column", "asked"]
+    for name, extra in (("columns", {}), ("templates", templates)):
+        out = tmp_path / name
+        config = str(recipe(**settings, **extra, output_dir=str(out)))
+        assert main(["attack", "--config", config, *flags]) == 0
+        report = json.loads((out / "attacks.json").read_text())
+        plain, worded = report["models"]["unlearned"]["wordings"]
+        assert (plain["wording"], worded["wording"]) == ("as trained", "asked")
+        assert worded["membership_auc"] is None
+        encoder = RecordEncoder(load_tokenizer([locate(str(lm_original))]), RecordFormat("prompt_completion"), 128)
+        asked = [row | {"prompt": row["asked"]} for i, row in enumerate(rows[:10]) if i not in (3, 4)]
+        examples = encode(Dataset.from_list(asked), encoder, "test")
+        assert isinstance(examples, Dataset)
+        table = score(original, examples, PaddingCollator(0), task="text-generation", batch_size=4)
+        total = table["nll"].to_numpy().sum() / table["tokens"].to_numpy().sum()
+        assert worded["forget_loss"]["value"] == pytest.approx(total, rel=1e-4)
+        assert worded["forget_loss"]["n"] == plain["forget_loss"]["n"] == 8
+
+
+def test_a_classifier_is_not_asked_to_write(
+    classifier_settings: dict[str, Any],
+    classifier_original: Path,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = str(recipe(**classifier_settings, output_dir=str(tmp_path / "out"), use_cpu=True))
+    assert main(["attack", "--config", config, "--attack_steps", "1"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"attacks.json", "relearning_curve.png"}
+    report = json.loads((tmp_path / "out" / "attacks.json").read_text())
+    assert set(report["skipped"]) == {"sampling", "in_context", "wordings", "public"}
+    assert report["models"]["unlearned"]["sampling"] is None
+    assert "Left out: sampling, because a model for text-classification writes no text." in capsys.readouterr().out
+    assert main(["attack", "--config", config, "--public_dataset", classifier_settings["dataset_name"]]) == 2
+    assert "is for models that go on writing" in capsys.readouterr().err
+    assert main(["attack", "--config", config, "--paraphrase_column", "text"]) == 2
+    assert "prompt of plain text" in capsys.readouterr().err
+
+
+def test_two_processes_attack_as_one_does(
+    lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    flags = ["attack", "--config", str(recipe(**lm_settings)), "--use_cpu", "true", "--attack_steps", "3"]
+    assert main([*flags, "--output_dir", str(tmp_path / "one")]) == 0
+    done = launched(*LAUNCH, "-m", "hf_unlearn.cli", *flags, "--output_dir", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("The attacks, on copies") == 1
+    one, two = (json.loads((tmp_path / name / "attacks.json").read_text()) for name in ("one", "two"))
+    for a, b in zip(*(found["models"]["unlearned"]["relearning"] for found in (one, two)), strict=True):
+        assert [point["step"] for point in b["points"]] == [0, 1, 2, 3]
+        for p, q in zip(a["points"], b["points"], strict=True):
+            assert q["forget_loss"]["n"] == p["forget_loss"]["n"] == 5
+            assert q["forget_loss"]["value"] == pytest.approx(p["forget_loss"]["value"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--attack_steps", "0"], "--attack_steps 0 is not possible"),
+        (["--attack_samples", "0"], "--attack_samples 0 is not possible"),
+        (["--attack_records", "-1"], "--attack_records -1 is not possible"),
+        (["--paraphrase_column", "nowhere"], "nowhere"),
+        (
+            [
+                "--prompt_template",
+                "{group} {prompt}",
+                "--completion_template",
+                "{completion}",
+                "--paraphrase_column",
+                "id",
+            ],
+            "has 2 columns",
+        ),
+        (["--public_dataset", "nowhere/at-all-"], "nowhere/at-all-"),
+        (["--public_dataset", "SECRETS"], "needs a column 'text'"),
+        (["--original_model", "nowhere/at-all-"], "nowhere/at-all-"),
+        (["--load_in_8bit", "true", "--use_peft", "true"], "cannot be attacked"),
+    ],
+)
+def test_what_the_attacks_refuse(
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    config = str(recipe(**{**lm_settings, "output_dir": str(tmp_path / "out")}))
+    flags = [lm_settings["dataset_name"] if flag == "SECRETS" else flag for flag in flags]
+    assert main(["attack", "--config", config, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
