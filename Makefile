@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --max
 
 demo: $(VENV)/ready
 	$(BIN)/python recipes/quickstart/prepare.py build/quickstart
-	$(BIN)/python recipes/side_by_side.py --config recipes/quickstart/recipe.yaml --output build/quickstart/side_by_side
+	$(BIN)/python recipes/quickstart/side_by_side.py --config recipes/quickstart/recipe.yaml --output build/quickstart/side_by_side
 
 test: $(VENV)/ready browser
 	$(BIN)/ruff check .

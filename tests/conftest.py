@@ -38,13 +38,6 @@ os.environ |= {
 
 os.environ.pop("HF_TOKEN", None)
 
-from .support.models import (  # noqa: E402, F401
-    byte_level_tokenizer,
-    sentencepiece_tokenizer,
-    seq2seq_base,
-    wordpiece_base,
-    wordpiece_tokenizer,
-)
 
 # It would look for another host at every load.
 datasets.config.USE_PARQUET_EXPORT = False

@@ -30,18 +30,14 @@ from ..data.encoding import PaddingCollator
 from ..models.loading import Model, plain_model
 from ..models.tasks import TASKS
 from ..models.training_record import software_versions
-from . import measured_sets as evidence_code
-from . import scoring
+from . import measured_sets, scoring
 from .measured_sets import EvidenceSets
 from .report import SetName
 
 # Where the code of a model's layers is of a known version.
 KNOWN_CODE = ("torch.nn.", "transformers.", "peft.")
 # What makes the numbers; a change of it makes all tables old, with no version to be remembered.
-SCORING_CODE = [
-    xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest()
-    for module in (scoring, scoring, scoring, evidence_code)
-]
+SCORING_CODE = [xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (scoring, measured_sets)]
 BATCH_ROWS = 10_000
 
 

@@ -16,7 +16,7 @@ from ..lifecycle.erase import erase
 from ..lifecycle.erase_plan import ErasurePlan, plan_erasure
 from ..lifecycle.erase_report import GIVES, Answer, ErasureReport, OldObject
 from ..lifecycle.hub_repository import HubRepo, RepoType
-from ..lifecycle.local_copies import _print_local_plan, erase_local, plan_local
+from ..lifecycle.local_copies import LocalPlan, erase_local, plan_local
 from ..publishing.card import BEFORE_AND_AFTER
 from .console import plain
 
@@ -214,3 +214,12 @@ def erase_on_this_machine(
         out.print(f"\nDeleted: {size_of(copy.size for copy in plan.going)}.")
     else:
         out.print("\nNothing has been changed. The same command with --yes deletes what is listed as going.")
+
+
+def _print_local_plan(out: Console, plan: LocalPlan) -> None:
+    out.print("[bold]Old copies on this machine that go[/]" if plan.going else "No old copies were found.")
+    for copy in plan.going:
+        out.print(f"  {size_of([copy.size]):>7}  {plain(copy.what)}: {plain(copy.path)}")
+    if plan.staying:
+        out.print("What stays:")
+        print_some(out, [f"{path}: {why}" for path, why in plan.staying])

@@ -14,14 +14,11 @@ from huggingface_hub import constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
-from rich.console import Console
 
 from ..data.loading import local_cache_folder
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.score_cache import tables_folder
-from ..jobs.console import plain
-from ..jobs.erasing import print_some, size_of
 from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
 from .erase_plan import ERASABLE
 from .hub_repository import RepoType
@@ -255,12 +252,3 @@ def _files(path: Path) -> Iterator[Path]:
         return
     for folder, _, names in os.walk(path):
         yield from (Path(folder) / name for name in names)
-
-
-def _print_local_plan(out: Console, plan: LocalPlan) -> None:
-    out.print("[bold]Old copies on this machine that go[/]" if plan.going else "No old copies were found.")
-    for copy in plan.going:
-        out.print(f"  {size_of([copy.size]):>7}  {plain(copy.what)}: {plain(copy.path)}")
-    if plan.staying:
-        out.print("What stays:")
-        print_some(out, [f"{path}: {why}" for path, why in plan.staying])

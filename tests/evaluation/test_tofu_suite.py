@@ -24,7 +24,7 @@ from hf_unlearn.evaluation.statistics import membership_auc
 
 from ..conftest import WORDS, write_rows
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "tofu"
+RECIPE = Path(__file__).parents[2] / "recipes" / "tofu" / "benchmark"
 TEMPLATES = {"prompt_template": "Question: {question}\nAnswer:", "completion_template": " {answer}"}
 
 

@@ -148,7 +148,7 @@ def test_methods_and_seeds_side_by_side(
 
 @pytest.mark.parametrize("path", RESULTS, ids=name)
 def test_every_table_is_what_its_results_say(path: Path) -> None:
-    sys.path.insert(0, str(ROOT / "recipes"))
+    sys.path.insert(0, str(ROOT / "recipes" / "quickstart"))
     from side_by_side import as_markdown
 
     found = json.loads(path.read_text(encoding="utf-8"))

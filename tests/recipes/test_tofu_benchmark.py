@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "tofu"
+RECIPE = Path(__file__).parents[2] / "recipes" / "tofu" / "benchmark"
 SMALLEST = {"authors": 4, "forget_authors": 1, "holdout_authors": 1}
 EVALUATE = {"sample": 4, "batch_size": 16, "new_tokens": 4, "dtype": "float32"}
 

@@ -18,7 +18,7 @@ from hf_unlearn.evaluation.benchmarks.tofu_suite import recall_tofu, score_tofu,
 
 from ..evaluation.test_tofu_suite import make, records  # noqa: F401
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "tofu"
+RECIPE = Path(__file__).parents[2] / "recipes" / "tofu" / "benchmark"
 NINE = [
     f"{name}_{measured}"
     for name, likely in (
@@ -77,7 +77,8 @@ def results(names: list[str], seeds: tuple[int, ...] = (0, 1, 2), **about: Any) 
     }
     cells = [cell(row["name"], seed, draw, **ends.get(row["name"], {})) for row in rows for seed in seeds]
     return {
-        "name": "small", "forget": "forget10", "seeds": list(seeds), "command": "python recipes/tofu/benchmark.py run",
+        "name": "small", "forget": "forget10", "seeds": list(seeds),
+        "command": "python recipes/tofu/benchmark/benchmark.py run",
         "hardware": "2 x86-64 cores", "software": {"torch": "2.13.0"},
         "settings": {"model": "tiny", "train": {"epochs": 8}, "target": None}, "rows": rows, "cells": cells, **about,
     }  # fmt: skip
@@ -214,7 +215,7 @@ def test_the_caption_says_what_the_numbers_rest_on() -> None:
     told = tables.caption(results(["npo"]))
     for words in (
         "seeds 0, 1, 2", "2 x86-64 cores", "torch 2.13.0", "model tiny", "train.epochs 8", "forget10",
-        "S 400, L 400, real authors 400", "```bash\npython recipes/tofu/benchmark.py run\n```",
+        "S 400, L 400, real authors 400", "```bash\npython recipes/tofu/benchmark/benchmark.py run\n```",
         "- npo: method npo, learning_rate 0.001",
     ):  # fmt: skip
         assert words in told, words
@@ -429,7 +430,7 @@ def test_other_files_are_refused(tmp_path: Path, capsys: Any) -> None:
     for path, words in (
         (tmp_path / "gone.json", "cannot be read"),
         (tmp_path / "small.md", "is no .json file"),
-        (RECIPE / "results.json", "holds no results of benchmark.py"),
+        (RECIPE.parent / "results.json", "holds no results of benchmark.py"),
     ):
         assert tables.main([str(path)]) == 2
         assert words in capsys.readouterr().err

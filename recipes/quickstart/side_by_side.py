@@ -1,7 +1,7 @@
 """Run a recipe with several methods and seeds, and put the results side by side.
 
-    python recipes/side_by_side.py --config recipes/sms_spam/recipe.yaml --output build/sms_spam/side_by_side \\
-        --seeds 0 1 2 --variants fine_tune "toward_base --alpha 0.6" base
+    python recipes/quickstart/side_by_side.py --config recipes/sms_spam/recipe.yaml \\
+        --output build/sms_spam/side_by_side --seeds 0 1 2 --variants fine_tune "toward_base --alpha 0.6" base
 
 For each seed the original is trained, then a retrained reference, then each variant runs: a method with flags of its
 own. Flags that are not this script's go to all commands, such as `--bf16 true --use_cpu true`. What is finished is not

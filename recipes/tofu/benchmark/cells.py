@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import evaluation
-import prepare
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -36,17 +35,17 @@ from hf_unlearn.models.loading import Model
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import RECORD_FILE, load_record
 
+# The recipe's own preparation lies one folder up.
+sys.path.append(str(Path(__file__).parents[1]))
+import prepare  # noqa: E402
+
 ORIGINAL, RETRAINED = "original", "retrained"
 Group = Literal["yardstick", "retained", "forget"]
 # The code that makes a row what it is; a change of it makes the finished cells old.
 CODE = (
-    "alternates", "cost", "data", "dial", "encodings", "fisher", "forget_data", "forget_methods",
-    "forget_objectives", "forget_rules", "forget_weights", "jobs", "labels", "layers", "masking", "method",
-    "method_trainer", "methods", "models", "objectives", "passes", "preparation", "refusals", "requests",
-    "resets", "retained", "retained_data", "retained_objectives", "rules", "selection", "start_inputs",
-    "starts", "steps", "tasks", "teachers", "trainer", "trainer_data", "training", "weights",
-    "write_alternates", "evaluation/epsilon", "evaluation/membership", "evaluation/statistics",
-    "evaluation/summaries", "evaluation/verdict",
+    "models", "data", "methods", "training", "evaluation/membership.py", "evaluation/statistics.py",
+    "evaluation/assemble.py", "evaluation/verdict.py", "jobs/alternates.py", "jobs/dial.py", "jobs/preparation.py",
+    "jobs/training_runs.py", "jobs/unlearning.py",
 )  # fmt: skip
 
 
@@ -136,8 +135,9 @@ class Experiment:
 @lru_cache
 def code_digest() -> str:
     """Of the files that make the numbers."""
-    package = Path(hf_unlearn.__file__).parent
-    read = b"".join((package / f"{name}.py").read_bytes() for name in CODE)
+    places = [Path(hf_unlearn.__file__).parent / name for name in CODE]
+    files = [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    read = b"".join(file.read_bytes() for file in files)
     return xxh3_128(read + "".join(evaluation.CODE).encode()).hexdigest()
 
 

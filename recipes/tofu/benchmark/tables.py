@@ -1,7 +1,7 @@
 """The benchmark's results as tables and a picture.
 
-    python recipes/tofu/tables.py recipes/tofu/NAME.json                    # writes NAME.md and NAME.png beside it
-    python recipes/tofu/tables.py recipes/tofu/NAME.json --table main       # prints one: main, utility or attacks
+    python recipes/tofu/benchmark/tables.py NAME.json                   # writes NAME.md and NAME.png beside it
+    python recipes/tofu/benchmark/tables.py NAME.json --table main      # prints one: main, utility or attacks
 
 What `benchmark.py` has not finished yet is left empty, and each row says how many seeds it rests on.
 """

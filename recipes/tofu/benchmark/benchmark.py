@@ -1,8 +1,8 @@
 """The TOFU benchmark: a target and a reference for each seed, every method, the whole suite, one file of results.
 
-    python recipes/tofu/benchmark.py search --preset tinystories --source path/to/tofu --model path/to/small/model
-    python recipes/tofu/benchmark.py run --preset reduced --source path/to/tofu --model path/to/small/model
-    python recipes/tofu/benchmark.py run --preset smollm2                         (a GPU and the Hub)
+    python recipes/tofu/benchmark/benchmark.py search --preset tinystories --source path/to/tofu --model path/to/model
+    python recipes/tofu/benchmark/benchmark.py run --preset reduced --source path/to/tofu --model path/to/model
+    python recipes/tofu/benchmark/benchmark.py run --preset smollm2                         (a GPU and the Hub)
 
 `search` tries learning rates on forget05 and writes the best of each row to the file that the preset names as
 `rates`. `run` takes them from there, makes the cells (a row with a seed), and collects them in PRESET.json, PRESET.md
