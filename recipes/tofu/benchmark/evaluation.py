@@ -1,7 +1,7 @@
 """TOFU's whole evaluation of a model, as one file of numbers.
 
     python recipes/tofu/benchmark/evaluation.py MODEL --reference RETAINED --source locuslab/TOFU --forget forget10
-    python recipes/tofu/benchmark/evaluation.py build/tofu/original --reference build/tofu/retrained --source local/tofu
+    python recipes/tofu/benchmark/evaluation.py build/original --reference build/tofu/retrained --source LOCAL
 
 MODEL and RETAINED, the model that never saw S, are folders or Hub ids. The file is named after what was measured: the
 weights of both, the records and the settings, never a name; what is there is not measured again.
