@@ -39,6 +39,8 @@ os.environ |= {
 os.environ.pop("HF_TOKEN", None)
 
 
+from .support.models import *  # noqa: E402, F403
+
 # It would look for another host at every load.
 datasets.config.USE_PARQUET_EXPORT = False
 
