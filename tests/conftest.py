@@ -12,18 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from huggingface_hub import HfApi  # noqa: E402
-
 from .support.hub_server import HubServer
 
 # The clients read their settings once, at import, so the Hub is there before any of them.
 _HOME = tempfile.TemporaryDirectory(prefix="hf_unlearn_tests_")
-
 HUB = HubServer(Path(_HOME.name) / "hub")
-
 os.environ |= {
     "HF_ENDPOINT": HUB.url,
     "HF_HOME": str(Path(_HOME.name) / "home"),
@@ -35,19 +28,20 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
     "NO_PROXY": "127.0.0.1",
 }
-
 os.environ.pop("HF_TOKEN", None)
 
+import datasets  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from huggingface_hub import HfApi  # noqa: E402
 
 from .support.models import *  # noqa: E402, F403
 
 # It would look for another host at every load.
 datasets.config.USE_PARQUET_EXPORT = False
-
 datasets.disable_progress_bars()
 
 SHARED = Path(__file__).parents[2] / "shared"
-
 TOKEN, OTHER_TOKEN, READ_TOKEN, OLD_TOKEN = "hf_owner", "hf_other", "hf_reader", "hf_expired"
 
 
