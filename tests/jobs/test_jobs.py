@@ -66,9 +66,10 @@ def test_the_whole_road_for_a_language_model(
     assert 0.1 < retrained.value < 0.9
     unlearned = report.arms["unlearned"].membership_auc
     assert unlearned is not None
-    # Ten records are too few for a verdict of several attacks, but not to see a tendency.
     assert (report.verdict.word == "exact") == (method == "base")
-    assert (unlearned.value > 0.8) == (method == "fine_tune")
+    # Ten records are too few for a verdict of several attacks, but not to see a tendency at both ends.
+    if method in ("fine_tune", "base"):
+        assert (unlearned.value > retrained.value + 0.2) == (method == "fine_tune")
     assert f"Verdict: {report.verdict.word}" in out
     assert re.search(r"rows to forget \(S\)\s+10\n", out)
     assert report.audit is not None
