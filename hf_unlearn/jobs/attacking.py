@@ -44,6 +44,9 @@ LORA_RATE = 10
 
 MOST_MEASUREMENTS = 20
 
+# So many records of S, and of H, are asked for and shown, and each is asked for so often.
+RECORDS, SAMPLES = 50, 8
+
 BITS: tuple[Literal[4, 8], ...] = (8, 4)
 
 AS_TRAINED = "as trained"
@@ -86,8 +89,6 @@ class AttackPlan:
 
     Attributes:
         steps: of relearning.
-        records: of S and of H that are asked for or shown, at most.
-        samples: of each.
         wordings: how to read prompt and completion, by what to call it; none where prompts are no plain text.
         worded: S and H as far as they have the wordings.
         public: texts to train an adapter on; None to leave that out.
@@ -96,8 +97,6 @@ class AttackPlan:
     """
 
     steps: int
-    records: int
-    samples: int
     wordings: dict[str, RecordFormat]
     worded: dict[SetName, Dataset]
     public: Dataset | None
@@ -190,11 +189,9 @@ def _attack_model(model: Model, run: Preparation, plan: AttackPlan, material: _M
     )
     leaks = reminder = None
     if "sampling" not in plan.skipped:
-        leaks = sample_leaks(
-            model, evidence, material.tokenizer, records=plan.records, samples=plan.samples, seed=seed
-        )
+        leaks = sample_leaks(model, evidence, material.tokenizer, records=RECORDS, samples=SAMPLES, seed=seed)
     if "in_context" not in plan.skipped:
-        reminder = in_context(model, evidence, records=plan.records, seed=seed)
+        reminder = in_context(model, evidence, records=RECORDS, seed=seed)
     return ModelAttacks(
         relearning=curves,
         steps_until_halfway={},
@@ -240,9 +237,7 @@ def plan_attacks(run: Preparation, asked: AttackArguments, model_args: ModelArgu
         lora = lora_config(replace(model_args, use_peft=True), run.task)
     else:
         skipped["public"] = "no --public_dataset was named"
-    return AttackPlan(
-        asked.attack_steps, asked.attack_records, asked.attack_samples, wordings, worded, public, lora, skipped
-    )
+    return AttackPlan(asked.attack_steps, wordings, worded, public, lora, skipped)
 
 
 def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
@@ -283,7 +278,7 @@ def _worded(part: AnyDataset, asked: AttackArguments, seed: int) -> Dataset | No
     rows = np.arange(len(part))
     if asked.paraphrase_column is not None:
         rows = np.flatnonzero([text is not None for text in part[asked.paraphrase_column]])
-    drawn = np.random.default_rng(seed).permutation(rows)[: asked.attack_records]
+    drawn = np.random.default_rng(seed).permutation(rows)[:RECORDS]
     return part.select(np.sort(drawn)) if len(drawn) else None
 
 
@@ -303,9 +298,8 @@ def _public_texts(name: str, run: Preparation) -> Dataset:
 def attack(values: dict[str, Any]) -> AttackReport:
     """Try to bring S back in a copy of a model, and of those that it is compared with."""
     asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
-    for name in ("attack_steps", "attack_records", "attack_samples"):
-        if vars(asked)[name] < 1:
-            raise InputError(f"--{name} {vars(asked)[name]} is not possible; it must be 1 or more.")
+    if asked.attack_steps < 1:
+        raise InputError(f"--attack_steps {asked.attack_steps} is not possible; it must be 1 or more.")
     model_args = build(ModelArguments, values)
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")

@@ -251,11 +251,6 @@ class AttackArguments:
         default=30,
         metadata={"help": "Optimiser steps of relearning, each at --learning_rate on --per_device_train_batch_size."},
     )
-    attack_records: int = field(
-        default=50,
-        metadata={"help": "Records of S, and of H, that the models are asked for and shown, drawn by --seed."},
-    )
-    attack_samples: int = field(default=8, metadata={"help": "How often they are asked for each, at temperature 1."})
     paraphrase_column: str | None = field(
         default=None,
         metadata={
