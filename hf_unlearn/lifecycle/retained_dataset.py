@@ -13,8 +13,7 @@ from datasets import (
     load_dataset_builder,
 )
 from datasets.exceptions import DatasetsError
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..data.loading import load_data, pick_split
 from ..data.request.digest_selector import Digested
@@ -27,6 +26,7 @@ from ..models.location import ModelSource
 from ..publishing.card import CARD_FILE
 from ..publishing.ledger import LEDGER_FILE
 from ..publishing.ledger_of_model import forgotten_before, ledger_key, ledger_of
+from ..publishing.publish import files_of, require_writable
 from ..publishing.templating import environment
 
 HEADING = "## Records taken out on request"
@@ -130,17 +130,14 @@ def publish_retained(data: RetainedData, repo_id: str, folder: Path, *, private:
     """
     api = HfApi()
     with publishing_errors(repo_id, folder, "--retained_dataset"):
-        there = _look(api, repo_id)
-        present = [file.rfilename for file in (there.siblings if there else None) or []]
-        present = [name for name in present if name != ".gitattributes"]
-        if there is not None and private and not there.private:
-            raise InputError(f"{repo_id} is there already and public; make it private on its page first.")
-        if present and not push_to_existing:
-            raise InputError(
-                f"{repo_id} has files already; choose a new name, or add --push_to_existing. The records stay "
-                f"readable in its history until `hf-unlearn erase {repo_id} --repo_type dataset`."
+        there = api.dataset_info(repo_id) if api.repo_exists(repo_id, repo_type="dataset") else None
+        present = there is not None and bool(files_of(there))
+        if there is not None:
+            erase = f"`hf-unlearn erase {repo_id} --repo_type dataset`"
+            require_writable(
+                there, private, push_to_existing, f"The records stay readable in its history until {erase}."
             )
-        before = _files_of(repo_id, data.config, there.sha) if there is not None and present else set()
+        before = _config_files(repo_id, data.config, there.sha) if there is not None and present else set()
         origin_is_public = data.origin is not None and not api.dataset_info(data.origin).private
         data.splits.push_to_hub(
             repo_id,
@@ -149,8 +146,8 @@ def publish_retained(data: RetainedData, repo_id: str, folder: Path, *, private:
             commit_message=f"Take {data.removed:,} records out on request",
         )
         pushed = api.dataset_info(repo_id)
-        left = {file.rfilename for file in pushed.siblings or []}
-        old = (before & left) - _files_of(repo_id, data.config, pushed.sha)
+        left = files_of(pushed).keys()
+        old = (before & left) - _config_files(repo_id, data.config, pushed.sha)
         card = Path(api.hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=pushed.sha))
         text = _with_section(card.read_text(encoding="utf-8"), data.card)
         commit = api.create_commit(
@@ -163,19 +160,11 @@ def publish_retained(data: RetainedData, repo_id: str, folder: Path, *, private:
             repo_type="dataset",
             parent_commit=pushed.sha,
         )
-        others = left - old - {CARD_FILE, ".gitattributes"}
-        return f"Published: {commit.commit_url}\n" + _looked_for(data, repo_id, commit.oid, others, bool(present))
+        others = left - old - {CARD_FILE}
+        return f"Published: {commit.commit_url}\n" + _looked_for(data, repo_id, commit.oid, others, present)
 
 
-def _look(api: HfApi, repo_id: str) -> DatasetInfo | None:
-    """What is at a name, None where there is no repository."""
-    try:
-        return api.dataset_info(repo_id)
-    except RepositoryNotFoundError:
-        return None
-
-
-def _files_of(repo_id: str, config: str, revision: str | None) -> set[str]:
+def _config_files(repo_id: str, config: str, revision: str | None) -> set[str]:
     """The files that a configuration is read from at a revision; none where it has no such configuration."""
     try:
         builder = load_dataset_builder(repo_id, config, revision=revision)
@@ -207,7 +196,7 @@ def _looked_for(data: RetainedData, repo_id: str, revision: str, others: set[str
     found = 0
     for config in get_dataset_config_names(repo_id, revision=revision):
         splits = load_dataset(repo_id, config, revision=revision)
-        others = others - _files_of(repo_id, config, revision)
+        others = others - _config_files(repo_id, config, revision)
         assert isinstance(splits, DatasetDict)
         masks = {split: _named(part, data.forgotten) for split, part in splits.items()}
         if config == data.config:

@@ -8,7 +8,7 @@ from io import BytesIO
 from itertools import product
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelInfo
+from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetInfo, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import httpx
@@ -66,16 +66,10 @@ def publish(
         InputError: the verdict forbids it, the repository has files, or the Hub refuses; nothing is lost then.
     """
     report = UnlearningReport.load(folder / REPORT_FILE)
-    word = report.verdict.word
-    if word in REFUSED and not push_anyway:
-        raise InputError(
-            f"The verdict is {word}, so the model is not published as unlearned; choose another method, or add "
-            "--push_anyway, and the card's first line will say so."
-        )
-    if tell_users_to_move:
-        _check_move(report)
+    _check_verdict(report, push_anyway, tell_users_to_move)
     contents: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    message = commit_message or f"Unlearn {_count(report)}records with {report.method.name}: {word}"
+    records = f"{report.audit.forget_rows:,} records" if report.audit else "records"
+    message = commit_message or f"Unlearn {records} with {report.method.name}: {report.verdict.word}"
     api, patiently = HfApi(token=token), Patience()
     with publishing_errors(repo_id, folder):
         if "/" not in repo_id:
@@ -84,32 +78,23 @@ def publish(
         contents[CARD_FILE] = card = _card(folder, report, published)
         refusal = _create(api, repo_id, private, patiently)
         try:
-            info = _look(api, repo_id, revision, refusal, patiently)
-            if private and not info.private:
-                raise InputError(f"{repo_id} is there already and public; make it private on its page first.")
-            present = {file.rfilename: file for file in info.siblings or [] if file.rfilename != ".gitattributes"}
+            info = _model_info(api, repo_id, revision, refusal, patiently)
+            present = files_of(info)
             if LEDGER_FILE in present:
                 theirs = api.hf_hub_download(repo_id, LEDGER_FILE, revision=info.sha)
                 contents[LEDGER_FILE] = _longer_ledger(folder, Path(theirs), repo_id)
             # What is there may be this very commit, when its answer was lost.
-            if present and not push_to_existing and not _is_published(contents, present):
-                raise InputError(
-                    f"{repo_id} has files already; choose a new name, or add --push_to_existing. The old weights stay "
-                    "readable in its history either way."
-                )
+            allowed = push_to_existing or _is_published(contents, present)
+            require_writable(info, private, allowed, "The old weights stay readable in its history either way.")
             if present and push_to_existing:
                 logger.warning(
-                    "The weights that %s had before stay readable in its history until `hf-unlearn erase` takes them "
-                    "away.",
+                    "The old weights of %s stay readable in its history until `hf-unlearn erase` deletes them.",
                     repo_id,
                 )
+            operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
             commit = patiently(
                 lambda: api.create_commit(
-                    repo_id,
-                    [CommitOperationAdd(name, content) for name, content in contents.items()],
-                    commit_message=message,
-                    revision=revision,
-                    parent_commit=info.sha,
+                    repo_id, operations, commit_message=message, revision=revision, parent_commit=info.sha
                 )
             )
         except BaseException:
@@ -118,6 +103,46 @@ def publish(
             raise
     write_text(folder / CARD_FILE, card.decode())
     return commit
+
+
+def _check_verdict(report: UnlearningReport, push_anyway: bool, tell_users_to_move: bool) -> None:
+    """Raise InputError where the verdict forbids to publish the model, or to ask users to move to it."""
+    word, original = report.verdict.word, report.original
+    if word in REFUSED and not push_anyway:
+        raise InputError(
+            f"The verdict is {word}, so the model is not published as unlearned; choose another method, or add "
+            "--push_anyway, and the card's first line will say so."
+        )
+    if tell_users_to_move and word in REFUSED:
+        raise InputError(
+            f"The verdict is {word}, so nobody can be asked to move to this model; leave out --tell_users_to_move."
+        )
+    if tell_users_to_move and (original is None or not original.on_hub):
+        raise InputError(
+            "The original model is not on the Hub and has no users there; leave out --tell_users_to_move."
+        )
+
+
+def files_of(info: ModelInfo | DatasetInfo) -> dict[str, RepoSibling]:
+    """The files of a repository by name, without the one that the Hub puts there itself."""
+    return {file.rfilename: file for file in info.siblings or [] if file.rfilename != ".gitattributes"}
+
+
+def require_writable(
+    info: ModelInfo | DatasetInfo, private: bool | None, push_to_existing: bool, history: str
+) -> None:
+    """Raise InputError where the user did not allow to write to a repository as it is.
+
+    Args:
+        info: what the Hub says of it.
+        private: whether it must be private.
+        push_to_existing: whether it may have files.
+        history: a sentence about the files that it has.
+    """
+    if private and not info.private:
+        raise InputError(f"{info.id} is there already and public; make it private on its page first.")
+    if files_of(info) and not push_to_existing:
+        raise InputError(f"{info.id} has files already; choose a new name, or add --push_to_existing. {history}")
 
 
 def _create(api: HfApi, repo_id: str, private: bool | None, patiently: Patience) -> HfHubHTTPError | None:
@@ -138,7 +163,7 @@ def _create(api: HfApi, repo_id: str, private: bool | None, patiently: Patience)
     return None
 
 
-def _look(
+def _model_info(
     api: HfApi, repo_id: str, revision: str | None, refusal: HfHubHTTPError | None, patiently: Patience
 ) -> ModelInfo:
     """What the repository holds; raises the refusal to make it when there is none."""
@@ -156,7 +181,7 @@ def _look(
 def _remove_if_empty(api: HfApi, repo_id: str) -> None:
     """Take back a repository that this very call made, as far as the Hub can still be reached."""
     with suppress(HfHubHTTPError, httpx.TransportError):
-        if {file.rfilename for file in api.model_info(repo_id).siblings or []} <= {".gitattributes"}:
+        if not files_of(api.model_info(repo_id)):
             api.delete_repo(repo_id)
 
 
@@ -212,19 +237,6 @@ def _longer_ledger(folder: Path, theirs: Path, repo_id: str) -> bytes:
     )
 
 
-def _check_move(report: UnlearningReport) -> None:
-    """Raise InputError where nobody can be asked to move to this model."""
-    if report.verdict.word in REFUSED:
-        raise InputError(
-            f"The verdict is {report.verdict.word}, so nobody can be asked to move to this model; leave out "
-            "--tell_users_to_move."
-        )
-    if report.original is None or not report.original.on_hub:
-        raise InputError(
-            "The model from before is not on the Hub and has no users there; leave out --tell_users_to_move."
-        )
-
-
 def _original_is_public(report: UnlearningReport, repo_id: str, patiently: Patience) -> bool | None:
     """Whether everybody can load the model from before beside this one; None when the Hub does not tell."""
     original = report.original
@@ -255,7 +267,3 @@ def _card(folder: Path, report: UnlearningReport, published: Published) -> bytes
             "The card has been edited and stays as it is: ask users of the original to move there yourself."
         )
     return text.encode()
-
-
-def _count(report: UnlearningReport) -> str:
-    return f"{report.audit.forget_rows:,} " if report.audit else ""

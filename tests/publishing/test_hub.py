@@ -132,7 +132,7 @@ def test_publishing_later_and_elsewhere(
     assert main(["push", str(finished), "--hub_model_id", "owner/later"]) == 2
     assert "has files already; choose a new name, or add --push_to_existing" in capsys.readouterr().err
     assert main(["push", str(finished), "--hub_model_id", "owner/later", "--push_to_existing"]) == 0
-    assert "The weights that owner/later had before stay readable in its history" in caplog.text
+    assert "The old weights of owner/later stay readable in its history" in caplog.text
     assert "Edited by hand." in ModelCard.load("owner/later").content
 
 
