@@ -16,11 +16,11 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from ..errors import AlreadyHonoured, InputError
 from .arrow_tables import AnyDataset, column_names, require_columns, row_count
 from .copies.exact import Copies, DuplicatePolicy, find_copies, text_columns, texts_of
-from .copies.near import NEAR_THRESHOLD
-from .copies.search import NearAudit, NearFindings, NearSearch, look_for_near_copies
+from .copies.review import check_review
+from .copies.search import NearAudit, NearCopies, look_for_near_copies
 from .request.forgotten_digests import Forgotten, forgotten_digests
 from .request.records import Records
-from .request.selection import Masks, RowTaker, Selection, Selections, select_rows
+from .request.selection import Masks, RowTaker, Selection, Selections, select_rows, take_rows
 
 if TYPE_CHECKING:
     from .copies.paraphrases import SentenceEncoder
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitAudit:
-    """What a request did to a data set, in counts: it holds no id and no text.
+    """What a request did to a data set, in counts; it holds no id and no text.
 
     Attributes:
-        dataset_rows: rows of D; the holdout rows are not among them.
+        dataset_rows: rows of D without the held-out rows.
         forget_rows, retained_rows, holdout_rows: rows of S, L and H.
         ids_requested, ids_matched, ids_unmatched: distinct ids, values, positions or rows that the request names.
         duplicate_columns: the columns compared, after Unicode, case and whitespace normalisation.
         duplicate_policy: ``report``, ``forget``, ``error``, or None when duplicates were not looked for.
-        duplicates_retained: rows of L whose text equals that of a row of S, or of one that was forgotten before; each
-            keeps teaching it.
+        duplicates_retained: rows of L with the text of a row of S, or of a row that was forgotten before. Each keeps
+            teaching that text.
         duplicates_forgotten: such rows that the policy ``forget`` moved to S.
-        near_duplicates_retained: rows of L that are near copies of a row of S or quote one, as
-            :mod:`~hf_unlearn.data.copies.near` defines it, or paraphrase one; None when nobody looked.
-        holdout_overlap: rows of H whose text also occurs in S or L, so that the original model did see it.
+        near_duplicates_retained: rows of L that nearly equal, quote or paraphrase a row of S, see
+            :mod:`~hf_unlearn.data.copies.near`; None when they were not looked for.
+        holdout_overlap: rows of H whose text also occurs in S or L, so that the original model saw it.
         dataset_fingerprint: the ``datasets`` fingerprint of the data set that was split, None for a stream.
         dataset_revision: the commit of the data set on the Hub, None when unknown.
         request_digest: keyed digest (HMAC-SHA256) of what the request names, None without a key.
-        near_duplicate_policy: as above, or None when near copies were not looked for.
+        near_duplicate_policy: as ``duplicate_policy``, for near copies.
         near_duplicates_forgotten: near copies that the policy ``forget`` moved to S.
         near_duplicates: what each search for near copies found.
         forgotten_before_rows: rows of D that earlier requests named; they are in neither S nor L.
-        ids_honoured: ids and values that the request names and earlier ones named too; the others are counted above.
+        ids_honoured: ids and values of the request that earlier requests named too. The counts above leave them out.
     """
 
     dataset_rows: int
@@ -80,12 +80,12 @@ class SplitAudit:
 
 @dataclass(frozen=True)
 class ForgetRows:
-    """Where S is in the data that a model was trained on; it is never written anywhere.
+    """Where S is in the data that a model was trained on; this is never written to a file.
 
     Attributes:
-        rows: places of the rows of S, and of those forgotten before, in D without the holdout rows, from 0, int64 of
-            shape (rows,).
-        fingerprint: the ``datasets`` fingerprint of D without the holdout rows.
+        rows: positions of the rows of S, and of those forgotten before, in D without the held-out rows, int64 of
+            shape (rows,), counted from 0.
+        fingerprint: the ``datasets`` fingerprint of D without the held-out rows.
     """
 
     rows: np.ndarray
@@ -97,9 +97,9 @@ class RetainedSplit:
     """The parts of a data set after a request, in the order of its rows and with its features.
 
     Attributes:
-        retained: L, everything that stays.
-        forget: S, the records to forget.
-        holdout: H, records like S that no model was trained on, or None.
+        retained: the retained records (L).
+        forget: the records to forget (S).
+        holdout: the held-out records (H), like S but never seen by the original model; None without any.
         audit: the counts.
         forget_rows: where S is in D, None for a stream.
         forgotten: what the ledger keeps of S, None without a key.
@@ -112,17 +112,6 @@ class RetainedSplit:
     forget_rows: ForgetRows | None = None
     forgotten: Forgotten | None = None
 
-    def flattened(self) -> "RetainedSplit":
-        """Write each part out as a table of its own, without index mappings (``Dataset`` only)."""
-
-        def flat(part: AnyDataset | None) -> AnyDataset | None:
-            return part.flatten_indices() if isinstance(part, Dataset) else part
-
-        retained, forget = flat(self.retained), flat(self.forget)
-        assert retained is not None
-        assert forget is not None
-        return replace(self, retained=retained, forget=forget, holdout=flat(self.holdout))
-
 
 def split_retained(
     dataset: AnyDataset | DatasetDict | IterableDatasetDict,
@@ -133,7 +122,6 @@ def split_retained(
     duplicates: DuplicatePolicy | None = "report",
     duplicate_columns: Sequence[str] | None = None,
     near_duplicates: DuplicatePolicy | None = "report",
-    near_threshold: float = NEAR_THRESHOLD,
     near_encoder: "SentenceEncoder | None" = None,
     near_review: Path | None = None,
     allow_unmatched: bool = False,
@@ -142,87 +130,92 @@ def split_retained(
     forgotten_before: Records | None = None,
     ask_again: bool = False,
 ) -> RetainedSplit:
-    """Split a data set into what stays and what a request names.
+    """Split a data set into the records to forget, the retained records and the held-out records.
 
     Args:
-        dataset: D, in memory, memory-mapped or streamed; a dictionary of splits needs ``split``. A stream is read once
-            for the request and several times for duplicates, and must yield the same rows each time.
+        dataset: D, in memory, memory-mapped or streamed. A dictionary of splits needs ``split``. A stream is read once
+            for the request and several times for copies, and must give the same rows each time.
         request: the records to forget.
         split: which split of a dictionary to use; the other splits stay untouched.
-        holdout: records like S that the original model never saw: a request naming rows of ``dataset``, which then
-            belong neither to S nor to L, or a data set of its own.
-        duplicates: what to do with rows of L whose text equals that of a row of S: count them (``report``), forget
-            them too (``forget``), or raise (``error``); None skips the search.
-        duplicate_columns: the columns that make a duplicate; by default ``messages``, or ``prompt`` and
-            ``completion``, or ``text``, or else every column of strings that the request does not look at.
+        holdout: records like S that the original model never saw: a data set of its own, or a request that names rows
+            of ``dataset``, which then belong neither to S nor to L.
+        duplicates: what to do with rows of L that have the text of a row of S: count them (``report``), forget them
+            too (``forget``), or raise (``error``); None skips the search.
+        duplicate_columns: the columns that carry the text; by default ``messages``, or ``prompt`` and ``completion``,
+            or ``text``, or else every column of strings that the request does not name.
         near_duplicates: the same for rows of L that nearly equal a row of S or quote it, see
-            :mod:`~hf_unlearn.data.copies.near`; None, or no search for duplicates, skips this.
-        near_threshold: from which Jaccard index on rows are nearly equal.
-        near_encoder: finds paraphrases, too.
-        near_review: a file to write for the owner, with the texts of all near copies; for nobody else's eyes.
+            :mod:`~hf_unlearn.data.copies.near`. None skips the search, and so does ``duplicates=None``.
+        near_encoder: also finds paraphrases.
+        near_review: a private file to write, with the texts of all near copies.
         allow_unmatched: go on when the request names something that the data set does not have.
         digest_key: the owner's key for the digest of the request in the audit.
-        revision: the commit of the data set, recorded in the audit.
-        forgotten_before: what earlier requests named (see ``recognised``): it stays in none
-            of the parts, and the request goes on without it.
-        ask_again: keep what was forgotten before in S where the request names it, to measure its forgetting again.
+        revision: the commit of the data set, for the audit.
+        forgotten_before: what earlier requests named, see ``recognised``. It is left out of all parts.
+        ask_again: keep in S what the request names although it was forgotten before, to measure it again.
 
     Returns:
         The parts and the audit.
 
     Raises:
         AlreadyHonoured: all that the request names was forgotten before.
-        InputError: unknown column, wrong type, something unmatched or repeated, a request that removes everything,
-            a row both forgotten and held out, or a duplicate under the policy ``error``.
+        InputError: a column is unknown, a type is wrong, the data set lacks something that the request names, nothing
+            would be retained, a row is both to forget and held out, or there is a copy under the policy ``error``.
     """
-    near_search = _near_search(duplicates, near_duplicates, near_threshold, near_encoder, near_review)
+    near_policy = _near_policy(duplicates, near_duplicates, near_encoder, near_review)
     dataset = _one_split(dataset, split)
     selections = _selected(dataset, request, holdout, forgotten_before, ask_again, allow_unmatched)
     masks, forget = _masks(selections), selections.forget
-    columns = _text_columns(dataset, duplicate_columns, selections) if duplicates is not None else []
+    columns: list[str] = []
+    if duplicates is not None:
+        usual = duplicate_columns or text_columns(dataset, selections.columns)
+        columns = require_columns(usual, column_names(dataset))
     other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
     # A copy of what was forgotten before teaches it again, too.
     copies = find_copies(dataset, columns, masks.forget | masks.before, masks.held_out, other, duplicates)
     masks = replace(masks, forget=masks.forget | copies.moved)
-    near = look_for_near_copies(dataset, copies, masks.forget | masks.before, masks.retained, near_search)
+    gone = masks.forget | masks.before
+    near = look_for_near_copies(dataset, copies, gone, masks.retained, near_policy, near_encoder, near_review)
     masks = replace(masks, forget=masks.forget | near.moved)
     if not masks.retained.any():
-        raise InputError("The request removes every row; with nothing retained there is no model to train.")
+        raise InputError("The request removes every row, so nothing is left to train on; name fewer records.")
 
     take = RowTaker(dataset, selections, copies.columns, _keys(dataset, copies, near))
     return RetainedSplit(
         retained=take(masks.retained, "retained"),
         forget=take(masks.forget, "forget"),
         holdout=take(masks.held_out, "held_out") if isinstance(holdout, Records) else holdout,
-        audit=_audit(dataset, forget, holdout, masks, copies, near, revision, digest_key),
-        forget_rows=_forget_rows(dataset, take, masks),
+        audit=_audit(dataset, forget, other, masks, copies, near, revision, digest_key),
+        forget_rows=_forget_rows(dataset, masks),
         forgotten=forgotten_digests(dataset, forget, masks.forget, digest_key) if digest_key else None,
     )
 
 
-def _near_search(
+def _near_policy(
     duplicates: DuplicatePolicy | None,
-    policy: DuplicatePolicy | None,
-    threshold: float,
+    near_duplicates: DuplicatePolicy | None,
     encoder: "SentenceEncoder | None",
     review: Path | None,
-) -> NearSearch | None:
-    """How to look for near copies; raises InputError where more is asked for than can be done."""
-    if duplicates is not None and policy is not None:
-        return NearSearch(policy, threshold, encoder, review)
-    if policy in ("forget", "error") or encoder is not None or review is not None:
-        raise InputError("Near copies are looked for only where copies are, too; skip neither search.")
-    return None
+) -> DuplicatePolicy | None:
+    """What to do about near copies, None to skip them; raises InputError where that contradicts the rest."""
+    policy = near_duplicates if duplicates is not None else None
+    if policy is None and (near_duplicates in ("forget", "error") or encoder is not None or review is not None):
+        raise InputError(
+            "Near copies are looked for only together with exact copies; set both duplicates and near_duplicates to "
+            "'report', 'forget' or 'error'."
+        )
+    if review is not None:
+        check_review(review)
+    return policy
 
 
 def _one_split(dataset: Any, split: str | None) -> AnyDataset:
     if isinstance(dataset, DatasetDict | IterableDatasetDict):
         if split not in dataset:
-            asked = "Name one with split=…" if split is None else f"There is no split {split!r}"
+            asked = "Name a split with split=…" if split is None else f"There is no split {split!r}"
             raise InputError(f"{asked}; the data set has the splits {', '.join(dataset)}.")
         return dataset[split]
     if not isinstance(dataset, Dataset | IterableDataset):
-        raise InputError(f"{type(dataset).__name__} is not a data set of the datasets library.")
+        raise InputError(f"dataset is a {type(dataset).__name__}; give a Dataset or IterableDataset of datasets.")
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise InputError("The data set is empty; there is nothing to forget.")
     return dataset
@@ -236,12 +229,12 @@ def _selected(
     ask_again: bool,
     allow_unmatched: bool,
 ) -> Selections:
-    """What the request, that for H and the earlier ones name in D."""
+    """Find the rows that are to be forgotten, held out, or were forgotten before."""
     known = None if ask_again else forgotten_before
     forget = Selection(request, "The request", dataset, known)
     held_out = before = None
     if isinstance(holdout, Records):
-        held_out = Selection(holdout, "The holdout request", dataset, forgotten_before)
+        held_out = Selection(holdout, "The held-out request", dataset, forgotten_before)
     if forgotten_before is not None:
         before = Selection(forgotten_before, "The ledger", dataset)
     selections = Selections(forget, held_out, before, ask_again)
@@ -253,11 +246,11 @@ def _selected(
 
 
 def _masks(selections: Selections) -> Masks:
-    """Which rows belong to which part; raises InputError where that cannot be."""
+    """Which rows belong to which part; raises InputError where two parts overlap or all was forgotten before."""
     masks = selections.masks(Selection.mask)
     if overlap := int(np.count_nonzero(masks.forget & masks.held_out)):
         raise InputError(
-            f"{overlap} rows are both in the request and in the holdout request; name each in one of them."
+            f"{overlap} rows are both to be forgotten and held out; name each row in one of the two requests."
         )
     forget = selections.forget
     honoured = sum(forget.honoured)
@@ -269,13 +262,8 @@ def _masks(selections: Selections) -> Masks:
     return masks
 
 
-def _text_columns(dataset: AnyDataset, named: Sequence[str] | None, selections: Selections) -> list[str]:
-    """The columns to look for copies in: those that the user named, or the usual ones."""
-    return require_columns(named or text_columns(dataset, selections.columns), column_names(dataset))
-
-
-def _keys(dataset: AnyDataset, copies: Copies, near: NearFindings) -> pa.Array:
-    """The texts by which a stream knows the rows that were moved to S."""
+def _keys(dataset: AnyDataset, copies: Copies, near: NearCopies) -> pa.Array:
+    """The texts by which a stream recognises the rows that were moved to S."""
     keys = [copies.keys] if copies.moved.any() else [pa.array([], pa.large_string())]
     if near.moved.any() and isinstance(dataset, IterableDataset):
         keys.append(texts_of(dataset, copies.columns, near.moved).unique())
@@ -285,10 +273,10 @@ def _keys(dataset: AnyDataset, copies: Copies, near: NearFindings) -> pa.Array:
 def _audit(
     dataset: AnyDataset,
     forget: Selection,
-    holdout: Records | AnyDataset | None,
+    other: AnyDataset | None,
     masks: Masks,
     copies: Copies,
-    near: NearFindings,
+    near: NearCopies,
     revision: str | None,
     digest_key: bytes | None,
 ) -> SplitAudit:
@@ -296,7 +284,7 @@ def _audit(
         dataset_rows=int(np.count_nonzero(~masks.held_out)),
         forget_rows=int(np.count_nonzero(masks.forget)),
         retained_rows=int(np.count_nonzero(masks.retained)),
-        holdout_rows=_holdout_rows(holdout, masks.held_out),
+        holdout_rows=int(np.count_nonzero(masks.held_out)) if other is None else row_count(other),
         ids_requested=forget.requested,
         ids_matched=forget.requested - forget.unmatched,
         ids_unmatched=forget.unmatched,
@@ -304,22 +292,18 @@ def _audit(
         dataset_revision=revision,
         request_digest=forget.digest(digest_key) if digest_key else None,
         **copies.counts(),
+        duplicate_columns=copies.columns,
+        holdout_overlap=copies.holdout_overlap,
         **near.counts(),
+        near_duplicates=near.audits,
         forgotten_before_rows=int(np.count_nonzero(masks.before)),
         ids_honoured=sum(forget.honoured),
     )
 
 
-def _holdout_rows(holdout: Records | AnyDataset | None, mask: np.ndarray) -> int:
-    if holdout is None or isinstance(holdout, Records):
-        return int(np.count_nonzero(mask))
-    return row_count(holdout)
-
-
-def _forget_rows(dataset: AnyDataset, take: RowTaker, masks: Masks) -> ForgetRows | None:
+def _forget_rows(dataset: AnyDataset, masks: Masks) -> ForgetRows | None:
     if not isinstance(dataset, Dataset):
         return None
-    trained = take(~masks.held_out, "retained") if masks.held_out.any() else dataset
-    assert isinstance(trained, Dataset)
+    trained = take_rows(dataset, np.flatnonzero(~masks.held_out)) if masks.held_out.any() else dataset
     forgotten = masks.forget | masks.before
     return ForgetRows(np.flatnonzero(forgotten[~masks.held_out]), trained._fingerprint)

@@ -4,8 +4,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from ..data.copies.near import NEAR_THRESHOLD
-from ..data.copies.pairs import PARAPHRASE_THRESHOLD
 from ..models.tasks import Task
 from ..training.config import UnlearningConfig
 
@@ -82,7 +80,6 @@ class RequestArguments:
     forget_dataset: str | None = field(
         default=None, metadata={"help": "A data set (as for --dataset_name) whose rows are to be forgotten."}
     )
-    ids_must_be_unique: bool = field(default=False, metadata={"help": "Fail when an id belongs to several rows."})
     allow_unmatched: bool = field(default=False, metadata={"help": "Go on when an id is not in D."})
     duplicates: Literal["report", "forget", "error", "ignore"] = field(
         default="report",
@@ -91,18 +88,11 @@ class RequestArguments:
     near_duplicates: Literal["report", "forget", "error", "ignore"] = field(
         default="report", metadata={"help": "Retained rows that nearly equal a forgotten one, or quote it: the same."}
     )
-    near_duplicate_threshold: float = field(
-        default=NEAR_THRESHOLD,
-        metadata={"help": "Nearly equal: from this Jaccard index on, over words and pairs of neighbouring words."},
-    )
     near_duplicates_review: str | None = field(
         default=None, metadata={"help": "A file to write for you alone, with rows and texts of near copies (.jsonl)."}
     )
     near_duplicates_encoder: str | None = field(
         default=None, metadata={"help": "A sentence encoder, a folder or Hub id, that finds paraphrases too."}
-    )
-    near_duplicates_encoder_threshold: float = field(
-        default=PARAPHRASE_THRESHOLD, metadata={"help": "From which cosine on a row counts as a paraphrase."}
     )
     holdout_split: str | None = field(default=None, metadata={"help": "H is this split of the data set."})
     holdout_dataset: str | None = field(default=None, metadata={"help": "H is this data set."})

@@ -94,8 +94,7 @@ def forget_request(args: RequestArguments) -> Records:
             raise InputError("--forget_requests needs --forget_id_column, the column that holds the ids.")
         files, _ = request_files(Path(args.forget_requests))
         for path in files:
-            one = Records.ids_from_file(args.forget_id_column, path, unique=args.ids_must_be_unique)
-            request = _unite(request, one)
+            request = _unite(request, Records.ids_from_file(args.forget_id_column, path))
     if args.forget_dataset is not None:
         data, _ = load_data(args.forget_dataset)
         request = _unite(request, Records.like(next(iter(data.values()))))
@@ -136,7 +135,7 @@ def _records(
     if ids is not None:
         if args.forget_id_column is None:
             raise InputError(f"--{kind}_ids needs --forget_id_column, the column that holds the ids.")
-        request = Records.ids_from_file(args.forget_id_column, ids, unique=args.ids_must_be_unique)
+        request = Records.ids_from_file(args.forget_id_column, ids)
     for pair in values or []:
         column, equals, value = pair.partition("=")
         if not equals:
@@ -167,13 +166,11 @@ def _near_search(args: RequestArguments, config: UnlearningConfig) -> dict[str, 
     """How to look for near copies, as arguments of ``split_retained``."""
     encoder = review = None
     if args.near_duplicates_encoder is not None:
-        threshold = args.near_duplicates_encoder_threshold
-        encoder = SentenceEncoder(args.near_duplicates_encoder, threshold, config.device)
+        encoder = SentenceEncoder(args.near_duplicates_encoder, config.device)
     if args.near_duplicates_review is not None:
         review = Path(args.near_duplicates_review)
     return {
         "near_duplicates": None if args.near_duplicates == "ignore" else args.near_duplicates,
-        "near_threshold": args.near_duplicate_threshold,
         "near_encoder": encoder,
         "near_review": review,
     }

@@ -24,7 +24,6 @@ from hf_unlearn.cli import main
 from hf_unlearn.data.copies import near as near_copies
 from hf_unlearn.data.copies import text_slices
 from hf_unlearn.data.copies.near import find_near_copies
-from hf_unlearn.data.copies.pairs import PARAPHRASE_THRESHOLD, NearPairs
 from hf_unlearn.data.copies.paraphrases import SentenceEncoder
 from hf_unlearn.evaluation.verdict import Provenance, decide
 from hf_unlearn.publishing.card import render_card
@@ -100,14 +99,13 @@ def by_hand(forgotten: list[str], retained: list[str], threshold: float) -> dict
     return found
 
 
-def search(forgotten: list[str], retained: list[str], threshold: float = 0.55) -> NearPairs:
+def search(forgotten: list[str], retained: list[str]) -> list[dict[str, Any]]:
     dataset = Dataset.from_dict({"text": retained})
     look = np.ones(len(retained), bool)
-    parts = list(find_near_copies(dataset, ["text"], pa.array(forgotten, pa.large_string()), look, threshold))
-    rows = [row for part in parts for row in set(part.row.tolist())]
+    parts = list(find_near_copies(dataset, ["text"], pa.array(forgotten, pa.large_string()), look))
+    rows = [row for part in parts for row in set(part["row"].to_pylist())]
     assert len(rows) == len(set(rows)), "no row is in two parts"
-    none = NearPairs(*(np.zeros(0, int),) * 5)
-    return NearPairs.joined([none, *parts])
+    return [pair for part in parts for pair in part.to_pylist()]
 
 
 WORDS = ["ann", "bob", "cat", "345", "6789", "12345", "a0b1c2d3", "dog", "eve"]
@@ -149,15 +147,10 @@ def test_what_is_found_is_what_the_definition_says(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_slices, "SLICE_BYTES", slice_bytes)
         patch.setattr(near_copies, "LOOKED_UP", slice_bytes)
-        pairs = search(*texts, threshold)
+        patch.setattr(near_copies, "NEAR_THRESHOLD", threshold)
+        pairs = search(*texts)
     expected = by_hand(*texts, threshold)
-    found = dict(
-        zip(
-            zip(pairs.row.tolist(), pairs.forgotten.tolist(), strict=True),
-            zip(pairs.jaccard, pairs.containment, strict=True),
-            strict=True,
-        )
-    )
+    found = {(pair["row"], pair["forgotten"]): (pair["jaccard"], pair["containment"]) for pair in pairs}
     event(f"found {min(len(expected), 3)}")
     assert found.keys() == expected.keys()
     for pair, numbers in expected.items():
@@ -400,18 +393,14 @@ def test_a_stream_by_position() -> None:
 
 
 def test_report_and_error() -> None:
-    split = split_retained(near_rows(), Records.ids("id", ["r0"]), near_threshold=0.99)
+    split = split_retained(near_rows(), Records.ids("id", ["r0"]))
     assert numbers(split.forget) == [0]
-    # The others are quotations.
-    assert split.audit.near_duplicates_retained == 2
-    assert split.audit.near_duplicates[0].threshold == 0.99
+    assert split.audit.near_duplicates_retained == 4
+    assert split.audit.near_duplicates[0].threshold == 0.55
     with pytest.raises(
-        InputError, match="4 retained rows are near copies of a forgotten one.*near_duplicates='forget'"
+        InputError, match="4 retained rows are near copies of a row to forget.*near_duplicates='forget'"
     ):
         split_retained(near_rows(), Records.ids("id", ["r0"]), near_duplicates="error")
-    for nothing in (0, -1, 1.01, math.nan):
-        with pytest.raises(InputError, match="is no threshold for near copies"):
-            split_retained(near_rows(), Records.ids("id", ["r0"]), near_threshold=nothing)
 
 
 def test_nobody_looks_where_nobody_looks_for_copies() -> None:
@@ -422,7 +411,7 @@ def test_nobody_looks_where_nobody_looks_for_copies() -> None:
         {"duplicates": None, "near_duplicates": "error"},
         {"near_duplicates": None, "near_review": Path()},
     ):
-        with pytest.raises(InputError, match="looked for only where copies are"):
+        with pytest.raises(InputError, match="looked for only together with exact copies"):
             split_retained(near_rows(), Records.ids("id", ["r0"]), **options)  # type: ignore[arg-type]
 
 
@@ -522,7 +511,7 @@ def test_an_encoder_finds_paraphrases(minilm: Path, tmp_path: Path) -> None:
     assert (words.rows, meaning.rows, meaning.pairs, meaning.encoder) == (0, 1, 1, "model")
     pair = json.loads(path.read_text(encoding="utf-8").splitlines()[1])
     assert pair["retained_row"] == 1
-    assert pair["cosine"] >= PARAPHRASE_THRESHOLD
+    assert pair["cosine"] >= SentenceEncoder.threshold
     alone, together = encoder.encode(texts[:1]), encoder.encode([*texts, "much longer than the others " * 9])
     assert np.allclose(alone[0], together[0], atol=1e-5), "padding has no say"
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
@@ -539,9 +528,6 @@ def test_encoders_that_work_otherwise_are_refused(minilm: Path, tmp_path: Path) 
     (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]')
     with pytest.raises(InputError, match="does something else than take the mean"):
         SentenceEncoder(str(folder))
-    for threshold in (0.0, 1.1, math.nan):
-        with pytest.raises(InputError, match="is no threshold for paraphrases"):
-            SentenceEncoder(str(minilm), threshold)
 
 
 def test_an_encoder_on_the_hub(owner: HfApi, encoder_base: Path) -> None:
@@ -549,7 +535,7 @@ def test_an_encoder_on_the_hub(owner: HfApi, encoder_base: Path) -> None:
     owner.upload_folder(repo_id="owner/sentences", folder_path=encoder_base)
     pooling = b'{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}'
     owner.upload_file(repo_id="owner/sentences", path_in_repo="1_Pooling/config.json", path_or_fileobj=pooling)
-    encoder = SentenceEncoder("owner/sentences", 0.99)
+    encoder = SentenceEncoder("owner/sentences")
     assert (encoder.public_name, encoder.pooling) == ("owner/sentences", "cls")
     split = split_retained(near_rows(), Records.ids("id", ["r0"]), near_encoder=encoder)
     assert split.audit.near_duplicates[1].encoder == "owner/sentences"
@@ -571,16 +557,15 @@ def test_the_command_shows_counts_and_writes_the_review(
     assert "2 from 0.9 to 1" in shown
     assert "parcel" not in shown
     assert (tmp_path / "review.jsonl").stat().st_mode & 0o777 == 0o600
-    assert main([*flags, "--near_duplicates", "forget", "--near_duplicate_threshold", "0.6"]) == 0
+    assert main([*flags, "--near_duplicates", "forget"]) == 0
     assert "near copies forgotten too 4" in " ".join(capsys.readouterr().out.split())
     assert main([*flags, "--near_duplicates", "ignore"]) == 0
     assert "near copies" not in capsys.readouterr().out
     for wrong, message in (
         (["--near_duplicates", "error"], "4 retained rows are near copies"),
-        (["--near_duplicate_threshold", "0"], "is no threshold"),
         (["--near_duplicates_review", "none/review.jsonl"], "cannot be written"),
         (["--near_duplicates_encoder", "owner/nothing"], "'owner/nothing' is neither"),
-        (["--near_duplicates", "forget", "--duplicates", "ignore"], "skip neither"),
+        (["--near_duplicates", "forget", "--duplicates", "ignore"], "only together with exact copies"),
     ):
         assert main([*flags, *wrong]) == 2
         assert message in capsys.readouterr().err

@@ -83,7 +83,6 @@ def test_untyped_files_are_read_as_the_columns_type_and_typed_ones_are_not(tmp_p
         (lambda: Records.ids("id", []), "nothing to forget"),
         (lambda: Records.ids("name", ["r1"]), "no column 'name'; its columns are id, number, author, text"),
         (lambda: Records.ids("id", ["r1", "x", "y"]), r"names 2 of 3 records .* \(positions 2, 3 of the request\)"),
-        (lambda: Records.ids("author", ["ann"], unique=True), "1 ids belong to more than one row"),
         (lambda: Records.rows([8]), "names 1 of 1 records that the data set does not have"),
         (lambda: Records.rows([-1]), "-1 is not a row index"),
         (lambda: Records.rows([True]), "True is not a row index"),

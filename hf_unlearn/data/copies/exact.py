@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,22 +15,18 @@ DuplicatePolicy: TypeAlias = Literal["report", "forget", "error"]
 
 
 @dataclass(frozen=True)
-class Copies:
-    """Rows of L with the text of a row of S.
+class FoundRows:
+    """Rows of L that repeat a row of S.
 
     Attributes:
         policy: count them (``report``), forget them too (``forget``), or raise (``error``); None: nobody looked.
-        columns: those that carry the text.
-        keys: the distinct normalised texts of S.
         mask: the rows, bool of shape (rows of D,).
-        holdout_overlap: rows of H whose text also occurs in S or L, None without H.
+        prefix: of their counts in the audit of the split.
     """
 
     policy: DuplicatePolicy | None
-    columns: list[str]
-    keys: pa.Array
     mask: np.ndarray
-    holdout_overlap: int | None
+    prefix: ClassVar[str] = ""
 
     @property
     def moved(self) -> np.ndarray:
@@ -41,12 +37,25 @@ class Copies:
         """What the audit of the split says about them."""
         found, moved = int(np.count_nonzero(self.mask)), int(np.count_nonzero(self.moved))
         return {
-            "duplicate_columns": self.columns,
-            "duplicate_policy": self.policy,
-            "duplicates_retained": None if self.policy is None else found - moved,
-            "duplicates_forgotten": moved,
-            "holdout_overlap": self.holdout_overlap,
+            f"{self.prefix}duplicate_policy": self.policy,
+            f"{self.prefix}duplicates_retained": None if self.policy is None else found - moved,
+            f"{self.prefix}duplicates_forgotten": moved,
         }
+
+
+@dataclass(frozen=True)
+class Copies(FoundRows):
+    """Rows of L with the text of a row of S.
+
+    Attributes:
+        columns: those that carry the text.
+        keys: the distinct normalised texts of S.
+        holdout_overlap: rows of H whose text also occurs in S or L, None without H.
+    """
+
+    columns: list[str]
+    keys: pa.Array
+    holdout_overlap: int | None
 
 
 def text_columns(dataset: AnyDataset, looked_at: set[str]) -> list[str]:
@@ -156,7 +165,7 @@ def find_copies(
         InputError: there are some, under the policy ``error``.
     """
     if policy is None:
-        return Copies(None, columns, pa.array([], pa.large_string()), np.zeros_like(forget), None)
+        return Copies(None, np.zeros_like(forget), columns, pa.array([], pa.large_string()), None)
     forget_keys = texts_of(dataset, columns, forget).unique().drop_null()
     holdout_texts = None
     if other is not None or held_out.any():
@@ -182,4 +191,4 @@ def find_copies(
     if holdout_texts is not None:
         seen = pa.chunked_array(seen_in_holdout or [pa.array([], pa.large_string())]).unique()
         overlap = int(pc.sum(pc.is_in(holdout_texts, value_set=seen)).as_py() or 0)
-    return Copies(policy, columns, forget_keys, mask, overlap)
+    return Copies(policy, mask, columns, forget_keys, overlap)

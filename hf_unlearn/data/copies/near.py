@@ -21,7 +21,7 @@ et al. 2007), so none is missed. How the constants were chosen is in recipes/ben
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -29,7 +29,6 @@ import pyarrow as pa
 from scipy.sparse import csr_array
 
 from ..arrow_tables import AnyDataset
-from .pairs import NearPairs
 from .shingles import Shingles, ShingleVocabulary, Words, distinct, incidence
 from .text_slices import TextSlice, cuts, ranges, text_slices
 
@@ -54,8 +53,8 @@ ROUNDING = 1e-9
 
 
 def find_near_copies(
-    dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray, threshold: float = NEAR_THRESHOLD
-) -> Iterator[NearPairs]:
+    dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray
+) -> Iterator[pa.Table]:
     """Look through D twice for near copies and quotations of the texts of S.
 
     Args:
@@ -63,19 +62,21 @@ def find_near_copies(
         columns: those that carry the text.
         forgotten: the distinct texts of S as ``normalised_text`` gives them, without nulls.
         look: which rows of D to look at, bool of shape (rows,).
-        threshold: the least Jaccard index of similar records.
 
     Yields:
-        The pairs, a part at a time; no row is in two of them.
+        Tables with the columns ``row`` (the position of a retained row in D), ``forgotten`` (the place of a text among
+        those of S), ``jaccard``, ``containment`` (the share of the forgotten text's runs of four words that the row
+        has) and ``passage`` (words of the longest passage shared, 0 where it was not looked for). No row is in two
+        tables.
     """
     index = _Index(forgotten.cast(pa.large_string()))
     for part in text_slices(dataset, columns, look, "Counting shingles"):
         index.count(part)
-    index.arrange(threshold)
+    index.arrange()
     for part in text_slices(dataset, columns, look, "Near copies of S"):
-        for found in index.matches(part, threshold):
-            pair, row = part.rows_of(found.row)
-            yield replace(found.chosen(pair), row=row)
+        for found in index.matches(part):
+            pair, row = part.rows_of(found["row"].to_numpy())
+            yield found.take(pair).set_column(0, "row", pa.array(row))
 
 
 # The index
@@ -159,7 +160,7 @@ class _Index:
         rows = np.bincount(four, part.counts[text], minlength=self.vocabulary.four)
         self.rows_of_four += rows.astype(np.int64)
 
-    def arrange(self, threshold: float) -> None:
+    def arrange(self) -> None:
         """Once all is counted, find what is particular to each text, and index the rarest of that."""
         text, four = self.words.text, self.own.four
         begins = four >= 0
@@ -176,7 +177,7 @@ class _Index:
             # Put together from boilerplate: nothing is particular, so all of it has to count.
             small = np.where(alone[text], self.own.small, small)
             particular = incidence(np.tile(text, 2), small.ravel(), self.small.shape)
-        share = np.where(self.words.lengths < FEWEST_WORDS, 1.0, threshold)
+        share = np.where(self.words.lengths < FEWEST_WORDS, 1.0, NEAR_THRESHOLD)
         needed = _needed(self.small, particular, share)
         self.similar = _Postings.of(particular, needed, self.places_of_small)
 
@@ -189,8 +190,8 @@ class _Index:
         needed[self.words.lengths < FEWEST_QUOTED_WORDS] = -1
         self.quoted = _Postings.of(particular, needed, self.rows_of_four)
 
-    def matches(self, part: TextSlice, threshold: float) -> Iterator[NearPairs]:
-        """The near copies among some texts, whose places are in the attribute ``row``."""
+    def matches(self, part: TextSlice) -> Iterator[pa.Table]:
+        """The near copies among some texts, whose places are in the column ``row``."""
         shingles = self.vocabulary.shingles(Words.of(part.texts))
         small, four = self._matrices(shingles)
         look_ups = np.cumsum(self.similar.look_ups(small) + self.quoted.look_ups(four))
@@ -198,17 +199,11 @@ class _Index:
             candidates = [self.similar.candidates(small[first:last]), self.quoted.candidates(four[first:last])]
             text, forgotten = distinct(*(np.concatenate(places) for places in zip(*candidates, strict=True)))
             if len(text):
-                yield self._checked(shingles, small, four, text + first, forgotten, threshold)
+                yield self._checked(shingles, small, four, text + first, forgotten)
 
     def _checked(
-        self,
-        shingles: Shingles,
-        small: csr_array,
-        four: csr_array,
-        text: np.ndarray,
-        forgotten: np.ndarray,
-        threshold: float,
-    ) -> NearPairs:
+        self, shingles: Shingles, small: csr_array, four: csr_array, text: np.ndarray, forgotten: np.ndarray
+    ) -> pa.Table:
         """Those of some candidates that are near copies."""
         sizes, digits = _sizes(shingles.words, text)
         own = self.similar.particular[forgotten]
@@ -219,7 +214,7 @@ class _Index:
         has_digits = both @ self.digits >= own @ self.digits / 2
         has_digits &= shared_digits >= (self.small @ self.digits)[forgotten] / 2
         short = np.minimum(shingles.words.lengths[text], self.words.lengths[forgotten]) < FEWEST_WORDS
-        similar = jaccard >= np.where(short, 1.0, threshold) - ROUNDING
+        similar = jaccard >= np.where(short, 1.0, NEAR_THRESHOLD) - ROUNDING
         other_numbers = similar & ~has_digits & (digits > shared_digits) & (jaccard < NEARLY_ALL - ROUNDING)
         similar &= both.sum(axis=1) >= PARTICULAR * np.diff(own.indptr)
 
@@ -233,8 +228,9 @@ class _Index:
         passage = np.zeros(len(text), np.int64)
         rest = np.flatnonzero(~similar & ~quoted & (self.words.lengths[forgotten] >= PASSAGE_WORDS))
         passage[rest] = self._passages(shingles, text[rest], forgotten[rest])
-        found = NearPairs(text, forgotten, jaccard, containment, passage)
-        return found.chosen((similar | quoted | (passage > 0)) & ~other_numbers)
+        kept = (similar | quoted | (passage > 0)) & ~other_numbers
+        columns = {"row": text, "forgotten": forgotten, "jaccard": jaccard, "containment": containment}
+        return pa.table({**columns, "passage": passage}).filter(kept)
 
     def _passages(self, shingles: Shingles, text: np.ndarray, forgotten: np.ndarray) -> np.ndarray:
         """The length in words of the longest passage that counts for each pair, 0 where there is none."""

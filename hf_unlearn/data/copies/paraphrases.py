@@ -21,7 +21,6 @@ from ...hub_access import hub_errors
 from ...models.loading import load_config, load_tokenizer
 from ...models.location import MODEL_FILES, WEIGHT_FILES, locate
 from ..arrow_tables import AnyDataset
-from .pairs import PARAPHRASE_THRESHOLD, ParaphrasePairs
 from .text_slices import text_slices
 
 POOLINGS = ("mean", "cls", "lasttoken")
@@ -38,27 +37,26 @@ class SentenceEncoder:
 
     Args:
         name: a folder or Hub id.
-        threshold: the least cosine between a record and its paraphrase.
         device: where it runs; a GPU where there is one.
         revision: branch, tag or commit on the Hub.
+
+    Attributes:
+        threshold: the least cosine between a record and its paraphrase.
 
     Raises:
         InputError: there is no such model, it is no sentence encoder, or one of a kind that is not known here.
     """
 
+    threshold = 0.85
+
     def __init__(
         self,
         name: str,
-        threshold: float = PARAPHRASE_THRESHOLD,
         device: torch.device | str | None = None,
         revision: str | None = None,
     ):
-        if not 0 < threshold <= 1:
-            raise InputError(
-                f"A cosine of {threshold} is no threshold for paraphrases; give one above 0 and at most 1."
-            )
         source = locate(name, revision)
-        self.name, self.public_name, self.threshold = name, source.public_name, threshold
+        self.name, self.public_name = name, source.public_name
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with hub_errors(f"The model {name!r}"):
             self.folder = Path(name)
@@ -95,7 +93,7 @@ class SentenceEncoder:
 
     def find_paraphrases(
         self, dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray
-    ) -> Iterator[ParaphrasePairs]:
+    ) -> Iterator[pa.Table]:
         """Look through D once for records whose embeddings lie near those of S.
 
         Args:
@@ -107,7 +105,7 @@ class SentenceEncoder:
                 cosines = self.encode(part.texts[start : start + BLOCK].to_pylist()) @ wanted.T
                 text, forgets = np.nonzero(cosines >= self.threshold)
                 pair, row = part.rows_of(start + text)
-                yield ParaphrasePairs(row, forgets[pair], cosines[text, forgets][pair])
+                yield pa.table({"row": row, "forgotten": forgets[pair], "cosine": cosines[text, forgets][pair]})
 
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> np.ndarray:

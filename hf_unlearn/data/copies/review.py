@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from ...errors import InputError
 from ...files import written_privately
 from ..arrow_tables import AnyDataset, read_tables
 from .exact import normalised_text
-from .pairs import Pairs
 
 ABOUT = (
     "Retained rows that are near copies of forgotten ones, or quote them: a line for each, with the forgotten one "
@@ -40,7 +38,7 @@ def write_review(
     columns: list[str],
     forgotten: pa.Array,
     forget: np.ndarray,
-    found: Sequence[Pairs],
+    found: Sequence[pa.Table],
 ) -> None:
     """Write the review, all of it or nothing, readable by its owner only from the first byte on.
 
@@ -70,12 +68,12 @@ def _lines(
     columns: list[str],
     forgotten: pa.Array,
     forget: np.ndarray,
-    found: Sequence[Pairs],
+    found: Sequence[pa.Table],
 ) -> Iterator[dict[str, Any]]:
-    yield {"about": ABOUT, "rows": sum(len(pairs.row) for pairs in found)}
+    yield {"about": ABOUT, "rows": sum(pairs.num_rows for pairs in found)}
     retained = np.zeros_like(forget)
     for pairs in found:
-        retained[pairs.row] = True
+        retained[pairs["row"].to_numpy()] = True
     records: dict[int, dict[str, Any]] = {}
     first_rows = np.full(len(forgotten), -1)
     for table, start in read_tables(dataset, columns):
@@ -88,10 +86,8 @@ def _lines(
             elif not retained[start + row]:
                 continue
             records[start + row] = table.slice(row, 1).to_pylist()[0]
-    for pairs in found:
-        numbers = [f.name for f in fields(pairs)][2:]
-        for i, (row, place) in enumerate(zip(pairs.row.tolist(), pairs.forgotten.tolist(), strict=True)):
-            other = int(first_rows[place])
-            values = {name: round(float(getattr(pairs, name)[i]), 4) for name in numbers}
-            texts = {"retained": records[row], "forget": records[other]}
-            yield {"retained_row": row, "forget_row": other, **values, **texts}
+    for pair in (pair for pairs in found for pair in pairs.to_pylist()):
+        row, other = pair.pop("row"), int(first_rows[pair.pop("forgotten")])
+        alike = {name: round(float(value), 4) for name, value in pair.items()}
+        texts = {"retained": records[row], "forget": records[other]}
+        yield {"retained_row": row, "forget_row": other, **alike, **texts}

@@ -1,48 +1,23 @@
 """What a split does about near copies of S in L, and what it says of them in counts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from ...errors import InputError
 from ..arrow_tables import AnyDataset
-from .exact import Copies, DuplicatePolicy
-from .near import find_near_copies
-from .pairs import Pairs
-from .review import check_review, write_review
+from .exact import Copies, DuplicatePolicy, FoundRows
+from .near import NEAR_THRESHOLD, find_near_copies
+from .review import write_review
 
 if TYPE_CHECKING:
     from .paraphrases import SentenceEncoder
 
 BINS = 10
-
-
-@dataclass(frozen=True)
-class NearSearch:
-    """How to look for near copies of S, and what to do about them.
-
-    Attributes:
-        policy: count them (``report``), forget them too (``forget``), or raise (``error``).
-        threshold: the least Jaccard index of similar records.
-        encoder: finds paraphrases, too; None: nobody looks for these.
-        review: a file for the owner with the texts of all pairs, None for none.
-    """
-
-    policy: DuplicatePolicy
-    threshold: float
-    encoder: "SentenceEncoder | None" = None
-    review: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise InputError(
-                f"A Jaccard index of {self.threshold} is no threshold for near copies; give one above 0 and at most 1."
-            )
-        if self.review is not None:
-            check_review(self.review)
 
 
 @dataclass(frozen=True)
@@ -54,8 +29,8 @@ class NearAudit:
         threshold: the least cosine, or the least Jaccard index of similar records.
         rows: near copies.
         pairs: of such a row and a text of S.
-        histogram: pairs by their cosine, or by the Jaccard index or the containment, whichever is larger; ten counts:
-            from 0 to 0.1, to 0.2, and so on, to 1 with 1 itself.
+        histogram: pairs by their similarity, see :func:`similarity`; ten counts: from 0 to 0.1, to 0.2, and so on, to
+            1 with 1 itself.
     """
 
     encoder: str | None
@@ -79,88 +54,76 @@ class NearAudit:
 
 
 @dataclass(frozen=True)
-class NearFindings:
-    """What was found.
+class NearCopies(FoundRows):
+    """Rows of L that are near copies of a row of S, with counts by measure."""
 
-    Attributes:
-        policy: as in :class:`NearSearch`; None: nobody looked.
-        mask: near copies in D, bool of shape (rows,).
-        audits: by measure.
-    """
-
-    policy: DuplicatePolicy | None
-    mask: np.ndarray
     audits: list[NearAudit]
-
-    @property
-    def moved(self) -> np.ndarray:
-        """The rows that the policy moves to S, bool of shape (rows of D,)."""
-        return self.mask & (self.policy == "forget")
-
-    def counts(self) -> dict[str, Any]:
-        """What the audit of the split says about them."""
-        found, moved = int(np.count_nonzero(self.mask)), int(np.count_nonzero(self.moved))
-        return {
-            "near_duplicate_policy": self.policy,
-            "near_duplicates_retained": None if self.policy is None else found - moved,
-            "near_duplicates_forgotten": moved,
-            "near_duplicates": self.audits,
-        }
+    prefix: ClassVar[str] = "near_"
 
 
 def look_for_near_copies(
-    dataset: AnyDataset, copies: Copies, forget: np.ndarray, retained: np.ndarray, search: NearSearch | None
-) -> NearFindings:
+    dataset: AnyDataset,
+    copies: Copies,
+    forget: np.ndarray,
+    retained: np.ndarray,
+    policy: DuplicatePolicy | None,
+    encoder: "SentenceEncoder | None" = None,
+    review: Path | None = None,
+) -> NearCopies:
     """Look for near copies of S among the rows that are no copies of it.
 
     Args:
         dataset: D.
         copies: what the search for copies found.
         forget, retained: which rows belong to S and to L, bool of shape (rows,).
-        search: how to look, None: not at all.
+        policy: what to do about near copies; None: do not look.
+        encoder: finds paraphrases, too.
+        review: a file for the owner with the texts of all pairs.
 
     Raises:
         InputError: there are some, under the policy ``error``; the review is written before.
     """
-    if search is None:
-        return NearFindings(None, np.zeros_like(retained), [])
+    mask = np.zeros_like(retained)
+    if policy is None:
+        return NearCopies(None, mask, [])
     columns, look = copies.columns, retained & ~copies.mask
-    words = find_near_copies(dataset, columns, copies.keys, look, search.threshold)
-    found = [_Found(None, search.threshold, look, words, search.review is not None)]
-    if (encoder := search.encoder) is not None:
+    searches: list[tuple[str | None, float, Iterator[pa.Table]]] = [
+        (None, NEAR_THRESHOLD, find_near_copies(dataset, columns, copies.keys, look))
+    ]
+    if encoder is not None:
         paraphrases = encoder.find_paraphrases(dataset, columns, copies.keys, look)
-        found.append(_Found(encoder.public_name, encoder.threshold, look, paraphrases, search.review is not None))
-    if search.review is not None:
-        nearest = [pairs for part in found for pairs in part.nearest]
-        write_review(search.review, dataset, columns, copies.keys, forget, nearest)
-    mask = np.logical_or.reduce([part.mask for part in found])
-    rows = int(np.count_nonzero(mask))
-    if rows and search.policy == "error":
-        raise InputError(
-            f"{rows} retained rows are near copies of a forgotten one, or quote one, and would keep teaching it; "
-            "forget them too (near_duplicates='forget') or go on (near_duplicates='report')."
-        )
-    return NearFindings(search.policy, mask, [part.audit for part in found])
-
-
-class _Found:
-    """What one search finds: counted as it comes, as there may be far more pairs than rows.
-
-    Args:
-        encoder, threshold: as in :class:`NearAudit`.
-        look: which rows are looked at, bool of shape (rows,).
-        parts: the pairs; no row is in two parts.
-        review: whether to keep the nearest pair of each row.
-    """
-
-    def __init__(self, encoder: str | None, threshold: float, look: np.ndarray, parts: Iterable[Pairs], review: bool):
-        self.mask = np.zeros_like(look)
-        self.nearest: list[Pairs] = []
-        pairs, histogram = 0, np.zeros(BINS, int)
+        searches.append((encoder.public_name, encoder.threshold, paraphrases))
+    audits, shown = [], []
+    for name, threshold, parts in searches:
+        # Counted as they come: there may be far more pairs than rows.
+        found, pairs, histogram = np.zeros_like(look), 0, np.zeros(BINS, int)
         for part in parts:
-            self.mask[part.row] = True
-            pairs += len(part.row)
-            histogram += np.histogram(part.similarity, BINS, (0, 1))[0]
-            if review:
-                self.nearest.append(part.nearest())
-        self.audit = NearAudit(encoder, threshold, int(np.count_nonzero(self.mask)), pairs, histogram.tolist())
+            found[part["row"].to_numpy()] = True
+            pairs += part.num_rows
+            histogram += np.histogram(similarity(part), BINS, (0, 1))[0]
+            if review is not None:
+                shown.append(nearest(part))
+        audits.append(NearAudit(name, threshold, int(np.count_nonzero(found)), pairs, histogram.tolist()))
+        mask |= found
+    if review is not None:
+        write_review(review, dataset, columns, copies.keys, forget, shown)
+    if policy == "error" and mask.any():
+        raise InputError(
+            f"{np.count_nonzero(mask)} retained rows are near copies of a row to forget, or quote one. They would "
+            "keep teaching it. Forget them too (near_duplicates='forget'), or only count them "
+            "(near_duplicates='report')."
+        )
+    return NearCopies(policy, mask, audits)
+
+
+def similarity(pairs: pa.Table) -> np.ndarray:
+    """How alike each pair is, at most 1: the cosine, or the larger of the Jaccard index and the containment."""
+    measures = [name for name in ("jaccard", "containment", "cosine") if name in pairs.column_names]
+    return np.maximum.reduce([pairs[name].to_numpy() for name in measures])
+
+
+def nearest(pairs: pa.Table) -> pa.Table:
+    """Of each row the pair with the forgotten text that it is most like."""
+    row = pairs["row"].to_numpy()
+    order = np.lexsort((-similarity(pairs), row))
+    return pairs.take(order[np.diff(row[order], prepend=-1) > 0])

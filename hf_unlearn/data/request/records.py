@@ -38,35 +38,33 @@ class Records:
     parts: tuple["Selector", ...]
 
     @classmethod
-    def ids(cls, column: str, ids: Iterable[Any], *, unique: bool = False) -> "Records":
+    def ids(cls, column: str, ids: Iterable[Any]) -> "Records":
         """Name rows by the ids in a column.
 
         Args:
             column: the column that holds the ids.
             ids: strings, integers, booleans, floats or dates, of the column's own type (``"7"`` is not 7).
-            unique: whether each id must belong to one row at most.
 
         Raises:
             InputError: no ids, or ids of several types.
         """
-        return cls((Values(column, tuple(ids), unique=unique),))
+        return cls((Values(column, tuple(ids)),))
 
     @classmethod
-    def ids_from_file(cls, column: str, path: str | Path, *, unique: bool = False) -> "Records":
+    def ids_from_file(cls, column: str, path: str | Path) -> "Records":
         """Name rows by a file of ids, one per line.
 
         Args:
             column: the column that holds the ids.
             path: ``.txt`` (one id per line), ``.csv`` (the column of that name, or the only one) or ``.jsonl`` (plain
                 values, or objects with a key of that name). Text and CSV carry no types and are read as the column's.
-            unique: whether each id must belong to one row at most.
 
         Raises:
             InputError: the file cannot be read as one of these.
         """
         values, lines = read_ids(Path(path), column)
         untyped = Path(path).suffix != ".jsonl"
-        return cls((Values(column, values, lines, Path(path).name, untyped=untyped, unique=unique),))
+        return cls((Values(column, values, lines, Path(path).name, untyped=untyped),))
 
     @classmethod
     def where(cls, column: str, *values: Any) -> "Records":
@@ -131,9 +129,9 @@ class Named:
 class Matcher(ABC):
     """A selector bound to a data set: says which rows of a table it names and counts what it found."""
 
-    def __init__(self, requested: int, source: str = "", lines: Sequence[int] = (), unique: bool = False):
+    def __init__(self, requested: int, source: str = "", lines: Sequence[int] = ()):
         self.hits = np.zeros(requested, dtype=np.int64)
-        self.source, self.unique = source, unique
+        self.source = source
         self.unit = "line" if lines else "position"
         self.places = np.array(lines or range(1, requested + 1), dtype=np.int64)
 
@@ -181,7 +179,6 @@ class Values(Selector):
     lines: tuple[int, ...] = ()
     source: str = ""
     untyped: bool = False
-    unique: bool = False
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -222,7 +219,7 @@ class Values(Selector):
             array = pa.array(list(first_seen), type=column_type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             raise InputError(f"A requested value does not fit the type {column_type} of {self.column!r}.") from None
-        return ValueMatcher(self.column, array, self.source, lines, self.unique)
+        return ValueMatcher(self.column, array, self.source, lines)
 
     def _parse(self, kind: str) -> list[Any]:
         """Read untyped text as the column's type, exactly: ``07`` is not an integer's spelling."""
@@ -245,8 +242,8 @@ class Values(Selector):
 
 
 class ValueMatcher(Matcher):
-    def __init__(self, column: str, values: pa.Array, source: str, lines: Sequence[int], unique: bool):
-        super().__init__(len(values), source, lines, unique)
+    def __init__(self, column: str, values: pa.Array, source: str, lines: Sequence[int]):
+        super().__init__(len(values), source, lines)
         self.column, self.values = column, values
 
     def _column(self, table: pa.Table) -> pa.ChunkedArray:

@@ -77,13 +77,6 @@ class Selection:
                     f"{self.name} names {len(missing)} of {len(matcher.hits)} records that the data set does not have "
                     f"({matcher.place(missing)}); {hint}correct them, or go on without them with --allow_unmatched."
                 )
-            repeated = np.flatnonzero(matcher.hits > 1)
-            if matcher.unique and len(repeated):
-                raise InputError(
-                    f"{len(repeated)} ids belong to more than one row of the data set ({matcher.place(repeated)}), "
-                    "although they must be unique."
-                )
-
         if not allow_unmatched and not any(self.honoured) and not self.mask().any():
             raise InputError(f"{self.name} names no record of the data set; there is nothing to do.")
 
