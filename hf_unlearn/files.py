@@ -1,10 +1,18 @@
-"""Writing files that are never there by half."""
+"""Files that are never there by half, and dataclasses as JSON."""
 
+import json
+import math
 import os
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .errors import InputError, in_one_line
+
+Document = TypeVar("Document")
 
 
 @contextmanager
@@ -33,3 +41,86 @@ def written_privately(path: Path) -> Iterator[TextIO]:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yield file
+
+
+def json_values(document: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values; what is not a finite number becomes null."""
+    return _finite(asdict(document))
+
+
+def json_text(document: Any) -> str:
+    """A dataclass as the text of a JSON file."""
+    return json.dumps(json_values(document), indent=2, allow_nan=False) + "\n"
+
+
+def save_json(document: Any, path: Path) -> None:
+    """Write a dataclass as a JSON file that is never there by half."""
+    write_text(path, json_text(document))
+
+
+def load_json(kind: type[Document], path: Path, name: str, version: int | None = None, cure: str = "") -> Document:
+    """Read a file that :func:`save_json` wrote.
+
+    Args:
+        kind: of the document.
+        path: where it is.
+        name: what it is, for the message.
+        version: its ``schema_version``, None where it has none.
+        cure: what to do where it cannot be read.
+
+    Raises:
+        InputError: it is not there, is no JSON, is of another version, or does not fit the dataclass.
+    """
+    try:
+        return parse_json(kind, path.read_bytes(), version)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+    except ValueError as error:
+        why = str(error)
+    raise InputError(f"There is no readable {name} at {path}: {why}{cure and f'; {cure}'}.")
+
+
+def parse_json(kind: type[Document], content: str | bytes, version: int | None = None) -> Document:
+    """As :func:`load_json`, from the content of the file; raises ValueError that says why it cannot be read."""
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+    if version is not None and not (isinstance(values, dict) and values.get("schema_version") == version):
+        raise ValueError(f"it is not of version {version}")
+    return typed(kind, values)
+
+
+def typed(kind: Any, value: Any, where: str = "its top") -> Any:
+    """A JSON value as a dataclass, or a container of them; raises ValueError where it is of another type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        if value is None:
+            return None
+        kind = next(option for option in get_args(kind) if option is not type(None))
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        # What has a default was added later.
+        needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+        unknown = (set(value) - {f.name for f in fields(kind)}) | (needed - set(value))
+        if unknown:
+            raise ValueError(f"it does not fit its schema at {in_one_line(', '.join(sorted(unknown)))}")
+        return kind(**{name: typed(hints[name], item, name) for name, item in value.items()})
+    if get_origin(kind) is list and isinstance(value, list):
+        return [typed(get_args(kind)[0], item, where) for item in value]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: typed(get_args(kind)[1], item, where) for key, item in value.items()}
+    if kind is float and (value is None or type(value) is int):
+        # What is not a finite number was written as null.
+        return math.nan if value is None else float(value)
+    fits = value in get_args(kind) if get_origin(kind) is Literal else kind is Any or type(value) is kind
+    if not fits:
+        raise ValueError(f"it does not fit its schema at {where}")
+    return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,14 +1,13 @@
 """What attacks found, as a report and two pictures."""
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..files import write_text, written_whole
+from ..files import written_whole
 from ..models.tasks import TASKS, Task
 from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
 from .relearning import QuantisedScore, RelearningCurve, Taught
@@ -73,10 +72,6 @@ class AttackReport:
     models: dict[Attacked, ModelAttacks]
     schema_version: int = ATTACKS_VERSION
     skipped: dict[str, str] = field(default_factory=dict)
-
-    def save(self, path: Path) -> None:
-        """Write the report, all of it or nothing."""
-        write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
     def finding(self, taught: Taught) -> str:
         """What relearning from one kind of records came to, in a sentence."""

@@ -1,9 +1,8 @@
 """Membership attacks that compare a model with models that saw neither S nor H: LiRA and RMIA, both offline."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..files import write_text
+from ..files import save_json
 from ..models.loading import load_any, to_device
 from ..models.location import locate
 from ..models.tasks import Task
@@ -128,10 +127,6 @@ class ReferencesReport:
     closeness: dict[Arm, Closeness]
     schema_version: int = REFERENCES_VERSION
 
-    def save(self, path: Path) -> None:
-        """Write the report, all of it or nothing."""
-        write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
-
 
 def score_references(
     references: Sequence[TrainedReference],
@@ -230,7 +225,7 @@ def save_references(report: ReferencesReport, scored: Mapping[Arm, ScoredArm], f
     if report.closeness:
         drawn = {str(arm): (scored[arm].tables, found) for arm, found in report.closeness.items()}
         plot_closeness(scored["unlearned"].tables, drawn, folder / HISTOGRAM_FILE, seed=seed)
-    report.save(folder / REFERENCES_FILE)
+    save_json(report, folder / REFERENCES_FILE)
 
 
 def with_references(

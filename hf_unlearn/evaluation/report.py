@@ -4,17 +4,13 @@
 of the dataclasses it holds, documented below, are its keys. Numbers are plain floats; what is unknown is null.
 """
 
-import json
-import math
-import types
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from ..data.alternates_file import AlternatesEntry
 from ..data.split import SplitAudit
-from ..errors import InputError, in_one_line
-from ..files import write_text
+from ..files import json_values, load_json, save_json
 from ..models.tasks import Task
 from ..models.training_record import DataSource
 from .harness import HarnessScore
@@ -26,8 +22,6 @@ from .verdict import BaseIsClean, Verdict
 REPORT_FILE = "unlearning_report.json"
 
 REPORT_VERSION = 1
-
-ArmName = Literal["original", "unlearned", "retrained"]
 
 SetName = Literal["forget", "holdout", "retained", "test"]
 
@@ -261,21 +255,6 @@ class TrialEntry:
     utility: Utility | None
     outcome: str = ""
 
-    def save(self, path: Path) -> None:
-        """Write the entry, all of it or nothing."""
-        write_text(path, json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> "TrialEntry":
-        """Read an entry; raises InputError when it cannot be read."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            values = None
-        if not isinstance(values, dict):
-            raise InputError(f"{path} cannot be read; delete the folder that it is in.")
-        return _build(cls, values)
-
 
 @dataclass(frozen=True)
 class Road:
@@ -363,57 +342,13 @@ class UnlearningReport:
     ledger: LedgerNote | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return _finite(asdict(self))
+        return json_values(self)
 
     def save(self, path: Path) -> None:
         """Write the report, all of it or nothing."""
-        write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+        save_json(self, path)
 
     @classmethod
     def load(cls, path: Path) -> "UnlearningReport":
         """Read a report; raises InputError when there is none or it is of another version."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"There is no readable report at {path}: {type(error).__name__}.") from None
-        if not isinstance(values, dict) or values.get("schema_version") != REPORT_VERSION:
-            raise InputError(f"{path} is not an unlearning report of version {REPORT_VERSION}.")
-        return _build(cls, values)
-
-
-def _finite(value: Any) -> Any:
-    """Plain JSON values; what is not a finite number becomes null."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _build(kind: Any, value: Any, where: str = "its top") -> Any:
-    """Read a JSON value as a dataclass, or a container of them; raises InputError where it is of another type."""
-    if get_origin(kind) in (Union, types.UnionType):
-        if value is None:
-            return None
-        kind = next(option for option in get_args(kind) if option is not type(None))
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
-        # What has a default was added later.
-        needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
-        unknown = (set(value) - {f.name for f in fields(kind)}) | (needed - set(value))
-        if unknown:
-            raise InputError(f"The report does not fit its schema at {in_one_line(', '.join(sorted(unknown)))}.")
-        return kind(**{name: _build(hints[name], item, name) for name, item in value.items()})
-    if get_origin(kind) is list and isinstance(value, list):
-        return [_build(get_args(kind)[0], item, where) for item in value]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {key: _build(get_args(kind)[1], item, where) for key, item in value.items()}
-    if kind is float and (value is None or type(value) is int):
-        # What is not a finite number was written as null.
-        return math.nan if value is None else float(value)
-    fits = value in get_args(kind) if get_origin(kind) is Literal else kind is Any or type(value) is kind
-    if not fits:
-        raise InputError(f"The report does not fit its schema at {where}.")
-    return value
+        return load_json(cls, path, "report", REPORT_VERSION)

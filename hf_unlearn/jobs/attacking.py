@@ -29,6 +29,7 @@ from ..evaluation.measured_sets import SAMPLE_ROWS, EvidenceSets, evidence_sets
 from ..evaluation.prompting import WRAPPERS, in_context, other_words, sample_leaks
 from ..evaluation.relearning import Taught, halfway, quantise, relearn
 from ..evaluation.report import SetName
+from ..files import save_json
 from ..models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
@@ -315,7 +316,7 @@ def attack(values: dict[str, Any]) -> AttackReport:
     report = attack_models(prepared, places, plan)
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
-        report.save(config.folder / ATTACKS_FILE)
+        save_json(report, config.folder / ATTACKS_FILE)
         plot_relearning(report, config.folder / CURVE_FILE)
         if report.models["unlearned"].sampling is not None:
             plot_leaks(report, config.folder / LEAKS_FILE)

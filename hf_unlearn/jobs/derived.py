@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InputError
-from ..files import write_text
+from ..files import save_json, write_text
 from ..lifecycle.derived_models import (
     MAX_MODELS,
     SHOWN_MODELS,
@@ -124,7 +124,7 @@ def derived(
     print_derived(out, found)
     try:
         if output is not None:
-            found.save(output)
+            save_json(found, output)
             out.print(f"Wrote {plain(output)}.", highlight=False)
         if message is not None and report is not None:
             write_text(message, messages(found, report))

@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from ..data.arrow_tables import AnyDataset
 from ..evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
+from ..files import load_json, save_json
 from ..methods.table import METHODS
 from ..models.location import ModelSource
 from ..models.training_record import DataSource
@@ -86,13 +87,13 @@ class Trial:
         """What an earlier run has found; raises InputError when the folder holds something else."""
         if not is_finished(self.folder, self.settings, TRIAL_FILE):
             return None
-        return TrialEntry.load(self.folder / TRIAL_FILE)
+        return load_json(TrialEntry, self.folder / TRIAL_FILE, "trial", cure="delete its folder")
 
     def keep(self, entry: TrialEntry) -> None:
         """Note what was found; then it is not tried again."""
         PartialState().wait_for_everyone()
         if PartialState().is_main_process:
-            entry.save(self.folder / TRIAL_FILE)
+            save_json(entry, self.folder / TRIAL_FILE)
 
     def clear(self) -> None:
         """Remove the weights of a finished trial."""

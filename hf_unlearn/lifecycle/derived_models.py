@@ -5,12 +5,11 @@ A model is derived from another when its card names that as ``base_model``. For 
 finds those of all relations. What names no base, or names one by a name that it no longer has, is not found.
 """
 
-import json
 import os
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -27,7 +26,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
-from ..files import write_text
+from ..files import load_json
 from ..hub_access import Patience, hub_errors
 from ..publishing.card import new_version
 from ..publishing.templating import environment
@@ -133,21 +132,10 @@ class DerivedReport:
     missing: str | None
     schema_version: int = DERIVED_VERSION
 
-    def save(self, path: Path) -> None:
-        """Write the report, all of it or nothing."""
-        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
-
     @classmethod
     def load(cls, path: Path) -> "DerivedReport":
         """Read a report; raises InputError when there is none or it is of another version."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["schema_version"] != DERIVED_VERSION or set(values) != {f.name for f in fields(cls)}:
-                raise ValueError
-            models = [DerivedModel(**model) for model in values["models"]]
-            return cls(**{**values, "models": models, "unseen": [UnseenModel(**base) for base in values["unseen"]]})
-        except (OSError, ValueError, TypeError, KeyError):
-            raise InputError(f"There is no readable list of derived models at {path}; make it again.") from None
+        return load_json(cls, path, "list of derived models", DERIVED_VERSION, "make it again")
 
 
 # The search

@@ -1,12 +1,12 @@
 """What was erased and what still answers, as one plain object; ``erasure_report.json`` is this object as JSON."""
 
-import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from ..errors import InputError
+from ..files import json_text, parse_json
 from .hub_repository import RepoType
 
 ERASURE_FILE = "erasure_report.json"
@@ -136,7 +136,7 @@ class ErasureReport:
     @property
     def text(self) -> str:
         """The file's content."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json_text(self)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -154,12 +154,9 @@ class ErasureReport:
     def read(cls, text: str | bytes) -> "ErasureReport":
         """Read the file's content; raises InputError when it is not one."""
         try:
-            values: dict[str, Any] = json.loads(text)
-            lists = {"refs": OldRef, "commits": OldCommit, "objects": OldObject, "still_answers": Answer}
-            values |= {name: [kind(**value) for value in values[name]] for name, kind in lists.items()}
-            report = cls(**values)
+            report = parse_json(cls, text, ERASURE_VERSION)
             report._require_sound()
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except ValueError:
             raise InputError(f"{ERASURE_FILE} cannot be read; delete it and try again.") from None
         return report
 
@@ -169,10 +166,9 @@ class ErasureReport:
             datetime.fromisoformat(time)
         paths = [commit.file for commit in self.commits if commit.file is not None]
         sound = (
-            all(ref.fate in get_args(Fate) and ref.name.startswith("refs/") for ref in self.refs)
+            all(ref.name.startswith("refs/") for ref in self.refs)
             and all(COMMIT.fullmatch(commit.id) for commit in self.commits)
             and all(SHA256.fullmatch(stored.sha256) and stored.size >= 0 for stored in self.objects)
-            and all(answer.gives in get_args(Gives) for answer in self.still_answers)
             and not any({"", ".", ".."} & set(path.split("/")) for path in (*paths, *(ref.name for ref in self.refs)))
         )
         if not sound:

@@ -1,10 +1,8 @@
 """Where a model lives: a folder or a revision on the Hub, and the files beside its weights."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, resolve_revision, snapshot_download, try_to_load_from_cache
@@ -98,15 +96,6 @@ def adapter_base(source: ModelSource) -> ModelSource:
     if not config.base_model_name_or_path:
         raise InputError(f"The adapter {source.name!r} does not say which model it belongs to.")
     return locate(config.base_model_name_or_path, config.revision, trust_remote_code=source.trust_remote_code)
-
-
-def read_json(source: ModelSource, file_name: str) -> dict[str, Any] | None:
-    """A JSON file that lies beside a model, or None when there is none."""
-    path = file_beside(source, file_name)
-    try:
-        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise InputError(f"{file_name} beside {source.name!r} is not JSON; delete it or restore it.") from None
 
 
 def read_card(source: ModelSource) -> ModelCard | None:

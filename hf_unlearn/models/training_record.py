@@ -1,13 +1,12 @@
 """``training_record.json``: how A(D) was trained, kept beside the model so that it can be trained again without S."""
 
-import json
 import platform
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from ..errors import InputError
-from .location import ModelSource, read_json
+from ..files import load_json
+from .location import ModelSource, file_beside
 from .tasks import Task
 
 RECORD_FILE = "training_record.json"
@@ -100,22 +99,13 @@ class TrainingRecord:
     software: dict[str, str] = field(default_factory=dict)
     schema_version: int = RECORD_VERSION
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainingRecord":
-        """Read a record; raises InputError when it is of another version or lacks something."""
-        names = {f.name for f in fields(cls)}
-        if values.get("schema_version") != RECORD_VERSION or set(values) != names:
-            raise InputError(f"{RECORD_FILE} is not a training record of version {RECORD_VERSION}; train again.")
-        return cls(**{**values, "dataset": DataSource(**values["dataset"])})
-
 
 def load_record(source: ModelSource) -> TrainingRecord | None:
     """The training record beside a model, or None when there is none."""
-    values = read_json(source, RECORD_FILE)
-    return None if values is None else TrainingRecord.from_dict(values)
+    path = file_beside(source, RECORD_FILE)
+    if path is None:
+        return None
+    return load_json(TrainingRecord, path, "training record", RECORD_VERSION, "train again")
 
 
 def software_versions() -> dict[str, str]:

@@ -9,15 +9,13 @@ the report and the weights beside it show; see :func:`~hf_unlearn.publishing.led
 import hashlib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, TypeAlias, get_args, get_origin, get_type_hints
+from typing import ClassVar, TypeAlias
 
 from ..data.request.digests import ForgottenDigests
 from ..errors import InputError
-from ..files import write_text
+from ..files import typed, write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
 HEXADECIMAL = re.compile("[0-9a-f]{64}")
@@ -90,6 +88,13 @@ class Unlearned:
     previous: str | None = None
 
     @property
+    def checked(self) -> list[str | None]:
+        """All in it that has to be a digest."""
+        weights = self.weights | (self.parent.weights if self.parent else {})
+        forgotten = [digest for part in self.forgotten for digest in part.digests]
+        return [*forgotten, *self.requests, *weights.values(), self.report, self.key_check, self.previous]
+
+    @property
     def statement(self) -> str:
         """A digest of all that the line says but what the weights and the report are, for the report to name it by."""
         values = {name: value for name, value in asdict(self).items() if name not in ("weights", "report")}
@@ -115,6 +120,11 @@ class Erased:
     report: str
     counts: dict[str, int]
     previous: str | None = None
+
+    @property
+    def checked(self) -> list[str | None]:
+        """All in it that has to be a digest."""
+        return [self.report, self.previous]
 
 
 Event: TypeAlias = Unlearned | Erased
@@ -218,43 +228,8 @@ def _event(line: str) -> Event | None:
     try:
         values = json.loads(line)
         kind = EVENTS[values.pop("event")]
-        event = _checked(kind, values)
+        event = typed(kind, values)
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return None
-    return event if line_of(event) == line else None
-
-
-def _checked(kind: Any, value: Any) -> Any:
-    """A JSON value as a dataclass or one of its fields; raises TypeError where it is of another type."""
-    if isinstance(kind, UnionType):
-        inner, _ = get_args(kind)
-        return None if value is None else _checked(inner, value)
-    if get_origin(kind) is list:
-        return [_checked(get_args(kind)[0], item) for item in _of(list, value)]
-    if get_origin(kind) is dict:
-        return {key: _checked(get_args(kind)[1], item) for key, item in _of(dict, value).items()}
-    if kind in (str, int, bool):
-        return _of(kind, value)
-    hints = get_type_hints(kind)
-    names = {f.name for f in fields(kind)}
-    if _of(dict, value).keys() != names:
-        raise TypeError
-    event = kind(**{name: _checked(hints[name], value[name]) for name in names})
-    if not all(HEXADECIMAL.fullmatch(text) for text in _DIGESTS[kind](event) if text is not None):
-        raise TypeError
-    return event
-
-
-def _of(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise TypeError
-    return value
-
-
-_DIGESTS: dict[type, Callable[[Any], list[str | None]]] = {
-    ForgottenDigests: lambda part: part.digests,
-    LedgerData: lambda _: [],
-    LedgerModel: lambda model: list(model.weights.values()),
-    Unlearned: lambda run: [*run.requests, *run.weights.values(), run.report, run.key_check, run.previous],
-    Erased: lambda erasure: [erasure.report, erasure.previous],
-}
+    digests = [text for text in event.checked if text is not None]
+    return event if line_of(event) == line and all(HEXADECIMAL.fullmatch(text) for text in digests) else None

@@ -21,7 +21,7 @@ from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.report import SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.scoring import preserved_rng
-from ..files import write_text
+from ..files import save_json
 from ..methods.table import CHOICES, find_method
 from ..models.loading import (
     Model,
@@ -310,7 +310,7 @@ class UnlearningTrainer(MethodTrainer):
         if not self.args.should_save:
             return
         if self.record is not None:
-            write_text(target / RECORD_FILE, self.record.to_json())
+            save_json(self.record, target / RECORD_FILE)
         if self.evidence_report is not None:
             save_evidence(self.evidence_report, self.tables, target)
             self.create_model_card()

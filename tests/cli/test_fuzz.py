@@ -48,6 +48,7 @@ from hf_unlearn.data.copies.exact import normalised_text
 from hf_unlearn.data.format import template_fields
 from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import ModelEntry
+from hf_unlearn.files import save_json
 from hf_unlearn.models.training_record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
 from hf_unlearn.publishing.card import render_card
 from hf_unlearn.training.config import UnlearningConfig
@@ -204,7 +205,7 @@ def _record_beside(model: Path, task: str, base: Path) -> None:
         flops=1.0,
         seconds=1.0,
     )
-    (model / RECORD_FILE).write_text(record.to_json())
+    save_json(record, model / RECORD_FILE)
 
 
 def _files(folder: Path) -> dict[Path, bytes]:

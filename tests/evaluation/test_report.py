@@ -50,8 +50,8 @@ def test_it_is_plain_json_without_nan(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "no readable report"),
-        ("[]", "not an unlearning report of version 1"),
-        ('{"schema_version": 2}', "not an unlearning report of version 1"),
+        ("[]", "no readable report at .*: it is not of version 1"),
+        ('{"schema_version": 2}', "no readable report at .*: it is not of version 1"),
         ('{"schema_version": 1, "task": "text-generation"}', "does not fit its schema"),
         (b"\xff", "no readable report"),
         ("[" * 100_000, "no readable report"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.cli import main
+from hf_unlearn.files import json_values, save_json
 from hf_unlearn.models.training_record import RECORD_FILE, DataSource, TrainingRecord
 
 RECORD = TrainingRecord(
@@ -30,7 +31,7 @@ RECORD = TrainingRecord(
 def original(folder: Path, record: TrainingRecord | None) -> str:
     folder.mkdir()
     if record is not None:
-        (folder / RECORD_FILE).write_text(record.to_json())
+        save_json(record, folder / RECORD_FILE)
     return str(folder)
 
 
@@ -94,11 +95,11 @@ def test_what_cannot_be_planned_is_refused(flags: list[str], message: str, capsy
 
 def test_a_record_of_another_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = original(tmp_path / "original", RECORD)
-    values = json.loads(RECORD.to_json()) | {"schema_version": 99}
+    values = json_values(RECORD) | {"schema_version": 99}
     (Path(place) / RECORD_FILE).write_text(json.dumps(values))
     assert main(["plan", "--epsilon", "1", "--model_name_or_path", place]) == 2
     shown = capsys.readouterr()
-    assert "is not a training record of version" in shown.err
+    assert "it is not of version 1; train again" in shown.err
     assert shown.out == ""
 
 

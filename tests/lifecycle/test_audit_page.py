@@ -328,7 +328,7 @@ def test_a_published_run(owner: HfApi, tmp_path: Path, capsys: pytest.CaptureFix
     fetched = {path.name for path in Path(HF_HUB_CACHE).glob("models--owner--audited/snapshots/*/*")}
     assert fetched == {REPORT_FILE, "loss_histograms.png"}
     assert main(["audit", "owner/audited", "--output", str(output)]) == 2
-    assert "is not an unlearning report" in capsys.readouterr().err
+    assert "There is no readable report at" in capsys.readouterr().err
 
 
 def push(api: HfApi, repo: str, files: dict[str, bytes]) -> str:
@@ -428,7 +428,7 @@ def test_a_hub_that_does_not_answer(hub: HubServer, owner: HfApi, tmp_path: Path
         ("a//b", "a.html", "The model 'a//b' is neither a folder"),
         ("run", "empty", "--output empty is a folder"),
         ("run", "none/a.html", "--output none/a.html is a folder, or in one that does not exist"),
-        ("cut", "a.html", "The report does not fit its schema at word"),
+        ("cut", "a.html", "it does not fit its schema at word"),
         ("odd", "a.html", "The report of odd says one thing without what belongs to it"),
     ],
 )

@@ -20,6 +20,7 @@ from rich.console import Console
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import REPORT_FILE, ModelEntry
+from hf_unlearn.files import save_json
 from hf_unlearn.jobs.derived import print_derived
 from hf_unlearn.lifecycle.derived_models import DerivedModel, DerivedReport, UnseenModel, derived_models, messages
 from hf_unlearn.publishing.card import BEFORE_AND_AFTER
@@ -208,7 +209,7 @@ def test_a_hub_that_fails_on_the_way_leaves_a_part(
     assert part.missing.endswith(sentence)
     assert "This is not all:" in printed(part)
     assert "**The list is not complete.**" in messages(part, example_report())
-    part.save(tmp_path / "derived.json")
+    save_json(part, tmp_path / "derived.json")
     assert DerivedReport.load(tmp_path / "derived.json") == part
 
 

@@ -1,6 +1,5 @@
 """Names to models: where they live, what they do, how they are loaded."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_unlearn import InputError
+from hf_unlearn.files import json_text, parse_json, save_json
 from hf_unlearn.models.loading import (
     ARCHITECTURES,
     AUTO_CLASSES,
@@ -146,10 +146,10 @@ def test_damaged_files(lm_base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no model that transformers can load"):
         load_config(locate(str(folder)))
     (folder / "training_record.json").write_text("{")
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="no readable training record at .*: it is not JSON"):
         load_record(locate(str(folder)))
     (folder / "training_record.json").write_text('{"schema_version": 99}')
-    with pytest.raises(InputError, match="not a training record of version 1"):
+    with pytest.raises(InputError, match="no readable training record at .*: it is not of version 1; train again"):
         load_record(locate(str(folder)))
 
 
@@ -157,7 +157,7 @@ def test_adapters_come_back_as_adapters_with_their_classes(encoder_base: Path, t
     model = AutoModelForSequenceClassification.from_pretrained(encoder_base, num_labels=3)
     adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
     adapted.save_pretrained(str(tmp_path))
-    (tmp_path / "training_record.json").write_text(record(base_model=str(encoder_base)).to_json())
+    save_json(record(base_model=str(encoder_base)), tmp_path / "training_record.json")
     source = locate(str(tmp_path))
     assert source.adapter
     config = load_config(source)
@@ -213,7 +213,7 @@ def test_a_card_that_is_no_card_is_no_card(tmp_path: Path) -> None:
 
 
 def test_records_come_back_as_they_were() -> None:
-    assert TrainingRecord.from_dict(json.loads(record().to_json())) == record()
+    assert parse_json(TrainingRecord, json_text(record()), 1) == record()
 
 
 def test_types_of_weights(lm_base: Path) -> None:

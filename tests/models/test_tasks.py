@@ -37,8 +37,9 @@ from hf_unlearn.data.masking import TokenMasking
 from hf_unlearn.data.split import RetainedSplit
 from hf_unlearn.evaluation.scoring import score
 from hf_unlearn.evaluation.statistics import clustered_rate
+from hf_unlearn.models.location import locate
 from hf_unlearn.models.tasks import TASKS
-from hf_unlearn.models.training_record import RECORD_FILE, TrainingRecord
+from hf_unlearn.models.training_record import load_record
 
 from ..conftest import TOKEN, note_rows, secrets_rows, tagged_rows, write_rows
 from ..jobs.test_jobs import leaks, texts_in
@@ -318,7 +319,8 @@ def test_the_whole_road(
     extra = ["--with_retrained"] if method == "base" else []
     report = run({**settings, "method": method}, folder, *extra)
     assert report.task == task
-    record = TrainingRecord.from_dict(json.loads((folder / RECORD_FILE).read_text()))
+    record = load_record(locate(str(folder)))
+    assert record is not None
     assert record.labels == (TAGS if task == "token-classification" else None)
     assert list(report.arms) == ["original", "unlearned", *(["retrained"] if extra else [])]
     scores = report.arms["unlearned"].sets["retained"]

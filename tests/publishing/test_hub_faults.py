@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn import InputError, publish
 from hf_unlearn.cli import main
 from hf_unlearn.models.loading import load_config, load_model, load_tokenizer
-from hf_unlearn.models.location import locate, read_json
+from hf_unlearn.models.location import file_beside, locate
+from hf_unlearn.models.training_record import load_record
 
 from ..conftest import OLD_TOKEN, OTHER_TOKEN, READ_TOKEN, TOKEN
 from ..support.hub_server import HubServer
@@ -439,8 +440,8 @@ def test_what_was_loaded_before_is_enough_when_the_hub_is_switched_off(
     def load() -> tuple[Any, ...]:
         source = locate("owner/original")
         model, tokenizer = load_model(source, "text-generation"), load_tokenizer([source])
-        record, adapter = read_json(source, "training_record.json"), read_json(source, "adapter_config.json")
-        return source, model.num_parameters(), len(tokenizer), record, adapter
+        adapter = file_beside(source, "adapter_config.json")
+        return source, model.num_parameters(), len(tokenizer), load_record(source), adapter
 
     online = load()
     empty_cache()
