@@ -4,7 +4,7 @@ import json
 import math
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
@@ -58,7 +58,14 @@ def save_json(document: Any, path: Path) -> None:
     write_text(path, json_text(document))
 
 
-def load_json(kind: type[Document], path: Path, name: str, version: int | None = None, cure: str = "") -> Document:
+def load_json(
+    kind: type[Document],
+    path: Path,
+    name: str,
+    version: int | None = None,
+    cure: str = "",
+    dropped: Collection[str] = (),
+) -> Document:
     """Read a file that :func:`save_json` wrote.
 
     Args:
@@ -67,12 +74,13 @@ def load_json(kind: type[Document], path: Path, name: str, version: int | None =
         name: what it is, for the message.
         version: its ``schema_version``, None where it has none.
         cure: what to do where it cannot be read.
+        dropped: names that older files hold, and that are not read.
 
     Raises:
         InputError: it is not there, is no JSON, is of another version, or does not fit the dataclass.
     """
     try:
-        return parse_json(kind, path.read_bytes(), version)
+        return parse_json(kind, path.read_bytes(), version, dropped)
     except OSError as error:
         why = error.strerror or type(error).__name__
     except ValueError as error:
@@ -80,10 +88,12 @@ def load_json(kind: type[Document], path: Path, name: str, version: int | None =
     raise InputError(f"There is no readable {name} at {path}: {why}{cure and f'; {cure}'}.")
 
 
-def parse_json(kind: type[Document], content: str | bytes, version: int | None = None) -> Document:
+def parse_json(
+    kind: type[Document], content: str | bytes, version: int | None = None, dropped: Collection[str] = ()
+) -> Document:
     """As :func:`load_json`, from the content of the file; raises ValueError that says why it cannot be read."""
     try:
-        values = json.loads(content)
+        values = json.loads(content, object_pairs_hook=lambda pairs: {k: v for k, v in pairs if k not in dropped})
     except (ValueError, RecursionError):
         raise ValueError("it is not JSON") from None
     if version is not None and not (isinstance(values, dict) and values.get("schema_version") == version):

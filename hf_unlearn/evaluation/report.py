@@ -23,6 +23,8 @@ REPORT_FILE = "unlearning_report.json"
 
 REPORT_VERSION = 1
 
+DROPPED = {"plateau"}  # what reports held before
+
 SetName = Literal["forget", "holdout", "retained", "test"]
 
 
@@ -58,7 +60,6 @@ class MethodEntry:
         adapter_of: the model that the result is an adapter of; None when it is a full model, merged or not.
         stopped_early: whether training stopped because S could no longer be told from H, or was treated worse.
         stop_reason: why, in words that begin with ``forgotten`` or ``overshoot``, with the tests' values.
-        plateau: that the trend during the training would not reach the margin, in words; None where it might.
         checkpoint: the name of the checkpoint of the original's training that the fine-tuning began at.
         start: the method whose start was taken, None for its own.
         options: its other settings.
@@ -79,7 +80,6 @@ class MethodEntry:
     adapter_of: ModelEntry | None
     stopped_early: bool
     stop_reason: str | None = None
-    plateau: str | None = None
     checkpoint: str | None = None
     start: str | None = None
     options: dict[str, float] = field(default_factory=dict)
@@ -351,4 +351,4 @@ class UnlearningReport:
     @classmethod
     def load(cls, path: Path) -> "UnlearningReport":
         """Read a report; raises InputError when there is none or it is of another version."""
-        return load_json(cls, path, "report", REPORT_VERSION)
+        return load_json(cls, path, "report", REPORT_VERSION, dropped=DROPPED)

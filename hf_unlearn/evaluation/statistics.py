@@ -93,30 +93,6 @@ def equivalent(gap: Estimate, margin: float, center: float = 0.0) -> bool:
     return center - margin < gap.low and gap.high < center + margin
 
 
-def straight_line(steps: np.ndarray, values: np.ndarray, at: float, confidence: float = CONFIDENCE) -> Estimate | None:
-    """Where a straight line through measurements arrives.
-
-    Args:
-        steps: when they were made, all different, shape (n,).
-        values: shape (n,).
-        at: the step that is asked about.
-        confidence: of the interval.
-
-    Returns:
-        The line's value with the prediction interval of least squares for one more measurement (Student's t with
-        n - 2 degrees of freedom); None with fewer than three measurements.
-    """
-    n = len(steps)
-    if n < 3:
-        return None
-    line = stats.linregress(steps, values)
-    spread = float(((values - line.intercept - line.slope * steps) ** 2).sum()) / (n - 2)
-    lever = 1 + 1 / n + (at - steps.mean()) ** 2 / ((steps - steps.mean()) ** 2).sum()
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 2) * np.sqrt(spread * lever))
-    value = float(line.intercept + line.slope * at)
-    return Estimate(value, value - half, value + half, n)
-
-
 def ks_test(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """The two-sample test of Kolmogorov and Smirnov: the largest distance of the distributions, and its p-value.
 

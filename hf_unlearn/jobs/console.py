@@ -182,8 +182,6 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(_harness_table(report))
     if report.method.stop_reason:
         console.print(f"Stopped early: {plain(report.method.stop_reason)}", highlight=False)
-    if report.method.plateau:
-        console.print(plain(report.method.plateau), highlight=False)
     verdict = report.verdict
     console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]")
     for line in verdict.reasons:

@@ -90,8 +90,8 @@ class UnlearningConfig(TrainingArguments):
 
     Args:
         measure_steps: measure S against H every so many steps, or that fraction of the training when below 1; 0 never.
-        stop_when_forgotten: stop once the verdict's tests find S forgotten, or treated worse than H, and say when
-            neither is to come; half of each is watched, the other half judged, and the looks share the 5 % error.
+        stop_when_forgotten: stop once the verdict's tests find S forgotten, or treated worse than H; half of
+            each is watched, the other half judged, and the looks share the 5 % error.
         auc_margin: the distance in membership AUC within which S counts as not distinguished.
         utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
             or as a fraction of the loss.

@@ -141,7 +141,6 @@ def _method_entry(trainer: MethodTrainer, stopping: StopWhenForgotten) -> Method
         adapter_of=model_entry(trainer.adapter_base) if isinstance(trainer.model, PeftModel) else None,
         stopped_early=stopping.stopped,
         stop_reason=stopping.reason,
-        plateau=stopping.plateau,
         checkpoint=Path(rewound).absolute().name if (rewound := trainer.args.rewind_checkpoint) else None,
         start=trainer.args.start,
         options=trainer.options,

@@ -21,7 +21,6 @@ from hf_unlearn.evaluation.statistics import (
     rate,
     separation,
     smallest_margin,
-    straight_line,
 )
 
 SEEDS = range(100)
@@ -349,33 +348,3 @@ def test_folds_hold_whole_groups_of_both_sides(seed: int) -> None:
 def test_one_record_cannot_be_dealt() -> None:
     assert folds(1, 40, None, 2, 0) is None
     assert folds(3, 40, (np.zeros(3), np.arange(1, 41)), 2, 0) is None
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_straight_line_against_the_normal_equations(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(3, 12))
-    steps, at = np.cumsum(rng.integers(1, 9, n)), 120.0
-    values = rng.normal(0, 1, n)
-    design = np.column_stack([np.ones(n), steps])
-    inverse = np.linalg.inv(design.T @ design)
-    weights = inverse @ design.T @ values
-    asked = np.array([1.0, at])
-    residuals = values - design @ weights
-    error = math.sqrt(residuals @ residuals / (n - 2) * (1 + asked @ inverse @ asked))
-    found = straight_line(steps, values, at)
-    assert found is not None
-    half = stats.t.ppf(0.975, n - 2) * error
-    assert (found.value, found.n) == (pytest.approx(asked @ weights), n)
-    assert (found.low, found.high) == (pytest.approx(found.value - half), pytest.approx(found.value + half))
-
-
-def test_how_often_a_straight_line_tells_where_a_noisy_one_arrives() -> None:
-    rng, steps = np.random.default_rng(0), np.array([20, 30, 40, 50])
-    hits = 0
-    for _ in range(1000):
-        found = straight_line(steps, 0.4 - 0.002 * steps + rng.normal(0, 0.02, 4), 60)
-        assert found is not None
-        hits += found.low < 0.28 + rng.normal(0, 0.02) < found.high
-    assert 930 <= hits <= 970
-    assert straight_line(steps[:2], steps[:2] / 100, 60) is None

@@ -257,16 +257,12 @@ def test_only_pictures_that_are_there_are_shown(tmp_path: Path) -> None:
     assert shown == ["forgetting_curve.png", "roc.png"]
 
 
-def test_why_it_stopped_and_how_near_the_end_would_be() -> None:
+def test_why_it_stopped() -> None:
     report = example_report()
     assert "topped" not in render_card(report, "name")
-    told = {
-        "stopped_early": True,
-        "stop_reason": "overshoot, at look 2 of 5.",
-        "plateau": "As close as it gets: 0.30.",
-    }
+    told = {"stopped_early": True, "stop_reason": "overshoot, at look 2 of 5."}
     card = render_card(replace(report, method=replace(report.method, **told)), "name")
-    assert "\n\nStopped early: overshoot, at look 2 of 5.\n\nAs close as it gets: 0.30.\n\n## Evidence\n" in card
+    assert "\n\nStopped early: overshoot, at look 2 of 5.\n\n## Evidence\n" in card
     old = replace(report, method=replace(report.method, stopped_early=True))
     assert "| 1, 58 (stopped when S could no longer be told from H) |" in render_card(old, "name")
 

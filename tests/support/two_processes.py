@@ -217,7 +217,13 @@ def main() -> None:
     stopped = run("stopped", lm, secrets_rows(100), folder, method="base", **many)
     watched = run("watched", lm, secrets_rows(100), folder, **many, learning_rate=1e-5)
     if stopped.args.process_index == 0:
-        found = {trainer.args.folder.name: trainer.stopping.state()["attributes"] for trainer in (stopped, watched)}
+        found = {
+            trainer.args.folder.name: {
+                **trainer.stopping.state()["attributes"],
+                "gaps": [entry["worst_gap"] for entry in trainer.state.log_history if "worst_gap" in entry],
+            }
+            for trainer in (stopped, watched)
+        }
         (folder / "stopped.json").write_text(json.dumps({**found, "step": stopped.state.global_step}))
     between_the_steps(lm, base, folder)
     with_forget(lm, classifier, folder)

@@ -1,21 +1,17 @@
 """Stopping: by the verdict's tests, in both directions, at no more than their error over all looks."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset
-from rich.console import Console
 from transformers import TrainerState
 
 from hf_unlearn import Records, UnlearningTrainer, split_retained
 from hf_unlearn.data.split import RetainedSplit
-from hf_unlearn.evaluation.blind_baseline import blind_baseline
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.verdict import Scores
-from hf_unlearn.jobs.console import print_report
 from hf_unlearn.training.callbacks import StopWhenForgotten, planned_looks
 
 from ..conftest import WORDS, secrets_rows
@@ -90,73 +86,7 @@ def test_what_no_attack_saw_in_the_original_is_not_found_forgotten() -> None:
     rule = StopWhenForgotten(0.10, every=10)
     rule.watch(scores(rng, n=900, loss=0.0), None)
     assert looked(rule, 10, scores(rng, n=900, loss=0.0)) is None
-
-
-def test_a_plateau_is_told_once_and_taken_back_when_the_trend_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    rng = np.random.default_rng(2)
-    forget, holdout = rng.normal(0, 1, 900), rng.normal(0, 1, 900)
-
-    def at(shift: float) -> Scores:
-        return Scores({"loss": forget + shift}, {"loss": holdout})
-
-    rule = StopWhenForgotten(0.10, every=10)
-    rule.watch(at(3.0), None)
-    with caplog.at_level(logging.WARNING):
-        for number, shift in enumerate((2.0, 1.3, 1.0), start=1):
-            looked(rule, 10 * number, at(shift))
-            assert rule.plateau is None, "two points are no trend, and this one falls"
-        looked(rule, 40, at(1.02))
-        looked(rule, 50, at(1.01))
-        assert rule.plateau is not None
-        assert rule.plateau.startswith("This is as close as it gets: gap = 0.27 (95 % interval 0.21 to 0.33)")
-        assert rule.plateau.endswith("at step 60, from the line through the measurements at steps 30 to 50; the margin is ±0.10.")  # fmt: skip  # noqa: E501
-    assert [record.getMessage() for record in caplog.records] == [rule.plateau]
-    assert not rule.stopped
-    resumed = StopWhenForgotten.from_state(rule.state())
-    assert resumed.state() == rule.state()
-    looked(rule, 60, at(0.0), max_steps=70)
-    assert rule.reason is not None
-    assert rule.plateau is None
-
-
-def test_records_that_differ_by_nature_are_not_judged_by_their_trend() -> None:
-    rng = np.random.default_rng(3)
-    forget, holdout = ([f"{word} {i}" for i in range(200)] for word in ("alpha", "beta"))
-    found = scores(rng, loss=2.0)
-    for blind in (None, blind_baseline(forget, holdout, seed=0)):
-        rule = StopWhenForgotten(0.10, every=10)
-        rule.watch(found, blind)
-        for number in range(1, 5):
-            looked(rule, 10 * number, found)
-        assert (rule.plateau is None) == (blind is not None)
-
-
-def test_few_records_at_a_standstill_are_no_plateau() -> None:
-    # 0.15 from 0.5, but with so few records that may be 0.05
-    values = np.linspace(-1, 1, 30)
-    rule = StopWhenForgotten(0.10, every=10)
-    for number in range(1, 5):
-        looked(rule, 10 * number, Scores({"loss": values + 0.33}, {"loss": values}))
-    assert rule.gaps["loss"] == pytest.approx([0.15] * 4, abs=0.02)
-    assert rule.plateau is None
-
-
-@pytest.mark.parametrize(
-    ("every", "margin", "message"),
-    [
-        (60, 0.1, "no measurement before the last step; set measure_steps to less"),
-        (1, 0.1, "59 looks at 200 records of S and 200 of H can confirm a margin of ±0.14, and ±0.10 is asked for"),
-        (30, 0.1, ""),
-    ],
-)
-def test_what_can_hardly_stop_is_told_at_once(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path, every: float, margin: float, message: str
-) -> None:
-    rule = StopWhenForgotten(margin, every)
-    rule.watch(scores(np.random.default_rng(4), loss=3.0), None)
-    rule.on_train_begin(config(tmp_path), TrainerState(max_steps=60), None)  # type: ignore[arg-type]
-    assert message in caplog.text
-    assert bool(message) == bool(caplog.records)
+    assert StopWhenForgotten.from_state(rule.state()).state() == rule.state()
 
 
 # In a training
@@ -178,10 +108,11 @@ def test_stopping_watches_one_half_and_is_judged_on_the_other(lm_original: Path,
     assert report.method.stop_reason.startswith("forgotten, at look 1 of 5 at 1 % each. None of the attacks")
     assert report.judged_on_part
     assert report.arms["unlearned"].sets["forget"].records == 20
-    assert set(run.stopping.gaps) == {*report.arms["unlearned"].attacks}, "the verdict's attacks"
-    assert "reference" in run.stopping.gaps, "the base is known"
+    assert "reference" in report.arms["unlearned"].attacks, "the base is known"
     point = report.curve[0]
-    assert point.worst_gap == max((gap[0] for gap in run.stopping.gaps.values()), key=abs)
+    assert point.worst_gap is not None
+    assert point.worst_gap_low is not None
+    assert point.worst_gap_low < point.worst_gap < 0.3
     path = tmp_path / "report.json"
     report.save(path)
     assert UnlearningReport.load(path) == report
@@ -199,32 +130,18 @@ def test_a_model_that_was_taught_otherwise_overshoots(lm_original: Path, tmp_pat
         holdout_dataset=split.holdout,
     )
     taught.train()
-    assert taught.stopping.reason is not None, taught.stopping.gaps
+    assert taught.stopping.reason is not None
     assert taught.stopping.reason.startswith("overshoot")
     assert taught.state.global_step < 600
     assert taught.report().verdict.word == "over_forgotten"
 
 
-def test_too_low_a_rate_is_told_in_the_log_the_console_and_the_report(
-    lm_original: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = stopping(tmp_path, lm_original, learning_rate=1e-5)
-    run.train()
-    assert run.state.global_step == 12, "a plateau is no reason to stop"
-    report = run.report()
-    assert not report.method.stopped_early
-    assert report.method.plateau is not None
-    assert report.method.plateau.startswith("This is as close as it gets: gap = 0.50 (95 % interval 0.")
-    assert caplog.text.count("This is as close as it gets") == 1
-    console = Console(record=True, width=500)
-    print_report(console, report)
-    assert report.method.plateau in console.export_text()
-
-
 def test_an_original_that_knows_nothing_of_s_cannot_be_found_to_have_forgotten(lm_base: Path, tmp_path: Path) -> None:
     run = stopping(tmp_path, lm_base, learning_rate=1e-5)
     run.train()
-    assert abs(run.stopping.gaps["loss"][0]) < 0.1, "the margin is ±0.30"
+    gaps = [point.worst_gap for point in run.report().curve if point.worst_gap is not None]
+    assert gaps
+    assert max(map(abs, gaps)) < 0.3, "within the margin"
     assert not run.stopping.stopped
 
 
@@ -252,17 +169,13 @@ def test_a_run_that_has_stopped_goes_on_where_it_stopped(
     assert resumed.report().method.stop_reason == stopped.stopping.reason
 
 
-def test_looks_before_and_after_ctrl_c_are_counted_together(
-    lm_original: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_looks_before_and_after_ctrl_c_are_counted_together(lm_original: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"learning_rate": 1e-5, "save_strategy": "steps"}
     whole = stopping(tmp_path / "whole", lm_original, **options)
     whole.train()
-    caplog.clear()
     with pytest.raises(KeyboardInterrupt):
         stopping(tmp_path / "cut", lm_original, callbacks=[StopAt(8)], **options).train()
     resumed = stopping(tmp_path / "cut", lm_original, **options)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.stopping.state() == whole.stopping.state()
     assert resumed.stopping.steps == [2, 4, 6, 8, 10]
-    assert caplog.text.count("This is as close as it gets") == 1, "told before the interruption"
