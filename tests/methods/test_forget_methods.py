@@ -421,9 +421,9 @@ def test_what_a_start_needs_is_asked_for_before_the_model_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_method_in_the_readme_works(lm_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    told = text.split("### Adding a method")[1].split("```python")[1].split("```")[0]
+def test_the_method_in_the_guide_works(lm_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parents[2] / "recipes" / "guides" / "adding_a_method.md"
+    told = guide.read_text(encoding="utf-8").split("```python")[1].split("```")[0]
     names: dict[str, Any] = {}
     exec(told, names)
     monkeypatch.setitem(METHODS, "unlikelihood", names["METHOD"])
