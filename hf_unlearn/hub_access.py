@@ -20,7 +20,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from huggingface_hub.utils import get_session, hf_raise_for_status, httpx, parse_ratelimit_headers
+from huggingface_hub.utils import (
+    get_session,
+    hf_raise_for_status,
+    httpx,
+    parse_ratelimit_headers,
+    validate_repo_id,
+)
 
 from .errors import InputError
 
@@ -41,6 +47,15 @@ Result = TypeVar("Result")
 LONGEST_WAIT = 60  # seconds in all that one upload waits because of rate limits
 
 USUAL_WAIT = 10  # seconds, when the Hub does not say
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether a repository on the Hub can have this name, so that it can stand in an address."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.isascii()
 
 
 def hub_trouble(error: BaseException) -> BaseException | None:

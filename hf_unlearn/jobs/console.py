@@ -18,7 +18,8 @@ from ..evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, Unlea
 from ..evaluation.statistics import Estimate
 from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
 from ..models.tasks import TASKS
-from ..publishing.card import BEFORE_AND_AFTER, new_version
+from ..publishing.card import new_version
+from ..publishing.sections import BEFORE_AND_AFTER
 from ..training.config import UnlearningConfig
 from .prices import Price, Prices
 from .settings import RequestArguments

@@ -16,7 +16,8 @@ from ..lifecycle.derived_models import (
     messages,
     unlearning_date,
 )
-from ..publishing.card import BEFORE_AND_AFTER, new_version
+from ..publishing.card import new_version
+from ..publishing.sections import BEFORE_AND_AFTER
 from .console import plain
 
 

@@ -17,7 +17,7 @@ from ..lifecycle.erase_plan import ErasurePlan, plan_erasure
 from ..lifecycle.erase_report import GIVES, Answer, ErasureReport, OldObject
 from ..lifecycle.hub_repository import HubRepo, RepoType
 from ..lifecycle.local_copies import LocalPlan, erase_local, plan_local
-from ..publishing.card import BEFORE_AND_AFTER
+from ..publishing.sections import BEFORE_AND_AFTER
 from .console import plain
 
 WHY = f"{BEFORE_AND_AFTER} So the old ones go, and with them optimizer states, checkpoints and evaluation files."

@@ -17,17 +17,15 @@ from typing import Literal
 from huggingface_hub import HfApi, ModelInfo, hf_hub_download
 from huggingface_hub.errors import (
     DisabledRepoError,
-    HFValidationError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
 from huggingface_hub.hf_api import ExpandModelProperty_T
-from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..files import load_json
-from ..hub_access import Patience, hub_errors
+from ..hub_access import Patience, hub_errors, is_repository_name
 from ..publishing.card import new_version
 from ..publishing.templating import environment
 
@@ -242,7 +240,7 @@ class _Walk:
         return [
             UnseenModel(base, sorted(named[base]))
             for base in sorted(named)
-            if _is_repository(base) and _look(self.api, patiently, base) is None
+            if is_repository_name(base) and _look(self.api, patiently, base) is None
         ]
 
     def described(self, info: ModelInfo, unlearned_on: datetime | None) -> DerivedModel:
@@ -278,15 +276,6 @@ def _look(api: HfApi, patiently: Patience, name: str) -> ModelInfo | None:
         return patiently(lambda: api.model_info(name, expand=["childrenModelCount"]))
     except (RepositoryNotFoundError, DisabledRepoError):
         return None
-
-
-def _is_repository(name: str) -> bool:
-    """Whether a repository can have this name; cards name folders too."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def _iso(date: datetime | None) -> str | None:

@@ -1,7 +1,5 @@
 """The model card, rendered from the report."""
 
-import json
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,62 +11,19 @@ from ..errors import in_one_line
 from ..evaluation.plots import PICTURES
 from ..evaluation.report import ModelEntry, UnlearningReport
 from ..evaluation.statistics import Estimate
-from ..evaluation.verdict import ATTACKS
-from ..evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows
+from ..evaluation.wording import SET_NAMES
 from ..files import write_text
-from ..methods.method import Method
-from ..methods.table import METHODS, find_method
 from ..models.loading import AUTO_CLASSES
 from ..models.tasks import TASKS
-from .templating import _in_code, environment
+from .sections import TEMPLATES, VERDICTS, method_of, shared_values
+from .templating import environment
 
 CARD_FILE = "README.md"
 
 TAGS = ["unlearning", "machine-unlearning", "hf_unlearn"]
 
-SHOWN_SETTINGS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "train_sampling_strategy",
-    "train_last_layers",
-    "max_length",
-    "bf16",
-    "fp16",
-)
-
-TEMPLATES = ("prompt_template", "completion_template")
-
-REPEATED_SETTINGS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "train_last_layers",
-    "max_length",
-    "dataset_text_field",
-    *TEMPLATES,
-)
-
 # What a reader must know before anything else.
-FIRST_LINES = {
-    "not_forgotten": "This model still knows the records it was asked to forget.",
-    "over_forgotten": "This model treats the records it was asked to forget worse than records it never saw, which "
-    "gives them away.",
-    "undecided": "Whether this model has forgotten the records it was asked to forget could not be decided.",
-}
-
-# Chen et al., CCS 2021, attack both versions of a model that was retrained; Du et al., ICML 2025, both versions of a
-# language model (TULA), and there recover texts as well.
-BEFORE_AND_AFTER = (
-    "Whoever holds the models from before and after can compare them and find out what was removed, also where the "
-    "unlearning is exact (Chen et al. 2021, arXiv:2005.02205; for language models Du et al. 2024, arXiv:2406.13348)."
-)
+ALARMING = ("not_forgotten", "over_forgotten", "undecided")
 
 
 @dataclass(frozen=True)
@@ -132,25 +87,15 @@ def render_card(
         environment()
         .get_template("model_card.md")
         .render(
-            report=report,
+            shared_values(report),
             metadata=_metadata(report, name, given).to_yaml(),
             name=name,
             pictures={name: text for name, text in PICTURES.items() if name in pictures},
-            first_line=FIRST_LINES.get(report.verdict.word),
+            says=VERDICTS[report.verdict.word],
+            is_alarming=report.verdict.word in ALARMING,
             published=published,
-            before_and_after=BEFORE_AND_AFTER,
-            arms=[arm for arm in ("original", "unlearned", "retrained") if arm in report.arms],
-            sets=[s for s in SET_NAMES if s in report.arms["unlearned"].sets],
-            set_names=SET_NAMES,
-            reference_names=REFERENCE_NAMES,
             parent=_parent(report),
-            settings=_settings(report),
-            strength=row.strength if (row := method_of(report)) else "",
-            ours=row.ours if row else "",
-            flags=reproducing_flags(report),
-            facts=TASKS[report.task],
-            attack_names=ATTACKS | OUTSIDE_ATTACKS,
-            generation_rows=generation_rows(report),
+            coded=("checkpoint", *TEMPLATES),
             loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,
             on_hub_dataset=report.dataset.name if report.dataset.name and "/" in report.dataset.name else None,
         )
@@ -182,11 +127,6 @@ def _metadata(report: UnlearningReport, name: str, given: dict[str, Any]) -> Mod
         eval_results=_eval_results(report, given.get("dataset_config", report.dataset.config)),
         **{key: value for key, value in values.items() if value is not None},
     )
-
-
-def method_of(report: UnlearningReport) -> Method | None:
-    """The method, with the start that it was given; None when another tool made the model."""
-    return find_method(report.method.name, report.method.start) if report.method.name in METHODS else None
 
 
 def _parent(report: UnlearningReport) -> ModelEntry | None:
@@ -229,55 +169,6 @@ def _eval_results(report: UnlearningReport, config: str | None) -> list[EvalResu
             result("roc_auc", "membership AUC of the forgotten against held-out records", "forget", arm.membership_auc)
         )
     return results
-
-
-def shown_settings(report: UnlearningReport) -> dict[str, str]:
-    """The settings worth a reader's time; all of them are in the report."""
-    settings = report.method.settings
-    names = (*SHOWN_SETTINGS, *TASKS[report.task].settings, *TEMPLATES)
-    own = {"start": f"that of {report.method.start}"} if report.method.start else {}
-    own |= {name: f"{value:g}" for name, value in report.method.options.items()}
-    return own | {name: str(settings[name]) for name in names if settings.get(name) not in (None, False, "")}
-
-
-def _settings(report: UnlearningReport) -> dict[str, str]:
-    return {name: _in_code(value) if name in TEMPLATES else value for name, value in shown_settings(report).items()}
-
-
-def reproducing_flags(report: UnlearningReport) -> list[str]:
-    """The flags that repeat the run, without where its records were."""
-    method = report.method
-    flags: dict[str, Any] = {}
-    if report.original:
-        flags |= {"model_name_or_path": report.original.name, "model_revision": report.original.revision}
-    flags |= {"dataset_name": report.dataset.name, "dataset_revision": report.dataset.revision}
-    flags["method"] = method.name
-    row = method_of(report)
-    if row and row.alpha is not None:
-        flags["alpha"] = method.alpha
-    flags |= {"start": method.start, "rewind_checkpoint": method.checkpoint}
-    if row and method.options != row.options:
-        flags["method_kwargs"] = json.dumps(method.options)
-    flags["alternates_file"] = "alternates.jsonl" if method.alternates else None
-    if report.base and row and row.uses_base:
-        flags["base_model_name_or_path"] = report.base.name
-    flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
-    flags |= {name: method.settings.get(name) for name in (*REPEATED_SETTINGS, *TASKS[report.task].settings)}
-    flags["group_column"] = report.group_column
-    flags["base_is_clean"] = "true" if report.base_is_clean == "stated" else None
-    if method.lora:
-        flags |= {"use_peft": "true", "lora_r": method.lora["r"], "lora_alpha": method.lora["lora_alpha"]}
-        flags["merge_adapter"] = None if method.adapter_of else "true"
-    flags["seed"] = method.seed
-    return [f"--{name} {_in_shell(str(value))}" for name, value in flags.items() if value is not None]
-
-
-def _in_shell(value: str) -> str:
-    """A value as bash reads it, on one line."""
-    if value.isprintable():
-        return shlex.quote(value)
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return "$'" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + "'"
 
 
 def new_version(unlearned: str) -> str:

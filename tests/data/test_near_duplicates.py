@@ -598,10 +598,10 @@ def test_the_report_and_the_card_say_what_was_found(tmp_path: Path) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
     older = UnlearningReport.load(path)
     card, before = render_card(report, "name"), render_card(older, "name")
-    assert "**3 stayed in the retained set and kept teaching most of them**" in card
-    assert "Paraphrases and translations of the forgotten records" in card
-    assert "Near copies of forgotten records" not in before
-    assert "Near copies, translations and quotations of the forgotten records in the retained data were not" in before
+    assert "**3 stayed in the retained set, so the training still taught most of their text**" in card
+    assert "Nobody looked for paraphrases and translations of forgotten records" in card
+    assert "Near copies and quotations of forgotten records" not in before
+    assert "Nobody looked for near copies, translations and quotations of forgotten records" in before
     hostile = replace(report.audit.near_duplicates[0], encoder="**a**`|\n# b")
     audit = replace(report.audit, near_duplicates=[*report.audit.near_duplicates, hostile])
     card = render_card(replace(report, audit=audit), "name")

@@ -88,7 +88,7 @@ def test_the_exact_road_is_taken_where_it_is_useful_enough(many: dict[str, Any],
     assert "What it will cost" in said
     assert "Road: exact" in said
     card = rendered_card(tmp_path / "out", report)
-    assert "Road taken: exact. The base, lm\\_base, is known, so the exact road was tried first" in card
+    assert "Kind of unlearning: exact. The base, lm\\_base, is known, so the exact road was tried first" in card
     assert "--method base" in card
     assert {path.name for path in (tmp_path / "out" / "trials" / "base").iterdir()} == {"run.json", "trial.json"}
     # no text of S, no id

@@ -124,7 +124,7 @@ def test_it_finds_an_alpha_and_is_judged_on_the_other_half(searched: tuple[Path,
     assert [trial.cost.training_ratio for trial in trials[1:]] == pytest.approx([0.025] * 3, abs=0.006)
     assert report.method.budget == pytest.approx(0.7 * 0.25)
     card = rendered_card(folder, report)
-    assert "S and H are the halves that the search did not look at." in card
+    assert "S and H are here the halves that the search did not use." in card
     assert f"The search tried alpha 0.5 ({'told' if trials[1].told else 'not told'})" in card
     assert "The training with all trials took 25 % of the operations" in card
     assert "What was tried" in said

@@ -21,13 +21,13 @@ from hf_unlearn.evaluation.report import REPORT_FILE, LedgerNote, ModelEntry, Un
 from hf_unlearn.jobs.finished_run import audit
 from hf_unlearn.lifecycle.audit_facts import Audited, DerivedCheck, Erasure, LedgerCheck, OldWeights
 from hf_unlearn.lifecycle.audit_page import render_page
-from hf_unlearn.lifecycle.audit_words import SENTENCES
 from hf_unlearn.lifecycle.derived_models import DerivedModel, DerivedReport, UnseenModel
 from hf_unlearn.lifecycle.erase import erase
 from hf_unlearn.lifecycle.erase_plan import plan_erasure
 from hf_unlearn.lifecycle.erase_report import ERASURE_FILE, Answer, ErasureReport, OldCommit, OldObject, OldRef
 from hf_unlearn.lifecycle.hub_repository import HubRepo
 from hf_unlearn.publishing.ledger import LEDGER_FILE, Erased, Ledger, LedgerData, Unlearned, digest_of
+from hf_unlearn.publishing.sections import VERDICTS
 
 from ..conftest import TOKEN
 from ..publishing.test_card import REPORTS, example_report
@@ -99,11 +99,11 @@ def test_what_is_unknown_is_said_in_words(tmp_path: Path, report: UnlearningRepo
         assert word not in text, word
 
 
-@pytest.mark.parametrize("word", SENTENCES)
+@pytest.mark.parametrize("word", VERDICTS)
 def test_each_verdict_in_plain_words(tmp_path: Path, word: Any) -> None:
     report = example_report(word=word)
     text = Outline(page_of(tmp_path / "run", report)).text
-    assert SENTENCES[word] in text
+    assert VERDICTS[word] in text
     guaranteed = text.split("6. What is guaranteed")[1].split("Measured")[0]
     assert ("Nothing." in guaranteed) == (word != "exact")
     assert ("must not be presented as one that has forgotten" in text) == word.endswith("_forgotten")

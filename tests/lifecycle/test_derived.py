@@ -23,7 +23,7 @@ from hf_unlearn.evaluation.report import REPORT_FILE, ModelEntry
 from hf_unlearn.files import save_json
 from hf_unlearn.jobs.derived import print_derived
 from hf_unlearn.lifecycle.derived_models import DerivedModel, DerivedReport, UnseenModel, derived_models, messages
-from hf_unlearn.publishing.card import BEFORE_AND_AFTER
+from hf_unlearn.publishing.sections import BEFORE_AND_AFTER
 
 from ..conftest import OLD_TOKEN, OTHER_TOKEN, TOKEN
 from ..publishing.test_card import HOSTILE, example_report

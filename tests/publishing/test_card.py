@@ -31,7 +31,8 @@ from hf_unlearn.evaluation.utility import Utility
 from hf_unlearn.evaluation.verdict import Verdict
 from hf_unlearn.models.tasks import TASKS
 from hf_unlearn.models.training_record import DataSource
-from hf_unlearn.publishing.card import BEFORE_AND_AFTER, Published, render_card, rendered_card
+from hf_unlearn.publishing.card import Published, render_card, rendered_card
+from hf_unlearn.publishing.sections import BEFORE_AND_AFTER
 
 GOLDEN = Path(__file__).parents[1] / "golden_card.md"
 FORBIDDEN = [
@@ -240,7 +241,7 @@ def test_each_task_is_told_in_its_own_words(task: Any, said: list[str]) -> None:
     [
         ("not_forgotten", "> **This model still knows the records"),
         ("over_forgotten", "> **This model treats the records"),
-        ("undecided", "> **Whether this model has forgotten"),
+        ("undecided", "> **The tests could not decide"),
         ("exact", "# name"),
     ],
 )
@@ -264,20 +265,20 @@ def test_why_it_stopped() -> None:
     card = render_card(replace(report, method=replace(report.method, **told)), "name")
     assert "\n\nStopped early: overshoot, at look 2 of 5.\n\n## Evidence\n" in card
     old = replace(report, method=replace(report.method, stopped_early=True))
-    assert "| 1, 58 (stopped when S could no longer be told from H) |" in render_card(old, "name")
+    assert "\n\nStopped early, when the tests could no longer distinguish S from H.\n\n" in render_card(old, "name")
 
 
 def test_a_road_that_was_asked_for_needs_no_words() -> None:
     card = render_card(replace(example_report(), road=Road()), "name")
-    assert "Road taken" not in card
-    assert "| tried |" not in card
+    assert "Kind of unlearning" not in card
+    assert "| trial |" not in card
     assert "The training took 25 % of" in card
 
 
 def test_the_half_that_was_judged_is_named() -> None:
     part = replace(example_report(), judged_on_part=True)
-    assert "the halves that the search did not look at" in render_card(part, "name")
-    assert "the halves that the stopping rule did not watch" in render_card(replace(part, road=Road()), "name")
+    assert "the halves that the search did not use" in render_card(part, "name")
+    assert "the halves that the stopping rule did not use" in render_card(replace(part, road=Road()), "name")
 
 
 def test_the_numbers_in_the_metadata_are_those_of_the_table() -> None:
@@ -325,7 +326,7 @@ def test_the_relation_to_the_base_is_one_that_the_hub_knows() -> None:
 def test_a_published_card_knows_what_stands_beside_it() -> None:
     report = example_report()
     assert BEFORE_AND_AFTER in render_card(report, "name")
-    plainly = "**Here both can be had: acme/router is public.**"
+    plainly = "**Both can be had: acme/router is public.**"
     asked = "**If you use acme/router, please move to this model:**"
     for public, move in product((None, False, True), (False, True)):
         card = render_card(report, "name", published=Published("acme/new", public, move))

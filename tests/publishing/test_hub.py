@@ -17,8 +17,8 @@ from hf_unlearn import InputError, UnlearningReport, publish
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import REPORT_FILE
 from hf_unlearn.models.location import locate
-from hf_unlearn.publishing.card import BEFORE_AND_AFTER
 from hf_unlearn.publishing.ledger import LEDGER_FILE
+from hf_unlearn.publishing.sections import BEFORE_AND_AFTER
 
 from ..conftest import OTHER_TOKEN, READ_TOKEN, TOKEN
 from ..support.hub_server import HubServer
@@ -161,7 +161,7 @@ def test_the_model_from_before_beside_it(
     assert main([*push, "owner/beside-public", "--tell_users_to_move"]) == 0
     assert "owner/open, the model from before, is public beside this one." in caplog.text
     card = ModelCard.load("owner/beside-public").text
-    assert "**Here both can be had: owner/open is public.**" in card
+    assert "**Both can be had: owner/open is public.**" in card
     assert "**If you use owner/open, please move to this model:**" in card
     # The same again is what is there.
     assert main([*push, "owner/beside-public", "--tell_users_to_move"]) == 0

@@ -1,0 +1,228 @@
+"""What the model card and the page for an auditor both say of a report."""
+
+import json
+import shlex
+from typing import Any
+
+from ..evaluation.plots import TITLES
+from ..evaluation.report import UnlearningReport
+from ..evaluation.statistics import Estimate
+from ..evaluation.verdict import ATTACKS
+from ..evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows
+from ..methods.method import Method
+from ..methods.table import METHODS, find_method
+from ..models.tasks import TASKS
+
+SHOWN_SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "train_sampling_strategy",
+    "train_last_layers",
+    "max_length",
+    "bf16",
+    "fp16",
+)
+
+TEMPLATES = ("prompt_template", "completion_template")
+
+REPEATED_SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "train_last_layers",
+    "max_length",
+    "dataset_text_field",
+    *TEMPLATES,
+)
+
+VERDICTS = {
+    "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",
+    "certified": "The report calls this model certified. No method of this software earns that word.",
+    "not_distinguished": "The tests cannot distinguish the records that this model was asked to forget from records "
+    "that no model saw.",
+    "not_forgotten": "This model still knows the records it was asked to forget.",
+    "over_forgotten": "This model treats the records it was asked to forget worse than records it never saw, which "
+    "gives them away.",
+    "undecided": "The tests could not decide whether this model has forgotten the records it was asked to forget.",
+}
+
+# Chen et al., CCS 2021, attack both versions of a model that was retrained; Du et al., ICML 2025, both versions of a
+# language model (TULA), and there recover texts as well.
+BEFORE_AND_AFTER = (
+    "Anyone who has both the original and the unlearned model can compare them and find out what was removed, even "
+    "where the unlearning is exact (Chen et al. 2021, arXiv:2005.02205; for language models Du et al. 2024, "
+    "arXiv:2406.13348)."
+)
+
+Rows = list[tuple[str, dict[str, Estimate | None]]]
+
+
+def shared_values(report: UnlearningReport) -> dict[str, Any]:
+    """The values that the templates of the card and of the page both use."""
+    row = method_of(report)
+    return {
+        "report": report,
+        "facts": TASKS[report.task],
+        "ours": row.ours if row else "",
+        "arms": {arm: title for arm, title in TITLES.items() if arm in report.arms},
+        "reference_names": REFERENCE_NAMES,
+        "settings": settings_rows(report),
+        "flags": reproducing_flags(report),
+        "stopped": stopped(report),
+        "evidence": evidence_rows(report),
+        "attacks": attack_rows(report),
+        "notes": notes(report),
+        "margin": margin(report),
+        "before_and_after": BEFORE_AND_AFTER,
+    }
+
+
+def method_of(report: UnlearningReport) -> Method | None:
+    """The method, with the start that it was given; None when another tool made the model."""
+    return find_method(report.method.name, report.method.start) if report.method.name in METHODS else None
+
+
+def settings_rows(report: UnlearningReport) -> dict[str, Any]:
+    """The settings worth a reader's time, None where unknown; all of them are in the report."""
+    method, row = report.method, method_of(report)
+    rows: dict[str, Any] = {f"alpha, {row.strength}": method.alpha} if row and row.strength else {}
+    if method.checkpoint:
+        rows["checkpoint"] = method.checkpoint
+    if method.budget is not None:
+        rows["budget"] = f"{method.budget} of the epochs of the original training"
+    rows["epochs, steps"] = None if method.epochs is None else f"{method.epochs:.3g}, {method.steps:,}"
+    if method.start:
+        rows["start"] = f"that of {method.start}"
+    rows |= {name: f"{value:g}" for name, value in method.options.items()}
+    names = (*SHOWN_SETTINGS, *TASKS[report.task].settings, *TEMPLATES)
+    found = {name: method.settings.get(name) for name in names}
+    rows |= {name: str(value) for name, value in found.items() if value not in (None, False, "")}
+    if method.lora:
+        merged = "" if method.adapter_of else ", merged"
+        dropout = method.lora["lora_dropout"]
+        rows["LoRA"] = f"r={method.lora['r']}, alpha={method.lora['lora_alpha']}, dropout={dropout}{merged}"
+    return rows | {"seed": method.seed}
+
+
+def stopped(report: UnlearningReport) -> str | None:
+    """Why the training stopped early, None where it did not."""
+    if report.method.stop_reason:
+        return f"Stopped early: {report.method.stop_reason}"
+    if report.method.stopped_early:
+        return "Stopped early, when the tests could no longer distinguish S from H."
+    return None
+
+
+def evidence_rows(report: UnlearningReport) -> Rows:
+    """What the models make of each set of records: the name of a number, and its value by model."""
+    quality = TASKS[report.task].quality
+    rows: Rows = []
+    for name, title in SET_NAMES.items():
+        scored = {arm: entry.sets[name] for arm, entry in report.arms.items() if name in entry.sets}
+        if "unlearned" not in scored:
+            continue
+        part = ", a random part" if scored["unlearned"].sampled else ""
+        label = f"loss on {title}, n={scored['unlearned'].records:,}{part}"
+        rows.append((label, {arm: scores.loss for arm, scores in scored.items()}))
+        for measure in (quality, "exact_memorization", "extraction_strength"):
+            found = {arm: getattr(scores, measure) for arm, scores in scored.items()}
+            if found["unlearned"] is not None:
+                rows.append((f"{measure.replace('_', ' ')} {'on' if measure == quality else 'of'} {title}", found))
+    for label, written in generation_rows(report):
+        rows.append((label, dict(written)))
+    return rows
+
+
+def attack_rows(report: UnlearningReport) -> Rows:
+    """The membership AUC of each attack, by model; empty without held-out records."""
+    arms = report.arms
+    if arms["unlearned"].membership_auc is None:
+        return []
+    rows: Rows = [(ATTACKS["loss"], {arm: entry.membership_auc for arm, entry in arms.items()})]
+    for attack in (name for name in arms["unlearned"].attacks if name != "loss"):
+        found = {arm: entry.attacks[attack].auc for arm, entry in arms.items() if attack in entry.attacks}
+        rows.append(((ATTACKS | OUTSIDE_ATTACKS).get(attack, attack), dict(found)))
+    return rows
+
+
+def notes(report: UnlearningReport) -> list[str]:
+    """How to read the evidence, a sentence each."""
+    facts, groups = TASKS[report.task], report.verdict.groups
+    accuracies = f", {facts.interval} for accuracies" if facts.interval else ""
+    found = [
+        f"Brackets show 95 % intervals over records (Student's t for losses{accuracies}, DeLong for the AUC).",
+    ]
+    if groups:
+        column = f" (column {report.group_column})" if report.group_column else ""
+        found.append(
+            f"S comes from {groups[0]:,} groups and H from {groups[1]:,}{column}. Their intervals, and those of the "
+            "AUCs, take whole groups as units, not single records."
+        )
+    if facts.note:
+        found.append(facts.note)
+    if any(entry.generation for entry in report.arms.values()):
+        found.append(
+            "Texts are decoded greedily, after the prompt and the stated number of tokens. Written out means that the "
+            "next 50 tokens, or all that are left, are correct."
+        )
+    if report.judged_on_part:
+        unused = "search did not use" if report.road.trials else "stopping rule did not use"
+        found.append(f"S and H are here the halves that the {unused}.")
+    return found
+
+
+def margin(report: UnlearningReport) -> str | None:
+    """The margin of the verdict, None where there was nothing to test."""
+    verdict = report.verdict
+    if verdict.smallest_margin is None:
+        return None
+    tests = "Each test has a level of 5 %"
+    if len(verdict.attacks) > 1:
+        tests += f"; where {len(verdict.attacks)} attacks can accuse the model, they share it"
+    return (
+        f"Margin, fixed before the run: ±{verdict.margin:.2f} in AUC. The smallest margin that this sample can "
+        f"confirm: ±{verdict.smallest_margin:.2f}. {tests}."
+    )
+
+
+def reproducing_flags(report: UnlearningReport) -> list[str]:
+    """The flags that repeat the run, without where its records were."""
+    method = report.method
+    flags: dict[str, Any] = {}
+    if report.original:
+        flags |= {"model_name_or_path": report.original.name, "model_revision": report.original.revision}
+    flags |= {"dataset_name": report.dataset.name, "dataset_revision": report.dataset.revision}
+    flags["method"] = method.name
+    row = method_of(report)
+    if row and row.alpha is not None:
+        flags["alpha"] = method.alpha
+    flags |= {"start": method.start, "rewind_checkpoint": method.checkpoint}
+    if row and method.options != row.options:
+        flags["method_kwargs"] = json.dumps(method.options)
+    flags["alternates_file"] = "alternates.jsonl" if method.alternates else None
+    if report.base and row and row.uses_base:
+        flags["base_model_name_or_path"] = report.base.name
+    flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
+    flags |= {name: method.settings.get(name) for name in (*REPEATED_SETTINGS, *TASKS[report.task].settings)}
+    flags["group_column"] = report.group_column
+    flags["base_is_clean"] = "true" if report.base_is_clean == "stated" else None
+    if method.lora:
+        flags |= {"use_peft": "true", "lora_r": method.lora["r"], "lora_alpha": method.lora["lora_alpha"]}
+        flags["merge_adapter"] = None if method.adapter_of else "true"
+    flags["seed"] = method.seed
+    return [f"--{name} {_in_shell(str(value))}" for name, value in flags.items() if value is not None]
+
+
+def _in_shell(value: str) -> str:
+    """A value as bash reads it, on one line."""
+    if value.isprintable():
+        return shlex.quote(value)
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return "$'" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + "'"
