@@ -15,7 +15,7 @@ from ..data.arrow_tables import AnyDataset, column_names, require_columns
 from ..data.copies.paraphrases import SentenceEncoder
 from ..data.format import template_fields
 from ..data.loading import load_data, pick_split, reading
-from ..data.request.digests import _key_path, load_digest_key
+from ..data.request.digests import key_path, load_digest_key
 from ..data.request.id_files import request_files
 from ..data.request.records import Records
 from ..data.split import RetainedSplit, split_retained
@@ -179,4 +179,4 @@ def _near_search(args: RequestArguments, config: UnlearningConfig) -> dict[str, 
 def _digest_key(args: RequestArguments, ledger: Ledger | None) -> bytes:
     if ledger is not None and ledger.runs:
         return ledger_key(args.digest_key_file, ledger)
-    return load_digest_key(_key_path(args.digest_key_file))
+    return load_digest_key(key_path(args.digest_key_file))

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from ..data.request.digest_selector import recognised
-from ..data.request.digests import _key_path, key_check, load_digest_key
+from ..data.request.digests import key_check, key_path, load_digest_key
 from ..data.request.forgotten_digests import Forgotten
 from ..data.request.records import Records
 from ..errors import InputError
@@ -190,7 +190,7 @@ def ledger_key(path: str | None, ledger: Ledger) -> bytes:
     Raises:
         InputError: it is not there, or another one.
     """
-    place = _key_path(path)
+    place = key_path(path)
     told = f"the key that {LEDGER_FILE} was written with"
     if not place.exists():
         raise InputError(f"The digest key {place} is not there; name {told} with --digest_key_file.")

@@ -133,7 +133,7 @@ def test_held_out_rows_that_were_forgotten_are_held_out_no_more() -> None:
 
 def test_without_the_column_it_would_come_back() -> None:
     first = after(Records.ids("id", ["r3"]))
-    with pytest.raises(InputError, match="recognised by id, and the data set has no id; without that it would come"):
+    with pytest.raises(InputError, match="recognised by id, and the data set has no id; add the missing columns"):
         after(Records.rows([0]), data().remove_columns("id"), forgotten_before=before(first))
 
 

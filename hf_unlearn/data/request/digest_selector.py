@@ -24,8 +24,8 @@ class Digested(Selector):
     def columns(self, available: Sequence[str]) -> list[str]:
         if missing := [name for name in self.names if name not in available]:
             raise InputError(
-                f"What was forgotten before is recognised by {listed(self.names)}, and the data set has no "
-                f"{listed(missing)}; without that it would come back, so give the data set these columns."
+                f"Records forgotten before are recognised by {listed(self.names)}, and the data set has no "
+                f"{listed(missing)}; add the missing columns, or these records would come back."
             )
         return list(self.names)
 
@@ -51,20 +51,9 @@ class DigestMatcher(Matcher):
         known = {text for text, digest in zip(distinct, digests, strict=True) if digest in self.wanted.digests}
         return np.fromiter((text in known for text in texts), bool, len(texts))
 
-    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
-        pass
-
-    def digestible(self, mask: np.ndarray) -> list[str]:
-        return sorted(self.wanted.digests)
-
 
 def recognised(key: bytes, forgotten: Iterable[ForgottenDigests]) -> Records | None:
-    """The records that these digests are of, None where there are no digests.
-
-    Args:
-        key: the owner's, with which they were made.
-        forgotten: of any number of requests.
-    """
+    """The records that these digests, made with the owner's key, are of; None where there are no digests."""
     kinds: dict[tuple[tuple[str, ...], bool], set[str]] = {}
     for part in forgotten:
         kinds.setdefault((tuple(part.columns), part.whole_rows), set()).update(part.digests)

@@ -1,4 +1,4 @@
-"""The keyed digest: the only form in which ids leave this package."""
+"""Keyed digests, the only form in which ids leave this package."""
 
 import contextlib
 import hashlib
@@ -17,10 +17,10 @@ from ...errors import InputError
 
 @dataclass(frozen=True)
 class ForgottenDigests:
-    """Keyed digests of what was forgotten, by which it is recognised in D again.
+    """Keyed digests of forgotten records, to recognise them in D again.
 
     Attributes:
-        columns: that a digest is of: one column of ids, or those of a whole row.
+        columns: what a digest is made of: one column of ids, or those of a whole row.
         whole_rows: whether a digest is of a row's content, not of an id.
         digests: 64 hexadecimal characters each, sorted, so that their order says nothing.
     """
@@ -50,21 +50,15 @@ def digest_each(key: bytes, values: Iterable[str]) -> list[str]:
 
 
 def key_check(key: bytes) -> str:
-    """A digest that says nothing but which key it was made with."""
+    """A digest that only identifies the key."""
     return keyed_digest(key, ["key check"])
 
 
 def load_digest_key(path: Path) -> bytes:
-    """Read the owner's digest key, creating it (32 random bytes, mode 0600) when the file does not exist.
-
-    Args:
-        path: a text file with the key as hexadecimal characters.
-
-    Returns:
-        The key.
+    """Read the owner's key from a file of hexadecimal characters, or make the file (32 random bytes, mode 0600).
 
     Raises:
-        InputError: the file does not hold a key of at least 16 bytes, or cannot be read or made.
+        InputError: the file holds fewer than 16 bytes, or cannot be read or made.
     """
     try:
         if not path.exists():
@@ -75,13 +69,13 @@ def load_digest_key(path: Path) -> bytes:
     except ValueError:
         key = b""
     if len(key) < 16:
-        raise InputError(f"{path} is not a digest key: it must hold at least 32 hexadecimal characters.")
+        raise InputError(f"{path} is not a digest key; it must hold 32 or more hexadecimal characters.")
     return key
 
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Several processes may get here at once: one of them makes the key, whole, and all read that one.
+    # Several processes may get here at once: one of them makes the key, and all read that one.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
@@ -90,5 +84,6 @@ def _make_key(path: Path) -> None:
     os.unlink(temporary)
 
 
-def _key_path(path: str | None) -> Path:
+def key_path(path: str | None) -> Path:
+    """Where the owner's key is: the file that the settings name, or one in HF_HOME."""
     return Path(path) if path is not None else Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"

@@ -1,4 +1,4 @@
-"""What a request has made a model forget, in keyed digests: what the ledger keeps of it."""
+"""Keyed digests of what a request made a model forget; the ledger keeps them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from .selection import Selection, take_rows
 
 @dataclass(frozen=True)
 class RequestFile:
-    """What became of one file of ids.
+    """One file of ids.
 
     Attributes:
-        name: of the file, for the owner's eyes only: it may be a person's.
+        name: of the file. It may be a person's, so only the owner sees it.
         ids: how many it names.
         honoured: how many of them were forgotten before.
         digest: keyed, of all of them.
@@ -37,9 +37,9 @@ class Forgotten:
     """What a request makes a model forget.
 
     Attributes:
-        digests: ids of the request, found in D or not, and rows that it names in another way or that are copies.
+        digests: of the ids, found in D or not, and of the rows that are named in another way or are copies.
         files: that the request came from.
-        key_check: tells with which key.
+        key_check: identifies the key.
     """
 
     digests: list[ForgottenDigests]
@@ -48,14 +48,7 @@ class Forgotten:
 
 
 def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarray, key: bytes) -> Forgotten:
-    """Digest what a request makes a model forget.
-
-    Args:
-        dataset: D.
-        request: at work on it.
-        forget: which rows are forgotten, bool of shape (rows of D and H,).
-        key: the owner's.
-    """
+    """Digest what a request on D makes a model forget; ``forget``: which rows, bool of shape (rows of D and H,)."""
     rest = forget.copy()
     digests: dict[tuple[tuple[str, ...], bool], set[str]] = {}
     for matcher, masks in zip(request.matchers, request.masks, strict=True):
@@ -63,7 +56,7 @@ def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarra
             found = digests.setdefault((tuple(named.columns), named.whole_rows), set())
             found.update(digest_each(key, named.texts))
             rest &= ~np.concatenate(masks)
-    # Named by position or by a predicate, or copies: such a row is known by all that is in it.
+    # A copy, or a row named by position or predicate, is recognised by its whole content.
     columns = column_names(dataset)
     if rest.any():
         digests.setdefault((tuple(columns), True), set()).update(digest_each(key, _texts(dataset, rest, columns)))
@@ -77,7 +70,7 @@ def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarra
 
 
 def _texts(dataset: AnyDataset, mask: np.ndarray, columns: list[str]) -> Iterator[str]:
-    """The content of the rows of a mask."""
+    """The content of the chosen rows."""
     if isinstance(dataset, Dataset):
         dataset, mask = take_rows(dataset, np.flatnonzero(mask)), mask[mask]
     for table, start in read_tables(dataset, columns):

@@ -1,4 +1,4 @@
-"""Files of ids, one a line, as text, CSV or JSON Lines; and folders of them, one file a request."""
+"""Files of ids, one a line, as text, CSV or JSON Lines, and folders of such files."""
 
 import csv
 import json
@@ -13,10 +13,10 @@ SUFFIXES = (".txt", ".csv", ".jsonl")
 
 
 def request_files(folder: Path) -> tuple[list[Path], int]:
-    """The requests in a folder, by name, and how much else is in it: hidden files, and folders.
+    """The files of ids in a folder, sorted by name, and the number of hidden files and folders in it.
 
     Raises:
-        InputError: there is none, or something is neither; a link could lead out of the folder.
+        InputError: there is no such file, or one of another kind; a link could lead out of the folder.
     """
     try:
         with os.scandir(folder) as found:
@@ -28,19 +28,19 @@ def request_files(folder: Path) -> tuple[list[Path], int]:
         if entry.name.startswith(".") or entry.is_dir(follow_symlinks=False):
             continue
         if not entry.is_file(follow_symlinks=False):
-            raise InputError(f"{entry.path} is a link or no file; put the request itself into the folder.")
+            raise InputError(f"{entry.path} is a link or no regular file; copy the file of ids into the folder.")
         if Path(entry.name).suffix not in SUFFIXES:
-            raise InputError(f"{entry.path} is no request; write it as .txt, .csv or .jsonl, or move it elsewhere.")
+            raise InputError(f"{entry.path} is no .txt, .csv or .jsonl file of ids; rewrite it or move it elsewhere.")
         files.append(Path(entry.path))
     if not files:
-        raise InputError(f"There is no request in {folder}; write each as a .txt, .csv or .jsonl file of ids.")
+        raise InputError(f"There is no file of ids in {folder}; write each request as a .txt, .csv or .jsonl file.")
     return files, len(entries) - len(files)
 
 
 def read_ids(path: Path, column: str) -> tuple[tuple[Any, ...], tuple[int, ...]]:
     """The ids of a file with the line each stands on."""
     if path.suffix not in SUFFIXES:
-        raise InputError(f"{path} is no file of ids: write a .txt (one id per line), .csv or .jsonl file.")
+        raise InputError(f"{path} is no file of ids; write a .txt (one id per line), .csv or .jsonl file.")
     try:
         # newline="" keeps a carriage return inside a quoted CSV field.
         with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
@@ -52,7 +52,7 @@ def read_ids(path: Path, column: str) -> tuple[tuple[Any, ...], tuple[int, ...]]
     except csv.Error:
         raise InputError(f"{path} is not a CSV file.") from None
     if not found:
-        raise InputError(f"{path} holds no ids; there is nothing to forget.")
+        raise InputError(f"{path} holds no ids; write one id per line.")
     values, lines = zip(*found, strict=True)
     return values, lines
 

@@ -1,7 +1,7 @@
-"""Which records a request names: ids or other column values, row positions, matching rows, a predicate.
+"""Which records a request names: by ids or other column values, row positions, equal rows, or a predicate.
 
-A request is bound to the columns of a data set first (types are checked there) and then asked, table by table, which
-rows it names. It keeps count of what it found, so that nothing it names can be missed in silence.
+A request is first bound to the columns of a data set, which checks the types. Then each table is searched for the rows
+that it names. What was found is counted, so that a missing record is always reported.
 """
 
 import datetime
@@ -28,9 +28,9 @@ MAX_LINES_SHOWN = 10
 
 @dataclass(frozen=True)
 class Records:
-    """Names records of a data set; requests are united with ``|``.
+    """Names records of a data set; ``|`` unites requests.
 
-    Build one with :meth:`ids`, :meth:`ids_from_file`, :meth:`where`, :meth:`rows`, :meth:`like` or :meth:`matching`.
+    Make one with :meth:`ids`, :meth:`ids_from_file`, :meth:`where`, :meth:`rows`, :meth:`like` or :meth:`matching`.
 
     >>> request = Records.ids("customer_id", ["c-017"]) | Records.where("source", "scraped")
     """
@@ -57,7 +57,8 @@ class Records:
         Args:
             column: the column that holds the ids.
             path: ``.txt`` (one id per line), ``.csv`` (the column of that name, or the only one) or ``.jsonl`` (plain
-                values, or objects with a key of that name). Text and CSV carry no types and are read as the column's.
+                values, or objects with a key of that name). Ids in text and CSV are read as values of the column's
+                type.
 
         Raises:
             InputError: the file cannot be read as one of these.
@@ -73,7 +74,7 @@ class Records:
 
     @classmethod
     def where_text(cls, column: str, *values: str) -> "Records":
-        """As :meth:`where` for values that come as text, from a command line, and are read as the column's type."""
+        """As :meth:`where`, for text from a command line that is read as the column's type."""
         return cls((Values(column, values, untyped=True),))
 
     @classmethod
@@ -100,16 +101,11 @@ class Selector(ABC):
 
     @abstractmethod
     def columns(self, available: Sequence[str]) -> list[str]:
-        """The columns it looks at; raises InputError when the data set lacks one."""
+        """The columns it reads; raises InputError when the data set lacks one."""
 
     @abstractmethod
     def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "Matcher":
-        """Fix it to the columns of one data set; raises InputError when the types do not fit.
-
-        Args:
-            schema: the schema of the tables that will be asked about.
-            class_names: the label names of ``ClassLabel`` columns.
-        """
+        """Bind it to tables of this schema, with these names of labels; raises InputError when a type does not fit."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ class Named:
 
     Attributes:
         columns, whole_rows: as in :class:`~hf_unlearn.data.request.digests.ForgottenDigests`.
-        texts: of each item one string, for its keyed digest.
+        texts: one string for each id or row, for its keyed digest.
     """
 
     columns: list[str]
@@ -127,7 +123,12 @@ class Named:
 
 
 class Matcher(ABC):
-    """A selector bound to a data set: says which rows of a table it names and counts what it found."""
+    """A selector bound to a data set: finds the rows of a table that it names, and counts what it found.
+
+    Attributes:
+        hits: rows found for each of the ids, values, positions or rows that are named, int64.
+        source: the file that names them, empty without one.
+    """
 
     def __init__(self, requested: int, source: str = "", lines: Sequence[int] = ()):
         self.hits = np.zeros(requested, dtype=np.int64)
@@ -139,32 +140,54 @@ class Matcher(ABC):
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
         """Which rows of the table are named, bool of shape (rows,); ``start`` is the position of its first row."""
 
-    @abstractmethod
-    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
+    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:  # noqa: B027
         """Add the rows of a table, as found by :meth:`mask`, to ``hits``."""
 
-    @abstractmethod
     def digestible(self, mask: np.ndarray) -> list[str]:
-        """What the request names, as canonical strings for the keyed digest; ``mask`` covers the whole data set."""
+        """What is named, as canonical strings for the keyed digest; ``mask``: the rows found in the whole data set."""
+        return [f"\x1f{index}" for index in np.flatnonzero(mask)]
 
     def named(self) -> Named | None:
         """What it names; None where that is rows by their position or by a predicate."""
         return None
 
     def keep(self, wanted: np.ndarray) -> None:
-        """Go on with some of its items only, bool of shape (items,)."""
+        """Drop all but some of what is named, bool of the shape of ``hits``."""
         self.hits, self.places = self.hits[wanted], self.places[wanted]
 
     def nearly(self, missing: np.ndarray, tables: Iterable[tuple[pa.Table, int]]) -> int:
-        """How many of these items a data set has after all but for case, white space or Unicode form."""
+        """How many of the missing ids differ from an id of the data set in case, white space or Unicode form alone."""
         return 0
 
     def place(self, missing: np.ndarray) -> str:
-        """Where the items at these positions of the request stand, in words without their values."""
+        """Where the request names these, in words without their values."""
         numbers = self.places[missing].tolist()
         shown = ", ".join(map(str, numbers[:MAX_LINES_SHOWN])) + (", …" if len(numbers) > MAX_LINES_SHOWN else "")
         where = self.source if self.unit == "line" else "the request"
         return f"{self.unit}{'s' if len(numbers) > 1 else ''} {shown} of {where}"
+
+
+class KeyMatcher(Matcher):
+    """Names the rows that have one of some keys."""
+
+    def __init__(self, keys: pa.Array, source: str = "", lines: Sequence[int] = ()):
+        super().__init__(len(keys), source, lines)
+        self.keys = keys
+
+    @abstractmethod
+    def keys_of(self, table: pa.Table) -> pa.ChunkedArray:
+        """The key of each row."""
+
+    def mask(self, table: pa.Table, start: int) -> np.ndarray:
+        return np.asarray(pc.is_in(self.keys_of(table), value_set=self.keys))
+
+    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
+        which = pc.index_in(self.keys_of(table.take(np.flatnonzero(mask))), value_set=self.keys)
+        self.hits += np.bincount(np.asarray(which), minlength=len(self.hits))
+
+    def keep(self, wanted: np.ndarray) -> None:
+        super().keep(wanted)
+        self.keys = self.keys.filter(pa.array(wanted))
 
 
 # Values of a column
@@ -182,10 +205,11 @@ class Values(Selector):
 
     def __post_init__(self) -> None:
         if not self.values:
-            raise InputError(f"The request names no value of column {self.column!r}; there is nothing to forget.")
+            raise InputError(f"The request names no value of column {self.column!r}; name one at least.")
         kinds = {_kind_of(python_type) for python_type in set(map(type, self.values))}
         if len(kinds) > 1:
-            raise InputError(f"The values for column {self.column!r} mix types ({', '.join(sorted(kinds))}).")
+            found = ", ".join(sorted(kinds))
+            raise InputError(f"The values for column {self.column!r} mix types ({found}); give values of one type.")
 
     def columns(self, available: Sequence[str]) -> list[str]:
         return require_columns([self.column], available)
@@ -197,11 +221,8 @@ class Values(Selector):
         names = class_names.get(self.column)
         values: Sequence[Any] = self.values
         if names and _kind_of(type(values[0])) == "string":
-            unknown = [i for i, value in enumerate(values) if value not in names]
-            if unknown:
-                raise InputError(
-                    f"Column {self.column!r} holds the labels {', '.join(names)}, not what was requested."
-                )
+            if not set(values) <= set(names):
+                raise InputError(f"A requested value is none of the labels of {self.column!r}: {', '.join(names)}.")
             values = [names.index(value) for value in values]
         elif self.untyped:
             values = self._parse(_kind_of_type(column_type))
@@ -212,22 +233,24 @@ class Values(Selector):
                 + (' ("7" is not 7)' if {kind, wanted} == {"string", "integer"} else "")
                 + "; give them in the column's own type."
             )
-        first_seen = dict.fromkeys(values)
-        positions = {value: i for i, value in reversed(list(enumerate(values)))}
-        lines = tuple(self.lines[positions[v]] for v in first_seen) if self.lines else ()
+        first = {value: i for i, value in reversed(list(enumerate(values)))}
+        distinct = list(dict.fromkeys(values))
+        lines = [self.lines[first[value]] for value in distinct] if self.lines else ()
         try:
-            array = pa.array(list(first_seen), type=column_type)
+            array = pa.array(distinct, type=column_type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             raise InputError(f"A requested value does not fit the type {column_type} of {self.column!r}.") from None
         return ValueMatcher(self.column, array, self.source, lines)
 
     def _parse(self, kind: str) -> list[Any]:
-        """Read untyped text as the column's type, exactly: ``07`` is not an integer's spelling."""
+        """Read text as values of the column's type, exactly: ``07`` is no integer."""
         readers: dict[str, Callable[[str], Any]] = {"integer": int, "floating": float}
         if kind == "string":
             return list(self.values)
         if kind not in readers:
-            raise InputError(f"Ids of type {kind} in column {self.column!r} need a .jsonl file or a list.")
+            raise InputError(
+                f"Column {self.column!r} holds {kind} values, which text cannot give; put the ids into a .jsonl file."
+            )
         values = []
         for i, text in enumerate(self.values):
             try:
@@ -236,44 +259,32 @@ class Values(Selector):
                 value = None
             if value is None or (kind == "integer" and str(value) != text):
                 place = f"Line {self.lines[i]} of {self.source}" if self.lines else f"Value {i + 1} of the request"
-                raise InputError(f"{place} is not of column {self.column!r}'s type, {kind}.")
+                raise InputError(f"{place} is no {kind} value, as column {self.column!r} holds; correct it.")
             values.append(value)
         return values
 
 
-class ValueMatcher(Matcher):
+class ValueMatcher(KeyMatcher):
     def __init__(self, column: str, values: pa.Array, source: str, lines: Sequence[int]):
-        super().__init__(len(values), source, lines)
-        self.column, self.values = column, values
+        super().__init__(values, source, lines)
+        self.column = column
 
-    def _column(self, table: pa.Table) -> pa.ChunkedArray:
+    def keys_of(self, table: pa.Table) -> pa.ChunkedArray:
         column = table.column(self.column)
-        return column if column.type == self.values.type else column.cast(self.values.type)
-
-    def mask(self, table: pa.Table, start: int) -> np.ndarray:
-        return np.asarray(pc.is_in(self._column(table), value_set=self.values))
-
-    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
-        named = self._column(table).take(np.flatnonzero(mask))
-        which = np.asarray(pc.index_in(named, value_set=self.values))
-        self.hits += np.bincount(which, minlength=len(self.hits))
+        return column if column.type == self.keys.type else column.cast(self.keys.type)
 
     def nearly(self, missing: np.ndarray, tables: Iterable[tuple[pa.Table, int]]) -> int:
-        if not (pa.types.is_string(self.values.type) or pa.types.is_large_string(self.values.type)):
+        if not (pa.types.is_string(self.keys.type) or pa.types.is_large_string(self.keys.type)):
             return 0
-        wanted = _loosely(self.values.take(missing))
-        found = pa.chunked_array([_loosely(self._column(table)).unique() for table, _ in tables], pa.large_string())
+        wanted = _loosely(self.keys.take(missing))
+        found = pa.chunked_array([_loosely(self.keys_of(table)).unique() for table, _ in tables], pa.large_string())
         return int(pc.sum(pc.is_in(wanted, value_set=found)).as_py() or 0)
 
     def digestible(self, mask: np.ndarray) -> list[str]:
-        return [value_text(self.column, value) for value in self.values.to_pylist()]
+        return self.named().texts
 
     def named(self) -> Named:
-        return Named([self.column], False, [value_text(self.column, value) for value in self.values.to_pylist()])
-
-    def keep(self, wanted: np.ndarray) -> None:
-        super().keep(wanted)
-        self.values = self.values.filter(pa.array(wanted))
+        return Named([self.column], False, [value_text(self.column, value) for value in self.keys.to_pylist()])
 
 
 def value_text(column: str, value: Any) -> str:
@@ -282,7 +293,7 @@ def value_text(column: str, value: Any) -> str:
 
 
 def _loosely(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Text without what the eye does not see: case, Unicode form, white space and invisible characters."""
+    """Text without case, Unicode form, white space and invisible characters."""
     text = pc.utf8_lower(pc.utf8_normalize(values.cast(pa.large_string()), "NFKC"))
     return pc.replace_substring_regex(text, r"[\pZ\pC]+", "")
 
@@ -298,12 +309,12 @@ class Positions(Selector):
 
     def __post_init__(self) -> None:
         if not self.indices:
-            raise InputError("The request names no row index; there is nothing to forget.")
+            raise InputError("The request names no row; name one at least.")
         for index in self.indices:
             if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
-                raise InputError(f"{index!r} is not a row index; rows are counted from 0.")
+                raise InputError(f"{index!r} is not a row number; give whole numbers, counted from 0.")
             if index > np.iinfo(np.int64).max:
-                raise InputError(f"{index} is not a row index; no data set has so many rows.")
+                raise InputError(f"{index} is not a row number; no data set has so many rows.")
 
     def columns(self, available: Sequence[str]) -> list[str]:
         return []
@@ -343,13 +354,13 @@ class Contents(Selector):
 
     def __post_init__(self) -> None:
         if len(self.dataset) == 0:
-            raise InputError("The data set of records to forget is empty; there is nothing to forget.")
+            raise InputError("The data set of records to forget is empty; give one with records.")
 
     def columns(self, available: Sequence[str]) -> list[str]:
         names = self.dataset.column_names
         if missing := [name for name in names if name not in available]:
             raise InputError(
-                f"The records to forget have columns that the data set has not: {listed(missing)}; its columns are "
+                f"The records to forget have columns that the data set lacks: {listed(missing)}; its columns are "
                 f"{listed(available)}."
             )
         return names
@@ -361,35 +372,25 @@ class Contents(Selector):
             table = table.cast(wanted)
         except (pa.ArrowException, TypeError, ValueError):
             raise InputError(
-                f"The records to forget have columns of types {_types(table.schema)}, "
-                f"the data set has {_types(wanted)}; give them the same types."
+                f"The columns of the records to forget have the types {_types(table.schema)}, those of the data set "
+                f"{_types(wanted)}; give them the same types."
             ) from None
         return ContentMatcher(table)
 
 
-class ContentMatcher(Matcher):
+class ContentMatcher(KeyMatcher):
     def __init__(self, table: pa.Table):
         self.names = table.column_names
-        self.keys = row_keys(table, self.names).unique()
-        super().__init__(len(self.keys))
+        super().__init__(self.keys_of(table).unique())
 
-    def mask(self, table: pa.Table, start: int) -> np.ndarray:
-        return np.asarray(pc.is_in(row_keys(table, self.names), value_set=self.keys))
-
-    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
-        named = table.select(self.names).take(np.flatnonzero(mask))
-        which = np.asarray(pc.index_in(row_keys(named, self.names), value_set=self.keys))
-        self.hits += np.bincount(which, minlength=len(self.hits))
+    def keys_of(self, table: pa.Table) -> pa.ChunkedArray:
+        return row_keys(table, self.names)
 
     def digestible(self, mask: np.ndarray) -> list[str]:
         return self.keys.to_pylist()
 
     def named(self) -> Named:
         return Named(self.names, True, texts_of_keys(self.keys, self.names))
-
-    def keep(self, wanted: np.ndarray) -> None:
-        super().keep(wanted)
-        self.keys = self.keys.filter(pa.array(wanted))
 
 
 # A predicate
@@ -415,12 +416,6 @@ class PredicateMatcher(Matcher):
 
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
         return np.fromiter((bool(self.function(row)) for row in table.to_pylist()), bool, table.num_rows)
-
-    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
-        pass
-
-    def digestible(self, mask: np.ndarray) -> list[str]:
-        return [f"\x1f{index}" for index in np.flatnonzero(mask)]
 
 
 # Types

@@ -1,4 +1,4 @@
-"""The rows that a request names in one data set, and the taking of them out of it."""
+"""Finds the rows that requests name in a data set, and takes them out of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,21 +20,23 @@ from .records import Matcher, Named, PositionMatcher, Records
 
 
 class Selection:
-    """A request at work on one data set: which rows it names and what it could not find.
+    """A request bound to one data set: which rows it names, and what was not found.
 
     Args:
         request: the records.
         name: of the request, for messages.
         dataset: where they are.
-        known: what was forgotten before; the request goes on without it.
+        known: what was forgotten before; it is left out of the request.
 
     Attributes:
-        named: what each part of the request names, that which was forgotten before included.
-        honoured: how many items of each part were forgotten before.
+        named: what each part of the request names, including what was forgotten before.
+        honoured: how much of each part was forgotten before.
     """
 
     def __init__(self, request: Records, name: str, dataset: AnyDataset, known: Records | None = None):
-        self.parts, self.name, self.class_names = request.parts, name, _class_names(dataset)
+        self.parts, self.name = request.parts, name
+        features = (dataset.features or {}).items()
+        self.class_names = {column: feature.names for column, feature in features if isinstance(feature, ClassLabel)}
         self.known = known.parts if known else ()
         self.columns = [column for part in self.parts for column in part.columns(column_names(dataset))]
         self.matchers: list[Matcher] = []
@@ -42,7 +44,7 @@ class Selection:
         self.named: list[Named | None] = []
         self.honoured: list[int] = []
 
-    def look_at(self, table: pa.Table, start: int) -> None:
+    def search(self, table: pa.Table, start: int) -> None:
         if not self.matchers:
             self.matchers = [part.bind(table.schema, self.class_names) for part in self.parts]
             self.masks = [[] for _ in self.parts]
@@ -54,7 +56,7 @@ class Selection:
             masks.append(mask)
 
     def _leave_out(self, matcher: Matcher) -> int:
-        """Drop what was forgotten before from a part of the request; how many items that were."""
+        """Drop what was forgotten before from a part of the request, and count it."""
         asked = len(matcher.hits)
         for part in self.known:
             named = matcher.named()
@@ -75,16 +77,16 @@ class Selection:
                 hint = f"it has {nearly} of them in another case, white space or Unicode form; " if nearly else ""
                 raise InputError(
                     f"{self.name} names {len(missing)} of {len(matcher.hits)} records that the data set does not have "
-                    f"({matcher.place(missing)}); {hint}correct them, or go on without them with --allow_unmatched."
+                    f"({matcher.place(missing)}); {hint}correct them, or leave them out with --allow_unmatched."
                 )
         if not allow_unmatched and not any(self.honoured) and not self.mask().any():
-            raise InputError(f"{self.name} names no record of the data set; there is nothing to do.")
+            raise InputError(f"{self.name} names no record of the data set; correct it.")
 
     def mask(self) -> np.ndarray:
         return np.logical_or.reduce([np.concatenate(masks) for masks in self.masks])
 
     def names(self, table: pa.Table) -> np.ndarray:
-        """Which rows of a table it names, by what is in the rows alone."""
+        """Which rows of a table it names, without their positions."""
         return np.logical_or.reduce([matcher.mask(table, 0) for matcher in self.matchers])
 
     @property
@@ -97,30 +99,23 @@ class Selection:
 
     def digest(self, key: bytes) -> str:
         named = zip(self.matchers, self.masks, strict=True)
-        return keyed_digest(
-            key, (text for matcher, masks in named for text in matcher.digestible(np.concatenate(masks)))
-        )
-
-
-def _class_names(dataset: AnyDataset) -> dict[str, list[str]]:
-    features = dataset.features or {}
-    return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+        texts = (text for matcher, masks in named for text in matcher.digestible(np.concatenate(masks)))
+        return keyed_digest(key, texts)
 
 
 def select_rows(dataset: AnyDataset, selections: Sequence[Selection]) -> None:
-    """Look through D once for the rows that each selection names; raises InputError for a wrong type."""
+    """Read D once to find the rows that each selection names; raises InputError for a wrong type."""
     for table, start in read_tables(dataset, [column for part in selections for column in part.columns]):
         for part in selections:
-            part.look_at(table, start)
+            part.search(table, start)
 
 
 @dataclass(frozen=True)
 class Selections:
-    """What is named in D: S, H, and what was forgotten before.
+    """The requests for S and H, and for what was forgotten before.
 
     Attributes:
-        forget, held_out, before: the requests; None where there is none.
-        ask_again: whether what was forgotten before may be in S, as when its forgetting is measured again.
+        ask_again: whether what was forgotten before may be in S, to measure it again.
     """
 
     forget: Selection
@@ -134,15 +129,11 @@ class Selections:
 
     @property
     def columns(self) -> set[str]:
-        """The columns that a request looks at; they hold ids, not what a record says."""
+        """The columns that a request names; they hold ids, not what a record says."""
         return {column for part in (self.forget, self.held_out) if part for column in part.columns}
 
     def masks(self, of: Callable[[Selection], np.ndarray]) -> "Masks":
-        """Which rows belong to which part.
-
-        Args:
-            of: the rows that one of the requests names, bool of shape (rows,).
-        """
+        """Which rows belong to which part; ``of`` finds the rows that one request names."""
         forget = of(self.forget)
         nothing = np.zeros_like(forget)
         before = of(self.before) if self.before else nothing
@@ -154,8 +145,7 @@ class Selections:
 
 @dataclass(frozen=True)
 class Masks:
-    """Which rows belong to S, to H, and to neither of them nor L because they were forgotten before: bool of shape
-    (rows of D and H,) each."""
+    """Which rows belong to S, to H, or were forgotten before: bool of shape (rows of D and H,) each."""
 
     forget: np.ndarray
     held_out: np.ndarray
@@ -167,13 +157,13 @@ class Masks:
 
 
 class RowTaker:
-    """Takes the rows of a part out of the data set.
+    """Takes the rows of one part out of D.
 
     Args:
         dataset: D.
-        selections: what the requests name.
+        selections: the requests.
         columns: those that carry the text.
-        moved: normalised texts whose rows belong to S, too.
+        moved: normalised texts whose rows also belong to S.
     """
 
     def __init__(self, dataset: AnyDataset, selections: Selections, columns: Sequence[str], moved: pa.Array):
@@ -183,7 +173,7 @@ class RowTaker:
         self.by_position = any(isinstance(matcher, PositionMatcher) for matcher in matchers)
         if self.by_position and isinstance(dataset, IterableDataset) and dataset.num_shards > 1:
             raise InputError(
-                f"Rows of a stream of {dataset.num_shards} shards have no fixed position; name them by id instead."
+                f"The rows of a stream of {dataset.num_shards} shards have no fixed position; name them by id instead."
             )
 
     def __call__(self, mask: np.ndarray, part: Literal["retained", "forget", "held_out"]) -> AnyDataset:
@@ -213,7 +203,7 @@ class RowTaker:
 
 
 def take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """``dataset.select(rows)`` for an array: the same index mapping without a walk over a Python list of a million."""
+    """``dataset.select(rows)`` for an array, without walking over a Python list of a million rows."""
     indices = pa.array(rows, type=pa.uint64())
     if dataset._indices is not None:
         indices = dataset._indices.column(0).take(indices)
