@@ -20,7 +20,7 @@ BATCH_ROWS = 100_000
 
 
 def column_names(dataset: AnyDataset) -> list[str]:
-    """The columns of a data set, taken from its first row when a stream does not say."""
+    """The columns of a data set, from the first row of a stream that does not declare them."""
     names = dataset.column_names
     if names is None:
         first = next(iter(dataset), None)
@@ -29,7 +29,7 @@ def column_names(dataset: AnyDataset) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Columns in a message; what looks like none may be the first record of a file without a line of names."""
+    """Columns for a message, without text that may be the first record of a file without a line of names."""
     shown = [name for name in names if len(name) <= 30 and COLUMN_NAME.fullmatch(name)]
     other = len(names) - len(shown)
     more = [f"{other} that do not look like names (does the file begin with a line of names?)"] if other else []
@@ -47,13 +47,13 @@ def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[p
 
 
 def _without_views(table: pa.Table) -> pa.Table:
-    """The table with its views of strings as strings: Arrow neither filters nor takes views."""
+    """The table with views of strings as strings, because Arrow can neither filter nor take views."""
     kinds = [pa.large_string() if pa.types.is_string_view(kind) else kind for kind in table.schema.types]
     return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
 
 
 def row_count(dataset: AnyDataset) -> int:
-    """The number of rows, counted by reading when the data set is a stream."""
+    """The number of rows; a stream is read to count them."""
     if isinstance(dataset, Dataset):
         return len(dataset)
     return sum(table.num_rows for table, _ in read_tables(dataset, []))
@@ -73,20 +73,18 @@ def row_texts(table: pa.Table, names: list[str]) -> list[str]:
 
 
 def texts_of_keys(keys: pa.ChunkedArray, names: list[str]) -> list[str]:
-    """For the keyed digest the columns belong to the content."""
-    told = "\x1f".join(names) + "\x1d"
-    return [told + key for key in keys.to_pylist()]
+    """The keys of rows with the names of their columns, which belong to the content."""
+    columns = "\x1f".join(names) + "\x1d"
+    return [columns + key for key in keys.to_pylist()]
 
 
 def row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
-    """One string a row that is equal exactly where all the columns are: each value with its length before it."""
+    """One string for each row, equal exactly where all these columns are: each value after its length."""
     parts = []
     for name in names:
         column = table.column(name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        if pa.types.is_string_view(column.type):
-            column = column.cast(pa.large_string())
         if _is_plain(column.type):
             text = column.cast(pa.large_string())
         else:
@@ -96,13 +94,13 @@ def row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
         key = pc.binary_join_element_wise(length, text, pa.scalar("\x1f", pa.large_string()))
         parts.append(pc.fill_null(key, "null"))
     if not parts:
-        raise InputError("The data set of records to forget has no columns.")
+        raise InputError("The data set of records to forget has no columns; give one with columns of D.")
     if len(parts) == 1:
         return parts[0]
     return pc.binary_join_element_wise(*parts, pa.scalar("\x1e", pa.large_string()))
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Whether Arrow itself writes values of a type as text, each in one way and for all values."""
+    """Whether Arrow writes all values of a type as text, each in one way."""
     plain = (pa.types.is_primitive, pa.types.is_string, pa.types.is_large_string, pa.types.is_decimal)
     return any(is_kind(kind) for is_kind in plain) and not pa.types.is_duration(kind)

@@ -1,7 +1,7 @@
-"""Whether records hold what their format promises, found out before a model is loaded; no message quotes a record."""
+"""Checks of records before a model is loaded; no message quotes a record."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,36 +13,24 @@ from ..models.loading import ARCHITECTURES
 from ..models.location import ModelSource
 from ..models.tasks import TASKS, Task
 from .arrow_tables import AnyDataset, column_names, read_tables, require_columns
-from .format import record_format
+from .format import RecordFormat, record_format
 from .labels import class_ids, label_ids
-
-if TYPE_CHECKING:
-    from .format import RecordFormat
-
 
 BATCH_ROWS = 1000
 
 EXAMPLE_COLUMNS = ("input_ids", "attention_mask", "labels")
 
 
-def check_records(dataset: AnyDataset, form: "RecordFormat") -> None:
-    """Look through all records of a data set; a stream is only looked at when its records are encoded.
-
-    Args:
-        dataset: records.
-        form: their format.
-
-    Raises:
-        InputError: a column is missing, or a record is not as its format says.
-    """
+def check_records(dataset: AnyDataset, form: RecordFormat) -> None:
+    """Raise InputError where a record is not as its format says; records of a stream are checked when encoded."""
     require_columns(form.columns, column_names(dataset))
     if isinstance(dataset, Dataset):
         for batch in dataset.select_columns(form.columns).with_format(None).iter(batch_size=BATCH_ROWS):
             check_batch(batch, form)
 
 
-def check_batch(batch: dict[str, list[Any]], form: "RecordFormat") -> None:
-    """Check the columns of some records, as :func:`check_records` does those of a data set."""
+def check_batch(batch: dict[str, list[Any]], form: RecordFormat) -> None:
+    """Check some records, given as columns, as :func:`check_records` does."""
     for column in form.columns:
         if None in batch[column]:
             raise InputError(f"Some records have nothing in column {column!r}; remove or fill them.")
@@ -50,7 +38,7 @@ def check_batch(batch: dict[str, list[Any]], form: "RecordFormat") -> None:
         for messages in batch["messages"]:
             _check_turns(messages, "messages")
             if not any(message["role"] == "assistant" for message in messages):
-                raise InputError("A conversation has no turn of the assistant, so there is nothing to train on.")
+                raise InputError("A conversation has no turn of the assistant to train on; remove it or add one.")
     elif form.kind == "prompt_completion" and form.prompt is None:
         _check_prompts(batch["prompt"], batch["completion"])
     elif form.kind == "text_pairs" and form.prompt is None:
@@ -65,8 +53,8 @@ def check_batch(batch: dict[str, list[Any]], form: "RecordFormat") -> None:
         _check_classes(batch[form.label], form.label)
 
 
-def _check_words(words: list[Any], tags: list[Any], form: "RecordFormat") -> None:
-    """Each record is a list of words, with as many tags."""
+def _check_words(words: list[Any], tags: list[Any], form: RecordFormat) -> None:
+    """Raise InputError unless each record is a list of words with as many tags."""
     for record, its_tags in zip(words, tags, strict=True):
         for value, column in ((record, form.text), (its_tags, form.label)):
             if not isinstance(value, list):
@@ -90,7 +78,7 @@ def _check_texts(values: list[Any], column: str) -> None:
 
 
 def _check_prompts(prompts: list[Any], completions: list[Any]) -> None:
-    """Prompt and completion are both text, or both conversations, and that in every record."""
+    """Raise InputError unless prompts and completions are all text or all conversations."""
     if isinstance(prompts[0], str):
         _check_texts(prompts, "prompt")
         _check_texts(completions, "completion")
@@ -99,7 +87,7 @@ def _check_prompts(prompts: list[Any], completions: list[Any]) -> None:
         _check_turns(prompt, "prompt")
         _check_turns(completion, "completion")
         if not any(message["role"] == "assistant" for message in completion):
-            raise InputError("A completion has no turn of the assistant, so there is nothing to train on.")
+            raise InputError("A completion has no turn of the assistant to train on; remove it or add one.")
 
 
 def _check_turns(messages: Any, column: str) -> None:
@@ -107,22 +95,13 @@ def _check_turns(messages: Any, column: str) -> None:
         raise InputError(f"Column {column!r} holds {type(messages).__name__} values, not conversations.")
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InputError(f"Column {column!r} holds a message without a role; each is {{'role', 'content'}}.")
+            raise InputError(f"Column {column!r} holds a message without a role; each needs 'role' and 'content'.")
         if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
             raise InputError(f"Column {column!r} holds a message whose content is not text.")
 
 
 def check_examples(dataset: AnyDataset, task: Task, vocabulary: int) -> None:
-    """Look through a data set that is tokenised already.
-
-    Args:
-        dataset: examples with ``input_ids``, ``attention_mask`` and ``labels``.
-        task: what the model does: an example has one label, one for each token, or a text of its own as labels.
-        vocabulary: token ids that the model knows, counted from 0.
-
-    Raises:
-        InputError: a column is missing, or not as it must be.
-    """
+    """Raise InputError where tokenised examples do not fit a task and the number of token ids of its model."""
     require_columns(EXAMPLE_COLUMNS, column_names(dataset))
     if not isinstance(dataset, Dataset):
         return
@@ -135,7 +114,7 @@ def check_examples(dataset: AnyDataset, task: Task, vocabulary: int) -> None:
             if is_list != (name in lists) or not pa.types.is_integer(value) or table[name].null_count:
                 raise InputError(
                     f"The data set has a column 'input_ids', so it counts as tokenised, but its column {name!r} holds "
-                    f"{kind}; rename 'input_ids' if it is something else."
+                    f"{kind}; rename 'input_ids' if it holds something else."
                 )
         lengths = {name: pc.list_value_length(table[name]) for name in lists}
         if any(pc.min(length).as_py() == 0 for length in lengths.values()):
@@ -143,10 +122,12 @@ def check_examples(dataset: AnyDataset, task: Task, vocabulary: int) -> None:
         if TASKS[task].two_texts:
             del lengths["labels"]
         if any(not pc.all(pc.equal(lengths["input_ids"], other)).as_py() for other in lengths.values()):
-            raise InputError(f"Some examples have columns of different lengths among {', '.join(lengths)}.")
+            raise InputError(f"Some examples have columns of different lengths among {', '.join(lengths)}; mend them.")
         ids = pc.min_max(pc.list_flatten(table["input_ids"])).as_py()
         if ids["min"] < 0 or ids["max"] >= vocabulary:
-            raise InputError(f"Some 'input_ids' are outside the model's vocabulary of {vocabulary} tokens.")
+            raise InputError(
+                f"Some 'input_ids' are outside the model's vocabulary of {vocabulary} tokens; use its own tokenizer."
+            )
 
 
 def check_fit(
@@ -156,17 +137,12 @@ def check_fit(
     task: Task,
     layout: dict[str, Any],
 ) -> None:
-    """Look through all the records that a model is to read.
+    """Raise InputError where a record does not fit the task or the model.
 
     Args:
-        sets: records, or examples that are tokenised already; None for a set that there is none of.
-        source: the model; None where it has yet to learn the classes of the data.
-        model_config: its configuration.
-        task: what it does.
+        sets: records or tokenised examples; None where there is no such set.
+        source: the model; None where it does not have the classes of the data yet.
         layout: options of :func:`~hf_unlearn.data.format.record_format`.
-
-    Raises:
-        InputError: a record does not fit the task or the model.
     """
     for part in sets:
         if part is None:
@@ -177,16 +153,16 @@ def check_fit(
             continue
         form = record_format(columns, task, **layout)
         check_records(part, form)
-        # The classes of a classifier that is an adapter are in its training record; encoding looks at them.
+        # Encoding checks the classes of an adapter, which are in its training record.
         if TASKS[task].classes and source is not None and not source.adapter:
             label_ids(part, form.label, class_ids(model_config))
 
 
 def check_head(base: ModelSource, model_config: PretrainedConfig, task: Task, classes: int) -> None:
-    """Raise InputError where a model that is a classifier already has another number of classes than the data."""
+    """Raise InputError where the base model is a classifier with another number of classes than the data."""
     architecture = (model_config.architectures or [""])[0]
     if architecture in ARCHITECTURES[task].values() and model_config.num_labels != classes:
         raise InputError(
             f"{base.name!r} is a classifier of {model_config.num_labels} classes and the data set has {classes}; "
-            "start from a model without a classifier's head, or one with as many classes."
+            "use a base model without a classifier's head, or one with as many classes."
         )

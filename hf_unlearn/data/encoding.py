@@ -1,4 +1,4 @@
-"""Records to tensors: which columns carry the text, how it is tokenised, what is trained on, how it is padded.
+"""Records to tensors: how their text is tokenised, which tokens are trained on, how examples are padded.
 
 The columns are named as in TRL and transformers. For language models: ``prompt`` and ``completion`` (the prompt is
 not trained on), ``messages`` (only the assistant's turns are), or ``text`` (all of it is). For classifiers: ``text``
@@ -9,6 +9,7 @@ with a ``label``, or ``tokens`` (a list of words) with ``ner_tags`` (one for eac
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, islice
 from typing import Any, cast
 
 import torch
@@ -29,25 +30,35 @@ DEFAULT_MAX_LENGTH = 1024  # as TRL
 Columns = dict[str, list[Any]]
 
 
+# Records to examples
+
+
+def generated_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
+    """Texts that a language model writes, long ones in pieces."""
+    out = _examples()
+    segments = [encoder.segments(batch, i) for i in range(len(rows))]
+    # A chat template writes the special tokens and the end of a turn itself.
+    is_chat = encoder.format.kind == "messages" or not isinstance(batch.get("prompt", [""])[0], str)
+    for row, (ids, labels) in zip(rows, encoder.tokenize(segments, not is_chat), strict=True):
+        for piece, piece_labels in _chunks(ids, labels, encoder.max_length):
+            if any(label != IGNORED for label in piece_labels[1:]):
+                _append(out, piece, piece_labels, row, truncated=False)
+    return out
+
+
 def classified_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Texts with a class each; what is too long is cut off."""
-    _check_classes(encoder, set(batch[encoder.format.label]))
-    texts = batch[encoder.format.text]
-    encoded = encoder.tokenizer(texts)
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    long = {i for i, tokens in enumerate(ids) if len(tokens) > encoder.max_length}
-    for i in long:
-        cut = encoder.tokenizer(texts[i], truncation=True, max_length=encoder.max_length)
-        ids[i], mask[i] = cut["input_ids"], cut["attention_mask"]
-    # Without special tokens an empty text has no token, and a model cannot read an example without one.
-    kept = [i for i, tokens in enumerate(ids) if tokens]
-    return {
-        "input_ids": [ids[i] for i in kept],
-        "attention_mask": [mask[i] for i in kept],
-        "labels": [encoder.labels[batch[encoder.format.label][i]] for i in kept],
-        "row": [rows[i] for i in kept],
-        "truncated": [i in long for i in kept],
-    }
+    texts, labels = batch[encoder.format.text], batch[encoder.format.label]
+    _check_classes(encoder, set(labels))
+    out = _examples()
+    for text, label, row, ids in zip(texts, labels, rows, encoder.tokenizer(texts)["input_ids"], strict=True):
+        long = len(ids) > encoder.max_length
+        if long:
+            ids = encoder.tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
+        # Without special tokens an empty text has no token, and a model cannot read an example without one.
+        if ids:
+            _append(out, ids, encoder.labels[label], row, truncated=long)
+    return out
 
 
 def text_pairs(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
@@ -89,10 +100,10 @@ def maskable_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) ->
 def tagged_words(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Lists of words with a class for each word, which its first token carries; what is too long is cut off."""
     if not encoder.tokenizer.is_fast:
-        raise InputError("This model's tokenizer cannot tell which word a token belongs to; it needs a fast one.")
+        raise InputError("This model's tokenizer does not say which word a token belongs to; use a fast tokenizer.")
     words, tags = batch[encoder.format.text], batch[encoder.format.label]
     _check_classes(encoder, {tag for record in tags for tag in record})
-    # The blank makes of each word the tokens that it has in running text, which byte-level BPE would not otherwise.
+    # With the blank byte-level BPE gives each word the tokens that it has in running text.
     spaced = [[f" {word}" if i else word for i, word in enumerate(record)] for record in words]
     encoded = encoder.tokenizer(spaced, is_split_into_words=True, truncation=True, max_length=encoder.max_length)
     out = _examples()
@@ -109,6 +120,9 @@ def tagged_words(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> C
 
 
 ENCODINGS: dict[str, Callable[["RecordEncoder", Columns, list[int]], Columns]] = {
+    "text": generated_texts,
+    "messages": generated_texts,
+    "prompt_completion": generated_texts,
     "classification": classified_texts,
     "tagged_words": tagged_words,
     "maskable": maskable_texts,
@@ -116,14 +130,41 @@ ENCODINGS: dict[str, Callable[["RecordEncoder", Columns, list[int]], Columns]] =
 }
 
 
+def _check_classes(encoder: "RecordEncoder", found: set[Any]) -> None:
+    if unknown := found - set(encoder.labels):
+        raise InputError(
+            f"{len(unknown)} labels of the stream are none of the model's classes; rename or remove them."
+        )
+
+
+def _is_cut(encoded: Any, i: int) -> bool:
+    return bool(encoded.encodings and encoded.encodings[i].overflowing)
+
+
+def _examples() -> Columns:
+    return {name: [] for name in ("input_ids", "attention_mask", "labels", "row", "truncated")}
+
+
+def _append(out: Columns, ids: list[int], labels: list[int] | int, row: int, truncated: bool) -> None:
+    values = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "row": row, "truncated": truncated}
+    for name, value in values.items():
+        out[name].append(value)
+
+
+def _chunks(ids: list[int], labels: list[int], size: int) -> list[tuple[list[int], list[int]]]:
+    """Pieces of at most ``size`` tokens; they share one token, so that all tokens but the first are predicted once."""
+    starts = range(0, max(len(ids) - 1, 1), size - 1)
+    return [(ids[i : i + size], labels[i : i + size]) for i in starts]
+
+
 # Lengths
 
 
 def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> int:
-    """The number of tokens in a training example: what was asked for, else the model's limit up to 1024.
+    """The tokens in a training example: what was asked for, else the model's limit up to 1024.
 
     Raises:
-        InputError: more tokens than the model can attend to.
+        InputError: the model cannot read so many.
     """
     parts = (config.get_text_config().to_dict(), config.to_dict().get("encoder") or {})
     limits = [tokenizer.model_max_length, *(part.get("max_position_embeddings") for part in parts)]
@@ -131,7 +172,7 @@ def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerB
     if asked is None:
         return min(limit, DEFAULT_MAX_LENGTH)
     if not 2 <= asked <= limit:
-        raise InputError(f"max_length={asked} is not possible: this model reads 2 to {limit} tokens.")
+        raise InputError(f"max_length={asked} is not possible; this model reads 2 to {limit} tokens.")
     return asked
 
 
@@ -146,8 +187,8 @@ class RecordEncoder:
         tokenizer: the model's.
         format: the records' layout.
         max_length: tokens in an example at most.
-        label2id: the model's classes (classification).
-        labels: class of each label value of the data set at hand; :func:`encode` sets it.
+        label2id: the model's classes.
+        labels: the class of each label of the data set; :func:`encode` sets it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -157,11 +198,7 @@ class RecordEncoder:
     labels: dict[Any, int] = field(default_factory=dict)
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
-        """Encode a batch.
-
-        Args:
-            batch: the columns.
-            rows: the position of each record in its data set.
+        """Encode a batch of columns whose records stand at these rows of their data set.
 
         Returns:
             ``input_ids``, ``attention_mask``, ``labels`` (token ids, -100 where not trained on; the class, or those of
@@ -172,26 +209,10 @@ class RecordEncoder:
             InputError: a record without text or label, or a conversation that cannot be trained on.
         """
         check_batch(batch, self.format)
-        if self.format.kind in ENCODINGS:
-            return ENCODINGS[self.format.kind](self, batch, rows)
-        out: dict[str, list[Any]] = {
-            name: [] for name in ("input_ids", "attention_mask", "labels", "row", "truncated")
-        }
-        segments = [self.segments(batch, i) for i in range(len(rows))]
-        # A chat template writes the special tokens and the end of a turn itself.
-        own_special_tokens = self.format.kind == "messages" or not isinstance(batch.get("prompt", [""])[0], str)
-        for row, (ids, labels) in zip(rows, self._tokenize(segments, not own_special_tokens), strict=True):
-            for piece, piece_labels in _chunks(ids, labels, self.max_length):
-                if any(label != IGNORED for label in piece_labels[1:]):
-                    out["input_ids"].append(piece)
-                    out["attention_mask"].append([1] * len(piece))
-                    out["labels"].append(piece_labels)
-                    out["row"].append(row)
-                    out["truncated"].append(False)
-        return out
+        return ENCODINGS[self.format.kind](self, batch, rows)
 
     def segments(self, batch: dict[str, list[Any]], i: int) -> list[tuple[str, bool]]:
-        """The record's text in pieces, each with whether it is trained on."""
+        """The text of record ``i`` in pieces, and whether each is trained on."""
         kind = self.format.kind
         if kind == "text":
             return [(batch[self.format.text][i], True)]
@@ -216,8 +237,8 @@ class RecordEncoder:
             answered = self._render(messages[: i + 1], add_generation_prompt=False)
             if not (asked.startswith(done) and answered.startswith(asked)):
                 raise InputError(
-                    "This tokenizer's chat template rewrites earlier turns, so a turn's tokens cannot be told apart; "
-                    "render the conversations yourself into the columns 'prompt' and 'completion'."
+                    "This tokenizer's chat template rewrites earlier turns, so a turn's tokens cannot be found; write "
+                    "the conversations as text into the columns 'prompt' and 'completion'."
                 )
             segments += [(asked[len(done) :], False), (answered[len(asked) :], True)]
             done = answered
@@ -226,7 +247,7 @@ class RecordEncoder:
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         if self.tokenizer.chat_template is None:
             raise InputError(
-                "The records are conversations and the tokenizer has no chat template; render them yourself into the "
+                "The records are conversations, and the tokenizer has no chat template; write them as text into the "
                 "columns 'prompt' and 'completion'."
             )
         if not messages:
@@ -236,33 +257,28 @@ class RecordEncoder:
         )
         return cast(str, text)
 
-    def _tokenize(
+    def tokenize(
         self, records: list[list[tuple[str, bool]]], special_tokens: bool
     ) -> list[tuple[list[int], list[int]]]:
         """Token ids and labels of each record.
 
-        The text is tokenised in one piece, as the model will meet it. A piece begins where those tokens first differ
-        from the tokens of what comes before it: a token that reaches over the boundary belongs to the later piece, so
-        the answer's first token is trained on also where byte-level BPE joins it to the blank before it.
+        The text is tokenised as a whole, as the model will read it. A piece begins where these tokens first differ
+        from those of the text before it. So a token across the boundary belongs to the later piece, and the answer's
+        first token is trained on even where byte-level BPE joins it to the blank before it.
         """
         texts = ["".join(text for text, _ in segments) for segments in records]
-        starts: list[int] = []
-        prefixes: list[str] = []
-        for segments in records:
-            starts.append(len(prefixes))
-            before = ""
-            for text, _ in segments[:-1]:
-                before += text
-                prefixes.append(before)
+        prefixes = [list(accumulate(text for text, _ in segments))[:-1] for segments in records]
+        joined = [prefix for of_record in prefixes for prefix in of_record]
         encoded = self.tokenizer(texts, add_special_tokens=special_tokens)["input_ids"]
-        encoded_prefixes = self.tokenizer(prefixes, add_special_tokens=special_tokens)["input_ids"] if prefixes else []
+        # A tokenizer does not take an empty list.
+        before = iter(self.tokenizer(joined, add_special_tokens=special_tokens)["input_ids"] if joined else [])
         eos = self.tokenizer.eos_token_id
         out = []
-        for ids, segments, start in zip(encoded, records, starts, strict=True):
+        for ids, segments in zip(encoded, records, strict=True):
             if eos is not None and special_tokens and (not ids or ids[-1] != eos):
                 ids = [*ids, eos]
             bounds = [0]
-            for prefix in encoded_prefixes[start : start + len(segments) - 1]:
+            for prefix in islice(before, len(segments) - 1):
                 bounds.append(max(bounds[-1], _common_prefix(ids, prefix)))
             bounds.append(len(ids))
             labels = [IGNORED] * len(ids)
@@ -274,18 +290,8 @@ class RecordEncoder:
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:
-    length = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
-
-
-def _chunks(ids: list[int], labels: list[int], size: int) -> list[tuple[list[int], list[int]]]:
-    """Pieces of at most ``size`` tokens; they share one token, so that all tokens but the first are predicted once."""
-    starts = range(0, max(len(ids) - 1, 1), size - 1)
-    return [(ids[i : i + size], labels[i : i + size]) for i in starts]
+    length = min(len(left), len(right))
+    return next((i for i in range(length) if left[i] != right[i]), length)
 
 
 def make_encoder(
@@ -299,21 +305,16 @@ def make_encoder(
     """How to read the records of a data set, None when they are tokenised already.
 
     Args:
-        dataset: records or examples.
-        task: what the model does.
-        config: the model's configuration.
-        tokenizer: the model's tokenizer.
-        max_length: tokens in an example; see :func:`resolve_max_length`.
         layout: options of :func:`record_format`.
 
     Raises:
-        InputError: the columns do not fit the task, the length not the model, or the model lacks what it needs.
+        InputError: the columns do not fit the task, the length does not fit the model, or the model lacks token ids.
     """
     ids = config.to_dict()
     if config.model_type == "encoder-decoder" and None in (ids.get("decoder_start_token_id"), ids.get("pad_token_id")):
         raise InputError(
-            "The configuration of this encoder-decoder lacks decoder_start_token_id or pad_token_id, so it cannot "
-            "make its decoder's inputs; set both in its config.json."
+            "The configuration of this encoder-decoder lacks decoder_start_token_id or pad_token_id; set both in its "
+            "config.json."
         )
     columns = column_names(dataset)
     if "input_ids" in columns:
@@ -323,18 +324,13 @@ def make_encoder(
 
 
 def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset:
-    """Tokenise a data set.
+    """Tokenise a data set into examples (see :meth:`RecordEncoder.__call__`), in the order of the records.
 
     Args:
-        dataset: records in the encoder's format.
-        encoder: how to read them.
-        name: what to call the data set in progress bars and messages.
-
-    Returns:
-        A data set of examples (see :meth:`RecordEncoder.__call__`), in the order of the records.
+        name: of the data set, for progress bars and messages.
 
     Raises:
-        InputError: a missing column, or a record without text or label.
+        InputError: a column is missing, or a record has no text or label.
     """
     columns = encoder.format.columns
     require_columns(columns, column_names(dataset))
@@ -342,7 +338,7 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
         encoder = replace(encoder, labels=label_ids(dataset, encoder.format.label, encoder.label2id))
     if isinstance(dataset, IterableDataset):
         return dataset.map(encoder, with_indices=True, batched=True, remove_columns=column_names(dataset))
-    # The types are given, because a batch of records without a token tells none.
+    # The types are given because they cannot be inferred from a batch of records without tokens.
     tokens, number = List(Value("int32")), Value("int64")
     features = Features(
         {
@@ -363,7 +359,7 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     )
     wanted = "to read" if encoder.format.kind == "classification" else "to predict"
     if len(examples) == 0:
-        raise InputError(f"None of the {len(dataset)} {name} records has a token {wanted}; their texts are empty.")
+        raise InputError(f"None of the {len(dataset)} {name} records has a token {wanted}; give records with text.")
     if truncated := sum(examples["truncated"]):
         logger.warning(
             "%d of the %d %s texts are longer than %d tokens; what the model cannot read is cut off.",
@@ -383,11 +379,8 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
 class PaddingCollator:
     """Stacks examples into tensors, padded on the right to the longest.
 
-    The attention mask says what padding is, never the token's id, so a tokenizer whose padding token is its EOS token
-    still trains EOS.
-
-    Attributes:
-        pad_token_id: the id to fill up with; it is masked and has no label.
+    Padding is known by the attention mask, not by the token's id, so EOS is trained even where it is also the padding
+    token.
     """
 
     pad_token_id: int
@@ -406,25 +399,6 @@ class PaddingCollator:
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token id to fill up with; which one does not matter, the attention mask hides it."""
+    """A token id for padding; any will do, as the attention mask hides it."""
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token for token in ids if token is not None)
-
-
-def _check_classes(encoder: "RecordEncoder", found: set[Any]) -> None:
-    if unknown := found - set(encoder.labels):
-        raise InputError(f"{len(unknown)} of the labels in a stream are none of the model's classes.")
-
-
-def _is_cut(encoded: Any, i: int) -> bool:
-    return bool(encoded.encodings and encoded.encodings[i].overflowing)
-
-
-def _examples() -> Columns:
-    return {name: [] for name in ("input_ids", "attention_mask", "labels", "row", "truncated")}
-
-
-def _append(out: Columns, ids: list[int], labels: list[int], row: int, truncated: bool) -> None:
-    values = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "row": row, "truncated": truncated}
-    for name, value in values.items():
-        out[name].append(value)

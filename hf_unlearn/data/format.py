@@ -1,4 +1,4 @@
-"""Which columns of a record a model reads, by its layout and the task."""
+"""Which columns of a record a model reads; this depends on the task and on the columns that there are."""
 
 import string
 from collections.abc import Sequence
@@ -15,11 +15,10 @@ class RecordFormat:
     """Which columns of a record are read, and how.
 
     Attributes:
-        kind: how the record is laid out.
-        text: the column of the text, or of the words (all but ``messages`` and the pairs).
-        label: the column of the class, or of the words' classes (``classification`` and ``tagged_words``).
-        prompt, completion: templates over the columns (``prompt_completion`` and ``text_pairs``), or None for the
-            columns themselves.
+        kind: the layout.
+        text: the column of the text or of the words; unused for ``messages`` and pairs.
+        label: the column of the class, or of a class for each word.
+        prompt, completion: templates over columns, for pairs; None for the columns of these names.
     """
 
     kind: Literal[
@@ -43,7 +42,7 @@ class RecordFormat:
 
     @property
     def label_columns(self) -> list[str]:
-        """The column of the classes, none where there are no classes."""
+        """The column of the classes, if there are classes."""
         return [self.label] if self.kind in ("classification", "tagged_words") else []
 
     @property
@@ -53,7 +52,7 @@ class RecordFormat:
 
 
 def template_fields(template: str) -> list[str]:
-    """The columns that a template such as ``"Question: {question}"`` names; raises InputError on anything fancier."""
+    """The columns that a template such as ``"Question: {question}"`` names; raises InputError for other templates."""
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -63,7 +62,7 @@ def template_fields(template: str) -> list[str]:
         if name is None:
             continue
         if not name.isidentifier() or spec or conversion:
-            raise InputError(f"The template {template!r} may hold column names in braces only, like {{question}}.")
+            raise InputError(f"The template {template!r} may have only column names in braces, such as {{question}}.")
         fields.append(name)
     return fields
 
@@ -77,17 +76,11 @@ def record_format(
     prompt_template: str | None = None,
     completion_template: str | None = None,
 ) -> RecordFormat:
-    """Find out how the records of a data set are laid out.
+    """Choose the layout for a task from the columns of a data set; raises InputError when they do not fit.
 
     Args:
-        available: the columns of the data set.
-        task: what the model does.
-        text_field, label_field: the columns of text and class; where they are left as they are, the columns ``tokens``
-            and ``ner_tags`` of words and their classes need not be named.
-        prompt_template, completion_template: templates that build a prompt and a completion from other columns.
-
-    Raises:
-        InputError: the columns do not fit the task.
+        text_field, label_field: the columns of text and class. By default ``tokens`` and ``ner_tags`` are found, too.
+        prompt_template, completion_template: build prompt and completion from other columns.
     """
     if task == "text-classification":
         require_columns([text_field, label_field], available)
@@ -106,7 +99,7 @@ def record_format(
     if prompt_template is not None and completion_template is not None:
         fields = template_fields(prompt_template) + template_fields(completion_template)
         if not fields:
-            raise InputError("prompt_template and completion_template name no column, so all records would be alike.")
+            raise InputError("prompt_template and completion_template name no column; write columns in braces.")
         require_columns(fields, available)
         return RecordFormat(pair, prompt=prompt_template, completion=completion_template)
     if "messages" in available and not TASKS[task].two_texts:
@@ -115,14 +108,14 @@ def record_format(
         return RecordFormat(pair)
     if TASKS[task].two_texts:
         raise InputError(
-            "To train an encoder-decoder the data set needs the columns 'prompt', which it reads, and 'completion', "
-            f"which it writes; it has {listed(available)}. Build them from other columns with prompt_template and "
+            "To train an encoder-decoder the data set needs the columns 'prompt' (to read) and 'completion' (to "
+            f"write); it has {listed(available)}. Build them from other columns with prompt_template and "
             "completion_template."
         )
     if text_field not in available:
         raise InputError(
             "To train a language model the data set needs a column 'messages', the columns 'prompt' and 'completion', "
-            f"or a column {text_field!r}; it has {listed(available)}. Name the text's column with "
+            f"or a column {text_field!r}; it has {listed(available)}. Name the column of the text with "
             "dataset_text_field, or build prompts from other columns with prompt_template and completion_template."
         )
     return RecordFormat("text", text=text_field)

@@ -21,7 +21,7 @@ def class_names(dataset: AnyDataset, label_field: str) -> list[str]:
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     if not isinstance(dataset, Dataset):
-        raise InputError(f"A streamed data set must declare the classes of {label_field!r} as a ClassLabel feature.")
+        raise InputError(f"The classes of {label_field!r} in a stream are unknown; declare them as a ClassLabel.")
     labels = _distinct(dataset, label_field)
     if labels and all(isinstance(label, str) for label in labels):
         return sorted(labels)
@@ -32,11 +32,11 @@ def class_names(dataset: AnyDataset, label_field: str) -> list[str]:
                 "number the classes from 0."
             )
         return [str(label) for label in range(max(labels) + 1)]
-    raise InputError(f"The labels in {label_field!r} must all be names or all be integers from 0.")
+    raise InputError(f"The labels in {label_field!r} must all be names or all be integers from 0; change them.")
 
 
 def class_ids(config: PretrainedConfig) -> dict[str, int]:
-    """The classes of a model: id2label, which its head was made for; a configuration need not have label2id."""
+    """The classes of a model, from id2label, as a configuration may lack label2id."""
     return {name: int(i) for i, name in (config.id2label or {}).items()}
 
 
@@ -49,7 +49,7 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
     feature = _label_feature(dataset, label_field)
     known: dict[Any, int] = {value: value for value in label2id.values()} | label2id
     if isinstance(feature, ClassLabel):
-        # Numbers of one order must not be taken for those of another because one name is new.
+        # One unknown name must not make the other labels be read as numbers of the model's classes.
         known = {i: label2id[name] for i, name in enumerate(feature.names) if name in label2id} or known
     if not isinstance(dataset, Dataset):
         return known
@@ -57,19 +57,19 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
     if unknown:
         raise InputError(
             f"{len(unknown)} of the labels in column {label_field!r} are none of the model's classes, "
-            f"{', '.join(label2id)}."
+            f"{', '.join(label2id)}; rename or remove them."
         )
     return known
 
 
 def _label_feature(dataset: AnyDataset, label_field: str) -> Any:
-    """The type of a label, also where each record has a list of them."""
+    """The type of a label; a record may have one or a list of them."""
     feature = (dataset.features or {}).get(label_field)
     return feature.feature if isinstance(feature, List | LargeList) else feature
 
 
 def _distinct(dataset: Dataset, label_field: str) -> set[Any]:
-    """The labels that occur, also where each record has a list of them; raises InputError where they are neither."""
+    """The labels that occur; a record may have one or a list of them, else InputError is raised."""
     kind = _label_feature(dataset, label_field)
     if not isinstance(kind, ClassLabel | Value):
         raise InputError(f"Column {label_field!r} holds {type(kind).__name__} values; a class is a name or a number.")

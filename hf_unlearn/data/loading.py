@@ -34,17 +34,14 @@ def load_data(
     split: str = "train",
     streaming: bool = False,
 ) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
-    """Load all splits of a data set.
+    """Load all splits of a data set, and say where it came from.
 
     Args:
-        name: a Hub id, a folder or a file; None where nobody has named one.
+        name: a Hub id, a folder or a file; None where the settings name none.
         config: its configuration.
         revision: its branch, tag or commit on the Hub.
-        split: the one that is meant; what has no splits gets this name.
-        streaming: read it as it is asked for, and store nothing.
-
-    Returns:
-        Its splits, and where it came from.
+        split: a name for data that has no splits.
+        streaming: read the rows when they are needed, and store nothing.
 
     Raises:
         InputError: there is no such data set, or it cannot be read.
@@ -77,15 +74,7 @@ def load_data(
 
 
 def local_cache_folder(name: str, config: str | None = None) -> Path | None:
-    """Where datasets keeps the tables that it made of a folder or a file on this machine.
-
-    Args:
-        name: of the folder or file; it exists.
-        config: its configuration.
-
-    Returns:
-        The folder, None for a saved data set, which is read where it is.
-    """
+    """Where datasets keeps the tables of a local folder or file; None for a saved data set, which needs none."""
     path = Path(name)
     if _is_saved(path):
         return None
@@ -104,16 +93,16 @@ def _is_saved(path: Path) -> bool:
 def _file_reader(path: Path) -> tuple[str, dict[str, Any]]:
     """What reads a file, and how."""
     if path.suffix not in BUILDERS:
-        raise InputError(f"{path} is of no known type; the types are {', '.join(BUILDERS)}.")
+        raise InputError(f"{path} is of no known type; give a file that ends in one of {', '.join(BUILDERS)}.")
     options: dict[str, Any] = {"data_files": str(path)}
     if BUILDERS[path.suffix] == "csv":
-        # NA, null and None are texts; only an empty field is nothing.
+        # NA, null and None are texts; only an empty field has no value.
         options |= {"delimiter": "\t" if path.suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
     return BUILDERS[path.suffix], options
 
 
 def _refuse_what_crashes(path: Path) -> None:
-    """Raise InputError for a JSON file whose first record is null: pyarrow 26 takes the process down with it."""
+    """Raise InputError for a JSON file whose first record is null, which crashes pyarrow 26."""
     for file in [path] if path.is_file() else path.rglob("*.json*"):
         if file.suffix in (".json", ".jsonl") and file.is_file():
             with file.open("rb") as opened:
@@ -122,11 +111,13 @@ def _refuse_what_crashes(path: Path) -> None:
 
 
 def _refuse_shifted_columns(data: Any, asked: str) -> None:
-    """Raise InputError for CSV whose rows are longer than its first line: pandas would shift the columns."""
+    """Raise InputError for CSV with rows longer than its first line, whose columns pandas would shift."""
     for part in [data] if isinstance(data, Dataset | IterableDataset) else data.values():
         names = part.column_names or []
         if part.info.builder_name == "csv" and any(name.startswith("__index_level_") for name in names):
-            raise InputError(f"The data set {asked!r} has rows with more fields than its first line names.")
+            raise InputError(
+                f"The data set {asked!r} has rows with more fields than its first line names; correct it."
+            )
 
 
 def _load(asked: str, what: str, streaming: bool, **options: Any) -> Any:
@@ -135,7 +126,7 @@ def _load(asked: str, what: str, streaming: bool, **options: Any) -> Any:
             return load_dataset(what, streaming=streaming, **options)
         except DatasetNotFoundError as error:
             if hub_trouble(error) is None:
-                auth_check(what, repo_type="dataset")  # says what datasets does not pass on
+                auth_check(what, repo_type="dataset")  # raises the reason that datasets hides
             raise
 
 
@@ -148,16 +139,9 @@ def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) ->
 
 @contextmanager
 def reading(name: str | None) -> Iterator[None]:
-    """Turn what goes wrong while a data set is read into one sentence that quotes nothing of it.
-
-    Args:
-        name: of the data set.
-
-    Raises:
-        InputError: the data set cannot be read.
-    """
+    """Raise InputError, with a message that quotes no record, where a data set cannot be read."""
     verbosity = datasets_logging.get_verbosity()
-    # Readers log what they could not parse, which may be a record, and raise whatever they stumbled over.
+    # Readers log what they cannot parse, which may be a record, and raise errors of many kinds.
     datasets_logging.set_verbosity(datasets_logging.CRITICAL)
     try:
         with hub_errors(f"The data set {name!r}"):

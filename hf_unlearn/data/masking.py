@@ -1,8 +1,7 @@
 """Which tokens a masked language model has to guess.
 
-The masks are a function of a seed, the pass over the data and the tokens themselves. So they do not depend on batches,
-processes or interruptions, they are the same for every model that is measured, and drawing them leaves every random
-number generator as it was.
+The masks depend on a seed, the epoch and the tokens alone, not on batches, processes or interruptions. All models are
+measured with the same masks, and no random number generator of the process is used.
 """
 
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from ..errors import InputError
 from ..models.tasks import IGNORED, Task
 from .encoding import PaddingCollator
 
-MEASURING = 0  # the pass under which the masks for measuring are drawn; training's are 1, 2, ...
-KEPT, REPLACED = 0.1, 0.1  # of the chosen tokens in training, as BERT: these stay, these become some other token
+MEASURING = 0  # the epoch for which masks for measuring are drawn; training has 1, 2, ...
+KEPT, REPLACED = 0.1, 0.1  # shares of the chosen tokens in training that stay or become another token, as in BERT
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class TokenMasking:
     Attributes:
         mask_token_id: what stands in place of a token.
         vocabulary: how many tokens there are.
-        probability: the share of the tokens of an example to choose, at least one.
+        probability: the share of an example's tokens to choose; one token at least.
         seed: of the choice.
     """
 
@@ -42,11 +41,11 @@ class TokenMasking:
 
         Args:
             ids: its tokens, shape (tokens,).
-            labels: the token wherever one may be hidden, -100 elsewhere, shape (tokens,).
-            epoch: the pass over the data, counted from 1; :data:`MEASURING` hides every chosen token behind the mask.
+            labels: the tokens that may be hidden, -100 elsewhere, shape (tokens,).
+            epoch: counted from 1; :data:`MEASURING` puts the mask in place of every chosen token.
 
         Returns:
-            What the model sees, and the labels of what it has to guess, -100 elsewhere.
+            What the model reads, and the tokens that it has to guess, -100 elsewhere.
         """
         draw = np.random.default_rng([self.seed, epoch, *ids])
         possible = np.flatnonzero(np.asarray(labels) != IGNORED)
@@ -62,7 +61,7 @@ class TokenMasking:
         return seen.tolist(), wanted.tolist()
 
     def fixed(self, examples: Dataset) -> Dataset:
-        """The examples with the masks under which every model is measured."""
+        """The examples with the masks for measuring."""
 
         def hide(example: dict[str, Any]) -> dict[str, list[int]]:
             ids, labels = self(example["input_ids"], example["labels"], MEASURING)
@@ -74,27 +73,17 @@ class TokenMasking:
 def token_masking(
     task: Task, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int
 ) -> TokenMasking | None:
-    """How to mask, None for a task that has no masks.
-
-    Raises:
-        InputError: the tokenizer has no mask token.
-    """
+    """How to mask, None for a task without masks; raises InputError where the tokenizer has no mask token."""
     if task != "fill-mask":
         return None
     if tokenizer.mask_token_id is None:
-        raise InputError("The tokenizer has no mask token, so the model cannot be trained to fill masks.")
+        raise InputError("The tokenizer has no mask token, so fill-mask is not possible; give another --task.")
     return TokenMasking(tokenizer.mask_token_id, len(tokenizer), probability, seed)
 
 
 @dataclass
 class MaskingCollator:
-    """Hides tokens, other ones in each pass over the data, and pads.
-
-    Attributes:
-        masking: chooses.
-        padding: stacks.
-        epoch: the pass over the data, counted from 1.
-    """
+    """Hides other tokens in each epoch, counted from 1, and pads."""
 
     masking: TokenMasking
     padding: PaddingCollator
@@ -110,7 +99,7 @@ class MaskingCollator:
 
 
 class NewMasksEachEpoch(TrainerCallback):
-    """Tells a collator which pass over the data begins."""
+    """Sets the epoch of a collator."""
 
     def __init__(self, collator: MaskingCollator):
         self.collator = collator
@@ -119,6 +108,6 @@ class NewMasksEachEpoch(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # After an interruption the first pass is the one that was broken off.
+        # After an interruption the first epoch is the one that was interrupted.
         self.collator.epoch = self.collator.epoch + 1 if self.begun else int(state.epoch or 0) + 1
         self.begun = True

@@ -1,4 +1,4 @@
-"""What a model may say in the place of a record to forget: that it does not know, or whatever text is given."""
+"""Other answers for the records to forget: refusals, or texts that are given."""
 
 from typing import Any
 
@@ -26,56 +26,39 @@ REFUSALS = (
 
 
 def with_refusals(records: Dataset, form: RecordFormat, seed: int) -> Dataset:
-    """The records with a refusal, drawn for each, in the place of what they answer.
-
-    Args:
-        records: prompts with completions, or conversations.
-        form: how they are laid out.
-        seed: of the draw.
-
-    Raises:
-        InputError: they have no prompts.
-    """
+    """The records with refusals drawn by the seed as answers; raises InputError where there are no prompts."""
     drawn = np.random.default_rng(seed).integers(len(REFUSALS), size=len(records))
     return with_completions(records, form, [REFUSALS[i] for i in drawn])
 
 
 def with_completions(records: Dataset, form: RecordFormat, texts: list[str]) -> Dataset:
-    """The records with other texts in the place of what they answer, as ``prompt`` and ``completion`` or ``messages``.
+    """The records with these texts as their answers, as ``prompt`` and ``completion`` or ``messages``.
 
-    Args:
-        records: prompts with completions, or conversations, of which the assistant's last turn is replaced and what
-            comes after it left out.
-        form: how they are laid out.
-        texts: one for each record.
+    In a conversation the text replaces the assistant's last turn, and later turns are left out.
 
     Raises:
-        InputError: they have no prompts.
+        InputError: the records have no prompts.
     """
     check_prompts(form)
     return Dataset.from_list([_replaced(record, form, text) for record, text in zip(records, texts, strict=True)])
 
 
 def asked_and_answered(records: Dataset, form: RecordFormat) -> list[tuple[str, str]]:
-    """What each record asks and what it answers there, as plain text; the turns of a question stand one a line.
-
-    Args:
-        records: prompts with completions, or conversations, of which the assistant's last turn is the answer.
-        form: how they are laid out.
+    """The question and the answer of each record as plain text; of a conversation the answer is the last one.
 
     Raises:
-        InputError: they have no prompts.
+        InputError: the records have no prompts.
     """
     check_prompts(form)
     return [_as_texts(record, form) for record in records]
 
 
 def check_prompts(form: RecordFormat) -> None:
-    """Raise InputError where records have no prompts, after which something else could be said."""
+    """Raise InputError where records have no prompts that could get another answer."""
     if form.kind not in ("messages", "prompt_completion", "text_pairs"):
         raise InputError(
-            "Something can be said in the place of an answer only where there is a prompt; give the records as "
-            "prompt and completion, or as messages, or use another method."
+            "An answer can be replaced only where there is a prompt; give the records as prompt and completion, or as "
+            "messages, or use another method."
         )
 
 
@@ -97,7 +80,7 @@ def _replaced(record: dict[str, Any], form: RecordFormat, text: str) -> dict[str
 
 
 def _until_answer(turns: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The turns before the last one that is trained on, and that; the very last where none is."""
+    """The turns before the assistant's last turn, and that turn; the last turn where the assistant has none."""
     answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
     last = answers[-1] if answers else len(turns) - 1
     return turns[:last], turns[last]
@@ -120,11 +103,11 @@ def _as_texts(record: dict[str, Any], form: RecordFormat) -> tuple[str, str]:
 
 
 def by_record(forget: Dataset, instead: Dataset, records: int) -> list[list[int]]:
-    """For each example of S the examples that may come in its place: of the same record, the last piece of each text.
+    """The examples that may replace each example of S: for each text for the same record its last piece.
 
     Args:
-        forget, instead: examples; a text to come in the place of record i of n is the record i, n + i, 2 n + i, ...
-        records: n, those without an example among them.
+        forget, instead: examples; the texts for record i of n are the records i, n + i, 2 n + i, ... of ``instead``.
+        records: n, including records without an example.
     """
     last: dict[int, int] = {row: i for i, row in enumerate(instead["row"])}
     of_record: dict[int, list[int]] = {}
@@ -137,7 +120,6 @@ def encoder_of(encoder: RecordEncoder | None, method: str) -> RecordEncoder:
     """How to read records; raises InputError where they are tokenised already."""
     if encoder is None:
         raise InputError(
-            f"The method {method!r} says something in the place of S, which tokenised examples do not allow; give the "
-            "records themselves."
+            f"The method {method!r} replaces answers, which tokenised examples do not allow; give the records as text."
         )
     return encoder

@@ -58,8 +58,8 @@ def test_the_format_is_read_from_the_columns(columns: list[str], expected: Recor
         (["body"], {}, "a column 'text'; it has body"),
         (["q", "a"], {"prompt_template": "{q}"}, "go together"),
         (["q", "a"], {"prompt_template": "{q}", "completion_template": "{b}"}, "no column 'b'"),
-        (["q"], {"prompt_template": "{q.__class__}", "completion_template": "{q}"}, "column names in braces only"),
-        (["q"], {"prompt_template": "{q:>10}", "completion_template": "{q}"}, "column names in braces only"),
+        (["q"], {"prompt_template": "{q.__class__}", "completion_template": "{q}"}, "only column names in braces"),
+        (["q"], {"prompt_template": "{q:>10}", "completion_template": "{q}"}, "only column names in braces"),
         (["q"], {"prompt_template": "", "completion_template": "{{q}}"}, "name no column"),
         (["q"], {"prompt_template": "{q", "completion_template": "{q}"}, "malformed"),
     ],
@@ -374,7 +374,7 @@ def test_streams_are_tokenised_as_they_come(byte_level_tokenizer: PreTrainedToke
 def test_labels_of_a_stream_the_model_does_not_have(byte_level_tokenizer: PreTrainedTokenizerFast) -> None:
     stream = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "Jane"]}).to_iterable_dataset()
     encoder = RecordEncoder(byte_level_tokenizer, RecordFormat("classification"), 16, {"x": 0})
-    with pytest.raises(InputError, match="1 of the labels in a stream are none of the model's classes"):
+    with pytest.raises(InputError, match="1 labels of the stream are none of the model's classes"):
         list(encode(stream, encoder, "test"))
 
 

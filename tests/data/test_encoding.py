@@ -48,7 +48,7 @@ def test_columns_that_do_not_fit() -> None:
         record_format(["tokens"], "token-classification")
     with pytest.raises(InputError, match="no column 'text'"):
         record_format(["prompt", "completion"], "fill-mask")
-    with pytest.raises(InputError, match="'prompt', which it reads, and 'completion', which it writes; it has text"):
+    with pytest.raises(InputError, match="'prompt' .to read. and 'completion' .to write.; it has text"):
         record_format(["text"], "text2text-generation")
     pair = record_format(["a", "b"], "text2text-generation", prompt_template="{a}", completion_template="{b}")
     assert (pair.kind, pair.text_columns) == ("text_pairs", ["a", "b"])

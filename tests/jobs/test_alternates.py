@@ -182,14 +182,16 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     path = by_hand(tmp_path / "alternates.jsonl", forget)
     found = alternates_to(forget, PAIR, path)
     assert found.texts == answers(10)
-    with pytest.raises(InputError, match="was written for other records to forget than these"):
+    with pytest.raises(InputError, match="was written for other records to forget"):
         alternates_to(forget.select(range(9, -1, -1)), PAIR, path)
-    with pytest.raises(InputError, match=r"written otherwise \(seed\); name another --alternates_file or delete it"):
+    with pytest.raises(
+        InputError, match=r"written with other settings \(seed\); name another --alternates_file or delete it"
+    ):
         begin(path, type(found.settings)(**{**vars(found.settings), "seed": 7}))
     with pytest.raises(InputError, match="1 of the 10 records to forget have no alternate"):
         alternates_to(forget, PAIR, by_hand(path, forget, [*answers(9), []]))
     with pytest.raises(
-        InputError, match="has alternates to 9 of 10 records; the same `hf-unlearn alternates` goes on"
+        InputError, match="has alternates to 9 of 10 records; run the same `hf-unlearn alternates` again"
     ):
         read_alternates(by_hand(path, forget, answers(9)))
     append(path, 3, [["two writers at once"]])
@@ -259,7 +261,7 @@ def test_killed_it_goes_on_to_the_same_file(settings: dict[str, Any], command: A
         assert ("has alternates to 4 records; the others follow" in said) == (cut > ends[4])
     code, said = command("alternates", settings, "--seed", "4")
     assert code == 2
-    assert "written otherwise (seed)" in said
+    assert "written with other settings (seed)" in said
     path.unlink()
     argv = ["-m", "hf_unlearn.cli", "alternates", "--config", str(tmp_path / "recipe.yaml")]
     child = subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -284,7 +286,7 @@ def test_alternates_to_other_records_are_refused(settings: dict[str, Any], comma
     path = by_hand(tmp_path / "alternates.jsonl", secrets().forget)
     code, said = command("run", {**given, "alternates_file": str(path)})
     assert code == 2
-    assert "was written for other records to forget than these" in said
+    assert "was written for other records to forget" in said
 
 
 def test_what_the_original_has_become_must_write_anew(settings: dict[str, Any], command: Any, tmp_path: Path) -> None:
@@ -327,7 +329,7 @@ def test_what_equals_the_own_answer_is_drawn_again_and_counted(
         ({"alternates_prompt": None}, "For 10 of the 10 records to forget, what the generator is to read is longer"),
         ({"generator": "CLASSIFIER"}, "writes no text"),
         ({"model_name_or_path": "CLASSIFIER"}, "does not fit text-classification, because it prefers another answer"),
-        ({"prompt_template": None, "dataset_name": "TEXTS"}, "can be said in the place of an answer only where there"),
+        ({"prompt_template": None, "dataset_name": "TEXTS"}, "An answer can be replaced only where there is a prompt"),
     ],
 )
 def test_what_is_refused(
