@@ -223,7 +223,7 @@ def test_other_columns_are_searched_when_there_is_no_usual_one() -> None:
     assert (audit.duplicates_retained, audit.duplicate_columns) == (1, ["question", "answer"])
     with pytest.raises(InputError, match="holds int64, not text"):
         split_retained(dataset, Records.ids("id", ["a"]), duplicate_columns=["n"])
-    with pytest.raises(InputError, match="no text column"):
+    with pytest.raises(InputError, match="no column of text"):
         split_retained(dataset.select_columns(["n"]), Records.rows([0]))
 
 

@@ -1,4 +1,4 @@
-"""Copies of forgotten records that stay in the retained set: every one of them keeps teaching what was forgotten."""
+"""Copies of forgotten records among the retained ones; each copy keeps teaching what was forgotten."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,8 +74,8 @@ def text_columns(dataset: AnyDataset, looked_at: set[str]) -> list[str]:
     chosen = [name for name in strings if name not in looked_at]
     if not chosen:
         raise InputError(
-            "The data set has no text column in which to look for duplicates; name one with duplicate_columns or "
-            "skip the search with duplicates=None."
+            "The data set has no column of text to find copies in; name one with duplicate_columns, or skip the "
+            "search with duplicates=None."
         )
     return chosen
 
@@ -87,18 +87,13 @@ def _is_text(kind: pa.DataType, of_lists: bool = False) -> bool:
 
 
 def normalised_text(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
-    """The text of each row in a form where case, whitespace and Unicode spelling do not matter.
+    """The text of each row in NFKC, lower case and single spaces; null where there is no text.
 
     Args:
-        table: rows.
-        columns: columns of strings, of words (lists of strings, which count as a text with blanks between them), or of
-            chat messages (lists of ``{"role", "content"}``, whose contents count).
-
-    Returns:
-        Strings of shape (rows,): NFKC, lower case, single spaces; null where there is no text at all.
+        columns: of strings, of lists of words (joined by blanks), or of lists of chat messages (their contents).
 
     Raises:
-        InputError: a column that is neither.
+        InputError: a column is of another type.
     """
     space, separator = pa.scalar(" ", pa.large_string()), pa.scalar("\x1f", pa.large_string())
     parts = []
@@ -107,7 +102,7 @@ def normalised_text(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             column = _joined(column, name)
         elif not _is_text(column.type):
-            raise InputError(f"Column {name!r} holds {column.type}, not text; it cannot be searched for duplicates.")
+            raise InputError(f"Column {name!r} holds {column.type}, not text; name a column of text.")
         text = pc.utf8_lower(pc.utf8_normalize(column.cast(pa.large_string()), "NFKC"))
         parts.append(pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(text)), space))
     joined = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, separator, null_handling="replace")
@@ -122,11 +117,11 @@ def _joined(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         items, separator = pc.struct_field(items, "content"), "\x1f"
     elif not _is_text(kind):
         raise InputError(
-            f"Column {name!r} holds {rows.type}, neither words nor chat messages; it cannot be searched for "
-            "duplicates."
+            f"Column {name!r} holds {rows.type}, neither words nor chat messages; name other columns with "
+            "duplicate_columns."
         )
     if not _is_text(items.type):
-        raise InputError(f"Column {name!r} has messages whose content is {items.type}, not text.")
+        raise InputError(f"Column {name!r} has messages whose content is {items.type}, not text; write it as text.")
     contents = items.cast(pa.large_string())
     lengths = pc.fill_null(pc.list_value_length(rows), 0)
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int64)
@@ -152,17 +147,15 @@ def find_copies(
     other: AnyDataset | None,
     policy: DuplicatePolicy | None,
 ) -> Copies:
-    """Look through D for the texts of S and H.
+    """Look for the texts of S and H in D.
 
     Args:
-        dataset: D.
-        columns: those that carry the text.
         forget, held_out: which rows belong to S and to H, bool of shape (rows,).
         other: H where it is a data set of its own.
         policy: what to do about copies.
 
     Raises:
-        InputError: there are some, under the policy ``error``.
+        InputError: there are copies, under the policy ``error``.
     """
     if policy is None:
         return Copies(None, np.zeros_like(forget), columns, pa.array([], pa.large_string()), None)
@@ -184,8 +177,8 @@ def find_copies(
     found = int(np.count_nonzero(mask))
     if found and policy == "error":
         raise InputError(
-            f"{found} retained rows have the same text as a forgotten one and would keep teaching it; "
-            "forget them too (duplicates='forget') or go on (duplicates='report')."
+            f"{found} retained rows have the same text as a row to forget. They would keep teaching it. Forget them "
+            "too (duplicates='forget'), or only count them (duplicates='report')."
         )
     overlap = None
     if holdout_texts is not None:

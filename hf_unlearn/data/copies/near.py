@@ -1,23 +1,23 @@
-"""Near copies and quotations of forgotten records that stay in L: they teach most of what was to be forgotten.
+"""Near copies and quotations of forgotten records that stay in L and teach most of their content.
 
-A retained record is one of these for a record of S when it is
+A retained record is a near copy of a record of S when it is
 
 - *similar*: the Jaccard index of their words and pairs of neighbouring words (shingles) is at least the threshold; it
   has to be 1 where either has fewer than 6 words;
 - *a quotation*: it has 80 % of the runs of four words of the record, or all of them where that has 8 to 19 words; or
 - *a passage*: it has 20 words in a row in common with the record.
 
-What stands in many retained records says nothing about one of them. So half of what is particular to the record of S
-has to be shared, too: of the shingles (for quotations and passages: of the runs of four words) outside boilerplate.
-Boilerplate is every run of four words that more than 20 retained rows have, and more than ten times as many as have
-the rarest of the record's. And the records of a template differ in their numbers: a similar record is left alone where
-it has less than half of the digits of the numbers in the record of S, or of those particular to it, and other numbers
-instead, unless the Jaccard index is 0.95 or more; a quotation has to have half of both. Numbers have four digits or
-more.
+Text of many retained records says nothing about one of them. So half of the shingles outside boilerplate have to be
+shared, too (for quotations and passages: half of the runs of four words). Boilerplate is every run of four words that
+more than 20 retained rows have, and more than ten times as many as have the rarest run of the record.
 
-Shingles are ids without collisions, so all counts are exact. Candidates come from an index of the rarest shingles of
-S: a record that shares enough of them to count shares some of these (prefix filtering: Chaudhuri et al. 2006, Bayardo
-et al. 2007), so none is missed. How the constants were chosen is in recipes/benchmarks/README.md.
+Records of one template differ in their numbers (of four digits or more). A similar record is no near copy when it has
+other numbers, and less than half of the digits of the numbers in the record of S, or of the numbers outside
+boilerplate. A Jaccard index of 0.95 or more overrules this. A quotation needs half of both.
+
+Shingles have ids without collisions, so all counts are exact. Candidates come from an index of the rarest shingles of
+S. Every near copy shares some of them (prefix filtering: Chaudhuri et al. 2006, Bayardo et al. 2007), so none is
+missed. How the constants were chosen is in recipes/benchmarks/README.md.
 """
 
 from collections.abc import Iterator
@@ -43,11 +43,11 @@ PARTICULAR = 0.5
 COMMON_ROWS = 20
 COMMON_RATIO = 10
 
-# How many rare shingles a candidate must share: more mean fewer candidates and a longer index.
+# How many rare shingles a candidate must share; more mean fewer candidates and a longer index.
 LOOKED_FOR = 3
-# Shingles in the index that are looked up together, which bounds the memory.
+# Entries of the index that are looked up together, which bounds the memory.
 LOOKED_UP = 2**20
-# Occurrences of one run of four words within a record that passages are looked for at.
+# Occurrences of one run of four words in a record at which passages are looked for.
 REPEATS = 32
 ROUNDING = 1e-9
 
@@ -55,13 +55,11 @@ ROUNDING = 1e-9
 def find_near_copies(
     dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray
 ) -> Iterator[pa.Table]:
-    """Look through D twice for near copies and quotations of the texts of S.
+    """Find near copies and quotations of the texts of S, reading D twice.
 
     Args:
-        dataset: D.
-        columns: those that carry the text.
-        forgotten: the distinct texts of S as ``normalised_text`` gives them, without nulls.
-        look: which rows of D to look at, bool of shape (rows,).
+        forgotten: the distinct texts of S from ``normalised_text``, without nulls.
+        look: which rows of D to compare, bool of shape (rows,).
 
     Yields:
         Tables with the columns ``row`` (the position of a retained row in D), ``forgotten`` (the place of a text among
@@ -84,11 +82,11 @@ def find_near_copies(
 
 @dataclass(frozen=True)
 class _Postings:
-    """The rarest of the particular shingles of each forgotten text, of which a candidate must share some.
+    """An index of the rarest particular shingles of each forgotten text; a candidate must share some of them.
 
     Attributes:
-        particular: which of its shingles are particular to each text, a sparse matrix of shape (texts, shingles).
-        rarest: which of these are in the index, of shape (shingles, texts).
+        particular: the shingles of each text outside boilerplate, a sparse matrix of shape (texts, shingles).
+        rarest: those in the index, of shape (shingles, texts).
         least: how many of those in the index a candidate must share, int64 of shape (texts,).
     """
 
@@ -98,12 +96,11 @@ class _Postings:
 
     @classmethod
     def of(cls, particular: csr_array, needed: np.ndarray, rarity: np.ndarray) -> "_Postings":
-        """Index texts so that no other text can share ``needed`` of their shingles and not be a candidate.
+        """Index texts so that every text that shares ``needed`` of their shingles is a candidate.
 
         Args:
-            particular: as above.
             needed: int64 of shape (texts,); -1 for texts that are not looked for.
-            rarity: by shingle, in how many places it stands, of shape (shingles,).
+            rarity: in how many places each shingle occurs, of shape (shingles,).
         """
         sizes = np.diff(particular.indptr)
         least = np.minimum(needed, LOOKED_FOR)
@@ -115,14 +112,7 @@ class _Postings:
         return cls(particular, incidence(particular.indices[chosen], text[chosen], particular.shape[::-1]), least)
 
     def candidates(self, shingles: csr_array) -> tuple[np.ndarray, np.ndarray]:
-        """Which texts may be near which forgotten ones.
-
-        Args:
-            shingles: of the texts, a sparse matrix of shape (texts, shingles).
-
-        Returns:
-            Places of texts and of forgotten texts, int64 of one shape.
-        """
+        """The places of texts, given by their shingles, and of the forgotten texts that each may be near."""
         shared = (shingles @ self.rarest).tocoo()
         enough = shared.data >= np.maximum(self.least, 1)[shared.col]
         return shared.row[enough].astype(np.int64), shared.col[enough].astype(np.int64)
@@ -151,7 +141,7 @@ class _Index:
         return small, incidence(text, shingles.four, (texts, self.vocabulary.four))
 
     def count(self, part: TextSlice) -> None:
-        """Note how common the shingles are."""
+        """Count how common the shingles are."""
         shingles = self.vocabulary.shingles(Words.of(part.texts))
         small = shingles.small[shingles.small >= 0]
         self.places_of_small += np.bincount(small, minlength=self.vocabulary.small)
@@ -161,7 +151,7 @@ class _Index:
         self.rows_of_four += rows.astype(np.int64)
 
     def arrange(self) -> None:
-        """Once all is counted, find what is particular to each text, and index the rarest of that."""
+        """After counting, find what is particular to each text, and index the rarest shingles of that."""
         text, four = self.words.text, self.own.four
         begins = four >= 0
         rarest = np.full(self.words.texts, np.iinfo(np.int64).max // COMMON_RATIO)
@@ -174,7 +164,7 @@ class _Index:
         particular = incidence(np.tile(text, 2), small.ravel(), self.small.shape)
         alone = np.diff(particular.indptr) == 0
         if alone.any():
-            # Put together from boilerplate: nothing is particular, so all of it has to count.
+            # A text of boilerplate alone has nothing particular, so all of it counts.
             small = np.where(alone[text], self.own.small, small)
             particular = incidence(np.tile(text, 2), small.ravel(), self.small.shape)
         share = np.where(self.words.lengths < FEWEST_WORDS, 1.0, NEAR_THRESHOLD)
@@ -236,18 +226,18 @@ class _Index:
         """The length in words of the longest passage that counts for each pair, 0 where there is none."""
         if len(text) == 0:
             return np.zeros(0, np.int64)
-        # Every place of a known run of four words in a text of a pair, with the number of the pair.
+        # All places of known runs of four words in the retained texts, with the number of the pair.
         firsts = shingles.words.firsts
         pair, place = ranges(firsts[text], firsts[text + 1])
         known = shingles.four[place] >= 0
         pair, place = pair[known], place[known]
-        # With every place of the same run in the forgotten text of the pair.
+        # With all places of the same run in the forgotten text of the pair.
         keys, places = self._places_of_four
         wanted = forgotten[pair] * self.vocabulary.four + shingles.four[place]
         first, last = np.searchsorted(keys, wanted), np.searchsorted(keys, wanted, side="right")
         match, own = ranges(first, np.minimum(last, first + REPEATS))
         pair, place, own = pair[match], place[match], places[own]
-        # A passage is a series of such places that moves on by one in both.
+        # A passage is a series of places that follow each other in both texts.
         order = np.lexsort((place, place - own, pair))
         pair, place, own = pair[order], place[order], own[order]
         breaks = np.diff(pair, prepend=-1) != 0
@@ -273,21 +263,21 @@ class _Index:
 
 
 def _needed(all_of_it: csr_array, particular: csr_array, share: np.ndarray) -> np.ndarray:
-    """How many of the particular shingles of each text another must share to share enough of it and of them."""
+    """How many of the particular shingles of each text a near copy must share at least."""
     sizes, parts = np.diff(all_of_it.indptr), np.diff(particular.indptr)
     needed = np.maximum(PARTICULAR * parts, parts - sizes + share * sizes)
     return np.ceil(needed - ROUNDING).astype(np.int64)
 
 
 def _within(begins: np.ndarray, n: int) -> np.ndarray:
-    """Whether one of the last ``n`` places, each one's own among them, is set."""
+    """Whether one of the last ``n`` places is set, counting the place itself."""
     sums = np.concatenate([[0], np.cumsum(begins)])
     places = np.arange(len(begins))
     return sums[places + 1] > sums[np.maximum(places + 1 - n, 0)]
 
 
 def _sizes(words: Words, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many distinct words and pairs of words each of these texts has, and how many digits its distinct words."""
+    """How many distinct words and pairs of words each text has, and how many digits its distinct words have."""
     texts, of_asked = np.unique(asked, return_inverse=True)
     text, place = ranges(words.firsts[texts], words.firsts[texts + 1])
     of_word, code = distinct(text, words.code[place])

@@ -1,7 +1,7 @@
-"""Paraphrases of forgotten records that stay in L, as a sentence encoder sees them.
+"""Paraphrases of forgotten records that stay in L, found by a sentence encoder.
 
-Any encoder of the Hub will do whose sentence-transformers settings ask for nothing but a transformer and a pooling of
-its last layer; without such settings the mean over the tokens is taken (Reimers & Gurevych 2019, arXiv:1908.10084).
+The encoder has to be a transformer with a pooling of its last layer, by its sentence-transformers settings. Without
+such settings the mean over the tokens is taken (Reimers & Gurevych 2019, arXiv:1908.10084).
 """
 
 import json
@@ -44,7 +44,7 @@ class SentenceEncoder:
         threshold: the least cosine between a record and its paraphrase.
 
     Raises:
-        InputError: there is no such model, it is no sentence encoder, or one of a kind that is not known here.
+        InputError: there is no such model, or it is no sentence encoder of this kind.
     """
 
     threshold = 0.85
@@ -72,18 +72,13 @@ class SentenceEncoder:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """Its weights."""
         try:
             return AutoModel.from_pretrained(self.folder, use_safetensors=True).to(self.device).eval()
         except (OSError, ValueError):
-            raise InputError(f"{self.name!r} holds no sentence encoder that transformers can load.") from None
+            raise InputError(f"transformers cannot load the sentence encoder {self.name!r}; name another.") from None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts.
-
-        Returns:
-            float32 of shape (texts, dimensions), each row of length 1.
-        """
+        """Embed texts: float32 of shape (texts, dimensions), each row of length 1."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         embedded = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
         for start in range(0, len(texts), BATCH):
@@ -94,10 +89,10 @@ class SentenceEncoder:
     def find_paraphrases(
         self, dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray
     ) -> Iterator[pa.Table]:
-        """Look through D once for records whose embeddings lie near those of S.
+        """Find the rows of D whose embeddings are near those of S.
 
-        Args:
-            dataset, columns, forgotten, look: as for :func:`~hf_unlearn.data.copies.near.find_near_copies`.
+        Arguments and tables are those of :func:`~hf_unlearn.data.copies.near.find_near_copies`, with the column
+        ``cosine`` instead of its measures.
         """
         wanted = self.encode(forgotten.to_pylist())
         for part in text_slices(dataset, columns, look, "Paraphrases of S"):
@@ -124,18 +119,18 @@ class SentenceEncoder:
 
 
 def _settings(folder: Path, name: str) -> tuple[str, int]:
-    """How an encoder pools, and how many tokens it reads; raises InputError where it does something else besides."""
+    """The pooling of an encoder, and how many tokens it reads; raises InputError where it has other modules."""
     kinds = [str(module.get("type")).rpartition(".")[2] for module in _json(folder / "modules.json") or []]
     places = list(folder.glob("*_Pooling/config.json"))
     found: dict[str, Any] = (_json(places[0]) if places else None) or {"pooling_mode": "mean"}
-    # A flag for each mode, or since sentence-transformers 5 the name of one.
+    # sentence-transformers 5 names one mode; older versions have a flag for each.
     modes = [key.removeprefix("pooling_mode_") for key, value in found.items() if value is True]
     modes = [found["pooling_mode"]] if "pooling_mode" in found else modes
     pooling = [str(mode).removesuffix("_tokens").removesuffix("_token") for mode in modes if mode != "include_prompt"]
     if set(kinds) - set(MODULES) or len(pooling) != 1 or pooling[0] not in POOLINGS:
         raise InputError(
-            f"The sentence encoder {name!r} does something else than take the mean, the first or the last token; name "
-            "another."
+            f"The sentence encoder {name!r} does not just take the mean, the first or the last token; name another "
+            "encoder."
         )
     tokens = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
     return pooling[0], tokens or MOST_TOKENS
@@ -147,4 +142,4 @@ def _json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        raise InputError(f"{path.name} of the sentence encoder cannot be read.") from None
+        raise InputError(f"{path.name} of the sentence encoder cannot be read; name another encoder.") from None

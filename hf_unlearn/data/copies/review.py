@@ -1,4 +1,4 @@
-"""The review file: the pairs that a search for near copies found, with their texts, for the owner alone."""
+"""The private review file: pairs found by a search for near copies, with their texts."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from ..arrow_tables import AnyDataset, read_tables
 from .exact import normalised_text
 
 ABOUT = (
-    "Retained rows that are near copies of forgotten ones, or quote them: a line for each, with the forgotten one "
-    "that it is most like, the numbers of both rows counted from 0, how alike they are, and both texts. This file "
-    "holds the text of forgotten records: keep it to yourself, and delete it once it is read."
+    "Retained rows that are near copies of rows to forget, or quote them. Each line holds a retained row, the row to "
+    "forget that it is most like, the numbers of both counted from 0, how alike they are, and both texts. This file "
+    "holds the text of forgotten records. Keep it to yourself, and delete it once you have read it."
 )
 
 
@@ -29,7 +29,7 @@ def check_review(path: Path) -> None:
     except OSError:
         possible = False
     if not possible:
-        raise InputError(f"The review of near copies cannot be written to {path}; name a file in a folder.")
+        raise InputError(f"The review of near copies cannot be written to {path}; name a file in an existing folder.")
 
 
 def write_review(
@@ -40,15 +40,12 @@ def write_review(
     forget: np.ndarray,
     found: Sequence[pa.Table],
 ) -> None:
-    """Write the review, all of it or nothing, readable by its owner only from the first byte on.
+    """Write the review, all of it or nothing; only its owner can read it, from the first byte on.
 
     Args:
-        path: where to.
-        dataset: D.
-        columns: those that carry the text.
         forgotten: the distinct normalised texts of S.
-        forget: the rows that have these, bool of shape (rows,).
-        found: the pairs.
+        forget: the rows that have these texts, bool of shape (rows,).
+        found: tables of pairs, see :func:`~hf_unlearn.data.copies.near.find_near_copies`.
 
     Raises:
         InputError: it cannot be written.

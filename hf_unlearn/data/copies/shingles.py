@@ -1,7 +1,7 @@
 """Texts as numbers of words, pairs of words and runs of four words: shingles without hashing, so without collisions.
 
-A word is a run of letters and digits; in scripts without blanks between words each letter is one. Case, white space,
-Unicode form and punctuation do not count: texts come as ``normalised_text`` gives them.
+A word is a run of letters and digits; in scripts without blanks between words each letter is a word. Texts come from
+``normalised_text``, so case, white space and Unicode form do not count, and neither does punctuation.
 """
 
 from dataclasses import dataclass
@@ -35,11 +35,7 @@ class Words:
 
     @classmethod
     def of(cls, texts: pa.Array) -> "Words":
-        """Take texts apart.
-
-        Args:
-            texts: normalised, of type ``large_string``, without nulls.
-        """
+        """Split normalised texts of type ``large_string``, without nulls, into words."""
         spaced = pc.replace_substring_regex(texts, NOT_A_WORD, " ")
         if pc.any(pc.match_substring_regex(spaced, UNSPACED)).as_py():
             spaced = pc.replace_substring_regex(spaced, f"({UNSPACED})", r" \1 ")
@@ -47,7 +43,7 @@ class Words:
         words = lists.flatten().dictionary_encode()
         text = np.repeat(np.arange(len(texts)), np.asarray(pc.list_value_length(lists)))
         code = words.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        # A blank at the beginning or the end comes with an empty word.
+        # A blank at the beginning or the end gives an empty word.
         is_word = np.append(np.asarray(pc.greater(pc.binary_length(words.dictionary), 0)), False)[code]
         return cls(text[is_word], code[is_word], words.dictionary, len(texts))
 
@@ -81,8 +77,8 @@ class Shingles:
 
     Attributes:
         words: the words of the texts.
-        small: ids of words and of pairs of words, of shape (2, words): those that begin at each word; -1 where there
-            is none or where the vocabulary does not have it. A pair's id is above all ids of words.
+        small: ids of the word and the pair of words that begin at each word, of shape (2, words); -1 where there is
+            none or the vocabulary lacks it. A pair's id is above all ids of words.
         four: ids of the runs of four words that begin at each word, of shape (words,); -1 as above.
     """
 
@@ -92,12 +88,7 @@ class Shingles:
 
 
 class ShingleVocabulary:
-    """The distinct shingles of some texts, and their ids.
-
-    Attributes:
-        small: how many distinct words and pairs of words there are.
-        four: how many distinct runs of four words.
-    """
+    """The ids of all ``small`` distinct words and pairs of words of some texts, and of all ``four`` runs of four."""
 
     def __init__(self, words: Words):
         self._words = words.vocabulary
@@ -126,14 +117,14 @@ class ShingleVocabulary:
 
 
 def _shifted(values: np.ndarray, by: int) -> np.ndarray:
-    """What stands ``by`` places later; zeros at the end."""
+    """The values moved forward by some places, with zeros at the end."""
     shifted = np.zeros_like(values)
     shifted[: max(len(values) - by, 0)] = values[by:]
     return shifted
 
 
 def _places(keys: np.ndarray, asked: np.ndarray, known: pa.Array) -> np.ndarray:
-    """The place of each key among the known ones, -1 where it has none or was not asked for."""
+    """The place of each key among the known ones, -1 where it has none or is not asked for."""
     places = np.full(len(keys), -1, np.int64)
     places[asked] = _numbers(pc.index_in(pa.array(keys[asked]), value_set=known))
     return places
@@ -144,15 +135,7 @@ def _numbers(places: pa.Array) -> np.ndarray:
 
 
 def incidence(text: np.ndarray, ids: np.ndarray, shape: tuple[int, int]) -> csr_array:
-    """Which texts have which shingles.
-
-    Args:
-        text, ids: the places of texts and the ids of shingles, int64 of one shape; an id of -1 is left out.
-        shape: how many texts and how many shingles there are.
-
-    Returns:
-        A sparse matrix of ones.
-    """
+    """A sparse matrix of ones where a text (row) has a shingle (column); ids of -1 are left out."""
     known = ids >= 0
     matrix = csr_array((np.ones(np.count_nonzero(known), np.int32), (text[known], ids[known])), shape=shape)
     matrix.sum_duplicates()
@@ -161,14 +144,7 @@ def incidence(text: np.ndarray, ids: np.ndarray, shape: tuple[int, int]) -> csr_
 
 
 def distinct(text: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct pairs of a text and a value.
-
-    Args:
-        text, values: int64 of one shape.
-
-    Returns:
-        The texts, ascending, and their values.
-    """
+    """The distinct pairs of a text and a value, sorted by text."""
     codes = pa.array(values).dictionary_encode()
     kinds = max(len(codes.dictionary), 1)
     keys = np.sort(text * kinds + codes.indices.to_numpy(zero_copy_only=False))

@@ -19,10 +19,9 @@ SLICE_BYTES = 8 * 2**20
 
 @dataclass(frozen=True)
 class TextSlice:
-    """Distinct texts of some rows.
+    """Distinct normalised texts of some rows.
 
     Attributes:
-        texts: normalised strings.
         rows: positions in the data set, in the order of their texts, int64 of shape (rows,).
         begins: where the rows of each text begin in ``rows``, and their number, int64 of shape (texts + 1,).
     """
@@ -37,27 +36,13 @@ class TextSlice:
         return np.diff(self.begins)
 
     def rows_of(self, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that have these texts.
-
-        Args:
-            texts: their places, int64.
-
-        Returns:
-            For each row the place in ``texts`` of its text, and its position in the data set.
-        """
+        """For each row that has one of these texts (places): the place of its text in ``texts``, and its position."""
         place, row = ranges(self.begins[texts], self.begins[texts + 1])
         return place, self.rows[row]
 
 
 def text_slices(dataset: AnyDataset, columns: list[str], look: np.ndarray, desc: str) -> Iterator[TextSlice]:
-    """Read the texts of a data set; rows without any text are left out.
-
-    Args:
-        dataset: the data set.
-        columns: those that carry the text.
-        look: which rows to read, bool of shape (rows,).
-        desc: shown before the progress bar.
-    """
+    """Read the texts of a data set; ``look`` says of which rows, bool of shape (rows,), and ``desc`` is shown."""
     shown = os.environ.get("RANK", "0") == "0"
     with tqdm(total=len(look), desc=desc, unit=" rows", leave=False, disable=None if shown else True) as bar:
         for table, start in read_tables(dataset, columns):
@@ -80,7 +65,7 @@ def cuts(numbers: np.ndarray) -> list[tuple[int, int]]:
 
 
 def ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges written out: for each number in them the place of its range, and the number."""
+    """All numbers of some ranges: for each number the place of its range, and the number."""
     lengths = last - first
     of_range = np.repeat(np.arange(len(first)), lengths)
     return of_range, np.arange(len(of_range)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + first[of_range]
