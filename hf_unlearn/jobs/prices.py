@@ -181,7 +181,7 @@ def planned_flops(trainer: "UnlearningTrainer", method: Method) -> float:
     step, forward = flops_per_token(trainer.model, until)
     tokens = planned_tokens(trainer)
     flops = sum(tokens[part] * (trained * step + told * forward) for part, (trained, told) in method.passes.items())
-    if objective.reference:
+    if objective.start_log_p:
         compared = [examples for part, examples in trainer.mixed.sets.items() if part != "retained"]
         flops += forward * sum(len(ids) for examples in compared for ids in examples["input_ids"])
     return flops

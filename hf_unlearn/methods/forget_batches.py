@@ -1,4 +1,4 @@
-"""What comes in the batches of a method that uses S, and in which order.
+"""What comes in the batches of a method that uses S, and in which order: draws, their examples, and their batches.
 
 Every draw follows from the seed and its place in the whole training alone. So the batches are the same for any number
 of processes that make steps of the same size, and after an interruption.
@@ -53,16 +53,9 @@ PAIRED = TrainingData(forget=True)
 
 
 def drawn(seed: int, stream: int, start: int, count: int, size: int) -> np.ndarray:
-    """A part of an endless sequence of permutations, so that all rows come before any comes again.
+    """So many rows of an endless sequence of permutations of ``size`` rows, from the place ``start`` on; int64.
 
-    Args:
-        seed, stream: which sequence.
-        start: the place of the first draw in it.
-        count: of draws.
-        size: how many rows there are.
-
-    Returns:
-        Rows, int64 of shape (count,).
+    All rows come before any comes again. The seed and the stream say which sequence it is.
     """
     turns = range(start // size, (start + count - 1) // size + 1)
     rows = [np.random.default_rng([seed, stream, turn]).permutation(size) for turn in turns]
@@ -100,16 +93,14 @@ class Draws(Sampler[Draw]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins; called by Accelerate."""
+        """Say which epoch begins; Accelerate calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return sum(self.whole) if self.data.alternating else self.forget
 
     def __iter__(self) -> Iterator[Draw]:
-        if self.data.alternating:
-            return self._phases()
-        return self._pairs()
+        return self._phases() if self.data.alternating else self._pairs()
 
     def _pairs(self) -> Iterator[Draw]:
         start = self.epoch * self.forget
@@ -162,7 +153,11 @@ class ForgetRetainedDataset(MapDataset[dict[Part, dict[str, Any]]]):
         """The rows of a draw by part."""
         rows: dict[Part, int | None] = {"forget": draw.forget, "retained": draw.retained}
         if draw.forget is not None and self.replacements is not None:
-            rows["instead"] = self._replacement(draw.forget, draw.place)
+            possible = self.replacements[draw.forget]
+            # Another one in each epoch, until all had their turn.
+            turn = draw.place // self.draws.forget
+            order = np.random.default_rng([self.draws.seed, OF_REPLACEMENTS, draw.forget]).permutation(len(possible))
+            rows["instead"] = possible[order[turn % len(possible)]]
         return {part: row for part, row in rows.items() if row is not None}
 
     def __getitem__(self, draw: Draw) -> dict[Part, dict[str, Any]]:
@@ -182,14 +177,6 @@ class ForgetRetainedDataset(MapDataset[dict[Part, dict[str, Any]]]):
         generator = torch.Generator().manual_seed(seed)
         return other_labels(torch.as_tensor(labels), self.classes, generator).tolist()
 
-    def _replacement(self, row: int, place: int) -> int:
-        """One of the replacements of a record, another one in each epoch until all had their turn."""
-        assert self.replacements is not None
-        possible = self.replacements[row]
-        turn = place // self.draws.forget
-        order = np.random.default_rng([self.draws.seed, OF_REPLACEMENTS, row]).permutation(len(possible))
-        return possible[order[turn % len(possible)]]
-
 
 def skip_labels(labels: list[int], count: int) -> list[int]:
     """The labels of a next-token example without the first ones that are predicted."""
@@ -198,22 +185,16 @@ def skip_labels(labels: list[int], count: int) -> list[int]:
 
 
 class PartsCollator:
-    """Stacks what the draws gave, each part for itself.
-
-    Args:
-        collator: stacks examples.
-    """
+    """Stacks what the draws gave, each part for itself, as another collator stacks examples."""
 
     def __init__(self, collator: Callable[[list[dict]], dict[str, torch.Tensor]]):
         self.collator = collator
 
     def __call__(self, examples: list[dict[Part, dict[str, Any]]]) -> dict[str, dict[str, torch.Tensor]]:
         """Return for each part that is there what the collator returns, and ``place``, shape (records,)."""
-        found = {}
+        found: dict[str, dict[str, torch.Tensor]] = {}
         for part in PARTS:
-            own = [example[part] for example in examples if part in example]
-            if own:
-                places = torch.tensor([example["place"] for example in own])
+            if own := [example[part] for example in examples if part in example]:
                 plain = [{name: example[name] for name in COLUMNS} for example in own]
-                found[str(part)] = {**self.collator(plain), "place": places}
+                found[part] = {**self.collator(plain), "place": torch.tensor([example["place"] for example in own])}
         return found

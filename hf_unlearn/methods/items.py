@@ -1,4 +1,4 @@
-"""What a loss is taken of: the labelled positions of a batch."""
+"""What a loss is taken of: the labelled positions of a batch, and labels that are changed on purpose."""
 
 from typing import NamedTuple
 
@@ -49,6 +49,35 @@ def labelled_items(values: torch.Tensor, labels: torch.Tensor, next_token: bool)
     return Items(labelled_rows(values, labels, next_token), placed[wanted], lengths)
 
 
+def labelled_rows(logits: torch.Tensor, labels: torch.Tensor, next_token: bool) -> torch.Tensor:
+    """The logits of what a model is taught, item after item, in float32 or better.
+
+    Args:
+        logits: shape (records, positions, vocabulary or classes), or (records, classes).
+        labels: shape (records, positions), or (records,); -100 is left out.
+        next_token: whether the label of a position is predicted one position earlier.
+
+    Returns:
+        Shape (items, vocabulary or classes).
+    """
+    rows = logits[labels_in_place(labels, next_token) != IGNORED]
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def labels_in_place(labels: torch.Tensor, next_token: bool) -> torch.Tensor:
+    """Labels, each at the position that predicts it: one earlier for next tokens, where the first label has none."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) if next_token else labels
+
+
+def log_p(logits: torch.Tensor) -> torch.Tensor:
+    """log(softmax(logits)) over the last axis, in nats; finite also for a class that the model rules out."""
+    # Such a class has no part in a sum, and zero times infinity would be no number.
+    return logits.log_softmax(-1).clamp(min=RULED_OUT)
+
+
+# Changed labels
+
+
 def skip_first(labels: torch.Tensor, count: int) -> torch.Tensor:
     """Labels without the first ones of each record, which CE-U leaves alone (1 in open-unlearning, arXiv:2503.01224).
 
@@ -80,29 +109,3 @@ def other_labels(labels: torch.Tensor, classes: int, generator: torch.Generator)
         raise InputError(f"Random labels need at least 2 classes, and this model has {classes}; use another method.")
     steps = torch.randint(1, classes, labels.shape, generator=generator).to(labels.device)
     return torch.where(labels == IGNORED, labels, (labels + steps) % classes)
-
-
-def labelled_rows(logits: torch.Tensor, labels: torch.Tensor, next_token: bool) -> torch.Tensor:
-    """The logits of what a model is taught, item after item, in float32 or better.
-
-    Args:
-        logits: shape (records, positions, vocabulary or classes), or (records, classes).
-        labels: shape (records, positions), or (records,); -100 is left out.
-        next_token: whether the label of a position is predicted one position earlier.
-
-    Returns:
-        Shape (items, vocabulary or classes).
-    """
-    rows = logits[labels_in_place(labels, next_token) != IGNORED]
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-
-def labels_in_place(labels: torch.Tensor, next_token: bool) -> torch.Tensor:
-    """Labels, each at the position that predicts it: one earlier for next tokens, where the first label has none."""
-    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) if next_token else labels
-
-
-def log_p(logits: torch.Tensor) -> torch.Tensor:
-    """log(softmax(logits)) over the last axis, in nats; finite also for a class that the model rules out."""
-    # Such a class has no part in a sum, and zero times infinity would be no number.
-    return logits.log_softmax(-1).clamp(min=RULED_OUT)

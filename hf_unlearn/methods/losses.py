@@ -1,12 +1,13 @@
-"""What a model is made to lose on S: the losses of the published methods that use it, as pure functions.
+"""The losses of the published methods, as pure functions of tensors.
 
-Each gives one value for every item (a labelled token, a labelled word, or a record of a classifier) or for every
-record, and never an average. The caller adds them up and divides by the number of items, or records, of the whole
-optimiser step; so neither padding, nor how a step is cut into batches, nor the number of processes can change it.
-All are in nats, and made smaller. L's share is cross-entropy where nothing else is said, and a published weight is
-that of S to that of L. What the methods do to weights rather than outputs is in :mod:`~hf_unlearn.methods.step_rules`.
+A loss on S or L gives one value for every item (a labelled token, a labelled word, or a record of a classifier) or for
+every record, and never an average. The caller adds them up and divides by the number of items, or records, of the
+whole optimiser step. So padding, the cut of a step into batches and the number of processes cannot change the result.
+All are in nats unless they say otherwise, and are made smaller. L's share is cross-entropy where nothing else is said,
+and a published weight is that of S to that of L. What methods do to weights rather than outputs is in
+:mod:`~hf_unlearn.methods.step_rules`.
 
-Symbols: z logits, p = softmax(z), y the label, pi the model, ref the original, sigma the logistic function.
+Symbols: z logits, p = softmax(z), y the label, pi the model, ref the model at its start, sigma the logistic function.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,10 +25,10 @@ Match = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def nll(items: Items) -> torch.Tensor:
-    """-log p_y, to learn what stands in S's place: random labels, or refusals (IDK).
+    """-log p_y, to learn what stands in S's place: random labels, or refusals.
 
-    IDK, Maini et al. 2024, arXiv:2401.06121: one mean over the tokens of the refusals and of L, learning rate 1e-5, 5
-    epochs.
+    Refusals are IDK, Maini et al. 2024, arXiv:2401.06121: one mean over the tokens of the refusals and of L, learning
+    rate 1e-5, 5 epochs.
 
     Returns:
         Shape (items,).
@@ -40,7 +41,7 @@ def gradient_ascent(items: Items) -> torch.Tensor:
 
     Alone; or, with cross-entropy on L, gradient difference, 1 to 1 (Liu et al. 2022, arXiv:2203.12817; TOFU: learning
     rate 1e-5, 5 epochs); or NegGrad+, 1 - a to a (Kurmanji et al. 2023, arXiv:2302.09880: a = 0.9999 in the code,
-    learning rate 0.01, 5 epochs); or KL-constrained ascent, with :func:`kl_to_reference` on L, 1 to 1 (TOFU).
+    learning rate 0.01, 5 epochs); or KL-constrained ascent, with :func:`kl_to_teacher` on L, 1 to 1 (TOFU).
 
     Returns:
         Shape (items,).
@@ -84,7 +85,7 @@ def satimp(items: Items, beta1: float, beta2: float) -> torch.Tensor:
 
 
 def record_log_p(items: Items) -> torch.Tensor:
-    """log pi(answer | prompt), the sum of log p_y over each record; of the original's rows it is the reference.
+    """log pi(answer | prompt), the sum of log p_y over each record; of the rows at the start it is log ref.
 
     Returns:
         Shape (records,).
@@ -92,49 +93,49 @@ def record_log_p(items: Items) -> torch.Tensor:
     return _per_record(_label_log_p(items), items.lengths)
 
 
-def npo(items: Items, reference: torch.Tensor, beta: float) -> torch.Tensor:
+def npo(items: Items, start_log_p: torch.Tensor, beta: float) -> torch.Tensor:
     """-2 / beta * log sigma(-beta * (log pi - log ref)): negative preferences (Zhang et al. 2024, arXiv:2404.05868).
 
     Where beta goes to 0, its gradient is that of gradient ascent on the sum over a record.
 
     Args:
         items: of S.
-        reference: log ref of each record, see :func:`record_log_p`; shape (records,).
+        start_log_p: log ref of each record, see :func:`record_log_p`; shape (records,).
         beta: 0.1 published. Weights 1 to 1, learning rate 1e-5, 10 epochs of which 1 is warm-up, weight decay 0.01.
 
     Returns:
         Shape (records,).
     """
-    assert reference.shape == items.lengths.shape
-    return _preference(reference - record_log_p(items), beta)
+    assert start_log_p.shape == items.lengths.shape
+    return _preference(start_log_p - record_log_p(items), beta)
 
 
 def dpo(
     chosen: Items,
     rejected: Items,
-    chosen_reference: torch.Tensor,
-    rejected_reference: torch.Tensor,
+    chosen_start_log_p: torch.Tensor,
+    rejected_start_log_p: torch.Tensor,
     beta: float,
 ) -> torch.Tensor:
     """-2 / beta * log sigma(beta * (log pi/ref of the chosen - log pi/ref of the rejected)).
 
     Rafailov et al. 2023, arXiv:2305.18290, without the factor 2 / beta that unlearning took over from NPO. The chosen
     are refusals (IdkDPO, Maini et al. 2024, arXiv:2401.06121; Zhang et al. 2024, arXiv:2404.05868) or alternates that
-    the original makes up (AltPO, Mekala et al. 2024, arXiv:2409.13474).
+    the original invents (AltPO, Mekala et al. 2024, arXiv:2409.13474).
 
     Args:
         chosen: what is to be said in S's place.
         rejected: S, in the same order.
-        chosen_reference, rejected_reference: log ref of each record, shape (records,).
+        chosen_start_log_p, rejected_start_log_p: log ref of each record, shape (records,).
         beta: 0.1 published. IdkDPO: weights 1 to 1, learning rate 1e-5 (2e-5 in AltPO's code), 10 epochs. AltPO:
             weights 1 to 1, learning rate 5e-5, 2 epochs with 5 alternates of each record.
 
     Returns:
         Shape (records,).
     """
-    assert chosen.lengths.shape == rejected.lengths.shape == chosen_reference.shape == rejected_reference.shape
-    ratio_of_chosen = record_log_p(chosen) - chosen_reference
-    return _preference(ratio_of_chosen - (record_log_p(rejected) - rejected_reference), beta)
+    assert chosen.lengths.shape == rejected.lengths.shape == chosen_start_log_p.shape == rejected_start_log_p.shape
+    ratio_of_chosen = record_log_p(chosen) - chosen_start_log_p
+    return _preference(ratio_of_chosen - (record_log_p(rejected) - rejected_start_log_p), beta)
 
 
 def simnpo(items: Items, beta: float, delta: float) -> torch.Tensor:
@@ -155,25 +156,25 @@ def simnpo(items: Items, beta: float, delta: float) -> torch.Tensor:
     return _preference(-record_log_p(items) / items.lengths - delta, beta)
 
 
-# Distributions
+# Distributions over the vocabulary, or the classes
 
 
-def kl_to_reference(items: Items, reference: torch.Tensor) -> torch.Tensor:
-    """KL(ref || pi) = sum over v of ref_v (log ref_v - log p_v), at labelled items alone.
+def kl_to_teacher(items: Items, teacher: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || pi) = sum over v of t_v (log t_v - log p_v) with t = softmax(teacher), at labelled items alone.
 
     On L it holds the model to the original (TOFU and NPO; open-unlearning's mean counts prompts and padding too). In
-    the bad teacher's method (Chundawat et al. 2022, arXiv:2205.08096) ref is the original on L and a model with fresh
-    weights on S; published: temperature 1, Adam at 1e-4, 1 epoch over S and 30 % of L. The authors' code divides it by
-    the number of classes.
+    the bad teacher's method (Chundawat et al. 2022, arXiv:2205.08096) the teacher is the original on L and a model
+    with fresh weights on S; published: temperature 1, Adam at 1e-4, 1 epoch over S and 30 % of L. The authors' code
+    divides it by the number of classes.
 
     Args:
         items: of L, or of S.
-        reference: logits, shape (items, vocabulary or classes).
+        teacher: logits, shape (items, vocabulary or classes).
 
     Returns:
         Shape (items,).
     """
-    return distillation(items.rows, reference, 1.0)
+    return distillation(items.rows, teacher, 1.0)
 
 
 def scrub_forget(items: Items, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -246,7 +247,48 @@ def ce_u(items: Items) -> torch.Tensor:
     return -(without.softmax(-1) * log_p(items.rows)).sum(-1)
 
 
-# PDU
+# Matches with a teacher, on L
+
+
+def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats (Hinton et al. 2015, arXiv:1503.02531).
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+        temperature: T.
+
+    Returns:
+        Shape (items,).
+    """
+    said, wanted = log_p(student / temperature), log_p(teacher / temperature)
+    return temperature**2 * nn.functional.kl_div(said, wanted, reduction="none", log_target=True).sum(-1)
+
+
+def entropy_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """(H(softmax(student)) - H(softmax(teacher)))^2 in squared nats, H the entropy.
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+
+    Returns:
+        Shape (items,).
+    """
+    return (_entropy(student) - _entropy(teacher)).square()
+
+
+def logit_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The mean over the classes of (student - teacher)^2.
+
+    Args:
+        student, teacher: logits, shape (items, classes).
+
+    Returns:
+        Shape (items,).
+    """
+    return (student - teacher).square().mean(-1)
+
+
+# A condition on L
 
 
 def flatness(items: Items) -> torch.Tensor:
@@ -317,57 +359,7 @@ def rmu(items: Items, target: torch.Tensor) -> torch.Tensor:
     return _per_record(distances, items.lengths) / items.lengths
 
 
-def _label_log_p(items: Items) -> torch.Tensor:
-    found = items.rows.log_softmax(-1).gather(-1, items.labels[:, None]).squeeze(-1)
-    return found.clamp(min=RULED_OUT)
-
-
-def _preference(margin: torch.Tensor, beta: float) -> torch.Tensor:
-    return -2 / beta * nn.functional.logsigmoid(beta * margin)
-
-
-def _per_record(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    # Adding by index would be in another order each time on a GPU.
-    places = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    return values.new_zeros(places.shape).masked_scatter(places, values).sum(-1)
-
-
-def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats (Hinton et al. 2015, arXiv:1503.02531).
-
-    Args:
-        student, teacher: logits, shape (items, classes).
-        temperature: T.
-
-    Returns:
-        Shape (items,).
-    """
-    said, wanted = log_p(student / temperature), log_p(teacher / temperature)
-    return temperature**2 * nn.functional.kl_div(said, wanted, reduction="none", log_target=True).sum(-1)
-
-
-def entropy_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """(H(softmax(student)) - H(softmax(teacher)))^2 in squared nats, H the entropy.
-
-    Args:
-        student, teacher: logits, shape (items, classes).
-
-    Returns:
-        Shape (items,).
-    """
-    return (_entropy(student) - _entropy(teacher)).square()
-
-
-def logit_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The mean over the classes of (student - teacher)^2.
-
-    Args:
-        student, teacher: logits, shape (items, classes).
-
-    Returns:
-        Shape (items,).
-    """
-    return (student - teacher).square().mean(-1)
+# The weights themselves
 
 
 def l1_weight(strength: float, progress: float) -> float:
@@ -383,6 +375,24 @@ def l1_weight(strength: float, progress: float) -> float:
 def l1_norm(weights: Iterable[torch.Tensor]) -> torch.Tensor:
     """The sum of the magnitudes of all weights, sharded ones included."""
     return torch.stack([whole(weight.abs().sum()) for weight in weights]).sum()
+
+
+# Shared
+
+
+def _label_log_p(items: Items) -> torch.Tensor:
+    found = items.rows.log_softmax(-1).gather(-1, items.labels[:, None]).squeeze(-1)
+    return found.clamp(min=RULED_OUT)
+
+
+def _preference(margin: torch.Tensor, beta: float) -> torch.Tensor:
+    return -2 / beta * nn.functional.logsigmoid(beta * margin)
+
+
+def _per_record(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    # Adding by index would be in another order each time on a GPU.
+    places = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    return values.new_zeros(places.shape).masked_scatter(places, values).sum(-1)
 
 
 def _entropy(logits: torch.Tensor) -> torch.Tensor:

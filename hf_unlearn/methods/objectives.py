@@ -1,4 +1,8 @@
-"""What methods make of L: the model's own loss on it, and terms that may be added to that."""
+"""What a method makes smaller on a step: the losses of :mod:`~hf_unlearn.methods.losses`, averaged and added up.
+
+First come the sums of a term on S and one on L, then the terms on L, on S, and on more than one part. The objectives
+of the methods that use L alone stand at the end.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,11 +10,10 @@ from functools import partial
 import torch
 
 from . import losses
-from .losses import Match, distillation, entropy_gap, logit_gap
-from .step import Branch, Objective, Step
+from .step import Objective, Step
 from .step_rules import DualVariable
 
-TERM = Callable[[Step], torch.Tensor]
+Term = Callable[[Step], torch.Tensor]
 
 
 def own_loss(step: Step) -> torch.Tensor:
@@ -18,40 +21,10 @@ def own_loss(step: Step) -> torch.Tensor:
     return step.retained.loss
 
 
-def own_loss_and_l1(step: Step) -> torch.Tensor:
-    """The model's own loss on L + weight * ||trained weights||_1 (see ``l1_weight``)."""
-    return step.retained.loss + step.l1_penalty()
+# Sums
 
 
-def taught(step: Step, *, match: Match, own: float = 1.0, weight: float = 1.0) -> torch.Tensor:
-    """own * (the model's own loss on L) + weight * (the mean of match over all items of a step).
-
-    Args:
-        step: with L.
-        match: compares with the original, item by item.
-        own, weight: of the terms.
-    """
-    loss = own * step.retained.loss
-    return loss + weight * step.retained.share * match(step.retained.rows, step.retained.told()).sum()
-
-
-OWN_LOSS = Objective(own_loss)
-
-L1_SPARSE = Objective(own_loss_and_l1, l1=True)
-
-DISTIL = Objective(partial(taught, match=partial(distillation, temperature=2.0)), teachers=("original",))
-
-# With the factor T^2, 2 / 25 makes it twice the plain KL divergence at T = 5.
-DISTIL_SOFTLY = Objective(
-    partial(taught, match=partial(distillation, temperature=5.0), weight=2 / 25), teachers=("original",)
-)
-
-MATCH_ENTROPY = Objective(partial(taught, match=entropy_gap), teachers=("original",))
-
-MATCH_LOGITS = Objective(partial(taught, match=logit_gap, own=0.0), teachers=("original",))
-
-
-def weighted(step: Step, *, forget: TERM, retained: TERM = own_loss) -> torch.Tensor:
+def weighted(step: Step, *, forget: Term, retained: Term = own_loss) -> torch.Tensor:
     """forget_weight * (a term on S) + retain_weight * (a term on L, which is the model's own loss by default)."""
     loss = step.options["forget_weight"] * forget(step)
     # A pass that counts for nothing is not made.
@@ -60,26 +33,69 @@ def weighted(step: Step, *, forget: TERM, retained: TERM = own_loss) -> torch.Te
     return loss
 
 
+def parts(step: Step, *, forget: Term, retained: Term) -> torch.Tensor:
+    """A term on S, or one on L, whichever is there."""
+    terms = [term(step) for part, term in (("forget", forget), ("retained", retained)) if part in step.parts]
+    return torch.stack(terms).sum()
+
+
+# On L
+
+
+def own_loss_and_l1(step: Step) -> torch.Tensor:
+    """The model's own loss on L + weight * ||trained weights||_1; see :func:`~hf_unlearn.methods.losses.l1_weight`."""
+    return step.retained.loss + step.l1_penalty()
+
+
+def taught(step: Step, *, match: losses.Match, own: float = 1.0, weight: float = 1.0) -> torch.Tensor:
+    """own * (the model's own loss on L) + weight * (the mean over all items of a step of the match with the original).
+
+    Args:
+        step: with L.
+        match: compares logits with the original's, item by item.
+        own, weight: of the two terms.
+    """
+    retained = step.retained
+    loss = own * retained.loss
+    return loss + weight * retained.share * match(retained.rows, retained.teacher_logits()).sum()
+
+
+def kl_on_retained(step: Step) -> torch.Tensor:
+    """See :func:`~hf_unlearn.methods.losses.kl_to_teacher`."""
+    retained = step.retained
+    return retained.mean_of_items(losses.kl_to_teacher(retained.items, retained.teacher_logits()))
+
+
+def scrub_on_retained(step: Step) -> torch.Tensor:
+    """See :func:`~hf_unlearn.methods.losses.scrub_retain`."""
+    retained, options = step.retained, step.options
+    values = losses.scrub_retain(
+        retained.items,
+        retained.teacher_logits(),
+        options["distil_weight"],
+        options["retain_weight"],
+        options["temperature"],
+    )
+    return retained.mean_of_items(values)
+
+
+def rmu_on_retained(step: Step) -> torch.Tensor:
+    """The squared distance from the original's hidden states; see :func:`~hf_unlearn.methods.losses.rmu`."""
+    depth, retained = step.options["depth"], step.retained
+    return retained.mean_of_records(losses.rmu(retained.hidden(depth), retained.teacher_hidden(depth)))
+
+
+# On S
+
+
 def ascent(step: Step) -> torch.Tensor:
     """See :func:`~hf_unlearn.methods.losses.gradient_ascent`."""
     return step.forget.mean_of_items(losses.gradient_ascent(step.forget.items))
 
 
-def kl_on_retained(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.kl_to_reference`."""
-    return _kl(step.retained)
-
-
-def npo(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.npo`."""
-    forget = step.forget
-    return forget.mean_of_records(losses.npo(forget.items, forget.reference, step.options["beta"]))
-
-
-def simnpo(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.simnpo`."""
-    options = step.options
-    return step.forget.mean_of_records(losses.simnpo(step.forget.items, options["beta"], options["delta"]))
+def learn(step: Step) -> torch.Tensor:
+    """Cross-entropy on S as it comes, such as with other labels."""
+    return step.forget.mean_of_items(losses.nll(step.forget.items))
 
 
 def wga(step: Step) -> torch.Tensor:
@@ -93,6 +109,18 @@ def satimp(step: Step) -> torch.Tensor:
     return step.forget.mean_of_items(losses.satimp(step.forget.items, options["beta1"], options["beta2"]))
 
 
+def npo(step: Step) -> torch.Tensor:
+    """See :func:`~hf_unlearn.methods.losses.npo`."""
+    forget = step.forget
+    return forget.mean_of_records(losses.npo(forget.items, forget.start_log_p, step.options["beta"]))
+
+
+def simnpo(step: Step) -> torch.Tensor:
+    """See :func:`~hf_unlearn.methods.losses.simnpo`."""
+    options = step.options
+    return step.forget.mean_of_records(losses.simnpo(step.forget.items, options["beta"], options["delta"]))
+
+
 def ce_u(step: Step) -> torch.Tensor:
     """See :func:`~hf_unlearn.methods.losses.ce_u`."""
     return step.forget.mean_of_items(losses.ce_u(step.forget.items))
@@ -101,7 +129,21 @@ def ce_u(step: Step) -> torch.Tensor:
 def undial(step: Step) -> torch.Tensor:
     """See :func:`~hf_unlearn.methods.losses.undial`."""
     forget = step.forget
-    return forget.mean_of_items(losses.undial(forget.items, forget.told(), step.options["strength"]))
+    return forget.mean_of_items(losses.undial(forget.items, forget.teacher_logits(), step.options["strength"]))
+
+
+def scrub_on_forget(step: Step) -> torch.Tensor:
+    """See :func:`~hf_unlearn.methods.losses.scrub_forget`."""
+    forget = step.forget
+    return forget.mean_of_items(
+        losses.scrub_forget(forget.items, forget.teacher_logits(), step.options["temperature"])
+    )
+
+
+def bad_teacher(step: Step) -> torch.Tensor:
+    """KL from a model with fresh weights; see :func:`~hf_unlearn.methods.losses.kl_to_teacher`."""
+    forget = step.forget
+    return forget.mean_of_items(losses.kl_to_teacher(forget.items, forget.teacher_logits("fresh")))
 
 
 def rmu(step: Step) -> torch.Tensor:
@@ -111,59 +153,26 @@ def rmu(step: Step) -> torch.Tensor:
     return step.forget.mean_of_records(losses.rmu(hidden, target.to(hidden.rows)))
 
 
-def rmu_on_retained(step: Step) -> torch.Tensor:
-    """The squared distance from the original's hidden states; see :func:`~hf_unlearn.methods.losses.rmu`."""
-    depth, retained = step.options["depth"], step.retained
-    return retained.mean_of_records(losses.rmu(retained.hidden(depth), retained.told_hidden(depth)))
-
-
-def parts(step: Step, *, forget: TERM, retained: TERM) -> torch.Tensor:
-    """A term on S, or one on L, whichever is there."""
-    terms = [term(step) for part, term in (("forget", forget), ("retained", retained)) if part in step.parts]
-    return torch.stack(terms).sum()
-
-
-def learn(step: Step) -> torch.Tensor:
-    """Cross-entropy on S as it comes, such as with other labels."""
-    return step.forget.mean_of_items(losses.nll(step.forget.items))
+# On what is to be said in S's place
 
 
 def idk(step: Step) -> torch.Tensor:
     """Cross-entropy, one mean over the items of the refusals and of L."""
     instead, retained = step.instead, step.retained
-    of_instead, of_retained = instead.in_step.items, retained.in_step.items
-    assert of_instead is not None
-    assert of_retained is not None
-    share = of_instead / (of_instead + of_retained)
+    share = instead.items_in_step / (instead.items_in_step + retained.items_in_step)
     return share * instead.mean_of_items(losses.nll(instead.items)) + (1 - share) * retained.loss
 
 
 def dpo(step: Step) -> torch.Tensor:
     """See :func:`~hf_unlearn.methods.losses.dpo`."""
     chosen, rejected = step.instead, step.forget
-    preferred = losses.dpo(chosen.items, rejected.items, chosen.reference, rejected.reference, step.options["beta"])
+    preferred = losses.dpo(
+        chosen.items, rejected.items, chosen.start_log_p, rejected.start_log_p, step.options["beta"]
+    )
     return rejected.mean_of_records(preferred)
 
 
-def scrub_on_forget(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.scrub_forget`."""
-    forget = step.forget
-    return forget.mean_of_items(losses.scrub_forget(forget.items, forget.told(), step.options["temperature"]))
-
-
-def scrub_on_retained(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.scrub_retain`."""
-    retained, options = step.retained, step.options
-    values = losses.scrub_retain(
-        retained.items, retained.told(), options["distil_weight"], options["retain_weight"], options["temperature"]
-    )
-    return retained.mean_of_items(values)
-
-
-def bad_teacher(step: Step) -> torch.Tensor:
-    """KL to a model that knows nothing; see :func:`~hf_unlearn.methods.losses.kl_to_reference`."""
-    forget = step.forget
-    return forget.mean_of_items(losses.kl_to_reference(forget.items, forget.told("fresh")))
+# On S under a condition on L
 
 
 def pdu(step: Step) -> torch.Tensor:
@@ -175,5 +184,19 @@ def pdu(step: Step) -> torch.Tensor:
     return forget.mean_of_items(losses.flatness(forget.items)) + rule.multiplier * over
 
 
-def _kl(branch: Branch) -> torch.Tensor:
-    return branch.mean_of_items(losses.kl_to_reference(branch.items, branch.told()))
+# Of the methods that use L alone
+
+OWN_LOSS = Objective(own_loss)
+
+L1_SPARSE = Objective(own_loss_and_l1, l1=True)
+
+DISTIL = Objective(partial(taught, match=partial(losses.distillation, temperature=2.0)), teachers=("original",))
+
+# With the factor T^2, 2 / 25 makes it twice the plain KL divergence at T = 5.
+DISTIL_SOFTLY = Objective(
+    partial(taught, match=partial(losses.distillation, temperature=5.0), weight=2 / 25), teachers=("original",)
+)
+
+MATCH_ENTROPY = Objective(partial(taught, match=losses.entropy_gap), teachers=("original",))
+
+MATCH_LOGITS = Objective(partial(taught, match=losses.logit_gap, own=0.0), teachers=("original",))

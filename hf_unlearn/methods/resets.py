@@ -1,8 +1,8 @@
-"""Starts that draw a part of the weights afresh, disturb it, or take it away.
+"""Starts that reset a part of the weights: layers, single weights, or all of them a little, by noise.
 
-Layers that are drawn afresh go back to what the original's training began at: the base where it is known, else a fresh
-initialisation. What is drawn afresh weight by weight always comes from a fresh initialisation, for the base's own
-value of a weight that hardly moved is the original's.
+Layers that are reset go back to what the original's training began at: the base where it is known, else a fresh
+initialisation. Single weights are always reset to a fresh initialisation, for the base's own value of a weight that
+hardly moved is the original's.
 """
 
 from collections.abc import Iterable
@@ -26,57 +26,32 @@ from .starts import StartInputs, counterpart, fresh_model, move_to_anchor
 
 
 def reset_last(model: Model, inputs: StartInputs) -> None:
-    """Begin with the last blocks and what follows them drawn afresh (Goel et al. 2022, arXiv:2201.06640: EU-k).
-
-    Args:
-        model: the original; it becomes the start.
-        inputs: how many blocks, the base if there is one, and the seed.
-    """
+    """Begin with the last blocks and what follows them reset (EU-k, Goel et al. 2022, arXiv:2201.06640)."""
     plain = plain_model(model)
     move_to_anchor(model, inputs, 1, names_from(plain, last_blocks(plain, inputs.last_layers or 1)[0]))
 
 
 def reset_ends(model: Model, inputs: StartInputs) -> None:
-    """Begin with the first block and what follows the last one drawn afresh.
-
-    A head that is tied to the embeddings stays with them.
-
-    Args:
-        model: the original; it becomes the start.
-        inputs: the base if there is one, and the seed.
-    """
+    """Begin with the first block and what follows the last one reset; a head that is tied to the embeddings stays."""
     plain = plain_model(model)
     move_to_anchor(model, inputs, 1, names_of(plain, blocks_of(plain)[0]) | names_after(plain))
 
 
 def reset_head(model: Model, inputs: StartInputs) -> None:
-    """Begin with what follows the last block drawn afresh; a head that is tied to the embeddings stays with them.
-
-    Args:
-        model: the original; it becomes the start.
-        inputs: the base if there is one, and the seed.
-    """
+    """Begin with what follows the last block reset; a head that is tied to the embeddings stays."""
     move_to_anchor(model, inputs, 1, names_after(plain_model(model)))
 
 
 def noise(model: Model, inputs: StartInputs) -> None:
-    """Begin with normal noise on every weight matrix, or on those of an adapter.
-
-    Args:
-        model: the original; it becomes the start.
-        inputs: alpha, the noise's standard deviation in units of the matrix's own, and the seed.
-    """
+    """Begin with normal noise on every weight matrix, or on those of an adapter; alpha is its deviation."""
     add_noise((weight for _, weight in matrices(model, inputs.trained_adapter)), inputs.alpha, inputs.seed)
 
 
 @torch.no_grad()
 def add_noise(weights: Iterable[nn.Parameter], scale: float, seed: int) -> None:
-    """Add normal noise to weights, in place; it is the same on every device and however they are sharded.
+    """Add normal noise to matrices, in place; it is the same on every device and however they are sharded.
 
-    Args:
-        weights: matrices.
-        scale: the noise's standard deviation, in units of the standard deviation of each matrix's entries.
-        seed: of the noise.
+    ``scale`` is its standard deviation, in units of the standard deviation of each matrix's entries.
     """
     if scale == 0:
         return
@@ -89,44 +64,26 @@ def add_noise(weights: Iterable[nn.Parameter], scale: float, seed: int) -> None:
 
 @torch.no_grad()
 def prune(model: Model, inputs: StartInputs) -> None:
-    """Begin with the smallest entries of the weight matrices at zero (magnitude pruning, all matrices as one).
-
-    Args:
-        model: the original, whole; it becomes the start.
-        inputs: alpha, the share of the entries that goes.
-    """
-    for weight, small in _smallest(model, inputs.alpha):
+    """Begin with the smallest entries of the weight matrices at zero (magnitude pruning, all matrices as one)."""
+    for _, weight, small in _smallest(model, inputs.alpha):
         weight.masked_fill_(small, 0)
 
 
 @torch.no_grad()
 def reset_smallest(model: Model, inputs: StartInputs) -> None:
-    """Begin with the smallest entries of the weight matrices drawn afresh, all matrices taken as one.
-
-    Args:
-        model: the original, whole; it becomes the start.
-        inputs: alpha, the share of the entries that is drawn, and the seed.
-    """
+    """Begin with the smallest entries of the weight matrices reset, all matrices taken as one."""
     fresh = dict(matrices(fresh_model(plain_model(model), inputs.seed), False))
-    names = [name for name, _ in matrices(model, False)]
-    for name, (weight, small) in zip(names, _smallest(model, inputs.alpha), strict=True):
+    for name, weight, small in _smallest(model, inputs.alpha):
         weight.copy_(torch.where(small, fresh[name].to(weight.device), weight))
 
 
 @torch.no_grad()
 def reset_least_changed(model: Model, inputs: StartInputs) -> None:
-    """Begin with those entries of each weight matrix drawn afresh that the fine-tuning changed least.
+    """Begin with those entries of each weight matrix reset that the fine-tuning changed least.
 
-    The challenge's third solution draws those afresh whose gradients on L and on S differ least, for which it needs S.
-    This start must do without S and takes the change since the base for a sign of what the fine-tuning needs; it is
-    not the same choice.
-
-    Args:
-        model: the original, whole; it becomes the start.
-        inputs: alpha, the share of each matrix that is drawn, the base, and the seed.
-
-    Raises:
-        InputError: the base has other weights than the model.
+    The challenge's third solution resets those whose gradients on L and on S differ least, for which it needs S. This
+    start must do without S and takes the change since the base for a sign of what the fine-tuning needs; it is not the
+    same choice. Raises InputError when the base has other weights.
     """
     assert inputs.load_base is not None
     base = dict(matrices(inputs.load_base(), False))
@@ -139,24 +96,20 @@ def reset_least_changed(model: Model, inputs: StartInputs) -> None:
         weight.view(-1)[least] = fresh[name].to(weight.device).flatten()[least]
 
 
-def _smallest(model: Model, share: float) -> list[tuple[nn.Parameter, torch.Tensor]]:
-    """Each weight matrix with a mask of its entries that are among the smallest of all in magnitude."""
-    weights = [weight for _, weight in matrices(model, False)]
-    sizes = torch.cat([weight.detach().abs().flatten().float().cpu() for weight in weights])
+def _smallest(model: Model, share: float) -> list[tuple[str, nn.Parameter, torch.Tensor]]:
+    """Each weight matrix with its name and a mask of its entries that are among the smallest of all in magnitude."""
+    weights = matrices(model, False)
+    sizes = torch.cat([weight.detach().abs().flatten().float().cpu() for _, weight in weights])
     count = round(share * len(sizes))
     limit = float(sizes.kthvalue(count).values) if count else -1.0
-    return [(weight, weight.abs().float() <= limit) for weight in weights]
+    return [(name, weight, weight.abs().float() <= limit) for name, weight in weights]
 
 
 def fisher_noise(model: Model, inputs: StartInputs) -> None:
     """Begin at the original with noise of the size that the Fisher information of L allows, in place.
 
-    Golatkar et al. 2019, arXiv:1911.04933; see :func:`~hf_unlearn.methods.resets.fisher_noise_scale`. The information
-    is exact: for each record of L a pass back for each class.
-
-    Args:
-        model: a classifier of texts, in the place of the original.
-        inputs: alpha, the seed of the noise, and L.
+    Golatkar et al. 2019, arXiv:1911.04933; see :func:`fisher_noise_scale`. The information is exact: for each record
+    of L a pass back for each class, so the model is a classifier of texts.
     """
     if inputs.alpha == 0:
         return

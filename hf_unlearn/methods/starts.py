@@ -1,7 +1,7 @@
-"""Where the fine-tuning begins: functions from weights to weights, between the original model and an anchor.
+"""Where the fine-tuning begins: functions that turn the original model, in place, into a start.
 
-An anchor never saw S: it is the model that the original was fine-tuned from, or a fresh initialisation. At ``alpha`` 0
-these starts are the original, at 1 the anchor, both bit for bit. Starts that change a part of the weights are in
+These move it toward an anchor that never saw S: the base model, or a fresh initialisation. At ``alpha`` 0 such a start
+is the original, at 1 the anchor, both bit for bit. Starts that change a part of the weights are in
 :mod:`~hf_unlearn.methods.resets`.
 """
 
@@ -29,15 +29,15 @@ class StartInputs:
         alpha: the strength of the method; 0 leaves the original as it is.
         seed: of whatever is drawn.
         trained_adapter: whether the model is an adapter that saw S; otherwise its full weights did.
-        load_base: loads the model that the original was fine-tuned from; None when that is unknown.
+        load_base: loads the base model; None when that is unknown.
         load_checkpoint: loads a checkpoint of the original's training; None when none was named.
         last_layers: how many blocks at the end are to be trained; None for all.
         options: the method's settings besides alpha.
         items: runs a model in evaluation mode on the examples of "forget" or "retained", so many at a time (as many
             as are measured at a time when None), and gives the labelled items of each batch, for so many gradients
             each, which it counts.
-        error: the share of its items that the model tells wrong now, on the half of "forget" or "holdout" that is not
-            judged; None without both.
+        error: the share of its items that the model gets wrong, on the half of "forget" or "holdout" that does not
+            judge; None without both.
         folder: the output folder.
     """
 
@@ -61,16 +61,9 @@ def original(model: Model, inputs: StartInputs) -> None:
 
 
 def toward_base(model: Model, inputs: StartInputs) -> None:
-    """Begin at (1 - alpha) * original + alpha * base, in place.
+    """Begin at (1 - alpha) * original + alpha * base, in place; raises InputError when the base has other weights.
 
     For an adapter this scales its update of the weights by 1 - alpha, which is the same point.
-
-    Args:
-        model: the original; it becomes the start.
-        inputs: alpha, and the base.
-
-    Raises:
-        InputError: the base has other weights than the model.
     """
     if inputs.trained_adapter:
         shrink_adapter(model, inputs.alpha, inputs.seed)
@@ -84,10 +77,6 @@ def shrink_perturb(model: Model, inputs: StartInputs) -> None:
 
     The fresh initialisation is the noise: it has the scale that the architecture gives each of its weights. One alpha
     stands for both of their parameters, what the weights are shrunk by and what the noise is scaled by.
-
-    Args:
-        model: the original; it becomes the start.
-        inputs: alpha, and the seed of the fresh initialisation.
     """
     if inputs.trained_adapter:
         shrink_adapter(model, inputs.alpha, inputs.seed)
@@ -96,12 +85,7 @@ def shrink_perturb(model: Model, inputs: StartInputs) -> None:
 
 
 def toward_anchor(model: Model, inputs: StartInputs) -> None:
-    """Begin at (1 - alpha) * original + alpha * anchor: the base where it is known, else a fresh initialisation.
-
-    Args:
-        model: the original; it becomes the start.
-        inputs: alpha, the base if there is one, and the seed.
-    """
+    """Begin at (1 - alpha) * original + alpha * anchor: the base where it is known, else a fresh initialisation."""
     move_to_anchor(model, inputs, inputs.alpha)
 
 
@@ -109,14 +93,7 @@ def checkpoint(model: Model, inputs: StartInputs) -> None:
     """Begin at a checkpoint of the original's own training (rewind-to-delete, Mu and Klabjan 2024, arXiv:2409.09778).
 
     The checkpoint counts as shaped by S, unless it holds the proof that no row of S had been used by then (see
-    :mod:`~hf_unlearn.training.first_use_of_rows`).
-
-    Args:
-        model: the original; it becomes the checkpoint.
-        inputs: the checkpoint.
-
-    Raises:
-        InputError: the checkpoint has other weights than the model.
+    :mod:`~hf_unlearn.training.first_use_of_rows`). Raises InputError when the checkpoint has other weights.
     """
     assert inputs.load_checkpoint is not None
     interpolate(model, inputs.load_checkpoint(), 1, adapter=inputs.trained_adapter)
@@ -126,12 +103,7 @@ def move_to_anchor(model: Model, inputs: StartInputs, alpha: float, chosen: Coll
     """Move weights by alpha toward the base where it is known, else toward a fresh initialisation, in place.
 
     Of an adapter that saw S the anchor is an adapter drawn afresh, which changes nothing in the model under it.
-
-    Args:
-        model: the model.
-        inputs: the base if there is one, and the seed.
-        alpha: 1 copies the anchor, bit for bit.
-        chosen: the plain names of the weights to move; all when None.
+    ``chosen`` are the plain names of the weights to move, None for all.
     """
     if inputs.trained_adapter:
         shrink_adapter(model, alpha, inputs.seed, chosen)
@@ -153,7 +125,7 @@ def fresh_model(like: PreTrainedModel, seed: int) -> PreTrainedModel:
 def interpolate(
     model: Model, anchor: Model, alpha: float, chosen: Collection[str] | None = None, *, adapter: bool = False
 ) -> None:
-    """Move every weight of a model by alpha toward the anchor's, in place.
+    """Move every weight of a model, or the chosen ones, by alpha toward the anchor's, in place.
 
     Args:
         model: a full model, or one under a new adapter, whose own weights then stay.
@@ -165,15 +137,11 @@ def interpolate(
     Raises:
         InputError: the anchor lacks a weight or has it in another shape.
     """
-    if adapter:
-        weights = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    else:
-        weights = list(own_weights(model))
+    weights = model.named_parameters() if adapter else own_weights(model)
     anchor_weights = dict(anchor.named_parameters())
     for name, weight in weights:
-        if chosen is not None and name not in chosen:
-            continue
-        _mix(weight, counterpart(anchor_weights, name, weight), alpha)
+        if (weight.requires_grad or not adapter) and (chosen is None or name in chosen):
+            _mix(weight, counterpart(anchor_weights, name, weight), alpha)
 
 
 def counterpart(anchor: Mapping[str, torch.Tensor], name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -182,7 +150,7 @@ def counterpart(anchor: Mapping[str, torch.Tensor], name: str, weight: torch.Ten
     if target is None or target.shape != weight.shape:
         found = "has no such weight" if target is None else f"has the shape {tuple(target.shape)}"
         raise InputError(
-            "The base or checkpoint is not what this model was fine-tuned from: for "
+            "The base model or checkpoint is not what this model was fine-tuned from: for "
             f"{name} of shape {tuple(weight.shape)} it {found}."
         )
     return target
@@ -192,18 +160,12 @@ def counterpart(anchor: Mapping[str, torch.Tensor], name: str, weight: torch.Ten
 def shrink_adapter(model: nn.Module, alpha: float, seed: int, chosen: Collection[str] | None = None) -> None:
     """Scale the update of a LoRA adapter by 1 - alpha, in place; at 1 the adapter is drawn afresh.
 
-    Args:
-        model: a model with LoRA layers.
-        alpha: how much of the update to take away.
-        seed: of a fresh adapter.
-        chosen: the plain names of the weights whose update is meant; all when None.
-
-    Raises:
-        InputError: the adapter is not LoRA.
+    ``chosen`` are the plain names of the weights whose update is meant, None for all. Raises InputError when the
+    adapter is not LoRA.
     """
     layers = [(plain_name(name), module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     if not layers:
-        raise InputError("Only LoRA adapters can be moved toward their base; merge this adapter first.")
+        raise InputError("Only a LoRA adapter can be moved toward its base model; merge this adapter first.")
     meant = [module for name, module in layers if chosen is None or f"{name}.weight" in chosen]
     if alpha == 1:
         with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""What an objective sees of one micro-batch: the records of S and of L, and what models make of them when asked.
+"""What an objective is, and what it sees of one micro-batch: S and L, and what models make of them when asked.
 
 Nothing is run before an objective asks for it, and nothing twice. A mean is over the items, or records, of the whole
 optimiser step: all its micro-batches, and all processes.
@@ -31,6 +31,76 @@ Teacher = Literal["original", "fresh"]
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What a method makes smaller.
+
+    Attributes:
+        loss: gives one micro-batch's part of it, such that the parts add up.
+        teachers: the models that it compares with, which are held for as long as the training takes.
+        taught: the parts that a teacher is asked about, where there is one.
+        start_log_p: whether it compares with log-probabilities under the start, which are found out before.
+        l1: whether it looks at the weights themselves.
+        depth: the option that says after how much of the blocks it stops; "" where it runs all of them.
+    """
+
+    loss: Callable[["Step"], torch.Tensor]
+    teachers: tuple[Teacher, ...] = ()
+    taught: tuple[Part, ...] = ("retained",)
+    start_log_p: bool = False
+    l1: bool = False
+    depth: str = ""
+
+    @property
+    def needs_teacher(self) -> bool:
+        return bool(self.teachers)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One micro-batch of an optimiser step.
+
+    Attributes:
+        parts: what it holds; a part that no record of this batch belongs to is not there.
+        progress: the part of the training that is done, from 0 to 1.
+        alpha: the method's strength.
+        options: the method's other settings.
+        passes: runs the models.
+        batches: how many micro-batches the mean is over; 1 where items are counted.
+        rule: the method's step rule, None without one.
+        seed: of whatever is drawn once.
+    """
+
+    parts: Mapping[Part, "Branch"]
+    progress: float
+    alpha: float
+    options: Mapping[str, float]
+    passes: "Passes"
+    batches: int = 1
+    rule: Any = None
+    seed: int = 0
+
+    @property
+    def forget(self) -> "Branch":
+        """S."""
+        return self.parts["forget"]
+
+    @property
+    def retained(self) -> "Branch":
+        """L."""
+        return self.parts["retained"]
+
+    @property
+    def instead(self) -> "Branch":
+        """What is to be said in S's place."""
+        return self.parts["instead"]
+
+    def l1_penalty(self) -> torch.Tensor:
+        """What this batch bears of the L1 norm of the trained weights, whose weight falls from alpha to 0."""
+        trained = (weight for weight in self.passes.model.parameters() if weight.requires_grad)
+        return l1_weight(self.alpha, self.progress) * l1_norm(trained) / self.batches
+
+
+@dataclass(frozen=True)
 class InStep:
     """How many there are in the whole optimiser step, of one part.
 
@@ -46,87 +116,6 @@ class InStep:
     processes: int
 
 
-def count(batch: Mapping[str, Batch], next_token: bool) -> torch.Tensor:
-    """How many items and records each part of a batch has, int64 of shape (parts, 2)."""
-    counts = []
-    for part in PARTS:
-        if part in batch:
-            placed = labels_in_place(batch[part]["labels"], next_token)
-            counts.append([int((placed != IGNORED).sum()), len(placed)])
-        else:
-            counts.append([0, 0])
-    return torch.tensor(counts)
-
-
-class Passes:
-    """Runs the trained model and its teachers.
-
-    Args:
-        task: what they do.
-        model: the trained model, without what wraps it for several processes.
-        autocast: makes what a teacher runs in.
-
-    Attributes:
-        wrapped: the trained model as it is to be called, so that processes meet in it.
-        teachers: by name, frozen and in evaluation mode.
-        flops: operations of all that was run.
-    """
-
-    def __init__(self, task: Task, model: Model, autocast: Callable[[], AbstractContextManager]):
-        self.task, self.model, self.autocast = task, model, autocast
-        self.wrapped: nn.Module = model
-        self.teachers: dict[Teacher, Model] = {}
-        self.flops = 0.0
-        self._prices: dict[tuple[str, int | None], tuple[float, float]] = {}
-
-    def run(self, batch: dict[str, torch.Tensor], gradients: int = 1) -> Any:
-        """The trained model's outputs, without its own loss; so many passes back are counted with it."""
-        self.trained(batch, gradients)
-        return self.wrapped(**self._read(batch))
-
-    def hidden(self, batch: dict[str, torch.Tensor], depth: float) -> torch.Tensor:
-        """What the trained model's last block of those until a depth gives; the blocks after it are not run.
-
-        Args:
-            batch: what the model reads.
-            depth: from 0 to 1.
-
-        Returns:
-            Shape (records, positions, features).
-        """
-        plain = plain_model(self.model)
-        count = blocks_until(plain, depth)
-        self.flops += _tokens(batch, self.task) * self._price("trained", self.model, count)[0]
-        return _cut(plain, self.wrapped, self._read(batch), count)
-
-    @torch.no_grad()
-    def told(self, teacher: Teacher, batch: dict[str, torch.Tensor], depth: float | None = None) -> torch.Tensor:
-        """A teacher's logits, or hidden states where a depth is given; see :meth:`hidden`."""
-        model = self.teachers[teacher]
-        plain = plain_model(model)
-        count = None if depth is None else blocks_until(plain, depth)
-        self.flops += _tokens(batch, self.task) * self._price(teacher, model, count)[1]
-        with self.autocast():
-            if count is None:
-                return model(**self._read(batch)).logits
-            return _cut(plain, model, self._read(batch), count)
-
-    def trained(self, batch: dict[str, torch.Tensor], gradients: int = 1) -> None:
-        """Count a pass of the trained model on a batch, forward and so often back."""
-        step, forward = self._price("trained", self.model, None)
-        self.flops += _tokens(batch, self.task) * (forward + gradients * (step - forward))
-
-    def _read(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        # An encoder-decoder makes from the labels what it reads.
-        return {name: values for name, values in batch.items() if name != "labels" or TASKS[self.task].two_texts}
-
-    def _price(self, name: str, model: Model, blocks: int | None) -> tuple[float, float]:
-        if (name, blocks) not in self._prices:
-            until = None if blocks is None else names_until(plain_model(model), blocks)
-            self._prices[name, blocks] = flops_per_token(model, until)
-        return self._prices[name, blocks]
-
-
 class Branch:
     """The records of one part of a micro-batch.
 
@@ -136,22 +125,23 @@ class Branch:
         in_step: what a mean is over.
         own: runs the model with its own loss: the loss as it adds up, and the outputs; None for S, of which every
             objective takes its own view.
-        reference: log-probabilities under the start, in nats, shape (records,); None where none are kept.
+        start_log_p: log-probabilities under the start, in nats, shape (records,); None where none are kept.
     """
 
     def __init__(
         self,
         batch: Batch,
-        passes: Passes,
+        passes: "Passes",
         in_step: InStep,
         own: Callable[[], tuple[torch.Tensor, Any]] | None = None,
-        reference: torch.Tensor | None = None,
+        start_log_p: torch.Tensor | None = None,
     ):
         # A label smoother takes the labels out of what it is given.
         self.batch, self.labels = batch, batch["labels"]
         self.passes, self.in_step = passes, in_step
-        self._own, self._reference = own, reference
-        self._told: dict[tuple[Teacher, float | None], torch.Tensor] = {}
+        self._next_token = TASKS[passes.task].next_token
+        self._own, self._start_log_p = own, start_log_p
+        self._of_teachers: dict[tuple[Teacher, float | None], torch.Tensor] = {}
 
     # What the trained model makes of it
 
@@ -178,11 +168,7 @@ class Branch:
 
     @cached_property
     def items(self) -> Items:
-        """The labelled items.
-
-        Raises:
-            InputError: a record has none.
-        """
+        """The labelled items; raises InputError when a record has none."""
         return labelled_items(self.outputs.logits, self.labels, self._next_token)
 
     def hidden(self, depth: float) -> Items:
@@ -190,27 +176,27 @@ class Branch:
         states = self.passes.hidden(self.batch, depth)
         return labelled_items(states, self.labels, self._next_token)
 
-    # What a teacher makes of it
+    # What other models make of it
 
-    def told(self, teacher: Teacher = "original") -> torch.Tensor:
+    def teacher_logits(self, teacher: Teacher = "original") -> torch.Tensor:
         """A teacher's logits, shape (items, vocabulary or classes)."""
-        return self._tell(teacher, None)
+        return self._of_teacher(teacher, None)
 
-    def told_hidden(self, depth: float, teacher: Teacher = "original") -> torch.Tensor:
+    def teacher_hidden(self, depth: float, teacher: Teacher = "original") -> torch.Tensor:
         """A teacher's hidden states, shape (items, features); see :meth:`hidden`."""
-        return self._tell(teacher, depth)
+        return self._of_teacher(teacher, depth)
 
-    def _tell(self, teacher: Teacher, depth: float | None) -> torch.Tensor:
-        if (teacher, depth) not in self._told:
-            values = self.passes.told(teacher, {**self.batch, "labels": self.labels}, depth)
-            self._told[teacher, depth] = labelled_rows(values, self.labels, self._next_token)
-        return self._told[teacher, depth]
+    def _of_teacher(self, teacher: Teacher, depth: float | None) -> torch.Tensor:
+        if (teacher, depth) not in self._of_teachers:
+            values = self.passes.of_teacher(teacher, {**self.batch, "labels": self.labels}, depth)
+            self._of_teachers[teacher, depth] = labelled_rows(values, self.labels, self._next_token)
+        return self._of_teachers[teacher, depth]
 
     @property
-    def reference(self) -> torch.Tensor:
-        """log ref of each record, which was found out before the training; in nats, shape (records,)."""
-        assert self._reference is not None
-        return self._reference
+    def start_log_p(self) -> torch.Tensor:
+        """The log-probability of each record under the start, found out before; in nats, shape (records,)."""
+        assert self._start_log_p is not None
+        return self._start_log_p
 
     # Means over the step
 
@@ -220,116 +206,104 @@ class Branch:
         items, processes = self.in_step.items, self.in_step.processes
         return 1 / max(1, len(self.rows)) if items is None else processes / items
 
-    def mean_of_items(self, values: torch.Tensor) -> torch.Tensor:
-        """What this batch adds to the mean over the items of the step.
+    @property
+    def items_in_step(self) -> torch.Tensor | int:
+        """How many items the step has, where they are counted."""
+        assert self.in_step.items is not None
+        return self.in_step.items
 
-        Args:
-            values: shape (items,).
-        """
-        return self._added(values, self.in_step.items)
+    def mean_of_items(self, values: torch.Tensor) -> torch.Tensor:
+        """What this batch adds to the mean over the items of the step; of values of shape (items,)."""
+        return values.sum() * (self.in_step.processes / self.items_in_step)
 
     def mean_of_records(self, values: torch.Tensor) -> torch.Tensor:
-        """What this batch adds to the mean over the records of the step.
+        """What this batch adds to the mean over the records of the step; of values of shape (records,)."""
+        assert self.in_step.records is not None
+        return values.sum() * (self.in_step.processes / self.in_step.records)
 
-        Args:
-            values: shape (records,).
+
+class Passes:
+    """Runs the trained model and its teachers.
+
+    Args:
+        task: what they do.
+        model: the trained model, without what wraps it for several processes.
+        autocast: makes what a teacher runs in.
+
+    Attributes:
+        wrapped: the trained model as it is to be called, so that processes meet in it.
+        teachers: by name, frozen and in evaluation mode.
+        flops: operations of all that was run.
+    """
+
+    def __init__(self, task: Task, model: Model, autocast: Callable[[], AbstractContextManager]):
+        self.task, self.model, self.autocast = task, model, autocast
+        self.wrapped: nn.Module = model
+        self.teachers: dict[Teacher, Model] = {}
+        self.flops = 0.0
+        self._prices: dict[tuple[str, int | None], tuple[float, float]] = {}
+
+    def run(self, batch: Batch, gradients: int = 1) -> Any:
+        """The trained model's outputs, without its own loss; so many passes back are counted with it."""
+        self.trained(batch, gradients)
+        return self.wrapped(**self._read(batch))
+
+    def trained(self, batch: Batch, gradients: int = 1) -> None:
+        """Count a pass of the trained model on a batch, forward and so often back."""
+        step, forward = self._price("trained", self.model, None)
+        self.flops += self._tokens(batch) * (forward + gradients * (step - forward))
+
+    def hidden(self, batch: Batch, depth: float) -> torch.Tensor:
+        """The trained model's states after its blocks up to a depth (0 to 1); the blocks after it are not run.
+
+        Returns:
+            Shape (records, positions, features).
         """
-        return self._added(values, self.in_step.records)
+        plain = plain_model(self.model)
+        count = blocks_until(plain, depth)
+        self.flops += self._tokens(batch) * self._price("trained", self.model, count)[0]
+        return _cut(plain, self.wrapped, self._read(batch), count)
 
-    def _added(self, values: torch.Tensor, count: torch.Tensor | int | None) -> torch.Tensor:
-        assert count is not None
-        return values.sum() * (self.in_step.processes / count)
+    @torch.no_grad()
+    def of_teacher(self, teacher: Teacher, batch: Batch, depth: float | None = None) -> torch.Tensor:
+        """A teacher's logits, or hidden states where a depth is given; see :meth:`hidden`."""
+        model = self.teachers[teacher]
+        plain = plain_model(model)
+        count = None if depth is None else blocks_until(plain, depth)
+        self.flops += self._tokens(batch) * self._price(teacher, model, count)[1]
+        with self.autocast():
+            if count is None:
+                return model(**self._read(batch)).logits
+            return _cut(plain, model, self._read(batch), count)
 
-    @property
-    def _next_token(self) -> bool:
-        return TASKS[self.passes.task].next_token
+    def _read(self, batch: Batch) -> Batch:
+        # An encoder-decoder makes from the labels what it reads.
+        return {name: values for name, values in batch.items() if name != "labels" or TASKS[self.task].two_texts}
 
+    def _tokens(self, batch: Batch) -> float:
+        tokens = batch["input_ids"].numel()
+        # Each text passes through half of the model.
+        return (tokens + batch["labels"].numel()) / 2 if TASKS[self.task].two_texts else tokens
 
-@dataclass(frozen=True)
-class Step:
-    """One micro-batch of an optimiser step.
-
-    Attributes:
-        parts: what it holds; a part that no record of this batch belongs to is not there.
-        progress: the part of the training that is done, from 0 to 1.
-        alpha: the method's strength.
-        options: the method's other settings.
-        passes: runs the models.
-        batches: how many micro-batches the mean is over; 1 where items are counted.
-        rule: the method's step rule, None without one.
-        seed: of whatever is drawn once.
-    """
-
-    parts: Mapping[Part, Branch]
-    progress: float
-    alpha: float
-    options: Mapping[str, float]
-    passes: Passes
-    batches: int = 1
-    rule: Any = None
-    seed: int = 0
-
-    @property
-    def forget(self) -> Branch:
-        """S."""
-        return self.parts["forget"]
-
-    @property
-    def retained(self) -> Branch:
-        """L."""
-        return self.parts["retained"]
-
-    @property
-    def instead(self) -> Branch:
-        """What is to be said in S's place."""
-        return self.parts["instead"]
-
-    def l1_penalty(self) -> torch.Tensor:
-        """What this batch bears of the L1 norm of the trained weights, whose weight falls from alpha to 0."""
-        trained = (weight for weight in self.passes.model.parameters() if weight.requires_grad)
-        return l1_weight(self.alpha, self.progress) * l1_norm(trained) / self.batches
+    def _price(self, name: str, model: Model, blocks: int | None) -> tuple[float, float]:
+        if (name, blocks) not in self._prices:
+            until = None if blocks is None else names_until(plain_model(model), blocks)
+            self._prices[name, blocks] = flops_per_token(model, until)
+        return self._prices[name, blocks]
 
 
-Loss = Callable[[Step], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a method makes smaller.
-
-    Attributes:
-        loss: gives one micro-batch's part of it, such that the parts add up.
-        teachers: the models that it compares with, which are held for as long as the training takes.
-        told: the parts that a teacher is asked about, where there is one.
-        reference: whether it compares with log-probabilities under the start, which are found out before.
-        l1: whether it looks at the weights themselves.
-        depth: the option that says after how much of the blocks it stops; "" where it runs all of them.
-    """
-
-    loss: Loss
-    teachers: tuple[Teacher, ...] = ()
-    told: tuple[Part, ...] = ("retained",)
-    reference: bool = False
-    l1: bool = False
-    depth: str = ""
-
-    @property
-    def needs_teacher(self) -> bool:
-        return bool(self.teachers)
-
-
-def _cut(plain: PreTrainedModel, called: nn.Module, read: dict[str, torch.Tensor], count: int) -> torch.Tensor:
+def _cut(plain: PreTrainedModel, called: nn.Module, read: Batch, count: int) -> torch.Tensor:
     with first_blocks(plain, count) as (states, options):
         called(**read, **options)
     return states[0]
 
 
-def _tokens(batch: dict[str, torch.Tensor], task: Task) -> float:
-    tokens = batch["input_ids"].numel()
-    # Each text passes through half of the model.
-    return (tokens + batch["labels"].numel()) / 2 if TASKS[task].two_texts else tokens
-
-
-def in_parts(inputs: dict[str, Any]) -> Iterable[dict[str, torch.Tensor]]:
+def in_parts(inputs: dict[str, Any]) -> Iterable[Batch]:
     """The batches that a batch holds: one for each part, or itself."""
     return [inputs] if "input_ids" in inputs else inputs.values()
+
+
+def count(batch: Mapping[str, Batch], next_token: bool) -> torch.Tensor:
+    """How many items and records each part of a batch has, int64 of shape (parts, 2)."""
+    labels = [labels_in_place(batch[part]["labels"], next_token) if part in batch else None for part in PARTS]
+    return torch.tensor([[0, 0] if of is None else [int((of != IGNORED).sum()), len(of)] for of in labels])

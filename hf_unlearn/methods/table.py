@@ -1,6 +1,6 @@
 """The table of all methods, and the ways to choose one."""
 
-from types import MappingProxyType
+from collections.abc import Mapping
 
 from ..errors import InputError
 from . import starts
@@ -9,12 +9,10 @@ from .method import Method
 from .retained_methods import RETAINED_METHODS
 
 # What `hf-unlearn run` takes in the place of a method: ways to choose one by what it does here.
-CHOICES = MappingProxyType(
-    {
-        "auto": "the exact road (base) where a base is known and the result is useful enough, else an approximate one",
-        "dial": "a search for how far the start has to move toward the anchor (the base, else a fresh initialisation)",
-    }
-)
+CHOICES: Mapping[str, str] = {
+    "auto": "fine-tune the base model if it is known and the result is useful enough, else an approximate method",
+    "dial": "search for how far to move the start toward the base model, or toward fresh weights if none is known",
+}
 
 METHODS = {method.name: method for method in (*RETAINED_METHODS, *FORGET_METHODS)}
 
@@ -23,11 +21,7 @@ STARTS = [method.name for method in RETAINED_METHODS if method.start not in (sta
 
 
 def find_method(name: str, start: str | None = None) -> Method:
-    """The method of a name.
-
-    Args:
-        name: in :data:`METHODS`.
-        start: the name of another method, whose start it takes; None for its own.
+    """The method of a name in :data:`METHODS`, from the start of another method where that is named.
 
     Raises:
         InputError: there is none, or it has a start of its own.

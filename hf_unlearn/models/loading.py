@@ -1,4 +1,4 @@
-"""Models and tokenizers from where they live."""
+"""Models and tokenizers from where they live: their configuration and task, their weights, and copies of them."""
 
 import copy
 import importlib.util
@@ -32,7 +32,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
-from .location import WEIGHT_FILES, ModelSource, _fetch, adapter_base
+from .location import WEIGHT_FILES, ModelSource, adapter_base, fetch_files
 from .tasks import TASKS, Task
 from .training_record import load_record
 
@@ -66,15 +66,11 @@ BITSANDBYTES = "bitsandbytes>=0.50"
 FEWEST_TOKENS = 2  # words in a tokenizer that is one
 
 
-# What
+# What a model is
 
 
 def load_config(source: ModelSource) -> PretrainedConfig:
-    """The configuration of a model, or of the model under an adapter.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
+    """The configuration of a model, or of the model under an adapter; raises InputError when it cannot be read."""
     base = adapter_base(source) if source.adapter else source
     with hub_errors(f"The model {base.name!r}"):
         try:
@@ -135,7 +131,21 @@ def task_of(
     return asked
 
 
-# Weights
+# Weights and tokenizers
+
+
+def load_any(source: ModelSource, task: Task | None, **options: Any) -> Model:
+    """Load a fine-tuned model, full or adapter, with the classes that its training record names.
+
+    The task is read from its architecture when None; the options are those of :func:`load_model`.
+    """
+    config = load_config(source)
+    if task is None:
+        task = task_of(source.name, config, None, peft=peft_task(source))
+    record = load_record(source)
+    labels = record.labels if record else None
+    id2label = dict(enumerate(labels)) if labels and source.adapter else None
+    return load_model(source, task, id2label=id2label, **options)
 
 
 def load_model(
@@ -168,7 +178,7 @@ def load_model(
             attn_implementation=attn_implementation, bits=bits, new_head=True,
         )  # fmt: skip
         with hub_errors(f"The adapter {source.name!r}"):
-            _fetch(source.name, source.revision, WEIGHT_FILES)
+            fetch_files(source.name, source.revision, WEIGHT_FILES)
             return PeftModel.from_pretrained(base, source.name, revision=source.revision, is_trainable=True)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if bits is not None:
@@ -179,7 +189,7 @@ def load_model(
     # Under ZeRO-3 from_pretrained would shard the weights, but the original is scored, and moved to its start, whole.
     unset_hf_deepspeed_config()
     with hub_errors(f"The model {source.name!r}"):
-        _fetch(source.name, source.revision, WEIGHT_FILES)
+        fetch_files(source.name, source.revision, WEIGHT_FILES)
         try:
             model, info = AUTO_CLASSES[task].from_pretrained(
                 source.name, revision=source.revision, trust_remote_code=source.trust_remote_code,
@@ -195,72 +205,6 @@ def load_model(
             "it is not a model that was trained for it."
         )
     return cast(PreTrainedModel, model)
-
-
-def quantization(bits: Literal[4, 8], dtype: str) -> BitsAndBytesConfig:
-    """How weights are quantised: NF4 as in QLoRA (Dettmers et al. 2023, arXiv:2305.14314), or LLM.int8.
-
-    Args:
-        bits: 4 or 8.
-        dtype: in which is computed, as for :func:`load_model`.
-
-    Raises:
-        InputError: bitsandbytes is not installed.
-    """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(f"To load weights in {bits} bits run `pip install '{BITSANDBYTES}'` first.")
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = "float32" if dtype == "auto" else dtype
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-
-
-def quantised_bits(config: PretrainedConfig) -> Literal[4, 8] | None:
-    """In how many bits bitsandbytes holds a model's weights, None for a model that it does not."""
-    settings = config.to_dict().get("quantization_config") or {}
-    return 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None
-
-
-def check_quantised(config: PretrainedConfig, *, adapter: bool, moved: bool, merged: bool) -> None:
-    """Refuse what cannot be done to weights of few bits.
-
-    Args:
-        config: the model's.
-        adapter: whether an adapter is trained on the weights.
-        moved: whether the method moves the weights themselves.
-        merged: whether the adapter will be merged into them.
-
-    Raises:
-        InputError: one of these is not possible.
-    """
-    bits = quantised_bits(config)
-    if bits is None:
-        return
-    if not adapter:
-        raise InputError(f"Weights in {bits} bits cannot be trained; train an adapter on them (use_peft).")
-    if moved:
-        raise InputError(
-            f"This method moves the weights under the new adapter, and weights in {bits} bits cannot be moved; load "
-            "them whole, unlearn an adapter that was trained on them, or use fine_tune."
-        )
-    if merged:
-        raise InputError(
-            f"merge_adapter would round the result to {bits} bits, and it would no longer be what was measured; leave "
-            "it out, or load the weights whole."
-        )
-
-
-def load_anchor(
-    source: ModelSource, task: Task, like: PretrainedConfig, *, dtype: torch.dtype, seed: int
-) -> PreTrainedModel:
-    """Load the model that another was fine-tuned from, in that other's shape; see :func:`load_like`.
-
-    Raises:
-        InputError: it is an adapter, or cannot be loaded.
-    """
-    if source.adapter:
-        raise InputError(f"The base {source.name!r} is itself an adapter; name the full model under it.")
-    return cast(PreTrainedModel, load_like(source, task, like, dtype=dtype, seed=seed))
 
 
 def load_like(source: ModelSource, task: Task, like: PretrainedConfig, *, dtype: torch.dtype, seed: int) -> Model:
@@ -287,12 +231,31 @@ def load_like(source: ModelSource, task: Task, like: PretrainedConfig, *, dtype:
     return model
 
 
-def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
-    """The tokenizer of the first of these models that has one.
+def load_anchor(
+    source: ModelSource, task: Task, like: PretrainedConfig, *, dtype: torch.dtype, seed: int
+) -> PreTrainedModel:
+    """Load a base model in the shape of the original, see :func:`load_like`; raises InputError for an adapter."""
+    if source.adapter:
+        raise InputError(f"The base model {source.name!r} is itself an adapter; name the full model under it.")
+    return cast(PreTrainedModel, load_like(source, task, like, dtype=dtype, seed=seed))
 
-    Raises:
-        InputError: none has.
+
+def load_measurable(
+    base: ModelSource | None, task: Task, like: PretrainedConfig, device: torch.device
+) -> Model | None:
+    """Load a base model to be measured as the fine-tuned model is, whose task and configuration are given.
+
+    None where no base is known, or it does not do the same task with the same tokens.
     """
+    if base is None or TASKS[task].new_head or base.adapter:
+        return None
+    if load_config(base).get_text_config().vocab_size != like.get_text_config().vocab_size:
+        return None
+    return to_device(load_any(base, task, bits=quantised_bits(like)), device)
+
+
+def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
+    """The tokenizer of the first of these models that has one; raises InputError when none has."""
     for source in sources:
         with hub_errors(f"The model {source.name!r}"):
             try:
@@ -309,13 +272,64 @@ def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
     raise InputError(f"{' and '.join(repr(s.name) for s in sources)} have no tokenizer; save one beside the model.")
 
 
+# Weights of few bits
+
+
+def quantization(bits: Literal[4, 8], dtype: str) -> BitsAndBytesConfig:
+    """How weights are quantised: NF4 as in QLoRA (Dettmers et al. 2023, arXiv:2305.14314), or LLM.int8.
+
+    Raises InputError when bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(f"To load weights in {bits} bits run `pip install '{BITSANDBYTES}'` first.")
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = "float32" if dtype == "auto" else dtype
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def quantised_bits(config: PretrainedConfig) -> Literal[4, 8] | None:
+    """In how many bits bitsandbytes holds a model's weights, None for a model that it does not."""
+    settings = config.to_dict().get("quantization_config") or {}
+    return 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None
+
+
+def check_quantised(config: PretrainedConfig, *, adapter: bool, moved: bool, merged: bool) -> None:
+    """Raise InputError for what cannot be done to weights of few bits.
+
+    Args:
+        config: the model's.
+        adapter: whether an adapter is trained on the weights.
+        moved: whether the method moves the weights themselves.
+        merged: whether the adapter will be merged into them.
+    """
+    bits = quantised_bits(config)
+    if bits is None:
+        return
+    if not adapter:
+        raise InputError(f"Weights in {bits} bits cannot be trained; train an adapter on them (use_peft).")
+    if moved:
+        raise InputError(
+            f"This method moves the weights under the new adapter, and weights in {bits} bits cannot be moved; load "
+            "them whole, unlearn an adapter that was trained on them, or use fine_tune."
+        )
+    if merged:
+        raise InputError(
+            f"merge_adapter would round the result to {bits} bits, and it would no longer be what was measured; leave "
+            "it out, or load the weights whole."
+        )
+
+
+# Loaded models
+
+
 def plain_model(model: Model) -> PreTrainedModel:
     """The model without PEFT's wrapper."""
     return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
 
 
 def to_device(model: Model, device: torch.device) -> Model:
-    """Move a model."""
+    """The model itself, moved to a device."""
     nn.Module.to(model, device)
     return model
 
@@ -328,9 +342,8 @@ def frozen_copy(
     Args:
         model: the model.
         device: of the copy.
-        dtype: of its weights; those of the model when None.
-        share_frozen: whether weights that the model does not train are the same tensors in both; of a LoRA adapter
-            nothing but its own weights is copied then.
+        dtype: of its weights; that of the model when None.
+        share_frozen: whether the copy shares the weights that the model does not train, as those under an adapter.
     """
     dtype = None if dtype == plain_model(model).dtype else dtype
     memo: dict[int, nn.Parameter] = {}
@@ -364,41 +377,3 @@ def lora_settings(model: Model) -> dict[str, Any] | None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def load_any(source: ModelSource, task: Task | None, **options: Any) -> Model:
-    """Load a fine-tuned model, full or adapter, with the classes that its training record names.
-
-    Args:
-        source: where it is.
-        task: what it does; read from its architecture when None.
-        options: for :func:`~hf_unlearn.models.loading.load_model`.
-    """
-    config = load_config(source)
-    if task is None:
-        task = task_of(source.name, config, None, peft=peft_task(source))
-    record = load_record(source)
-    labels = record.labels if record else None
-    id2label = dict(enumerate(labels)) if labels and source.adapter else None
-    return load_model(source, task, id2label=id2label, **options)
-
-
-def load_measurable(
-    base: ModelSource | None, task: Task, like: PretrainedConfig, device: torch.device
-) -> Model | None:
-    """Load the model that another was fine-tuned from, to be measured as that one is.
-
-    Args:
-        base: where it is, None when unknown.
-        task: of the fine-tuned model.
-        like: its configuration.
-        device: to measure on.
-
-    Returns:
-        The model, None where it does not do the same task with the same tokens.
-    """
-    if base is None or TASKS[task].new_head or base.adapter:
-        return None
-    if load_config(base).get_text_config().vocab_size != like.get_text_config().vocab_size:
-        return None
-    return to_device(load_any(base, task, bits=quantised_bits(like)), device)

@@ -70,21 +70,17 @@ class ModelSource:
 
 
 def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelSource:
-    """Find a model and fix its revision to a commit.
-
-    Raises:
-        InputError: there is no such model, or it cannot be reached.
-    """
+    """Find a model and fix its revision to a commit; raises InputError when it is not there, or cannot be reached."""
     try:
         local = Path(name).is_dir()
     except OSError as error:
-        raise InputError(f"The model {name[:80]!r} cannot be looked for: {error.strerror}.") from None
+        raise InputError(f"The model {name[:80]!r} cannot be looked up: {error.strerror}.") from None
     if local:
         revision = None
     else:
         with hub_errors(f"The model {name!r}"):
             revision = resolve_revision(name, revision=revision).resolved
-            _fetch(name, revision, MODEL_FILES)
+            fetch_files(name, revision, MODEL_FILES)
     source = ModelSource(name, revision, trust_remote_code=trust_remote_code)
     return replace(source, adapter=file_beside(source, ADAPTER_CONFIG_NAME) is not None)
 
@@ -116,7 +112,7 @@ def file_beside(source: ModelSource, file_name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _fetch(name: str, revision: str | None, files: Sequence[str]) -> None:
-    """Bring files of a model here, before transformers takes what a failing Hub does not give for missing."""
+def fetch_files(name: str, revision: str | None, files: Sequence[str]) -> None:
+    """Bring files of a model here; transformers itself would take a file for missing when the Hub fails."""
     if not Path(name).is_dir():
         snapshot_download(name, revision=revision, allow_patterns=list(files))

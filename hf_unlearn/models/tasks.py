@@ -29,82 +29,50 @@ class TaskFacts:
     """
 
     pipeline_tag: str
-    has_pipeline: bool
-    classes: bool
-    quality: Literal["accuracy", "perplexity"]
-    interval: str
-    unit: str
-    next_token: bool
-    two_texts: bool
-    new_head: bool
-    settings: tuple[str, ...]
-    note: str
+    has_pipeline: bool = True
+    classes: bool = False
+    quality: Literal["accuracy", "perplexity"] = "perplexity"
+    interval: str = ""
+    unit: str = ""
+    next_token: bool = False
+    two_texts: bool = False
+    new_head: bool = False
+    settings: tuple[str, ...] = ()
+    note: str = ""
 
 
 # An architecture that can do several of them does the first by default.
 TASKS: dict[Task, TaskFacts] = {
-    "text-generation": TaskFacts(
-        pipeline_tag="text-generation",
-        has_pipeline=True,
-        classes=False,
-        quality="perplexity",
-        interval="",
-        unit=" per token",
-        next_token=True,
-        two_texts=False,
-        new_head=False,
-        settings=(),
-        note="",
-    ),
+    "text-generation": TaskFacts("text-generation", unit=" per token", next_token=True),
     "text-classification": TaskFacts(
-        pipeline_tag="text-classification",
-        has_pipeline=True,
+        "text-classification",
         classes=True,
         quality="accuracy",
         interval="Clopper-Pearson",
-        unit="",
-        next_token=False,
-        two_texts=False,
         new_head=True,
         settings=("dataset_label_field",),
-        note="",
     ),
     "token-classification": TaskFacts(
-        pipeline_tag="token-classification",
-        has_pipeline=True,
+        "token-classification",
         classes=True,
         quality="accuracy",
         interval="Korn-Graubard",
         unit=" per word",
-        next_token=False,
-        two_texts=False,
         new_head=True,
         settings=("dataset_label_field",),
         note="Loss and accuracy are those of the words, at the first token of each.",
     ),
     # The Hub counts this as a kind of text generation, and transformers 5 has no pipeline for it.
     "text2text-generation": TaskFacts(
-        pipeline_tag="text-generation",
+        "text-generation",
         has_pipeline=False,
-        classes=False,
-        quality="perplexity",
-        interval="",
         unit=" per token",
-        next_token=False,
         two_texts=True,
-        new_head=False,
-        settings=(),
         note="Loss and perplexity are those of the text that is written, given the one that is read.",
     ),
     "fill-mask": TaskFacts(
-        pipeline_tag="fill-mask",
-        has_pipeline=True,
-        classes=False,
-        quality="perplexity",
-        interval="",
+        "fill-mask",
         unit=" per masked token",
-        next_token=False,
-        two_texts=False,
         new_head=True,
         settings=("mlm_probability",),
         note="Loss and perplexity are those of masked tokens; which ones is fixed for each record, so that all models "

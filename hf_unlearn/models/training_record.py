@@ -1,4 +1,4 @@
-"""``training_record.json``: how A(D) was trained, kept beside the model so that it can be trained again without S."""
+"""``training_record.json``: how a model was trained, kept beside it so that it can be trained again without S."""
 
 import platform
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ RECORD_FILE = "training_record.json"
 
 RECORD_VERSION = 1
 
-# The training arguments that make a training what it is; a retraining or an unlearning run takes them over.
+# The training arguments that a retraining or an unlearning run takes over.
 TRAINING_SETTINGS = (
     "learning_rate",
     "lr_scheduler_type",

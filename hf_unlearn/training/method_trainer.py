@@ -93,7 +93,7 @@ class MethodTrainer(Trainer):
         if method.chooses and data.evidence is not None:
             self.half_to_choose_by, _ = data.evidence.halves(args.seed)
         self.options = method.resolve_options(args.asked_options)
-        self.references: dict[Part, torch.Tensor] = {}
+        self.start_log_p: dict[Part, torch.Tensor] = {}
         self.rule: TrainerCallback | None = None
         try:
             super().__init__(
@@ -160,7 +160,7 @@ class MethodTrainer(Trainer):
             self._hold_teachers()
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
             self._move_to_start()
-            self._find_references()
+            self._find_start_log_p()
             if isinstance(self.rule, PreparedRule):
                 self.rule.prepare(self.model)
             if checkpoint is not None:
@@ -240,13 +240,13 @@ class MethodTrainer(Trainer):
         """Keep the models that the trained one is compared with; called while it is still the original."""
         self.passes.teachers = held_teachers(self.model, self.method, self.alpha, self.args, self.accelerator)
 
-    def _find_references(self) -> None:
+    def _find_start_log_p(self) -> None:
         """Find out log-probabilities under the start, or read what an earlier run has found."""
-        if not self.method.objective.reference or self.mixed is None:
+        if not self.method.objective.start_log_p or self.mixed is None:
             return
         for part, examples in self.mixed.sets.items():
             if part != "retained":
-                self.references[part], tokens = log_probabilities(
+                self.start_log_p[part], tokens = log_probabilities(
                     self.model, self.task, examples, self.data_collator, self.args, self.accelerator.autocast
                 )
                 # They are a part of what the method costs, whoever paid for them.
@@ -344,8 +344,8 @@ class MethodTrainer(Trainer):
             self.passes.trained(read)
             return self._own_loss(self.passes.wrapped, read, in_step.items)
 
-        reference = self.references[part][batch["place"]] if part in self.references else None
-        return Branch(read, self.passes, in_step, own if part == "retained" else None, reference)
+        start_log_p = self.start_log_p[part][batch["place"]] if part in self.start_log_p else None
+        return Branch(read, self.passes, in_step, own if part == "retained" else None, start_log_p)
 
     @property
     def _averaged_processes(self) -> int:

@@ -91,7 +91,7 @@ def _now() -> float:
 def references(trainer: UnlearningTrainer) -> float:
     """Seconds until the log-probabilities under the start are found out."""
     started = _now()
-    trainer._find_references()
+    trainer._find_start_log_p()
     return _now() - started
 
 
@@ -99,7 +99,7 @@ def peak(method: str) -> None:
     """Print the most memory held over some steps, in this process."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = made(method, folder)
-        trainer._find_references()
+        trainer._find_start_log_p()
         trainer.current_gradient_accumulation_steps = 1
         for batch in list(trainer.get_train_dataloader())[:4]:
             step(trainer, batch)

@@ -21,8 +21,8 @@ from ..training.test_trainer import config, same, secrets, tickets, trainer, wei
 from .test_methods import command
 
 NAMES = [method.name for method in FORGET_METHODS]
-ON_TEXT = [method.name for method in FORGET_METHODS if "text-generation" in method.tasks]
-ON_CLASSIFIER = [method.name for method in FORGET_METHODS if "text-classification" in method.tasks]
+ON_TEXT = [method.name for method in FORGET_METHODS if "text-generation" in method.fits.tasks]
+ON_CLASSIFIER = [method.name for method in FORGET_METHODS if "text-classification" in method.fits.tasks]
 WITH_TEACHER = {"kl_ascent", "undial", "rmu", "scrub", "scrub_rewind", "bad_teacher"}
 QUICK: dict[str, Any] = {"max_steps": 2, "learning_rate": 1e-3, "warmup_steps": 0}
 
@@ -199,7 +199,7 @@ def test_references_are_the_starts_log_probabilities(lm_original: Path, tmp_path
     with torch.no_grad():
         log_p = run.model(ids.to(run.model.device)).logits.log_softmax(-1)
     expected = sum(float(log_p[0, i - 1, label]) for i, label in enumerate(labels[0].tolist()) if label != -100 and i)
-    assert float(run.references["forget"][3]) == pytest.approx(expected, rel=1e-4)
+    assert float(run.start_log_p["forget"][3]) == pytest.approx(expected, rel=1e-4)
     # As long as nothing has moved, NPO is 2 / beta * log 2.
     batch = next(iter(trainer(tmp_path, model, method="npo", **QUICK).get_train_dataloader()))["retained"]
     with torch.no_grad():

@@ -129,7 +129,7 @@ LOSSES = {
         lambda i, _: losses.simnpo(i, 2.5, 0.25),
         lambda r: [2 / 2.5 * minus_log_sigma(2.5 * (-r.log_p() / len(r.labels) - 0.25))],
     ),
-    "kl": Loss(losses.kl_to_reference, each(lambda z, t, f, y: kl(t, z))),
+    "kl": Loss(losses.kl_to_teacher, each(lambda z, t, f, y: kl(t, z))),
     "scrub on S": Loss(lambda i, t: losses.scrub_forget(i, t, 4.0), each(lambda z, t, f, y: -16 * kl(t, z, 4.0))),
     "scrub on L": Loss(
         lambda i, t: losses.scrub_retain(i, t, 0.5, 0.9, 2.0),
@@ -395,7 +395,7 @@ def test_kl_counts_no_padding() -> None:
 def test_bad_teaching_adds_over_the_classes() -> None:
     values, teacher = draw(4, VOCABULARY), draw(4, VOCABULARY, seed=1)
     theirs = (teacher.softmax(-1) * (teacher.log_softmax(-1) - values.log_softmax(-1))).mean()  # kl_div's default
-    found = losses.kl_to_reference(labelled_items(values, torch.tensor([0, 1, 2, 3]), False), teacher)
+    found = losses.kl_to_teacher(labelled_items(values, torch.tensor([0, 1, 2, 3]), False), teacher)
     assert float(found.mean()) == pytest.approx(VOCABULARY * float(theirs), rel=1e-12)
 
 

@@ -124,7 +124,7 @@ def test_the_objective_adds_up() -> None:
     own = torch.tensor(1.25, dtype=torch.float64)
 
     def loss(told: torch.Tensor) -> float:
-        branch = SimpleNamespace(loss=own, rows=student, told=lambda: told, share=1 / 7)
+        branch = SimpleNamespace(loss=own, rows=student, teacher_logits=lambda: told, share=1 / 7)
         return float(taught(SimpleNamespace(retained=branch), match=logit_gap, own=0.5, weight=3.0))  # type: ignore[arg-type]
 
     expected = 0.5 * 1.25 + 3.0 * float(((student - teacher) ** 2).mean(-1).sum()) / 7

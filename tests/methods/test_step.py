@@ -25,8 +25,8 @@ from .test_losses import Record, adjusted, by_hand, each, kl, minus_log_sigma, w
 
 ON_STEPS = [method.name for method in FORGET_METHODS if method.uses_forget]
 CASES = [
-    *((name, False) for name in ON_STEPS if "text-generation" in METHODS[name].tasks),
-    *((name, True) for name in ON_STEPS if "text-classification" in METHODS[name].tasks),
+    *((name, False) for name in ON_STEPS if "text-generation" in METHODS[name].fits.tasks),
+    *((name, True) for name in ON_STEPS if "text-classification" in METHODS[name].fits.tasks),
 ]
 # With weights of their own outputs that count as fixed numbers, of which a difference is not taken.
 WITH_FIXED_WEIGHTS = {"wga", "satimp", "ce_u"}
@@ -51,7 +51,7 @@ class Steps:
             folder, load_without_dropout(str(model)), split, method=name, per_device_train_batch_size=8
         )
         self.run._hold_teachers()
-        self.run._find_references()
+        self.run._find_start_log_p()
         # A step at which the model is not its own teacher any more.
         torch.manual_seed(1)
         with torch.no_grad():

@@ -118,7 +118,7 @@ def between_the_steps(original: str, base: str, output: Path) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
     state, control = TrainerState(max_steps=2), TrainerControl()
-    zeros = KeepZeros()
+    zeros = KeepZeros(inputs)
     zeros.on_train_begin(config, state, control, model=model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     batch = torch.arange(3, 33).reshape(3, 10)
