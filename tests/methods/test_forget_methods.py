@@ -100,7 +100,7 @@ def test_a_classifiers_run_goes_on_to_the_same_weights(method: str, classifier_o
 
 @pytest.mark.parametrize("method", ["npo", "scrub", "pdu"])
 def test_accumulated_batches_add_up_to_one_large_batch(method: str, lm_original: Path, tmp_path: Path) -> None:
-    """In a training; that of every method's step is in test_forget_steps.py."""
+    """In a training; that of every method's step is in test_step.py."""
     results = []
     for batch, accumulation in ((8, 1), (2, 4)):
         model = AutoModelForCausalLM.from_pretrained(lm_original, attention_dropout=0.0)

@@ -1,7 +1,7 @@
 """One step of every method that uses S: however it is cut, padded and shared, the loss and the gradient are the same.
 
-The losses alone are in test_forget_objectives.py. Here they are as the trainer takes them: on a model, with its
-teachers, references and rules, divided by what the whole step holds.
+The losses alone are in test_losses.py. Here they are as the trainer takes them: on a model, with its teachers,
+log-probabilities under the start and rules, divided by what the whole step holds.
 """
 
 from collections.abc import Callable
