@@ -70,7 +70,7 @@ def test_help_of_the_other_commands(command: str, capsys: pytest.CaptureFixture[
         (["split", "--forget_rows", "Jane Doe"], "--forget_rows must be row numbers, counted from 0."),
         (["split", "--dataset_name", "rows\udcff.csv"], "is not valid UTF-8 text"),
         (["run", "--model_name_or_path", ""], "model_name_or_path is empty"),
-        (["run", "--model_name_or_path", "m" * 300], "cannot be looked up: File name too long"),
+        (["run", "--model_name_or_path", "m" * 300], "cannot be looked for: File name too long"),
         (["run", "--model_name_or_path", "LM", "--learning_rate", "nan"], "learning_rate=nan is not possible"),
         (["run", "--model_name_or_path", "LM", "--seed", "-1"], "seed=-1 is not possible"),
         (["run", "--model_name_or_path", "LM", "--warmup_steps", "-1"], "Expected value warmup_steps >= 0"),

@@ -179,7 +179,7 @@ def test_a_new_adapter_stays_while_the_weights_under_it_move(lm_base: Path) -> N
 
 
 def test_only_lora_can_be_moved(lm_base: Path) -> None:
-    with pytest.raises(InputError, match="Only LoRA adapters"):
+    with pytest.raises(InputError, match="Only a LoRA adapter"):
         shrink_adapter(AutoModelForCausalLM.from_pretrained(lm_base), 0.5, 0)
 
 
