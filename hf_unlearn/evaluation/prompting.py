@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..models.loading import Model, plain_model
 from ..models.tasks import IGNORED
-from .generation import CONTINUATION, generate, measure, positions
+from .generation import generate, measure, positions
 from .measured_sets import EvidenceSets, loss_and_auc
 from .report import SetName
 from .scoring import score
@@ -59,16 +59,12 @@ class LeakCurve:
     """How much of S a model tells when it is asked again and again.
 
     Attributes:
-        given_tokens: of the text, shown to the model; 0 after a prompt.
-        compared_tokens: of the rest, in a verbatim copy; a shorter text is compared whole.
         similar_recall: from which on a sample counts as similar.
         seed: of the records and the samples.
         forget: of S, at 1, 2, 4 ... samples.
         holdout: of H, which shows what is guessed; None without H.
     """
 
-    given_tokens: int
-    compared_tokens: int
     similar_recall: float
     seed: int
     forget: tuple[LeakPoint, ...]
@@ -121,7 +117,7 @@ def sample_leaks(
                 table = measure([replace(one, wanted=one.wanted[:SAMPLED_TOKENS]) for one in written], tokenizer)
                 found[name] = _leak_points(table, samples, groups)
         if "forget" in found:
-            return LeakCurve(given, CONTINUATION, SIMILAR, seed, found["forget"], found.get("holdout"))
+            return LeakCurve(SIMILAR, seed, found["forget"], found.get("holdout"))
     return None
 
 

@@ -47,7 +47,6 @@ class RelearningCurve:
 
     Attributes:
         taught: on what it was trained: the other records of S, records of L, or texts that have nothing to do with S.
-        taught_records: how many these are.
         learning_rate: of AdamW, constant.
         batch_size: examples a step.
         seed: of the parts of S, the order of the records, and dropout.
@@ -56,7 +55,6 @@ class RelearningCurve:
     """
 
     taught: Taught
-    taught_records: int
     learning_rate: float
     batch_size: int
     seed: int
@@ -157,9 +155,8 @@ def relearn(
             optimizer.zero_grad()
             if step % measure_every == 0 or step == steps:
                 points.append(_point(step, watched.score(pupil)))
-    records = len(set(lesson["row"]))
     rank = lora.r if lora is not None else None
-    return RelearningCurve(taught, records, learning_rate, batch_size, seed, tuple(points), rank)
+    return RelearningCurve(taught, learning_rate, batch_size, seed, tuple(points), rank)
 
 
 def quantise(model: Model, evidence: EvidenceSets, bits: Literal[4, 8]) -> QuantisedScore:

@@ -61,27 +61,6 @@ def clustered_mean(values: np.ndarray, groups: np.ndarray, confidence: float = C
     return mean_loss(np.bincount(codes, values), np.bincount(codes), confidence)
 
 
-def mean_gap(
-    forget: np.ndarray, holdout: np.ndarray, groups: Groups | None = None, confidence: float = CONFIDENCE
-) -> Estimate:
-    """The mean over S minus the mean over H.
-
-    For losses less those of the base model on the same records it is the gap with each record's difficulty taken out.
-
-    Args:
-        forget, holdout: a value of each record, shapes (m,) and (n,).
-        groups: of the records of S and H, which may share groups; None when records are independent.
-        confidence: of the interval: Welch's t without groups; with them, that of a difference of ratio estimators.
-
-    Returns:
-        The gap; its interval is infinite where a side has fewer than two records or groups.
-    """
-    value = float(forget.mean() - holdout.mean())
-    error, freedom, _, count = _error_of_two(forget - forget.mean(), holdout.mean() - holdout, groups)
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    return Estimate(value, value - half, value + half, count)
-
-
 def equivalent(gap: Estimate, margin: float, center: float = 0.0) -> bool:
     """Whether two one-sided tests (Schuirmann 1987) put a value within a margin of another.
 

@@ -276,16 +276,14 @@ def _references_table(arms: Mapping[Any, ReferenceEntry]) -> Table:
 def _closeness_table(arm: str, closeness: Closeness) -> Table:
     table = Table(title=f"How far this unlearning is from {arm}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    headings = ("epsilon >", "of at most", "credible", "by one record", "F (of models alike)", "U-LiRA AUC")
+    headings = ("epsilon >", "of at most", "by one record", "F (of models alike)", "U-LiRA AUC")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in closeness.sets.items():
-        low, high = found.pooled.credible
         table.add_row(
             "S" if name == "forget" else "H, the control",
             _number(found.pooled.epsilon),
             _number(found.pooled.ceiling),
-            f"{low:.2f} to {high:.2f}",
             _number(found.single.epsilon),
             f"{found.quality:.3f} ({found.quality_null:.3f})",
             show(found.lira_auc, 2),

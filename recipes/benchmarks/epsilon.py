@@ -1,4 +1,4 @@
-"""How long epsilon takes: bounds of each example and of all together, the challenge's F, U-LiRA.
+"""How long epsilon takes: bounds of each example and of all together, the challenge's epsilons, U-LiRA.
 
 python recipes/benchmarks/epsilon.py                512 models (256 of each arm), 10,000 examples
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_unlearn.evaluation.closeness.challenge import forgetting_quality
+from hf_unlearn.evaluation.closeness.challenge import challenge_epsilons
 from hf_unlearn.evaluation.closeness.epsilon import example_bounds, pooled_bound
 from hf_unlearn.evaluation.closeness.ulira import unlearning_lira
 
@@ -25,7 +25,7 @@ def main() -> None:
     shape = (args.models // 2, args.examples)
     retrained = rng.normal(size=shape)
     unlearned = rng.normal(size=shape) * rng.uniform(0.5, 2, args.examples) + rng.uniform(0, 3, args.examples)
-    functions: tuple[Callable[..., Any], ...] = (example_bounds, pooled_bound, forgetting_quality, unlearning_lira)
+    functions: tuple[Callable[..., Any], ...] = (example_bounds, pooled_bound, challenge_epsilons, unlearning_lira)
     print(f"{args.models} models, {args.examples:,} examples; seconds:")
     total = 0.0
     for function in functions:

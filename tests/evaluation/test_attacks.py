@@ -104,7 +104,6 @@ def test_what_is_hidden_comes_back_and_what_was_never_there_does_not(
         assert [point.step for point in back.points] == list(range(13))
         assert {point.forget_loss.n for point in back.points} == {5}
         assert {point.membership_auc.n for point in back.points if point.membership_auc} == {15}
-        assert back.taught_records == (5 if taught == "forget" else 40)
         threshold = halfway(losses(never)[0], losses(known)[0])
         assert known.steps_until(threshold) == 0
         assert losses(back)[0] > threshold
@@ -174,7 +173,7 @@ def test_an_adapter_on_public_text_is_all_that_is_trained(
     attack: dict[str, Any] = {**ATTACK, "taught": "public", "public": public, "learning_rate": 2e-2}
     before, state = bits(hidden), torch.get_rng_state()
     curve = relearn(hidden, evidence, lora=lora, **attack)
-    assert (curve.lora_r, curve.taught_records, len(curve.points)) == (4, 30, 13)
+    assert (curve.lora_r, len(curve.points)) == (4, 13)
     assert losses(curve)[0] == losses(relearn(hidden, evidence, taught="forget", **ATTACK))[0]
     assert losses(curve)[-1] != losses(curve)[0]
     assert bits(hidden) == before
@@ -303,7 +302,7 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert report["halfway_loss"] == (first["retrained"]["value"] + first["original"]["value"]) / 2
     assert [score["bits"] for score in report["models"]["unlearned"]["quantised"]] == [8, 4]
     public = report["models"]["unlearned"]["relearning"][2]
-    assert (public["taught"], public["lora_r"], public["taught_records"]) == ("public", 4, 60)
+    assert (public["taught"], public["lora_r"]) == ("public", 4)
     assert public["learning_rate"] == 2e-2
     assert report["skipped"] == {}
     told = {arm: found["sampling"]["forget"] for arm, found in report["models"].items()}

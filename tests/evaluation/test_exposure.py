@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder
+from hf_unlearn.data.encoding import RecordEncoder
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.benchmarks.exposure import candidate_losses, exposure
+from hf_unlearn.evaluation.benchmarks.exposure import exposure
 from hf_unlearn.evaluation.scoring import exact_memorization, extraction_strength
 
 from ..conftest import secrets_rows
+from ..support.texts import losses_of_texts
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -92,11 +93,7 @@ def losses_of(folder: Path, batch_size: int = 16) -> tuple[np.ndarray, list[str]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoder = RecordEncoder(tokenizer, RecordFormat("prompt_completion"), 128)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    return (
-        candidate_losses(model, prompts, candidates, encoder, PaddingCollator(0), batch_size=batch_size),
-        prompts,
-        candidates,
-    )
+    return losses_of_texts(model, prompts, candidates, encoder, batch_size), prompts, candidates
 
 
 def test_what_was_learned_by_heart_is_exposed(lm_by_heart: Path) -> None:
@@ -117,12 +114,3 @@ def test_what_was_never_seen_is_not_exposed(lm_base: Path) -> None:
     assert exposure(losses, np.zeros(10, int)).mean() < 3
     again, _, _ = losses_of(lm_base, batch_size=50)
     np.testing.assert_allclose(again, losses, rtol=1e-5)
-
-
-def test_candidates_must_fit_the_prompts(lm_base: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(lm_base)
-    encoder = RecordEncoder(tokenizer, RecordFormat("prompt_completion"), 128)
-    model = AutoModelForCausalLM.from_pretrained(lm_base)
-    for prompts, candidates in ((["a", "b"], [["c"], ["d", "e"]]), (["a"], [["c"], ["d"]]), ([], [])):
-        with pytest.raises(InputError, match="give one list"):
-            candidate_losses(model, prompts, candidates, encoder, PaddingCollator(0), batch_size=2)

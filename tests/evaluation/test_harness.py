@@ -16,15 +16,15 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn.cli import main
-from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder
+from hf_unlearn.data.encoding import RecordEncoder
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.benchmarks.exposure import candidate_losses
 from hf_unlearn.evaluation.harness import HarnessScore, harness_scores
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.statistics import Estimate
 
 from ..conftest import WORDS, write_rows
 from ..publishing.test_card import example_report
+from ..support.texts import losses_of_texts
 
 needs_lm_eval = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="needs lm_eval; pip install 'hf_unlearn[lm-eval]'"
@@ -84,7 +84,7 @@ def test_the_accuracy_is_that_of_the_likeliest_answer(
             return out
 
     encoder = NoEnd(tokenizer, RecordFormat("prompt_completion"), 128)
-    losses = candidate_losses(model, prompts, choices, encoder, PaddingCollator(0), batch_size=8)
+    losses = losses_of_texts(model, prompts, choices, encoder, batch_size=8)
     right = float(np.mean(losses.argmin(1) == [row["answer"] for row in questions]))
     (score,) = found
     assert (score.task, score.metric, score.value, score.n) == ("colours", "acc", right, 20)

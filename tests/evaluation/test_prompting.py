@@ -106,7 +106,7 @@ def test_the_curve_is_what_the_samples_tell(hesitant: Any, tokenizer: Any) -> No
     evidence = sets_of(tokenizer, rows[:10], rows[10:30])
     curve = sample_leaks(hesitant, evidence, tokenizer, records=50, samples=6, seed=3)
     assert curve is not None
-    assert (curve.given_tokens, curve.seed) == (0, 3)
+    assert curve.seed == 3
     assert [point.samples for point in curve.forget] == [1, 2, 4, 6]
     examples = evidence.sets["forget"]
     longest = max(sum(label != -100 for label in labels) for labels in examples["labels"])
@@ -163,7 +163,6 @@ def test_texts_without_a_prompt_are_begun(by_heart: Any, tokenizer: Any) -> None
         by_heart, sets_of(tokenizer, texts, None, RecordFormat("text")), tokenizer, records=9, samples=2, seed=0
     )
     assert curve is not None
-    assert curve.given_tokens == 8
     assert curve.forget[0].verbatim.n == 3
     short = sets_of(tokenizer, [{"text": "amber"}], None, RecordFormat("text"))
     assert sample_leaks(by_heart, short, tokenizer, records=9, samples=2, seed=0) is None

@@ -5,8 +5,6 @@ models that were retrained themselves get about 0.18 instead of 1. Source: Trian
 """
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -21,70 +19,15 @@ NULL_EXAMPLES = 2000
 MOST_DEALS = 50
 
 
-@dataclass(frozen=True, eq=False)
-class ForgettingQuality:
-    """The challenge's score.
-
-    Attributes:
-        score: F, the mean of the examples' scores; the challenge multiplies it with the ratios of accuracy.
-        null: F of two arms with the same distribution and as many models, from a simulation.
-        ratio: score / null.
-        epsilons: the challenge's estimates, shape (examples,); they are no bounds.
-        n: models in each arm.
-    """
-
-    score: float
-    null: float
-    ratio: float
-    epsilons: np.ndarray
-    n: int
-
-
-def forgetting_quality(
-    unlearned: np.ndarray, retrained: np.ndarray, *, delta: float = DELTA, seed: int = 0
-) -> ForgettingQuality:
-    """Score unlearned models as the challenge did.
-
-    Args:
-        unlearned: log(p / (1 - p)) of the right answer for every unlearned model, shape (models, examples).
-        retrained: the same of as many retrained models.
-        delta: of the definition.
-        seed: of the simulation of the null.
-
-    Raises:
-        InputError: scores of other shapes or that are no numbers, arms of different size or of less than 3 models.
-    """
-    epsilons = challenge_epsilons(unlearned, retrained, delta)
-    n = len(unlearned)
-    if n < 3:
-        raise InputError(f"There are {n} models in each arm; the challenge's score needs three, it is 0 for fewer.")
-    score, null = float(qualities(epsilons, n).mean()), null_quality(n, delta=delta, seed=seed)
-    return ForgettingQuality(score, null, score / null, epsilons, n)
-
-
-@lru_cache
-def null_quality(n: int, *, examples: int = NULL_EXAMPLES, delta: float = DELTA, seed: int = 0) -> float:
-    """F of two arms whose scores all are standard normal: the most that unlearning can expect.
-
-    Args:
-        n: models in each arm.
-        examples: to average over; 2000 leave an error of about 0.005.
-        delta: of the definition.
-        seed: of the scores.
-    """
-    unlearned, retrained = np.random.default_rng(seed).normal(size=(2, n, examples))
-    return float(qualities(challenge_epsilons(unlearned, retrained, delta), n).mean())
-
-
 def dealt_epsilons(unlearned: np.ndarray, retrained: np.ndarray, *, delta: float = DELTA, seed: int = 0) -> np.ndarray:
     """What :func:`challenge_epsilons` finds on arms that are alike: the same models, dealt into two arms at random.
 
     The challenge tries thresholds in steps of fixed width, so what it finds by chance depends on how far the models
     spread: with a standard deviation of 0.3 within the arms, alike ones get F = 0.10 instead of 0.19 (64 models a
-    side). :func:`null_quality` knows the number of models alone.
+    side).
 
     Args:
-        unlearned, retrained, delta: as for :func:`forgetting_quality`.
+        unlearned, retrained, delta: as for :func:`challenge_epsilons`.
         seed: of the deals, of which there are as many as give 2000 examples, 50 at most.
 
     Returns:
@@ -109,11 +52,16 @@ def challenge_epsilons(unlearned: np.ndarray, retrained: np.ndarray, delta: floa
     less than a hundredth of the other's.
 
     Args:
-        unlearned, retrained, delta: as for :func:`forgetting_quality`.
+        unlearned: log(p / (1 - p)) of the right answer for every unlearned model, shape (models, examples).
+        retrained: the same of as many retrained models.
+        delta: of the definition.
 
     Returns:
         Shape (examples,). Thresholds lie where exact arithmetic puts them, so where a score falls on one the
         challenge's own result, which rounding decides, can differ.
+
+    Raises:
+        InputError: scores of other shapes or that are no numbers, or arms of different size.
     """
     unlearned, retrained = check_scores(unlearned, retrained)
     if len(unlearned) != len(retrained):

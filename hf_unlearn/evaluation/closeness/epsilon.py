@@ -7,12 +7,10 @@ from below (Sekhari et al. 2021 for the definition, Jagielski et al. 2020 for th
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 from scipy import special
-from scipy.optimize import elementwise
 
 from ...errors import InputError
 
@@ -20,7 +18,6 @@ ALPHA = 0.05
 DELTA = 1e-5
 LARGEST_EPSILON = 50.0
 COLUMNS_AT_A_TIME = 1024
-NODES = 512
 
 Limits: TypeAlias = tuple[np.ndarray, np.ndarray]
 
@@ -33,7 +30,6 @@ class EpsilonBound:
         epsilon: lower confidence limit of epsilon, at level alpha; 0 when nothing is proven.
         attack_high: upper confidence limit, at level alpha, of what this attack could prove with any number of models;
             None when there is none. It limits this attack, never epsilon.
-        credible: the central credible interval of what this attack proves, of posterior mass 1 - 2 alpha.
         ceiling: what ``epsilon`` would be had the attack made no mistake on as many models.
         hits_unlearned, n_unlearned: of the unlearned models tested, those on the side where they are expected; all.
         hits_retrained, n_retrained: of the retrained models tested, those on that same side; all.
@@ -47,7 +43,6 @@ class EpsilonBound:
 
     epsilon: float
     attack_high: float | None
-    credible: tuple[float, float]
     ceiling: float
     hits_unlearned: int
     n_unlearned: int
@@ -95,11 +90,9 @@ class ExampleBounds:
         """
         counts = int(self.hits_unlearned[example]), self.n_unlearned, int(self.hits_retrained[example])
         _, high = confidence_limits(*counts, self.n_retrained, self.alpha, self.delta)
-        low_mass, high_mass = credible_limits(*counts, self.n_retrained, self.alpha, self.delta)
         return EpsilonBound(
             epsilon=float(self.epsilon[example]),
             attack_high=float(high) if np.isfinite(high) else None,
-            credible=(float(low_mass), float(high_mass)),
             ceiling=float(ceiling(self.n_unlearned, self.n_retrained, self.alpha, self.delta)),
             hits_unlearned=counts[0],
             n_unlearned=self.n_unlearned,
@@ -293,69 +286,6 @@ def confidence_limits(
         ),
     )
     return np.maximum(low, 0), np.maximum(high, 0)
-
-
-def credible_limits(
-    hits_unlearned: np.ndarray | int,
-    n_unlearned: int,
-    hits_retrained: np.ndarray | int,
-    n_retrained: int,
-    alpha: float = ALPHA,
-    delta: float = DELTA,
-) -> Limits:
-    """Bayesian limits of the epsilon that an attack shows (Zanella-Béguelin et al. 2022, arXiv:2206.05199).
-
-    The rates of hits have independent Beta(1/2, 1/2) priors. A limit is the epsilon whose region of rates that
-    (epsilon, delta) allows has the posterior mass alpha, or 1 - alpha; the region is that of the paper, which takes an
-    attack that is wrong more often than right for its opposite.
-
-    Args:
-        hits_unlearned, n_unlearned, hits_retrained, n_retrained: as for :func:`confidence_limits`.
-        alpha: posterior mass below the lower limit, and above the upper one.
-        delta: of the definition.
-
-    Returns:
-        The lower limits, 0 or more, and the upper ones.
-    """
-    _check(alpha, delta)
-    hits_u, hits_r = np.broadcast_arrays(np.asarray(hits_unlearned), np.asarray(hits_retrained))
-    pairs, inverse = np.unique(np.stack([hits_u.ravel(), hits_r.ravel()]), axis=1, return_inverse=True)
-    missed, wrong = (n_unlearned - pairs[0], n_unlearned), (pairs[1], n_retrained)
-    # The region is symmetric in the two rates; the narrower posterior takes the nodes.
-    (a, n_a), (b, n_b) = (missed, wrong) if n_unlearned >= n_retrained else (wrong, missed)
-    u, weights = _quadrature()
-    nodes = special.betaincinv(a[:, None] + 0.5, n_a - a[:, None] + 0.5, u)
-    others = special.betaincinv(n_a - a[:, None] + 0.5, a[:, None] + 0.5, 1 - u)  # 1 - nodes, exact near 1
-
-    def mass(epsilon: np.ndarray, pair: np.ndarray) -> np.ndarray:
-        pair = pair.astype(int)
-        growth = np.exp(epsilon)[:, None]
-        x, y = nodes[pair], others[pair]
-        alpha_b, beta_b = b[pair][:, None] + 0.5, n_b - b[pair][:, None] + 0.5
-        least = np.maximum(1 - delta - growth * x, (1 - delta - x) / growth)
-        rest = np.maximum(1 - delta - growth * y, (1 - delta - y) / growth)
-        inside = 1 - special.betainc(beta_b, alpha_b, np.clip(rest, 0, 1))
-        return (inside - special.betainc(alpha_b, beta_b, np.clip(least, 0, 1))) @ weights
-
-    which = np.arange(pairs.shape[1], dtype=float)
-    limits = []
-    for share in (alpha, 1 - alpha):
-        found = elementwise.find_root(
-            lambda epsilon, pair, share=share: mass(epsilon, pair) - share,
-            (np.zeros_like(which), np.full_like(which, 2 * LARGEST_EPSILON)),
-            args=(which,),
-            tolerances={"xatol": 1e-6},
-        )
-        # Without a root the region of epsilon 0 holds that mass already.
-        limits.append(np.where(found.success, found.x, 0.0)[inverse.ravel()].reshape(hits_u.shape))
-    return limits[0], limits[1]
-
-
-@lru_cache
-def _quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Places and weights of Gauss and Legendre between 0 and 1."""
-    places, weights = special.roots_legendre(NODES)
-    return (places + 1) / 2, weights / 2
 
 
 def _rate_limits(n: int, tail: float) -> Limits:
