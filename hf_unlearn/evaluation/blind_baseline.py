@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from ..errors import InputError
-from .statistics import Estimate, Groups, clustered_mean, folds, mean_loss, membership_auc
+from .statistics import Estimate, Groups, clustered_mean, folds, membership_auc
 
 # A text, or the token ids of an example that was tokenised already.
 Text = str | Sequence[int]
@@ -138,8 +138,8 @@ def blind_baseline(
     return BlindBaseline(
         auc=auc,
         length_auc=length_auc,
-        forget_length=_mean(lengths[:m], groups[0] if groups else None),
-        holdout_length=_mean(lengths[m:], groups[1] if groups else None),
+        forget_length=clustered_mean(lengths[:m], groups[0] if groups else None),
+        holdout_length=clustered_mean(lengths[m:], groups[1] if groups else None),
         by_group=groups is not None,
         separable=auc.low > 0.5 + margin or any(_off(found, margin) for found in (length_auc, label_auc) if found),
         label_auc=label_auc,
@@ -213,7 +213,3 @@ def _out_of_fold(features: sparse.csr_matrix, member: np.ndarray, fold: np.ndarr
         classifier.fit(features[train], member[train])
         scores[~train] = classifier.decision_function(features[~train])
     return scores
-
-
-def _mean(lengths: np.ndarray, groups: np.ndarray | None) -> Estimate:
-    return mean_loss(lengths, np.ones(len(lengths))) if groups is None else clustered_mean(lengths, groups)

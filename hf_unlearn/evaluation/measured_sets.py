@@ -263,12 +263,9 @@ def loss_and_auc(tables: Mapping[SetName, pa.Table]) -> tuple[Estimate, Estimate
         tables: as scored; where they name groups, these are the unit of sampling.
     """
     forget, found = tables["forget"], attack_scores(tables)
-    nll, tokens = forget["nll"].to_numpy(), forget["tokens"].to_numpy()
-    if "group" in forget.column_names:
-        unit = np.unique(forget["group"].to_numpy(), return_inverse=True)[1]
-        nll, tokens = np.bincount(unit, nll), np.bincount(unit, tokens)
+    units = forget["group"].to_numpy() if "group" in forget.column_names else None
     auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], groups=found.groups) if found else None
-    return mean_loss(nll, tokens), auc
+    return mean_loss(forget["nll"].to_numpy(), forget["tokens"].to_numpy(), groups=units), auc
 
 
 def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:

@@ -11,16 +11,7 @@ import numpy as np
 from scipy import stats
 
 from ..errors import InputError
-from .statistics import (
-    CONFIDENCE,
-    Estimate,
-    Groups,
-    bootstrap,
-    clustered_rate,
-    folds,
-    membership_auc,
-    rate,
-)
+from .statistics import CONFIDENCE, Estimate, Groups, bootstrap, folds, membership_auc, share
 
 # Below so many held-out records no threshold can be told to have a false positive rate of 0.1 %.
 FEWEST_FOR_01PCT = 1000
@@ -235,17 +226,10 @@ def _tpr(
         return float((members > _threshold(others, false_positives)).mean())
 
     hits = forget > _threshold(holdout, false_positives)
-    found = _share(hits, groups[0] if groups else None, confidence)
+    found = share(hits, groups[0] if groups else None, confidence)
     drawn = bootstrap(above, forget, holdout, groups, seed=seed, confidence=confidence)
     low = min(found.low, drawn.low) if _allowed(holdout, false_positives) else 0.0
     return Estimate(found.value, low, max(found.high, drawn.high), found.n)
-
-
-def _share(hits: np.ndarray, groups: np.ndarray | None, confidence: float) -> Estimate:
-    if groups is None:
-        return rate(int(hits.sum()), len(hits), confidence)
-    codes = np.unique(groups, return_inverse=True)[1]
-    return clustered_rate(np.bincount(codes, hits), np.bincount(codes), confidence)
 
 
 def _balanced_accuracy(
@@ -263,7 +247,7 @@ def _balanced_accuracy(
     threshold = _best_threshold(forget[choose[0]], holdout[choose[1]])
     right = forget >= threshold, holdout < threshold
     shares = [
-        _share(hits[half], labels[half] if labels is not None else None, confidence)
+        share(hits[half], labels[half] if labels is not None else None, confidence)
         for hits, half, labels in zip(right, judge, groups or (None, None), strict=True)
     ]
     value = sum(share.value for share in shares) / 2

@@ -19,7 +19,7 @@ from .generation import generate, measure, positions
 from .measured_sets import EvidenceSets, loss_and_auc
 from .report import SetName
 from .scoring import score
-from .statistics import Estimate, clustered_rate, mean_loss, rate
+from .statistics import Estimate, by_group, mean_loss, share
 
 SAMPLED_TOKENS = 64  # written in a sample at most
 GIVEN_TOKENS = 8  # of a text that has no prompt
@@ -139,10 +139,8 @@ def _leak_points(table: pa.Table, samples: int, groups: dict[int, int] | None) -
         told = np.zeros((len(records), samples), bool)
         np.logical_or.at(told, (which, np.arange(len(rows)) % samples), hits)
         told = np.logical_or.accumulate(told, axis=1)
-        if groups is None:
-            return [rate(int(told[:, k - 1].sum()), len(records)) for k in counts]
-        unit = np.unique([groups[row] for row in records], return_inverse=True)[1]
-        return [clustered_rate(np.bincount(unit, told[:, k - 1]), np.bincount(unit)) for k in counts]
+        units = None if groups is None else np.array([groups[row] for row in records])
+        return [share(told[:, k - 1], units) for k in counts]
 
     counts = sorted({2**i for i in range(samples.bit_length())} | {samples})
     verbatim = shares(rows, table["extracted"].to_numpy(), counts)
@@ -226,9 +224,10 @@ def in_context(model: Model, evidence: EvidenceSets, *, records: int, seed: int)
         for name, part in lines.items()
     }
     rows = tables["alone"]["row"].to_numpy()
-    unit = np.unique(groups[rows] if "group" in forget.column_names else rows, return_inverse=True)[1]
-    tokens = np.bincount(unit, tables["alone"]["tokens"].to_numpy())
-    nll = {name: np.bincount(unit, table["nll"].to_numpy()) for name, table in tables.items()}
+    units = groups[rows] if "group" in forget.column_names else rows
+    of_tables = (table["nll"].to_numpy() for table in tables.values())
+    tokens, *sums = by_group(units, tables["alone"]["tokens"].to_numpy(), *of_tables)
+    nll = dict(zip(tables, sums, strict=True))
     losses = {name: mean_loss(values, tokens) for name, values in nll.items()}
     gain = mean_loss(nll["after_others"] - nll["after_forget"], tokens)
     return ContextScore(min(SHOTS, len(forget) - 1), others, seed, **losses, gain=gain)

@@ -19,13 +19,15 @@ from ..models.tasks import IGNORED, TASKS, Task
 
 Batch = TypeVar("Batch")
 
-MIN_K = 0.4  # the share of a record's tokens that Min-K% looks at, as in MUSE
+MIN_K = 0.4  # the share of a record's tokens that Min-K% reads, as in MUSE
 
-CHUNK = 2**18  # logits that are held in float32 at a time, or this part of a batch where that is more:
-
+# At most so many logits are held in float32 at a time, or one part in PART of a batch where that is more.
+CHUNK = 2**18
 PART = 256
 
+# The columns that add up over the pieces of a document; the others are averaged.
 COUNTS = ("tokens", "correct", "zlib")
+INPUTS = ["input_ids", "attention_mask", "labels"]
 
 
 @torch.no_grad()
@@ -53,11 +55,14 @@ def score(
     Returns:
         A table with one line a record, in their order: ``row`` (its position in the set), ``tokens`` (predictions
         made: labelled tokens, or 1 for a classifier of texts), ``nll`` (the sum of their negative log-likelihoods in
-        nats), ``loss`` (``nll / tokens``) and ``correct`` (predictions that are the most likely one); the columns of
-        :func:`_language_statistics` or :func:`_class_statistics`, for a document in pieces their mean weighted by
-        tokens; and ``zlib``.
+        nats), ``loss`` (``nll / tokens``) and ``correct`` (predictions that are the most likely one). Of a classifier
+        also ``margin`` (logit of the label less the logsumexp of the others) and ``entropy`` (in nats), means over
+        the predictions. Of a language model also ``min_k`` (mean log-likelihood of the 40 % least likely tokens, Shi
+        et al. 2024, arXiv:2310.16789), ``min_k_plus`` (the same in standard deviations from the mean over the
+        vocabulary, Zhang et al. 2024, arXiv:2404.02936), ``exact`` and ``extraction``
+        (:func:`exact_memorization` and :func:`extraction_strength` of the text, 0 where there is none). For a
+        document in pieces these are means weighted by tokens. And ``zlib``.
     """
-    device = next(model.parameters()).device
     lengths = np.array([len(ids) for ids in examples["input_ids"]])
     order = np.argsort(-lengths, kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -65,10 +70,7 @@ def score(
     with evaluating(model), context():
         for batch, counts in shared_batches(batches, "Scoring"):
             picked = examples.select(batch)
-            stacked = collator(list(picked.select_columns(["input_ids", "attention_mask", "labels"])))
-            inputs = {name: tensor.to(device) for name, tensor in stacked.items()}
-            labels = inputs["labels"] if TASKS[task].two_texts else inputs.pop("labels")
-            logits = model(**inputs).logits
+            logits, labels = _forward(model, collator(list(picked.select_columns(INPUTS))), task)
             if counts:
                 columns = {name: np.array(picked[name]) for name in ("row", "zlib") if name in picked.column_names}
                 tail = np.array(picked["tail"]) if "tail" in picked.column_names else np.zeros(len(picked), int)
@@ -77,18 +79,6 @@ def score(
             del logits
     found = gather_object(found)
     return _by_record({name: np.concatenate([part[name] for part in found]) for name in found[0]})
-
-
-def shared_batches(batches: Sequence[Batch], desc: str) -> Iterator[tuple[Batch, bool]]:
-    """The batches of this process, each with whether it counts, while a bar shows how far it is.
-
-    The processes of a sharded model meet in every forward pass, so one that runs out of batches repeats the first.
-    """
-    state = PartialState()
-    rounds = range(math.ceil(len(batches) / state.num_processes))
-    for i in tqdm(rounds, desc=desc, leave=False, disable=None if state.is_main_process else True):
-        mine = state.process_index + i * state.num_processes
-        yield (batches[mine], True) if mine < len(batches) else (batches[0], False)
 
 
 @contextmanager
@@ -108,38 +98,45 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _by_record(columns: dict[str, np.ndarray]) -> pa.Table:
-    """Put the pieces of each record together."""
-    rows, which = np.unique(columns.pop("row"), return_inverse=True)
-    tokens = np.bincount(which, columns["tokens"])
-    found = {"row": rows}
-    for name, values in columns.items():
-        if name in COUNTS:
-            found[name] = np.bincount(which, values).astype(np.int64)
-        elif name == "nll":
-            found["nll"] = np.bincount(which, values.astype(np.float64))
-            found["loss"] = found["nll"] / tokens
-        else:
-            found[name] = np.bincount(which, values.astype(np.float64) * columns["tokens"]) / tokens
-    return pa.table(found)
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Leave every random number generator as it was, so that measuring does not change the training."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
+def shared_batches(batches: Sequence[Batch], desc: str) -> Iterator[tuple[Batch, bool]]:
+    """The batches of this process, each with whether it counts, under a progress bar.
+
+    The processes of a sharded model meet in every forward pass, so one that runs out of batches repeats the first.
+    """
+    state = PartialState()
+    rounds = range(math.ceil(len(batches) / state.num_processes))
+    for i in tqdm(rounds, desc=desc, leave=False, disable=None if state.is_main_process else True):
+        mine = state.process_index + i * state.num_processes
+        yield (batches[mine], True) if mine < len(batches) else (batches[0], False)
+
+
+def _forward(model: nn.Module, batch: dict[str, torch.Tensor], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of a batch and its labels, which only a model of two texts is given."""
+    device = next(model.parameters()).device
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    labels = inputs["labels"] if TASKS[task].two_texts else inputs.pop("labels")
+    return model(**inputs).logits, labels
+
+
+def _beside_logits(labels: torch.Tensor, task: Task) -> torch.Tensor:
+    """The labels at the places of their logits; they are moved, because the logits would be copied."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) if TASKS[task].next_token else labels
 
 
 def _statistics(logits: torch.Tensor, labels: torch.Tensor, tail: np.ndarray, task: Task) -> dict[str, np.ndarray]:
-    """What a model makes of each example of a batch.
-
-    Args:
-        logits: shape (examples, positions, vocabulary or classes), or (examples, classes).
-        labels: shape (examples, positions), or (examples,).
-        tail: labelled tokens at the end that carry no text, shape (examples,).
-        task: what the model does.
-
-    Returns:
-        Columns of shape (examples,).
-    """
-    if TASKS[task].next_token:
-        # The labels are moved, and not the logits, which would be copied.
-        labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    elif labels.ndim == 1:
+    """The columns of :func:`score` for each example of a batch; ``tail`` counts the last labels without text."""
+    labels = _beside_logits(labels, task)
+    if labels.ndim == 1:
         logits, labels = logits[:, None], labels[:, None]
     example, position = torch.nonzero(labels != IGNORED, as_tuple=True)
     wanted = labels[example, position]
@@ -153,7 +150,7 @@ def _statistics(logits: torch.Tensor, labels: torch.Tensor, tail: np.ndarray, ta
     which, tokens = example.cpu().numpy(), (labels != IGNORED).sum(1).cpu().numpy()
     columns = {"tokens": tokens, "nll": np.bincount(which, nll), "correct": np.bincount(which, hits).astype(int)}
     if TASKS[task].quality == "accuracy":
-        return columns | _class_statistics(margin, -mean, which, tokens)
+        return columns | {"margin": np.bincount(which, margin) / tokens, "entropy": np.bincount(which, -mean) / tokens}
     return columns | _language_statistics(-nll, (-nll - mean) / deviation, hits > 0, which, tokens, tail)
 
 
@@ -181,41 +178,16 @@ def _predictions(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return torch.stack([-own, hits, mean, variance.clamp(min=1e-6).sqrt(), margin])
 
 
-def _class_statistics(
-    margin: np.ndarray, entropy: np.ndarray, which: np.ndarray, tokens: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Means over the predictions of each example of a classifier.
-
-    Args:
-        margin: logit(label) - logsumexp(other logits) of each prediction, shape (predictions,).
-        entropy: of the model's distribution, in nats, shape (predictions,).
-        which: the example of each prediction.
-        tokens: predictions of each example, shape (examples,).
-
-    Returns:
-        ``margin`` and ``entropy``, shape (examples,).
-    """
-    return {"margin": np.bincount(which, margin) / tokens, "entropy": np.bincount(which, entropy) / tokens}
-
-
 def _language_statistics(
     log_p: np.ndarray, z: np.ndarray, hits: np.ndarray, which: np.ndarray, tokens: np.ndarray, tail: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """How far each example of a language model is known by heart.
+    """How well a language model knows each example by heart.
 
     Args:
-        log_p: log-likelihood of each labelled token in nats, shape (predictions,), example after example.
-        z: the same, less its mean over the vocabulary, in standard deviations.
-        hits: whether the token is the most likely one.
+        log_p, z, hits: log-likelihood of each labelled token in nats, the same in standard deviations from the mean
+            over the vocabulary, and whether it is the most likely one, shape (predictions,), example after example.
         which: the example of each prediction.
-        tokens: predictions of each example, shape (examples,).
-        tail: how many at the end carry no text, shape (examples,).
-
-    Returns:
-        ``min_k``: mean log-likelihood of the 40 % least likely tokens (Shi et al. 2024, arXiv:2310.16789).
-        ``min_k_plus``: the same with z (Zhang et al. 2024, arXiv:2404.02936).
-        ``exact`` and ``extraction``: exact memorization and extraction strength of the text
-        (:mod:`~hf_unlearn.evaluation.scoring`), 0 where there is none.
+        tokens, tail: predictions of each example, and how many at its end carry no text, shape (examples,).
     """
     place = np.arange(len(which)) - np.repeat(np.cumsum(tokens) - tokens, tokens)
     shape = (len(tokens), int(tokens.max()))
@@ -234,90 +206,6 @@ def _language_statistics(
         "exact": np.nan_to_num(exact_memorization(guessed, wanted)),
         "extraction": np.nan_to_num(extraction_strength(guessed, wanted)),
     }
-
-
-@contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Leave every random number generator as it was, so that measuring does not change the training."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
-
-
-@torch.enable_grad()
-def gradient_norms(
-    model: nn.Module,
-    examples: Dataset,
-    collator: Callable[[list[dict]], dict[str, torch.Tensor]],
-    *,
-    task: Task,
-    context: Callable[[], AbstractContextManager] = nullcontext,
-) -> np.ndarray:
-    """The 2-norm of the gradient of each record's mean loss (Nasr et al. 2019, arXiv:1812.00910, section III).
-
-    The gradient is that for all weights of the model, whichever are trained, and for those under a LoRA adapter
-    instead of the adapter's own, so that a merged adapter gives the same number and all models are compared by the
-    same weights. It takes one backward pass a record, and the memory of one gradient of all weights, of two for a
-    document in pieces.
-
-    Args:
-        model: the model, whole and not quantised; its training mode, and which weights are trained, are restored.
-        examples: as for :func:`~hf_unlearn.evaluation.scoring.score`.
-        collator: stacks examples.
-        task: what the model does.
-        context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
-
-    Returns:
-        Nats per unit of weight, shape (records,), in the order of the rows.
-    """
-    rows, which = np.unique(examples["row"], return_inverse=True)
-    records = [np.flatnonzero(which == i) for i in range(len(rows))]
-    weights = [weight for name, weight in model.named_parameters() if "lora_" not in name]
-    inputs = examples.select_columns(["input_ids", "attention_mask", "labels"])
-    norms: list[tuple[int, float]] = []
-    with evaluating(model), _trained(weights):
-        for i, counts in shared_batches(range(len(records)), "Gradients"):
-            if not counts:
-                continue
-            total: list[torch.Tensor] = []
-            tokens = 0
-            for place in records[i]:
-                with context():
-                    nll, labelled = _nll(model, collator([inputs[int(place)]]), task)
-                # What is not used, such as the original under a copy that PEFT trains, has no gradient.
-                found = [g for g in torch.autograd.grad(nll, weights, allow_unused=True) if g is not None]
-                total = [a + b for a, b in zip(total, found, strict=True)] if total else found
-                tokens += labelled
-            squares = sum(float(gradient.float().square().sum()) for gradient in total)
-            norms.append((i, squares**0.5 / tokens))
-    return np.array([norm for _, norm in sorted(gather_object(norms))])
-
-
-def _nll(model: nn.Module, batch: dict[str, torch.Tensor], task: Task) -> tuple[torch.Tensor, int]:
-    """The summed negative log-likelihood of the labels, and how many there are."""
-    device = next(model.parameters()).device
-    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-    labels = inputs["labels"] if TASKS[task].two_texts else inputs.pop("labels")
-    logits = model(**inputs).logits
-    if TASKS[task].next_token:
-        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    kept = labels != IGNORED
-    return nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="sum"), int(kept.sum())
-
-
-@contextmanager
-def _trained(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """With a gradient for all these weights, and as it was afterwards."""
-    before = [weight.requires_grad for weight in weights]
-    try:
-        for weight in weights:
-            weight.requires_grad_(True)
-        yield
-    finally:
-        for weight, trained in zip(weights, before, strict=True):
-            weight.requires_grad_(trained)
 
 
 def exact_memorization(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -358,3 +246,86 @@ def extraction_strength(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def _by_record(columns: dict[str, np.ndarray]) -> pa.Table:
+    """Put the pieces of each record together."""
+    rows, which = np.unique(columns.pop("row"), return_inverse=True)
+    tokens = np.bincount(which, columns["tokens"])
+    found = {"row": rows}
+    for name, values in columns.items():
+        if name in COUNTS:
+            found[name] = np.bincount(which, values).astype(np.int64)
+        elif name == "nll":
+            found["nll"] = np.bincount(which, values.astype(np.float64))
+            found["loss"] = found["nll"] / tokens
+        else:
+            found[name] = np.bincount(which, values.astype(np.float64) * columns["tokens"]) / tokens
+    return pa.table(found)
+
+
+@torch.enable_grad()
+def gradient_norms(
+    model: nn.Module,
+    examples: Dataset,
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]],
+    *,
+    task: Task,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> np.ndarray:
+    """The 2-norm of the gradient of each record's mean loss (Nasr et al. 2019, arXiv:1812.00910, section III).
+
+    The gradient is that for all weights of the model, whichever are trained, and for those under a LoRA adapter
+    instead of the adapter's own, so that a merged adapter gives the same number and all models are compared by the
+    same weights. It takes one backward pass a record, and the memory of one gradient of all weights, of two for a
+    document in pieces.
+
+    Args:
+        model: the model, whole and not quantised; its training mode, and which weights are trained, are restored.
+        examples, collator, task, context: as for :func:`score`.
+
+    Returns:
+        Nats per unit of weight, shape (records,), in the order of the rows.
+    """
+    rows, which = np.unique(examples["row"], return_inverse=True)
+    records = [np.flatnonzero(which == i) for i in range(len(rows))]
+    weights = [weight for name, weight in model.named_parameters() if "lora_" not in name]
+    inputs = examples.select_columns(INPUTS)
+    norms: list[tuple[int, float]] = []
+    with evaluating(model), _trained(weights):
+        for i, counts in shared_batches(range(len(records)), "Gradients"):
+            if not counts:
+                continue
+            total: list[torch.Tensor] = []
+            tokens = 0
+            for place in records[i]:
+                with context():
+                    nll, labelled = _nll(model, collator([inputs[int(place)]]), task)
+                # What is not used, such as the original under a copy that PEFT trains, has no gradient.
+                found = [g for g in torch.autograd.grad(nll, weights, allow_unused=True) if g is not None]
+                total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+                tokens += labelled
+            squares = sum(float(gradient.float().square().sum()) for gradient in total)
+            norms.append((i, squares**0.5 / tokens))
+    return np.array([norm for _, norm in sorted(gather_object(norms))])
+
+
+def _nll(model: nn.Module, batch: dict[str, torch.Tensor], task: Task) -> tuple[torch.Tensor, int]:
+    """The summed negative log-likelihood of the labels, and how many there are."""
+    logits, labels = _forward(model, batch, task)
+    labels = _beside_logits(labels, task)
+    kept = labels != IGNORED
+    return nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="sum"), int(kept.sum())
+
+
+@contextmanager
+def _trained(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """With a gradient for all these weights, and as it was afterwards."""
+    before = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight, trained in zip(weights, before, strict=True):
+            weight.requires_grad_(trained)

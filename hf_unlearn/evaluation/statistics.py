@@ -19,7 +19,7 @@ class Estimate:
     Attributes:
         value: the estimate.
         low, high: the interval's ends; 95 % unless said otherwise.
-        n: how many records it rests on, or how many groups where records come in groups.
+        n: the records it rests on, or the groups where records come in groups.
     """
 
     value: float
@@ -28,8 +28,10 @@ class Estimate:
     n: int
 
 
-def mean_loss(nll: np.ndarray, tokens: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-    """Mean loss per token, with records as the unit of sampling.
+def mean_loss(
+    nll: np.ndarray, tokens: np.ndarray, confidence: float = CONFIDENCE, groups: np.ndarray | None = None
+) -> Estimate:
+    """Mean loss per token, with records or groups as the unit of sampling.
 
     The estimate is sum(nll) / sum(tokens); its variance is that of a ratio estimator (Cochran 1977, eq. 6.13), which
     for one token a record is the variance of a mean.
@@ -37,8 +39,11 @@ def mean_loss(nll: np.ndarray, tokens: np.ndarray, confidence: float = CONFIDENC
     Args:
         nll: summed negative log-likelihood of each record in nats, shape (n,).
         tokens: tokens of each record, shape (n,).
-        confidence: of the interval (Student's t with n - 1 degrees of freedom).
+        confidence: of the interval (Student's t with one degree of freedom less than there are units).
+        groups: label of each record's group, shape (n,); None when records are independent.
     """
+    if groups is not None:
+        nll, tokens = by_group(groups, nll, tokens)
     n = len(nll)
     value = float(nll.sum() / tokens.sum())
     if n < 2:
@@ -49,16 +54,15 @@ def mean_loss(nll: np.ndarray, tokens: np.ndarray, confidence: float = CONFIDENC
     return Estimate(value, value - half, value + half, n)
 
 
-def clustered_mean(values: np.ndarray, groups: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-    """Mean over records that come in groups, with groups as the unit of sampling (see :func:`mean_loss`).
+def clustered_mean(values: np.ndarray, groups: np.ndarray | None, confidence: float = CONFIDENCE) -> Estimate:
+    """Mean of one value of each record, shape (n,); groups and confidence as for :func:`mean_loss`."""
+    return mean_loss(values, np.ones(len(values)), confidence, groups)
 
-    Args:
-        values: of each record, shape (n,).
-        groups: label of each record's group, shape (n,).
-        confidence: of the interval (Student's t with one degree of freedom less than there are groups).
-    """
+
+def by_group(groups: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
+    """Each of several values of records, shape (n,), added up over the groups, shape (groups,)."""
     codes = np.unique(groups, return_inverse=True)[1]
-    return mean_loss(np.bincount(codes, values), np.bincount(codes), confidence)
+    return [np.bincount(codes, of_records) for of_records in values]
 
 
 def equivalent(gap: Estimate, margin: float, center: float = 0.0) -> bool:
@@ -66,7 +70,7 @@ def equivalent(gap: Estimate, margin: float, center: float = 0.0) -> bool:
 
     Args:
         gap: the value with its interval; a 90 % interval gives tests at 5 %.
-        margin: fixed before looking.
+        margin: fixed before the measurement.
         center: what the value is compared with.
     """
     return center - margin < gap.low and gap.high < center + margin
@@ -75,8 +79,8 @@ def equivalent(gap: Estimate, margin: float, center: float = 0.0) -> bool:
 def ks_test(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """The two-sample test of Kolmogorov and Smirnov: the largest distance of the distributions, and its p-value.
 
-    Of TOFU's truth ratios under the unlearned and the retrained model the p-value is the forget quality. It is exact
-    up to 10,000 values a side. It takes records for independent, so where they come in groups it is too small.
+    The p-value is exact up to 10,000 values a side. It takes records for independent, so where they come in groups it
+    is too small.
 
     Args:
         first, second: shapes (m,) and (n,).
@@ -97,9 +101,9 @@ def bootstrap(
 ) -> Estimate:
     """Any statistic of S and H with the percentile interval of the bootstrap (Efron 1979).
 
-    Records are drawn anew within S and within H. With groups whole groups are (Davison and Hinkley 1997, 3.8), those
-    that are only in S, only in H and in both apart, so that each draw has as many of each. For what has an interval in
-    closed form (means, rates, the AUC) take that: with few groups it covers better and it costs nothing.
+    Records are drawn anew within S and within H. With groups, whole groups are drawn (Davison and Hinkley 1997, 3.8):
+    those only in S, only in H and in both apart, so that each draw has as many of each. Means, rates and the AUC have
+    an interval in closed form, which covers better with few groups.
 
     Args:
         statistic: of the values of S and of H.
@@ -136,12 +140,26 @@ def rate(hits: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
     return Estimate(hits / n, float(interval.low), float(interval.high), int(n))
 
 
+def share(hits: np.ndarray, groups: np.ndarray | None, confidence: float = CONFIDENCE) -> Estimate:
+    """The share of records that are hits, with :func:`rate`'s interval, or :func:`clustered_rate`'s for groups.
+
+    Args:
+        hits: True or 1 for a hit, shape (n,).
+        groups: label of each record's group, shape (n,); None when records are independent.
+        confidence: of the interval.
+    """
+    if groups is None:
+        return rate(int(hits.sum()), len(hits), confidence)
+    of_groups, records = by_group(groups, hits, np.ones(len(hits)))
+    return clustered_rate(of_groups, records, confidence)
+
+
 def clustered_rate(hits: np.ndarray, trials: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     """A proportion over trials that come in records, where the trials of one record resemble each other.
 
-    The interval is that of Clopper and Pearson for as many independent trials as tell as much (Korn and Graubard 1998,
-    Survey Methodology 24): the proportion's binomial variance over the variance that the records show, as a ratio
-    estimator. Where they show none, because all trials or no trial succeeded, a record counts as one trial.
+    The interval is that of Clopper and Pearson for the number of independent trials that is worth as much (Korn and
+    Graubard 1998, Survey Methodology 24): the proportion's binomial variance over the variance between the records, as
+    a ratio estimator. Where there is none, because all trials or no trial succeeded, a record counts as one trial.
 
     Args:
         hits: successes of each record, shape (n,).
@@ -169,9 +187,9 @@ def membership_auc(
     confidence: float = CONFIDENCE,
     groups: Groups | None = None,
 ) -> Estimate:
-    """How well a record's loss tells S from H: the probability that a record of S has the lower loss.
+    """The membership AUC: the probability that a record of S has a lower loss than a record of H.
 
-    0.5 is what a model that never saw S gives when H is like S; above it S is still known, below it S is avoided.
+    A model that never saw S gives 0.5 when H is like S. Above 0.5 S is still known, below it S is avoided.
 
     Args:
         forget_loss: shape (m,).
@@ -180,16 +198,14 @@ def membership_auc(
         groups: of the records of S and H, which may share groups; None when records are independent.
 
     Returns:
-        The AUC (ties count half) with the interval of DeLong et al. (1988), or with groups that of Obuchowski (1997).
-        Where S and H do not overlap at all these have no width, and the exact one for min(m, n) independent pairs, of
-        records or of groups, takes their place.
+        The AUC (ties count half) with its interval, see :meth:`Separation.interval`.
     """
-    return membership_gap(forget_loss, holdout_loss, None, confidence, groups)
+    return separation(forget_loss, holdout_loss, None, groups).interval(confidence)
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How well losses tell S from H, with what any interval of it needs.
+    """How far the losses of S and H lie apart, with what any interval of it needs.
 
     Attributes:
         value: an AUC, or the difference of two.
@@ -208,7 +224,14 @@ class Separation:
     lowest: float
 
     def interval(self, confidence: float = CONFIDENCE) -> Estimate:
-        """The value with its interval; see :func:`membership_gap`."""
+        """The value with its interval.
+
+        Without groups the interval is the (paired) one of DeLong et al. (1988). With groups it is that of Obuchowski
+        (1997, Biometrics 53), which is DeLong's with each group's components added up. Groups are often few, so its
+        quantile is Student's, with the degrees of freedom of Brunner and Munzel (2000), at most one less than the
+        groups. Where S and H do not overlap at all these have no width; the exact interval for as many independent
+        pairs as the smaller side has records or groups takes their place.
+        """
         upper = (1 + confidence) / 2
         if self.error == 0:
             half = 1 - ((1 - confidence) / 2) ** (1 / self.fewer)
@@ -218,59 +241,43 @@ class Separation:
         return Estimate(self.value, max(self.value - half, self.lowest), min(self.value + half, 1.0), self.n)
 
 
-def membership_gap(
-    forget_loss: np.ndarray,
-    holdout_loss: np.ndarray,
-    reference: tuple[np.ndarray, np.ndarray] | None,
-    confidence: float = CONFIDENCE,
-    groups: Groups | None = None,
-) -> Estimate:
-    """The membership AUC of one model, or how far it lies above that of a reference on the same records.
-
-    Args:
-        forget_loss, holdout_loss: the model's losses, shapes (m,) and (n,).
-        reference: the reference's losses on the same records, or None for the AUC itself.
-        confidence: of the interval.
-        groups: of the records of S and H, which may share groups; None when records are independent.
-
-    Returns:
-        The AUC, or the difference, with the (paired) interval of DeLong et al. (1988). With groups it is that of
-        Obuchowski (1997, Biometrics 53), which is DeLong's with each group's components added up, so it is exact where
-        each record is a group and needs no draws as a bootstrap would. Groups are often few; so the quantile is
-        Student's, with the degrees of freedom of Brunner and Munzel (2000), and at most one less than the groups.
-    """
-    return separation(forget_loss, holdout_loss, reference, groups).interval(confidence)
-
-
 def separation(
     forget_loss: np.ndarray,
     holdout_loss: np.ndarray,
     reference: tuple[np.ndarray, np.ndarray] | None = None,
     groups: Groups | None = None,
 ) -> Separation:
-    """What :func:`membership_gap` rests on, computed once for intervals at several confidences.
+    """The membership AUC of a model, or how far it lies above that of a reference on the same records.
 
     Args:
-        forget_loss, holdout_loss, reference, groups: as there.
+        forget_loss, holdout_loss: the model's losses, shapes (m,) and (n,).
+        reference: the reference's losses on the same records, or None for the AUC itself.
+        groups: of the records of S and H, which may share groups; None when records are independent.
     """
-    pairs = [(forget_loss, holdout_loss)] + ([reference] if reference else [])
-    components = [_delong_components(-s, -h) for s, h in pairs]
-    forget, holdout = components[0]
+    forget, holdout = placements(-forget_loss, -holdout_loss)
     value = float(forget.mean())
-    if len(components) == 2:
-        forget, holdout = forget - components[1][0], holdout - components[1][1]
-        value -= float(components[1][0].mean())
+    if reference is not None:
+        of_forget, of_holdout = placements(-reference[0], -reference[1])
+        forget, holdout = forget - of_forget, holdout - of_holdout
+        value -= float(of_forget.mean())
     error, freedom, fewer, count = _error_of_two(forget - forget.mean(), holdout - holdout.mean(), groups)
     lowest = 0.0 if reference is None else -1.0
     return Separation(value, error, None if groups is None else freedom, fewer, count, lowest)
 
 
-def _delong_components(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each member the share of others below it, for each other the share of members above it (Sun and Xu 2014)."""
+def placements(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each member the share of others below it, for each other the share of members above it (Sun and Xu 2014).
+
+    Args:
+        members, others: scores, shapes (m, ...) and (n, ...), compared along the first axis.
+
+    Returns:
+        DeLong's components, of the same shapes; the mean of either is the AUC.
+    """
     m, n = len(members), len(others)
-    ranks = stats.rankdata(np.concatenate([members, others]))
-    of_members = (ranks[:m] - stats.rankdata(members)) / n
-    of_others = 1 - (ranks[m:] - stats.rankdata(others)) / m
+    ranks = stats.rankdata(np.concatenate([members, others]), axis=0)
+    of_members = (ranks[:m] - stats.rankdata(members, axis=0)) / n
+    of_others = 1 - (ranks[m:] - stats.rankdata(others, axis=0)) / m
     return of_members, of_others
 
 
@@ -291,7 +298,7 @@ def folds(m: int, n: int, groups: Groups | None, k: int, seed: int) -> tuple[np.
     if k < 2:
         return None
     shuffled = np.random.default_rng(seed).permutation(count)
-    # With those of both sides in the middle the groups of either side lie in a row, so that each part gets one.
+    # With those of both sides in the middle, the groups of either side lie in a row, so that each part gets one.
     order = shuffled[np.argsort(np.isin(shuffled, of_holdout) * 1 - np.isin(shuffled, of_forget) * 1, kind="stable")]
     part = np.empty(count, dtype=int)
     part[order] = np.arange(count) % k
@@ -307,15 +314,11 @@ def _codes(groups: Groups | None, m: int, n: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _error_of_two(forget: np.ndarray, holdout: np.ndarray, groups: Groups | None) -> tuple[float, float, int, int]:
-    """Standard error of the sum of two means over records that come in groups.
-
-    Args:
-        forget, holdout: each record's deviation from the mean of its side.
-        groups: of the records; None when each is its own.
+    """Of the sum of two means, from each record's deviation from the mean of its side.
 
     Returns:
-        The error (infinite where a side has fewer than two groups), Satterthwaite's degrees of freedom, the groups on
-        the side with fewer, and all groups.
+        The standard error (infinite where a side has fewer than two groups), Satterthwaite's degrees of freedom, the
+        groups on the side with fewer, and all groups.
     """
     of_forget, of_holdout, count = _codes(groups, len(forget), len(holdout))
     units = len(np.unique(of_forget)), len(np.unique(of_holdout))
@@ -333,17 +336,11 @@ def _error_of_two(forget: np.ndarray, holdout: np.ndarray, groups: Groups | None
 
 
 def smallest_margin(m: int, n: int, attacks: int = 1, alpha: float = 0.05, power: float = 0.90) -> float:
-    """The smallest AUC margin that equivalence tests on m and n records can be expected to confirm.
+    """The smallest AUC margin that equivalence tests on m records of S and n of H can be expected to confirm.
 
     Two one-sided tests at level alpha reach the power for a true gap of zero when the margin is
     (z[1 - alpha] + z[1 - (1 - power) / 2]) standard errors, with the error of an AUC of one half,
     sqrt((m + n + 1) / (12 m n)). All attacks have to pass, so each gets its share of 1 - power.
-
-    Args:
-        m, n: records in S and H.
-        attacks: how many are made.
-        alpha: of each one-sided test.
-        power: wanted.
     """
     error = np.sqrt((m + n + 1) / (12 * m * n))
     return float((stats.norm.ppf(1 - alpha) + stats.norm.ppf(1 - (1 - power) / (2 * attacks))) * error)

@@ -25,7 +25,7 @@ from ..generation import NEW_TOKENS, generate, measure, positions
 from ..measured_sets import EvidenceSets, attack_scores, evidence_sets
 from ..report import SetName
 from ..score_cache import data_digest, score_once
-from ..statistics import Estimate, clustered_mean, mean_loss, membership_auc
+from ..statistics import Estimate, clustered_mean, membership_auc
 from .tofu import (
     Mean,
     answer_probability,
@@ -263,7 +263,7 @@ def tofu_metrics(
         values["forget", measured] = scores.tables["forget"][column].to_numpy()
     found = {}
     for (name, measured), of_records in values.items():
-        mean_of = _mean(of_records, authors.get(name))
+        mean_of = clustered_mean(of_records, authors.get(name))
         groups = mean_of.n if name in authors else None
         found[f"{name}_{measured}"] = _metric(mean_of, len(of_records), groups)
     for mean in MEANS:
@@ -296,7 +296,7 @@ def _utility(
         return TofuMetric(0.0, n)
     slopes = utility**2 / (9 * means**2)
     parts = [
-        _mean(np.stack(three, 1) @ slope, authors.get(name))
+        clustered_mean(np.stack(three, 1) @ slope, authors.get(name))
         for name, three, slope in zip(KEPT, nine, slopes, strict=True)
     ]
     half = math.hypot(*(part.high - part.value for part in parts))
@@ -326,11 +326,6 @@ def _attacks(scores: TofuScores, reference: TofuScores | None) -> dict[str, Tofu
         leak = privleak(*low[0], reference=low[1])
         metrics["privleak"] = TofuMetric(leak if math.isfinite(leak) else None, n)
     return metrics
-
-
-def _mean(values: np.ndarray, authors: np.ndarray | None) -> Estimate:
-    """A mean over records, of whose authors the interval takes account."""
-    return mean_loss(values, np.ones(len(values))) if authors is None else clustered_mean(values, authors)
 
 
 def _metric(found: Estimate, n: int, groups: int | None = None, reference: float | None = None) -> TofuMetric:

@@ -1,11 +1,11 @@
-"""U-LiRA (Hayes et al. 2024, arXiv:2403.01218): telling unlearned models from retrained ones by a likelihood ratio."""
+"""U-LiRA (Hayes et al. 2024, arXiv:2403.01218): a likelihood ratio of unlearned against retrained models."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from ..statistics import CONFIDENCE, Estimate, clustered_rate
+from ..statistics import CONFIDENCE, Estimate, clustered_rate, placements
 from .epsilon import check_scores, halves
 
 FALSE_POSITIVE_RATE = 0.01
@@ -43,22 +43,18 @@ def unlearning_lira(unlearned: np.ndarray, retrained: np.ndarray, *, seed: int =
     """
     unlearned, retrained = check_scores(unlearned, retrained)
     (fit_u, test_u), (fit_r, test_r) = halves(len(unlearned), seed), halves(len(retrained), seed)
-    ratios = [
+    of_u, of_r = (
         _log_density(tested, unlearned[fit_u]) - _log_density(tested, retrained[fit_r])
         for tested in (unlearned[test_u], retrained[test_r])
-    ]
-    of_u, of_r = ratios
-    n_u, n_r = len(of_u), len(of_r)
-    ranks = stats.rankdata(np.concatenate(ratios), axis=0)
-    placed_u = (ranks[:n_u] - stats.rankdata(of_u, axis=0)) / n_r
-    placed_r = 1 - (ranks[n_u:] - stats.rankdata(of_r, axis=0)) / n_u
+    )
+    placed_u, placed_r = placements(of_u, of_r)
     # A ratio of 1 is a guess that is right half of the time.
     right_u, right_r = (np.sign(of_u) + 1) / 2, (1 - np.sign(of_r)) / 2
     accuracy = float(right_u.mean() + right_r.mean()) / 2
     tpr = None
     if of_r.size * FALSE_POSITIVE_RATE >= FEWEST_FALSE_POSITIVES:
         above = of_u > np.quantile(of_r, 1 - FALSE_POSITIVE_RATE, method="higher")
-        tpr = clustered_rate(above.sum(1), np.full(n_u, of_u.shape[1]))
+        tpr = clustered_rate(above.sum(1), np.full(len(of_u), of_u.shape[1]))
     return UnlearningLira(
         auc=_estimate(float(placed_u.mean()), placed_u.mean(1), placed_r.mean(1)),
         accuracy=_estimate(accuracy, right_u.mean(1) / 2, right_r.mean(1) / 2),
@@ -79,8 +75,8 @@ def _log_density(scores: np.ndarray, fitted_to: np.ndarray) -> np.ndarray:
 def _estimate(value: float, of_u: np.ndarray, of_r: np.ndarray) -> Estimate:
     """A sum of two arms' means of one number a model, with the interval of Student for the smaller arm.
 
-    For the placements of an AUC the error is that of DeLong et al. (1988). Where the models show no spread, the
-    interval is that of :func:`~hf_unlearn.evaluation.statistics.membership_gap`.
+    For the placements of an AUC the error is that of DeLong et al. (1988). Where the models do not differ, the
+    interval is that of :class:`~hf_unlearn.evaluation.statistics.Separation`.
     """
     fewest, tail = min(len(of_u), len(of_r)), (1 - CONFIDENCE) / 2
     half = 1.0
