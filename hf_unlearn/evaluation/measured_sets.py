@@ -28,7 +28,10 @@ from .scoring import gradient_norms, score
 from .statistics import Estimate, mean_loss, membership_auc
 from .verdict import Scores
 
-# S and H are scored whole; of L and the test split this many records give the losses well enough.
+# Membership is judged on these, so they are scored whole.
+JUDGED: tuple[SetName, ...] = ("forget", "holdout")
+
+# Of L and the test split so many records are scored, which is enough for their mean losses.
 SAMPLE_ROWS = 1000
 
 TABLES_FOLDER = "tables"
@@ -60,7 +63,7 @@ class EvidenceSets:
         """Score a model on every set (see :func:`~hf_unlearn.evaluation.scoring.score`).
 
         Raises:
-            InputError: what the model makes of a record is no number.
+            InputError: the loss of a record is no finite number.
         """
         tables = {
             name: score(model, part, self.collator, task=self.task, batch_size=self.batch_size, context=context)
@@ -69,8 +72,8 @@ class EvidenceSets:
         for name, part in self.sets.items():
             if "group" in part.column_names:
                 # The pieces of a document are all of one group; the table has a line for each document, in order.
-                first = np.unique(part["row"], return_index=True)[1]
-                tables[name] = tables[name].append_column("group", pa.array(np.array(part["group"])[first]))
+                groups = np.array(first_pieces(part)["group"])
+                tables[name] = tables[name].append_column("group", pa.array(groups))
         if self.gradients:
             for name in self._judged:
                 norms = gradient_norms(model, self.sets[name], self.collator, task=self.task, context=context)
@@ -79,17 +82,17 @@ class EvidenceSets:
             bad = np.count_nonzero(~np.isfinite(table["loss"].to_numpy()))
             if bad:
                 raise InputError(
-                    f"The loss of {bad:,} of {table.num_rows:,} {name} records is no number, so the model's weights "
-                    "are damaged or too large for their type; if they came from this training, lower the learning "
-                    "rate or use bf16 instead of fp16."
+                    f"The loss of {bad:,} of {table.num_rows:,} {name} records is no number: the model's weights are "
+                    "damaged or too large for their type. If they came from this training, lower the learning rate or "
+                    "use bf16 instead of fp16."
                 )
         return tables
 
     @property
     def tokens(self) -> int:
-        """Tokens that one scoring reads; of two texts each passes through half of the model.
+        """Tokens that one scoring reads; each of two texts passes through half of the model.
 
-        For a gradient they count three times more: the pass back costs twice what the one forward does.
+        A gradient counts three times more, because the backward pass costs twice as much as the forward pass.
         """
         columns = ("input_ids", "labels") if TASKS[self.task].two_texts else ("input_ids",)
         read = {
@@ -100,52 +103,41 @@ class EvidenceSets:
 
     @property
     def _judged(self) -> list[SetName]:
-        """The sets that membership is judged by."""
-        return [name for name in self.sets if name in ("forget", "holdout")]
+        return [name for name in self.sets if name in JUDGED]
 
     def blind(self, seed: int) -> BlindBaseline | None:
         """How S and H differ before any model is asked; None without both."""
-        if not {"forget", "holdout"} <= self.sets.keys():
+        if not set(JUDGED) <= self.sets.keys():
             return None
         # Of a document in pieces the first one is enough.
-        first = {name: np.unique(self.sets[name]["row"], return_index=True)[1] for name in ("forget", "holdout")}
-        ids: dict[str, list[list[int]]] = {
-            name: self.sets[name].select(rows)["input_ids"][:]  # type: ignore[index]
-            for name, rows in first.items()
-        }
+        forget, holdout = (first_pieces(self.sets[name]) for name in JUDGED)
         groups = None
-        if all("group" in self.sets[name].column_names for name in ("forget", "holdout")):
-            of_forget, of_holdout = (
-                np.array(self.sets[name].select(rows)["group"])  # type: ignore[index]
-                for name, rows in first.items()
-            )
-            groups = of_forget, of_holdout
+        if all("group" in part.column_names for part in (forget, holdout)):
+            groups = np.array(forget["group"]), np.array(holdout["group"])
         labels = None
         if self.task == "text-classification" and "retained" in self.sets:
             retained = self.sets["retained"]
-            classes = [np.array(self.sets[name]["labels"]) for name in ("forget", "holdout", "retained")]
+            classes = [np.array(part["labels"]) for part in (forget, holdout, retained)]
             labels = Labelled(classes[0], classes[1], retained["input_ids"][:], classes[2])
-        return blind_baseline(ids["forget"], ids["holdout"], groups, labels, seed=seed)
+        return blind_baseline(forget["input_ids"][:], holdout["input_ids"][:], groups, labels, seed=seed)
 
     def halves(self, seed: int) -> tuple["EvidenceSets", "EvidenceSets"]:
         """Two parts with half of the records, or of the groups, of S and H each, and all of the others."""
         parts: tuple[dict[SetName, Dataset], dict[SetName, Dataset]] = (dict(self.sets), dict(self.sets))
-        for name in ("forget", "holdout"):
-            if name in self.sets:
-                units = np.array(self.sets[name]["row"])
-                if "group" in self.sets[name].column_names and len(set(self.sets[name]["group"])) > 1:
-                    # Other records of the same author are no fresh evidence; of one alone there are no others.
-                    units = np.array(self.sets[name]["group"])
-                first = _first_half(units, seed)
-                for part, mask in zip(parts, (first, ~first), strict=True):
-                    part[name] = self.sets[name].select(np.flatnonzero(mask))
+        for name in self._judged:
+            units = np.array(self.sets[name]["row"])
+            if "group" in self.sets[name].column_names and len(set(self.sets[name]["group"])) > 1:
+                # Other records of the same author are no fresh evidence; of one alone there are no others.
+                units = np.array(self.sets[name]["group"])
+            first = _first_half(units, seed)
+            for part, mask in zip(parts, (first, ~first), strict=True):
+                part[name] = self.sets[name].select(np.flatnonzero(mask))
         first_half, second_half = (replace(self, sets=part) for part in parts)
         return first_half, second_half
 
     def at_most(self, records: int, seed: int) -> "EvidenceSets":
         """The same sets with at most so many records, drawn at random, in each."""
-        sets = {name: _draw(part, records, seed) for name, part in self.sets.items()}
-        return replace(self, sets=sets)
+        return replace(self, sets={name: _draw(part, records, seed) for name, part in self.sets.items()})
 
 
 def evidence_sets(
@@ -162,15 +154,15 @@ def evidence_sets(
     """Encode the sets to measure on; of L and the test split a random part.
 
     Args:
-        records: records, or examples that are encoded already, by set; None for a set that there is none of.
-        encoder: how to read records; None when all are examples.
+        records: records, or examples that are encoded already, by set; None for a missing set.
+        encoder: encodes records; None when all are examples.
         collator: stacks examples.
         task: what the models do.
         batch_size: examples in a forward pass.
         seed: of the random parts.
         masking: hides what a masked language model has to guess, in the same way for every model.
         tokenizer: the model's; without it the attack by the size of the compressed text is left out.
-        group_column: says whose record it is; only S and H need it.
+        group_column: the column of S and H with each record's group, such as its author.
 
     Raises:
         InputError: a set has no record or lacks the column of the groups, or some sets are encoded and some are not.
@@ -181,7 +173,7 @@ def evidence_sets(
     for name, part in records.items():
         if part is None:
             continue
-        whole = name in ("forget", "holdout")
+        whole = name in JUDGED
         if not isinstance(part, Dataset):
             part = Dataset.from_list(list(part if whole else part.take(SAMPLE_ROWS)), features=part.features)
             if not whole:
@@ -190,14 +182,14 @@ def evidence_sets(
             part = part.select(_choice(len(part), SAMPLE_ROWS, seed))
             sampled.add(name)
         if len(part) == 0:
-            raise InputError(f"The {name} set is empty; leave it out or put records in it.")
+            raise InputError(f"The {name} set is empty. Leave it out, or put records in it.")
         groups = _group_codes(part, group_column, codes) if group_column is not None and whole else None
         if "input_ids" in part.column_names:
             sets[name] = with_rows(part)
         elif encoder is not None:
             sets[name] = encode(part, encoder, name)
         else:
-            raise InputError(f"The retained set is tokenised but the {name} set is not; tokenise both or neither.")
+            raise InputError(f"The retained set is tokenised and the {name} set is not. Tokenise both or neither.")
         if tokenizer is not None and TASKS[task].quality == "perplexity":
             sets[name] = _with_text_facts(sets[name], tokenizer)
         if masking is not None:
@@ -206,17 +198,18 @@ def evidence_sets(
         # Examples may come with a column of that name which means something else.
         sets[name] = sets[name].remove_columns("group" if "group" in sets[name].column_names else [])
         if groups is not None:
-            sets[name] = sets[name].add_column("group", groups[_places(part, sets[name])])
+            encoded = "input_ids" in part.column_names
+            sets[name] = sets[name].add_column("group", groups if encoded else groups[np.array(sets[name]["row"])])
     return EvidenceSets(task, sets, collator, batch_size, sampled)
 
 
 def halves_of_records(records: AnyDataset, group_column: str | None, seed: int) -> tuple[Dataset, Dataset]:
-    """Records in two halves, as :meth:`EvidenceSets.halves` deals them out.
+    """Records of S or of H in two halves, as :meth:`EvidenceSets.halves` divides them.
 
     Args:
         records: of S or of H.
-        group_column: says whose record it is; groups stay together unless there is only one.
-        seed: of the deal.
+        group_column: the column with each record's group; groups stay whole unless there is only one.
+        seed: of the halves.
     """
     if not isinstance(records, Dataset):
         records = Dataset.from_list(list(records), features=records.features)
@@ -228,13 +221,13 @@ def halves_of_records(records: AnyDataset, group_column: str | None, seed: int) 
 
 
 def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.Table] | None = None) -> Scores | None:
-    """What each attack makes of the records of S and H, None unless both were scored.
+    """The score of each attack for each record of S and H, None unless both were scored.
 
     Args:
         tables: a model's, by set.
-        base: those of the model it was fine-tuned from, which tell how hard a record is by nature.
+        base: those of the base model, which show how hard a record is by nature.
     """
-    if "forget" not in tables or "holdout" not in tables:
+    if not set(JUDGED) <= tables.keys():
         return None
 
     def scores(name: SetName) -> dict[str, np.ndarray]:
@@ -251,13 +244,13 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
         return found
 
     groups = None
-    if all("group" in tables[name].column_names for name in ("forget", "holdout")):
+    if all("group" in tables[name].column_names for name in JUDGED):
         groups = tables["forget"]["group"].to_numpy(), tables["holdout"]["group"].to_numpy()
     return Scores(scores("forget"), scores("holdout"), groups)
 
 
 def loss_and_auc(tables: Mapping[SetName, pa.Table]) -> tuple[Estimate, Estimate | None]:
-    """The mean loss of S in nats, and how well the loss tells S from H, None without H.
+    """The mean loss of S in nats, and the membership AUC by the loss, None without H.
 
     Args:
         tables: as scored; where they name groups, these are the unit of sampling.
@@ -269,7 +262,7 @@ def loss_and_auc(tables: Mapping[SetName, pa.Table]) -> tuple[Estimate, Estimate
 
 
 def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:
-    """Write what each model makes of each record, one parquet file a model; rows are positions within their set."""
+    """Write the scores of each record, one parquet file a model; rows are positions within their set."""
     folder.mkdir(parents=True, exist_ok=True)
     for arm, sets in tables.items():
         parts = [table.append_column("set", pa.array([name] * table.num_rows)) for name, table in sets.items()]
@@ -299,6 +292,11 @@ def _with_text_facts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> D
     return examples.map(facts, desc="Measuring texts")
 
 
+def first_pieces(examples: Dataset) -> Dataset:
+    """The first example of each record, in the order of the records."""
+    return examples.select(np.unique(examples["row"], return_index=True)[1])
+
+
 def with_rows(examples: Dataset) -> Dataset:
     """Examples with the column ``row``; where it is missing each example is a record."""
     if "row" in examples.column_names:
@@ -311,15 +309,10 @@ def _group_codes(part: Dataset, column: str, codes: dict[Any, int]) -> np.ndarra
     require_columns([column], part.column_names)
     found = []
     for label in part.select_columns([column])[column]:
-        # Nobody knows whose record it is, so it stands for itself.
+        # A record without a label is a group of its own.
         key = (len(codes),) if label is None else str(label)
         found.append(codes.setdefault(key, len(codes)))
     return np.array(found)
-
-
-def _places(part: Dataset, examples: Dataset) -> np.ndarray:
-    """The record of each example, as a position in the set."""
-    return np.arange(len(part)) if "input_ids" in part.column_names else np.array(examples["row"])
 
 
 def _first_half(units: np.ndarray, seed: int) -> np.ndarray:
