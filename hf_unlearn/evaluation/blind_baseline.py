@@ -1,6 +1,6 @@
-"""The blind baseline: how well the texts alone, with no model that is judged, tell S from H.
+"""The blind baseline: how well the texts alone, without the judged model, distinguish S from H.
 
-Where they do, S and H are not drawn alike, and an attack that tells them apart need not have seen any membership.
+Where they do, S and H are not drawn alike, and an attack may succeed without any sign of membership.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ BLIND_MARGIN = 0.05
 
 FOLDS = 5
 
-# So much shows what there is to see, and long books are read no further.
+# More records or a longer text change the result little.
 MOST_RECORDS = 1000
 MOST_SYMBOLS = 1000
 MOST_FEATURES = 50_000
@@ -34,8 +34,8 @@ class Labelled:
 
     Attributes:
         forget, holdout: the class of each record of S and of H, shapes (m,) and (n,).
-        texts: records of L, as those of S and H.
-        retained: their classes.
+        texts: records of L, in the form of those of S and H.
+        retained: the classes of ``texts``.
     """
 
     forget: np.ndarray
@@ -46,7 +46,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class BlindBaseline:
-    """How S and H differ before any model is asked.
+    """How S and H differ by themselves, whatever the model.
 
     Attributes:
         auc: of a classifier on the texts; 0.5 when S and H are drawn alike.
@@ -56,8 +56,8 @@ class BlindBaseline:
         separable: whether S and H differ so much in topic, length or labels that a membership AUC means little: the
             interval of ``auc`` lies above 0.5, or that of one of the others on either side of it, by more than the
             margin.
-        label_auc: of records with a class, the probability that the class of a record of S is the likelier one to a
-            classifier trained on the texts of L; 0.5 when S and H are labelled alike, None where there is no class.
+        label_auc: of records with a class: the probability that a classifier trained on L finds the class of a record
+            of S likelier than that of a record of H. 0.5 when S and H are labelled alike, None without classes.
     """
 
     auc: Estimate
@@ -70,7 +70,7 @@ class BlindBaseline:
 
     @property
     def natural_auc(self) -> float:
-        """The membership AUC that the difference of S and H may well explain, with no memory at all."""
+        """The highest membership AUC that the difference of S and H alone can explain."""
         label = self.label_auc.high if self.label_auc else 0.5
         return max(self.auc.high, self.length_auc.high, 1 - self.length_auc.low, label)
 
@@ -79,28 +79,28 @@ def blind_baseline(
     forget: Sequence[Text],
     holdout: Sequence[Text],
     groups: Groups | None = None,
-    labels: "Labelled | None" = None,
+    labels: Labelled | None = None,
     *,
     seed: int,
     margin: float = BLIND_MARGIN,
 ) -> BlindBaseline | None:
-    """Try to tell S from H by their texts alone.
+    """Try to distinguish S from H by their texts alone.
 
     A logistic regression on TF-IDF of words and of pieces of words (of token ids: of single ones and of pairs) and on
     the length scores each record while it is trained on the other folds. With groups a fold holds whole groups, so
-    what is learnt is what S has in common and not who wrote it, and the intervals take groups for the unit of
-    sampling. Where S or H is a single group that is impossible: then records are the unit, because a set of one author
-    differs from one of others just as much when the model has seen neither.
+    that the classifier learns what S has in common and not who wrote it, and the unit of sampling is the group. Where
+    S or H is a single group the unit is the record, because a set of one author differs from one of others just as
+    much when the model has seen neither.
 
-    The interval of the AUC takes the trained classifiers for given; over sets drawn alike the AUC spreads about a
-    fifth wider than it says. The margin makes up for that: of 100 to 300 pairs of sets drawn alike, at each size from
-    10 to 300 records a side, 0 to 4 % came out separable, and 5 % is the level.
+    The interval of the AUC takes the trained classifiers as given; over sets drawn alike the AUC spreads about a fifth
+    wider. The margin makes up for that: of 100 to 300 pairs of sets drawn alike, at each size from 10 to 300 records a
+    side, 0 to 4 % came out separable, and 5 % is the level.
 
     Args:
         forget, holdout: the records of S and of H, all of them texts or all of them token ids. Of each at most 1,000,
             drawn at random, are read, to their 1,000th character or token.
         groups: label of each record's group (author, customer), for S and H; None when records are independent.
-        labels: the classes of the records, with records of L to learn from what is to be expected of them.
+        labels: the classes of the records, with records of L that show which classes are likely.
         seed: of the draw and of the folds.
         margin: how far from 0.5 an interval must lie for ``separable``.
 
@@ -112,35 +112,33 @@ def blind_baseline(
     """
     kinds = {_kind(record) for record in (*forget, *holdout)}
     if len(kinds) > 1 or None in kinds:
-        raise InputError("The blind baseline reads texts or token ids; give all records of S and H as one of the two.")
-    if min(len(forget), len(holdout)) < 2:
-        return None
+        raise InputError("The blind baseline reads texts or token ids. Give all records in one of the two forms.")
     rng = np.random.default_rng(seed)
     kept = [np.sort(rng.permutation(len(side))[:MOST_RECORDS]) for side in (forget, holdout)]
     records = [[side[int(i)] for i in rows] for side, rows in zip((forget, holdout), kept, strict=True)]
     if groups is not None:
         groups = groups[0][kept[0]], groups[1][kept[1]]
+    m, n = map(len, records)
+    units, dealt = groups, folds(m, n, groups, FOLDS, seed)
+    if dealt is None:
+        units, dealt = None, folds(m, n, None, FOLDS, seed)
+    if dealt is None:
+        return None
     label_auc = None
     if labels is not None:
-        of_forget, of_holdout = (side[rows] for side, rows in zip((labels.forget, labels.holdout), kept, strict=True))
-        label_auc = _label_auc(records, (of_forget, of_holdout), labels, groups)
-    m, n = map(len, records)
-    dealt = folds(m, n, groups, FOLDS, seed)
-    if dealt is None:
-        groups = None
-        dealt = folds(m, n, None, FOLDS, seed)
-        assert dealt is not None
+        of_records = np.concatenate([labels.forget[kept[0]], labels.holdout[kept[1]]])
+        label_auc = _label_auc(records, of_records, labels, groups)
     lengths = np.array([len(record) for side in records for record in side], dtype=float)
     features = _features([record[:MOST_SYMBOLS] for side in records for record in side], lengths)
     scores = _out_of_fold(features, np.arange(m + n) < m, np.concatenate(dealt))
-    auc = membership_auc(-scores[:m], -scores[m:], groups=groups)
-    length_auc = membership_auc(-lengths[:m], -lengths[m:], groups=groups)
+    auc = membership_auc(-scores[:m], -scores[m:], groups=units)
+    length_auc = membership_auc(-lengths[:m], -lengths[m:], groups=units)
     return BlindBaseline(
         auc=auc,
         length_auc=length_auc,
-        forget_length=clustered_mean(lengths[:m], groups[0] if groups else None),
-        holdout_length=clustered_mean(lengths[m:], groups[1] if groups else None),
-        by_group=groups is not None,
+        forget_length=clustered_mean(lengths[:m], units[0] if units else None),
+        holdout_length=clustered_mean(lengths[m:], units[1] if units else None),
+        by_group=units is not None,
         separable=auc.low > 0.5 + margin or any(_off(found, margin) for found in (length_auc, label_auc) if found),
         label_auc=label_auc,
     )
@@ -151,9 +149,9 @@ def _off(found: Estimate, margin: float) -> bool:
 
 
 def _label_auc(
-    records: list[list[Text]], of_records: Groups, labels: "Labelled", groups: Groups | None
+    records: list[list[Text]], of_records: np.ndarray, labels: Labelled, groups: Groups | None
 ) -> Estimate | None:
-    """How a classifier that never saw S or H takes to the labels of the one and of the other."""
+    """The AUC of S against H by how likely a classifier trained on L finds their classes."""
     known, inverse = np.unique(labels.retained[:MOST_RECORDS], return_inverse=True)
     if len(known) < 2:
         return None
@@ -162,11 +160,10 @@ def _label_auc(
     size = len(texts) - len(records[0]) - len(records[1])
     classifier = LogisticRegression(class_weight="balanced", max_iter=1000).fit(features[:size], inverse)
     odds = classifier.predict_log_proba(features[size:])
-    # A class that L does not have is none that a classifier of L would expect.
+    # A classifier trained on L knows no class that L does not have.
     columns = {label: column for column, label in enumerate(known)}
-    of_all = np.concatenate(of_records)
     lowest = float(odds.min())
-    surprise = -np.array([odds[i, columns[y]] if y in columns else lowest for i, y in enumerate(of_all)])
+    surprise = -np.array([odds[i, columns[y]] if y in columns else lowest for i, y in enumerate(of_records)])
     m = len(records[0])
     return membership_auc(surprise[:m], surprise[m:], groups=groups)
 

@@ -1,7 +1,7 @@
-"""Membership inference: scores of records from what models make of them, and what an attack by such a score is worth.
+"""Membership inference: scores of records, and how well an attack by such a score works.
 
-A score is higher for a record that the model rather saw. The means of the lowest log-probabilities (min-k and min-k++)
-are scores as they stand, and the gradient norm is one with its sign turned.
+A higher score means that the model more likely saw the record. The means of the lowest log-probabilities (min-k and
+min-k++) are scores as they stand, and minus the gradient norm is one.
 """
 
 import math
@@ -13,26 +13,26 @@ from scipy import stats
 from ..errors import InputError
 from .statistics import CONFIDENCE, Estimate, Groups, bootstrap, folds, membership_auc, share
 
-# Below so many held-out records no threshold can be told to have a false positive rate of 0.1 %.
+# With fewer held-out records no threshold can be shown to have a false positive rate of 0.1 %.
 FEWEST_FOR_01PCT = 1000
 
 # With fewer models a variance of each record's own is noisier than one for all (Carlini et al. 2022, section VI).
 FEWEST_FOR_OWN_VARIANCE = 64
 
-# The least loss that tells a float32 probability from one.
+# With a lower loss the float32 probability is one.
 LEAST_LOSS = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """How well one score tells S from H.
+    """How well one score distinguishes the records to forget (S) from the held-out records (H).
 
     Attributes:
         auc: the probability that a record of S has the higher score; 0.5 is chance, below it S is avoided.
         tpr_at_1pct: the share of S above the lowest threshold that at most 1 % of H lies above; with fewer than 100
             records in H none of it does, and the interval begins at zero.
         tpr_at_01pct: the same at 0.1 %; None with fewer than 1,000 records in H.
-        balanced_accuracy: mean of the shares of S and of H that are told right, at the threshold that is best on one
+        balanced_accuracy: mean of the shares of S and of H on the right side of the threshold that is best on one
             half, judged on the other; None where a side cannot be halved.
     """
 
@@ -63,10 +63,10 @@ def attack_result(
     """
     forget, holdout = (np.asarray(scores, dtype=np.float64) for scores in (forget_scores, holdout_scores))
     if not len(forget) or not len(holdout):
-        raise InputError("An attack is judged by the scores of S and of H; give at least one record of each.")
+        raise InputError("An attack needs the scores of at least one record to forget and one held-out record.")
     bad = int(np.isnan(forget).sum() + np.isnan(holdout).sum())
     if bad:
-        raise InputError(f"{bad:,} of {len(forget) + len(holdout):,} attack scores are not a number; leave them out.")
+        raise InputError(f"{bad:,} of {len(forget) + len(holdout):,} attack scores are not a number. Leave them out.")
     rare = None
     if len(holdout) >= FEWEST_FOR_01PCT:
         rare = _tpr(forget, holdout, 0.001, groups, seed, confidence)
@@ -184,7 +184,7 @@ def rmia_scores(
 
 
 def _variances(confidences: np.ndarray) -> np.ndarray | None:
-    """Variance of each record, or one for all with few models; None where nothing varies or nothing can be seen to."""
+    """The variance of each record, or one for all with few models; None for a single model or without a variance."""
     if len(confidences) < 2:
         return None
     own = confidences.var(axis=0, ddof=1)
@@ -214,12 +214,11 @@ def _tpr(
 ) -> Estimate:
     """True positive rate at a false positive rate.
 
-    Its interval reaches as far as that of a rate at this threshold, which alone knows that no hit in few records says
-    little, and as far as the bootstrap, which alone knows that another H would have given another threshold. Where H
-    is so small that no false positive is allowed, its highest score says little of the threshold, and the interval
-    begins at zero. On Gaussian scores with means one deviation apart, 95 % intervals at 1 % covered in 97 % of draws
-    with 1,000 records a side, in 92 % with 200 and in 84 % with 100, where they begin too high; those of the rate at
-    this threshold alone covered in 57 to 61 %.
+    Its interval is the union of two: that of a rate at this threshold, which shows how little no hit in few records
+    means, and that of the bootstrap, which shows that another H would give another threshold. Where H is too small to
+    allow a false positive, the interval begins at zero. On Gaussian scores with means one deviation apart, 95 %
+    intervals at 1 % covered in 97 % of draws with 1,000 records a side, in 92 % with 200 and in 84 % with 100, where
+    they begin too high; those of the rate at this threshold alone covered in 57 to 61 %.
     """
 
     def above(members: np.ndarray, others: np.ndarray) -> float:
@@ -238,7 +237,7 @@ def _balanced_accuracy(
     """At the threshold chosen on one half, judged on the other; groups stay whole.
 
     The limits are those of the two shares, squared and added (Zou and Donner 2008, Statistics in Medicine 27). Groups
-    that are in S and in H make one share high where the other is low, so then the interval is wider than it need be.
+    that are in S and in H make one share high where the other is low, and the interval wider than necessary.
     """
     dealt = folds(len(forget), len(holdout), groups, 2, seed)
     if dealt is None:

@@ -1,7 +1,7 @@
-"""Attacks that only talk to a model: asking many times, with other records in the context, and in other words.
+"""Attacks that only prompt a model: many samples, other records in the context, and other words.
 
-No weight is touched. Each means little alone: the same questions to a reference that never saw S, and about H, say
-what guessing and reading give.
+Each means little alone: the same questions to a model that never saw S, and about H, show what guessing and reading
+give.
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from ..errors import InputError
 from ..models.loading import Model, plain_model
 from ..models.tasks import IGNORED
 from .generation import generate, measure, positions
-from .measured_sets import EvidenceSets, loss_and_auc
+from .measured_sets import JUDGED, EvidenceSets, first_pieces, loss_and_auc
 from .report import SetName
 from .scoring import score
 from .statistics import Estimate, by_group, mean_loss, share
 
 SAMPLED_TOKENS = 64  # written in a sample at most
 GIVEN_TOKENS = 8  # of a text that has no prompt
-SIMILAR = 0.8  # ROUGE-L recall from which on a sample counts as telling the text
-SHOTS = 4  # records that stand before the one that is looked at
-CONTEXT_TOKENS = 1024  # at most, with the record that is looked at
+SIMILAR = 0.8  # ROUGE-L recall from which on a sample counts as similar to the text
+SHOTS = 4  # records before the one that is scored
+CONTEXT_TOKENS = 1024  # at most, with the record that is scored
 
-# Ways to put a prompt: what follows it stays where it was, so that the completion still fits.
+# Words around a prompt; the end of the prompt stays the end, so that the completion still fits.
 WRAPPERS = (
     "Please complete the following.\n{}",
     "A friend wants to know this. {}",
@@ -44,9 +44,9 @@ class LeakPoint:
     """What the first so many samples of each record give away.
 
     Attributes:
-        samples: how many are looked at.
-        verbatim: share of records of which one begins with the text, token for token.
-        similar: share of records of which one has the text by ROUGE-L recall; None in scripts that ROUGE cannot read.
+        samples: how many count.
+        verbatim: share of records with a sample that begins with the text, token for token.
+        similar: share of records with a similar sample by ROUGE-L recall; None in scripts that ROUGE cannot read.
     """
 
     samples: int
@@ -56,13 +56,13 @@ class LeakPoint:
 
 @dataclass(frozen=True)
 class LeakCurve:
-    """How much of S a model tells when it is asked again and again.
+    """How much of S a model gives away in many samples.
 
     Attributes:
         similar_recall: from which on a sample counts as similar.
         seed: of the records and the samples.
         forget: of S, at 1, 2, 4 ... samples.
-        holdout: of H, which shows what is guessed; None without H.
+        holdout: of H, which shows what a model guesses; None without H.
     """
 
     similar_recall: float
@@ -74,11 +74,11 @@ class LeakCurve:
 def sample_leaks(
     model: Model, evidence: EvidenceSets, tokenizer: PreTrainedTokenizerBase, *, records: int, samples: int, seed: int
 ) -> LeakCurve | None:
-    """Draw samples at temperature 1 for records of S and of H, and look which of them tell the text.
+    """Draw samples at temperature 1 for records of S and of H, and find those that give the text away.
 
     One greedy answer hides what a model gives away every tenth time (Reisizadeh et al. 2025, arXiv:2511.04934). The
-    model writes after the prompt, or after the first :data:`GIVEN_TOKENS` tokens of texts that have none; of a long
-    document only the first piece is asked for.
+    model writes after the prompt, or after the first :data:`GIVEN_TOKENS` tokens of texts that have none. Of a long
+    document only the first piece counts.
 
     Args:
         model: a language model or an encoder-decoder; it stays as it is, and so do the random number generators.
@@ -94,9 +94,9 @@ def sample_leaks(
     for given in (0, GIVEN_TOKENS):
         found: dict[SetName, tuple[LeakPoint, ...]] = {}
         for name, part in evidence.at_most(records, seed).sets.items():
-            if name not in ("forget", "holdout"):
+            if name not in JUDGED:
                 continue
-            examples = _first_pieces(part)
+            examples = first_pieces(part)
             groups = None
             if "group" in examples.column_names:
                 groups = dict(zip(examples["row"], examples["group"], strict=True))
@@ -113,7 +113,7 @@ def sample_leaks(
                 seed=seed,
             )
             if written:
-                # What there was no time to write is not asked for.
+                # The model cannot write more than that.
                 table = measure([replace(one, wanted=one.wanted[:SAMPLED_TOKENS]) for one in written], tokenizer)
                 found[name] = _leak_points(table, samples, groups)
         if "forget" in found:
@@ -122,13 +122,7 @@ def sample_leaks(
 
 
 def _leak_points(table: pa.Table, samples: int, groups: dict[int, int] | None) -> tuple[LeakPoint, ...]:
-    """The points of a curve.
-
-    Args:
-        table: of the samples, as measured; those of a passage stand together in the order they were drawn.
-        samples: of each passage; a record may have several.
-        groups: of each record; None when records are independent.
-    """
+    """The points of a curve from the measured samples, those of a passage together in the order they were drawn."""
     rows = table["row"].to_numpy()
     recall = table["rougeL_recall"].to_pylist()
     readable = np.array([value is not None for value in recall])
@@ -155,16 +149,16 @@ def _leak_points(table: pa.Table, samples: int, groups: dict[int, int] | None) -
 
 @dataclass(frozen=True)
 class ContextScore:
-    """What other records in the context do to the loss of the records of S, in nats per token.
+    """How other records in the context change the loss of the records of S, in nats per token.
 
     Attributes:
         shots: records in a context.
-        others: what stands there for comparison: records of H, or of L where there is no H.
+        others: the records for comparison: of H, or of L where there is no H.
         seed: of the records and the contexts.
         alone: mean loss with no other record before.
         after_forget: after others of S, of the same group where groups are known.
         after_others: after records of H or L.
-        gain: after_others - after_forget of the same records: what S brings back, and not just any text of its kind.
+        gain: after_others - after_forget of the same records: what S brings back beyond any text of its kind.
     """
 
     shots: int
@@ -177,9 +171,9 @@ class ContextScore:
 
 
 def in_context(model: Model, evidence: EvidenceSets, *, records: int, seed: int) -> ContextScore:
-    """Look whether other records of S remind a model of a record of S.
+    """Measure whether other records of S remind a model of a record of S.
 
-    Contexts are cut at their beginning to what the model can read, and so is the record, to leave them half of that.
+    Contexts lose their beginning where they are longer than the model reads, and the record has half of that at most.
 
     Args:
         model: a causal language model; it stays as it is.
@@ -190,11 +184,11 @@ def in_context(model: Model, evidence: EvidenceSets, *, records: int, seed: int)
     Raises:
         InputError: S has fewer than two records, or none short enough, or there is neither H nor L.
     """
-    forget = _first_pieces(evidence.sets["forget"])
+    forget = first_pieces(evidence.sets["forget"])
     others: SetName = "holdout" if "holdout" in evidence.sets else "retained"
     if len(forget) < 2 or others not in evidence.sets:
-        raise InputError("To show other records before one of S it must have two or more, and there must be H or L.")
-    shown = _first_pieces(evidence.sets[others])
+        raise InputError("The attack in context needs two records to forget or more, and held-out or retained ones.")
+    shown = first_pieces(evidence.sets[others])
     limit = int(min(positions(plain_model(model).config), CONTEXT_TOKENS))
     draw = np.random.default_rng(seed)
     groups, other_groups = _group_array(forget), _group_array(shown)
@@ -216,7 +210,7 @@ def in_context(model: Model, evidence: EvidenceSets, *, records: int, seed: int)
             line = {"input_ids": before + ids, "labels": [IGNORED] * len(before) + labels}
             lines[name].append({**line, "attention_mask": [1] * len(line["labels"]), "row": int(target)})
     if not lines["alone"]:
-        raise InputError("No record of S is short enough to stand after another.")
+        raise InputError("No record to forget is short enough to stand after another one.")
     tables = {
         name: score(
             model, Dataset.from_list(part), evidence.collator, task=evidence.task, batch_size=evidence.batch_size
@@ -248,12 +242,12 @@ def _shots(drawn: np.ndarray, groups: np.ndarray, group: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WordingScore:
-    """What a model makes of S and H when their prompts are put in some way.
+    """The loss of S, and the membership AUC, when the prompts are worded in some way.
 
     Attributes:
         wording: the column of the prompts, or the words around them; ``as trained`` for the prompts as they are.
         forget_loss: mean loss of the completions of S, in nats per token.
-        membership_auc: how well that tells S from H, None without H.
+        membership_auc: by that loss, None without H.
     """
 
     wording: str
@@ -269,8 +263,3 @@ def other_words(model: Model, wordings: Mapping[str, EvidenceSets]) -> tuple[Wor
         wordings: S, and H where it has the wording, encoded with it.
     """
     return tuple(WordingScore(name, *loss_and_auc(sets.score(model))) for name, sets in wordings.items())
-
-
-def _first_pieces(examples: Dataset) -> Dataset:
-    """The first example of each record."""
-    return examples.select(np.unique(examples["row"], return_index=True)[1])

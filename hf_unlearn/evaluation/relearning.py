@@ -1,7 +1,7 @@
-"""Attacks that reopen the wound: what a few steps of training, or rounding the weights, bring back of S.
+"""Attacks on the weights: what a few steps of training, or rounding the weights, bring back of S.
 
-A model may hide what it still holds. Each attack works on a copy and costs what its arguments say. It means little
-alone: a reference that never saw S, attacked in the same way, says how much of it is learning and not remembering.
+A model may hide what it still holds. Each attack works on a copy. It means little alone: the same attack on a model
+that never saw S shows how much is learnt and not remembered.
 """
 
 import copy
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -33,7 +32,7 @@ class RelearningPoint:
     Attributes:
         step: optimiser steps taken; 0 is the model as it was given.
         forget_loss: mean loss of the records of S that it was not taught, in nats.
-        membership_auc: how well its loss tells these from H, None without H.
+        membership_auc: of these records against H, by the loss; None without H.
     """
 
     step: int
@@ -43,10 +42,10 @@ class RelearningPoint:
 
 @dataclass(frozen=True)
 class RelearningCurve:
-    """How a model gets records of S back that it is not taught.
+    """How a model recovers records of S that it is not taught.
 
     Attributes:
-        taught: on what it was trained: the other records of S, records of L, or texts that have nothing to do with S.
+        taught: what it was trained on: the other records of S, records of L, or texts that have nothing to do with S.
         learning_rate: of AdamW, constant.
         batch_size: examples a step.
         seed: of the parts of S, the order of the records, and dropout.
@@ -73,7 +72,7 @@ class QuantisedScore:
     Attributes:
         bits: of a weight.
         forget_loss: mean loss of the records of S, in nats.
-        membership_auc: how well its loss tells S from H, None without H.
+        membership_auc: by the loss, None without H.
     """
 
     bits: int
@@ -82,7 +81,7 @@ class QuantisedScore:
 
 
 def halfway(forgotten: float, known: float) -> float:
-    """The loss halfway from that of a model without S to that of the original, in nats: here S counts as recovered.
+    """The loss halfway from that of a model without S to that of the original, in nats: S then counts as recovered.
 
     Args:
         forgotten: mean loss of S under the reference, or under the unlearned model before the attack.
@@ -104,28 +103,27 @@ def relearn(
     public: Dataset | None = None,
     lora: LoraConfig | None = None,
 ) -> RelearningCurve:
-    """Train a copy of a model on half of S, on L or on other texts, and watch whether the other half of S comes back.
+    """Train a copy of a model on half of S, on L or on other texts, and measure whether the other half comes back.
 
     All weights of the copy are trained, or a fresh adapter on them, in float32, with AdamW at a constant rate and
-    gradients of norm 1 at most; the cost is that of ``steps`` batches and ``steps / measure_every + 1`` measurements.
-    Every process of a launch takes the same steps and scores its share. (Hu et al. 2024, arXiv:2406.13356;
-    Łucki et al. 2024, arXiv:2409.18025.)
+    gradients of norm 1 at most. Every process of a launch takes the same steps and scores its share. (Hu et al. 2024,
+    arXiv:2406.13356; Łucki et al. 2024, arXiv:2409.18025.)
 
     Args:
         model: the model; it stays as it is, and so do the random number generators.
         evidence: S, H where there is one, and L when it is taught, encoded.
-        taught: ``forget``: the half of S that is not measured; ``retained``: L as far as it is in the evidence;
-            ``public``: the texts given as such.
+        taught: ``forget``: the half of S that is not measured; ``retained``: the part of L in the evidence;
+            ``public``: the argument ``public``.
         steps: to take.
         learning_rate: of AdamW.
         batch_size: examples a step.
         seed: of the halves of S, the order of what is taught, and dropout.
         measure_every: steps from one measurement to the next; the last step is measured too.
         public: texts that have nothing to do with S, encoded.
-        lora: the adapter to train; what adapter the model has is merged into the copy. None trains all weights.
+        lora: the adapter to train; an adapter that the model has is merged into the copy. None trains all weights.
 
     Raises:
-        InputError: S has fewer than two records, or there is nothing to teach; or the loss is no longer a number.
+        InputError: S has fewer than two records, there is nothing to teach, or the loss is no finite number.
     """
     lesson, watched = _parts(evidence, taught, seed, public)
     pupil = copy.deepcopy(model)
@@ -142,7 +140,7 @@ def relearn(
     optimizer = torch.optim.AdamW((w for w in pupil.parameters() if w.requires_grad), learning_rate, weight_decay=0)
     device = next(pupil.parameters()).device
     order = _order(len(lesson), steps * batch_size, seed)
-    points = [_point(0, watched.score(pupil))]
+    points = [RelearningPoint(0, *loss_and_auc(watched.score(pupil)))]
     with preserved_rng():
         torch.manual_seed(seed)
         pupil.train()
@@ -154,9 +152,8 @@ def relearn(
             optimizer.step()
             optimizer.zero_grad()
             if step % measure_every == 0 or step == steps:
-                points.append(_point(step, watched.score(pupil)))
-    rank = lora.r if lora is not None else None
-    return RelearningCurve(taught, learning_rate, batch_size, seed, tuple(points), rank)
+                points.append(RelearningPoint(step, *loss_and_auc(watched.score(pupil))))
+    return RelearningCurve(taught, learning_rate, batch_size, seed, tuple(points), lora.r if lora else None)
 
 
 def quantise(model: Model, evidence: EvidenceSets, bits: Literal[4, 8]) -> QuantisedScore:
@@ -170,8 +167,8 @@ def quantise(model: Model, evidence: EvidenceSets, bits: Literal[4, 8]) -> Quant
     Raises:
         InputError: the weights have few bits already.
     """
-    point = _point(0, _only(evidence, evidence.sets["forget"]).score(quantised_copy(model, bits)))
-    return QuantisedScore(bits, point.forget_loss, point.membership_auc)
+    tables = _only(evidence, evidence.sets["forget"]).score(quantised_copy(model, bits))
+    return QuantisedScore(bits, *loss_and_auc(tables))
 
 
 @torch.no_grad()
@@ -220,12 +217,12 @@ def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _parts(evidence: EvidenceSets, taught: Taught, seed: int, public: Dataset | None) -> tuple[Dataset, EvidenceSets]:
-    """What is taught, and what is measured: the same half of S whatever is taught."""
+    """What is taught, and the sets to measure, which are the same whatever is taught."""
     forget = evidence.sets["forget"]
     rows = np.array(forget["row"])
     drawn = np.random.default_rng(seed).permutation(np.unique(rows))
     if len(drawn) < 2:
-        raise InputError("To teach one part of S and measure another it must have two records or more.")
+        raise InputError("Relearning teaches a part of S and measures the rest, so S needs two records or more.")
     first = np.isin(rows, drawn[: len(drawn) // 2])
     if taught == "forget":
         lesson = forget.select(np.flatnonzero(first))
@@ -234,7 +231,7 @@ def _parts(evidence: EvidenceSets, taught: Taught, seed: int, public: Dataset | 
     elif taught == "public" and public is not None:
         lesson = public
     else:
-        raise InputError(f"There are no {taught} records in the evidence to teach.")
+        raise InputError(f"There are no {taught} records to teach.")
     return lesson, _only(evidence, forget.select(np.flatnonzero(~first)))
 
 
@@ -244,10 +241,6 @@ def _only(evidence: EvidenceSets, forget: Dataset) -> EvidenceSets:
     if "holdout" in evidence.sets:
         sets["holdout"] = evidence.sets["holdout"]
     return replace(evidence, sets=sets)
-
-
-def _point(step: int, tables: dict[SetName, pa.Table]) -> RelearningPoint:
-    return RelearningPoint(step, *loss_and_auc(tables))
 
 
 def _order(examples: int, needed: int, seed: int) -> np.ndarray:
