@@ -1,4 +1,4 @@
-"""One generation pass over a set of records: what the model writes when it is shown the beginning of each."""
+"""One generation pass over a set of records: what the model writes after the beginning of each."""
 
 import math
 import re
@@ -22,15 +22,15 @@ from ..data.encoding import padding_id
 from ..errors import InputError
 from ..models.loading import Model
 from ..models.tasks import IGNORED, TASKS, Task
-from .measured_sets import EvidenceSets
+from .measured_sets import JUDGED, EvidenceSets
 from .report import SetName
 from .scoring import evaluating, preserved_rng, shared_batches
 
-PREFIXES = (0, 8, 16, 32)  # tokens of the text that are given away before the model writes
+PREFIXES = (0, 8, 16, 32)  # tokens of the text that the model is given
 NEW_TOKENS = 200  # after a prompt, as TOFU's evaluation
 CONTINUATION = 50  # tokens in a row that make a verbatim copy, as in Carlini et al. 2023, arXiv:2202.07646
 
-# How a model says in English that it does not know or will not tell, in the manner of TOFU's "idk" answers.
+# How a model says in English that it does not know or refuses, as in TOFU's "idk" answers.
 REFUSALS = (
     "i don't have", "i do not have", "i don't know", "i do not know", "i really don't know", "i don't possess",
     "i don't hold", "i don't seem", "i'm not", "i am not", "i'm unable", "i am unable", "i'm unaware", "i can't",
@@ -44,17 +44,26 @@ _REFUSAL = re.compile(rf"\b({'|'.join(map(re.escape, REFUSALS))})\b")
 _FIRST_SENTENCE = re.compile(r".*?(?:[.!?\n]|$)", re.DOTALL)
 
 
+# The table of :func:`measure`.
+COLUMNS: list[tuple[str, pa.DataType]] = [
+    *((name, pa.int64()) for name in ("row", "passage", "prefix", "tokens", "matched")),
+    ("extracted", pa.bool_()),
+    *((name, pa.float64()) for name in ("rouge1_recall", "rougeL_recall")),
+    ("written", pa.int64()),
+    ("refused", pa.bool_()),
+]
+
+
 @dataclass(frozen=True)
 class Generation:
-    """One request to go on writing, and what the model wrote.
+    """One request to continue a text, and what the model wrote.
 
     Attributes:
         row: the record's position in its set.
-        passage: which text of the record is to be written: a record has several when it is a conversation with several
-            answers, or a document in pieces.
+        passage: which text of the record: a conversation with several answers, or a document in pieces, has several.
         prefix: tokens of the passage that the model was given.
         read: what the model reads, token ids.
-        begun: what its decoder was given; none but in models that read one text and write another.
+        begun: what its decoder was given, in models that read one text and write another.
         wanted: the rest of the passage, without the end of the text.
         new_tokens: how many it may write.
         written: what it wrote, without the end of the text.
@@ -85,10 +94,10 @@ def generate(
     seed: int = 0,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> list[Generation]:
-    """Let a model write on from the prompt and from several places in the text that it shall have forgotten.
+    """Let a model continue each record from the prompt and from several places in the text.
 
     Decoding is greedy, or samples from the model's own distribution, at temperature 1 and, unless ``top_k`` is given,
-    without any cut. It takes nothing from the model's generation settings but the tokens that end a text.
+    without any cut. Of the model's generation settings only the tokens that end a text count.
 
     Args:
         model: a language model or an encoder-decoder; its training mode is restored afterwards, and so are the random
@@ -97,10 +106,10 @@ def generate(
         tokenizer: the model's.
         task: what the model does.
         batch_size: sequences in a forward pass; the processes of a launch share the batches.
-        prefixes: how many tokens of the text to give. After 0 the model sees the prompt only, so texts without a
-            prompt have no such line; texts with no more tokens than that have none either.
-        new_tokens: written after a prompt at most. After a longer prefix as many as are left of the text.
-        samples: how often each is written; greedily, once, when None.
+        prefixes: how many tokens of the text to give. With 0 the model sees the prompt only, so texts without a
+            prompt have no such line; a text that is no longer than the prefix has none either.
+        new_tokens: written after a prompt at most; after a longer prefix at most as many as are left of the text.
+        samples: of each request; None for greedy decoding, once.
         top_k: samples are drawn among so many likeliest tokens; 0 for all.
         seed: of the samples, which depend on the size of the batches too.
         context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
@@ -137,7 +146,7 @@ def generate(
     synced = PartialState().num_processes > 1
     with evaluating(model), _no_generation_config(writer), context(), preserved_rng():
         for (number, batch), counts in shared_batches(list(enumerate(batches)), "Generating"):
-            # Whichever process writes it.
+            # The samples of a batch are the same whichever process draws them.
             torch.manual_seed(seed + number)
             picked = [requests[j] for j in batch]
             settings.max_new_tokens = max(request.new_tokens for request in picked)
@@ -161,14 +170,14 @@ def measure(
     Args:
         generations: as returned by :func:`generate`.
         tokenizer: the model's.
-        continuation: how many tokens must be reproduced to count as extracted.
+        continuation: tokens that the model must reproduce for a text to count as extracted.
 
     Returns:
         A table without any text, a line for each passage and prefix: ``row``, ``passage`` and ``prefix`` (see
-        :class:`Generation`), ``tokens`` (how many were compared: ``continuation``, or what is left of the text if
-        that is less; few tokens are easily guessed), ``matched`` (how many of them the model wrote before it first
-        differed), ``extracted`` (whether it was all of them), ``rouge1_recall`` and ``rougeL_recall`` (against all
-        that is left of the text; null where that has no word), ``written`` (how many tokens the model wrote) and
+        :class:`Generation`), ``tokens`` (those compared: ``continuation``, or what is left of the text if that is
+        less; few tokens are easily guessed), ``matched`` (those of them that the model wrote before it first
+        differed), ``extracted`` (whether it wrote all of them), ``rouge1_recall`` and ``rougeL_recall`` (against all
+        that is left of the text; null where that has no word), ``written`` (tokens that the model wrote) and
         ``refused`` (whether its first sentence contains one of :data:`REFUSALS`).
 
     Raises:
@@ -198,11 +207,7 @@ def measure(
                 "refused": is_refusal(text),
             }
         )
-    whole = ("row", "passage", "prefix", "tokens", "matched", "written")
-    types = {name: pa.int64() for name in whole} | {name: pa.bool_() for name in ("extracted", "refused")}
-    order = ("row", "passage", "prefix", "tokens", "matched", "extracted", "rouge1_recall", "rougeL_recall", "written")
-    names = (*order, "refused")
-    return pa.Table.from_pylist(lines, pa.schema([(name, types.get(name, pa.float64())) for name in names]))
+    return pa.Table.from_pylist(lines, pa.schema(COLUMNS))
 
 
 def generation_tables(
@@ -214,7 +219,7 @@ def generation_tables(
     seed: int,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> tuple[dict[SetName, pa.Table], int]:
-    """Let a model write on from records of S and H, and compare that with them.
+    """Let a model continue records of S and H, and compare what it writes with them.
 
     Args:
         model: as for :func:`generate`.
@@ -226,11 +231,9 @@ def generation_tables(
 
     Returns:
         By set the table of :func:`measure`, with the column ``group`` where the examples have it; and how many tokens
-        were read and written, of two texts half as many, as each passes through half of the model.
+        were read and written, of two texts half as many, because each passes through half of the model.
     """
-    sets: dict[SetName, Dataset] = {
-        name: part for name, part in evidence.sets.items() if name in ("forget", "holdout")
-    }
+    sets = {name: part for name, part in evidence.sets.items() if name in JUDGED}
     tables: dict[SetName, pa.Table] = {}
     tokens = 0
     for name, part in replace(evidence, sets=sets).at_most(records, seed).sets.items():
@@ -251,11 +254,9 @@ def check_writes(task: Task) -> None:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether the first sentence of an English text says that its writer does not know or will not tell.
+    """Whether the first sentence of an English text says that its writer does not know or refuses.
 
-    Args:
-        text: what a model wrote; where the text to forget is itself written in the first person, such as a letter,
-            this finds too much.
+    It finds too much where the text to forget is itself written in the first person, such as a letter.
     """
     first = _FIRST_SENTENCE.match(text.strip().lower().replace("\u2019", "'"))
     return first is not None and _REFUSAL.search(first.group()) is not None
@@ -270,7 +271,7 @@ def _requests(
     new_tokens: int,
     limit: float,
 ) -> Iterator[Generation]:
-    """What the model is asked to write; ``limit`` is how many positions it has."""
+    """The requests of all examples; ``limit`` is the number of positions of the model."""
     special = set(tokenizer.all_special_ids)
     passages: dict[int, int] = {}
     for example in examples:
@@ -304,7 +305,7 @@ def _runs(labels: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def _batches(requests: list[Generation], batch_size: int, limit: float) -> Iterator[list[int]]:
-    """Positions of requests, longest first; those of a batch begin alike, and none would be taken beyond the limit."""
+    """Positions of requests, longest first; those of a batch have equal beginnings, and none exceeds the limit."""
     order = sorted(range(len(requests)), key=lambda j: (-len(requests[j].begun), -len(requests[j].read)))
     batch: list[int] = []
     steps = 0
@@ -327,7 +328,7 @@ def _stacked(
 ) -> tuple[dict[str, torch.Tensor], int]:
     """The inputs of a batch, and how many tokens of what comes out were given.
 
-    Padding stands on the left, so that all go on writing at the same place; what an encoder reads is padded on the
+    Padding stands on the left, so that all texts continue at the same place; an encoder's input is padded on the
     right, as in training.
     """
     device = model.device
@@ -347,7 +348,7 @@ def _stacked(
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end a text; a chat model has one for the end of a turn besides."""
+    """The tokens that end a text; a chat model has another one for the end of a turn."""
     ends: set[int] = set()
     for token in (tokenizer.eos_token_id, model.generation_config.eos_token_id, model.config.eos_token_id):
         ends |= set(token) if isinstance(token, list) else {token} - {None}
@@ -355,7 +356,7 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int
 
 
 def positions(config: PreTrainedConfig) -> float:
-    """How many tokens a model can attend to; infinity where it says nothing, as with relative positions."""
+    """How many tokens a model can attend to; infinity where its configuration does not say."""
     text = config.get_text_config(decoder=True)
     name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     return text.to_dict().get(name) or math.inf
@@ -371,7 +372,7 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 @contextmanager
 def _no_generation_config(model: PreTrainedModel) -> Iterator[None]:
-    """Without the model's own settings, such as a repetition penalty, which fill in whatever a caller leaves open."""
+    """Without the model's own settings, such as a repetition penalty, which replace what a caller leaves open."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's lm-evaluation-harness (the extra ``lm-eval``): what a model can do besides."""
+"""Tasks of EleutherAI's lm-evaluation-harness (the extra ``lm-eval``): what else a model can do."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -42,30 +42,30 @@ def check_harness_tasks(tasks: Sequence[str], task: str) -> None:
     """Raise InputError unless the harness is installed, knows the tasks, and the model is for them.
 
     Args:
-        tasks: names, or YAML files of tasks that are called as the file is.
+        tasks: names, or YAML files that bear a task's name.
         task: what the model does.
     """
     if task != "text-generation":
-        raise InputError(f"--lm_eval_tasks are for causal language models, and this model is for {task}.")
+        raise InputError(f"--lm_eval_tasks needs a causal language model, and this model is for {task}.")
     if importlib.util.find_spec("lm_eval") is None:
-        raise InputError("--lm_eval_tasks needs lm_eval; pip install 'hf_unlearn[lm-eval]'.")
+        raise InputError("--lm_eval_tasks needs lm_eval: pip install 'hf_unlearn[lm-eval]'.")
     manager = _manager(tuple(tasks))
     for name in tasks:
         if not manager.match_tasks([_name(name)]):
-            raise InputError(f"lm_eval knows no task {_name(name)!r}; `lm-eval ls tasks` lists them.")
+            raise InputError(f"lm_eval knows no task {_name(name)!r}. `lm-eval ls tasks` lists them.")
 
 
 def harness_scores(
     model: Model, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], *, batch_size: int, seed: int
 ) -> list[HarnessScore]:
-    """Put a model to tasks of the harness; every process of a launch does all of it.
+    """Measure a model on tasks of the harness; every process of a launch does all of it.
 
     Args:
         model: a causal language model; it stays as it is, and so do the random number generators.
         tokenizer: the model's.
-        tasks: names, or YAML files of tasks that are called as the file is.
+        tasks: names, or YAML files that bear a task's name.
         batch_size: sequences in a forward pass.
-        seed: of examples that are shown before, and of the bootstrap.
+        seed: of the examples in the prompts, and of the bootstrap.
 
     Returns:
         Every metric of every task and group, in the harness's order.
@@ -98,7 +98,7 @@ def _score(task: str, key: str, values: dict[str, Any]) -> HarnessScore:
     metric, _, chosen = key.partition(",")
     value, error, n = float(values[key]), values.get(f"{metric}_stderr,{chosen}"), int(values["sample_len"])
     estimate = None
-    # Where all examples went alike the error is zero, which is no interval.
+    # Where all examples have the same result the error is zero, which gives no interval.
     if isinstance(error, int | float) and error > 0:
         half = float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error)
         estimate = Estimate(value, value - half, value + half, n)
@@ -107,7 +107,7 @@ def _score(task: str, key: str, values: dict[str, Any]) -> HarnessScore:
 
 @cache
 def _manager(tasks: tuple[str, ...]) -> Any:
-    """What knows the tasks; to make it for the harness's own takes seconds, for it looks at thousands of files."""
+    """The harness's index of tasks, which takes seconds to make because it reads thousands of files."""
     from lm_eval.tasks import TaskManager
 
     files = [Path(name) for name in tasks if name.endswith(".yaml")]

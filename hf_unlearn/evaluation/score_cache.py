@@ -1,7 +1,7 @@
-"""Tables of scores that were made before: found by what was scored, the weights and the records, never by a name.
+"""A cache of score tables, found by digests of the weights and the records, never by a name.
 
-They lie in ``HF_HOME/hf_unlearn/tables``, some 100 bytes a record and model, numbers only. Nothing there is needed:
-deleting the folder clears it, and what is missing or damaged is scored again.
+It lies in ``HF_HOME/hf_unlearn/tables``, some 100 bytes a record and model, numbers only. Deleting the folder clears
+it; a missing or damaged table is made again.
 """
 
 import contextlib
@@ -34,9 +34,11 @@ from . import measured_sets, scoring
 from .measured_sets import EvidenceSets
 from .report import SetName
 
-# Where the code of a model's layers is of a known version.
+# Packages of a known version, whose layers the digest of a model covers.
 KNOWN_CODE = ("torch.nn.", "transformers.", "peft.")
-# What makes the numbers; a change of it makes all tables old, with no version to be remembered.
+# The configuration's fields that say where a model came from, and not what it computes.
+NAMES = ("_name_or_path", "architectures", "transformers_version")
+# A change of the scoring code makes all tables old.
 SCORING_CODE = [xxh3_128(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (scoring, measured_sets)]
 BATCH_ROWS = 10_000
 
@@ -44,11 +46,11 @@ BATCH_ROWS = 10_000
 def score_once(
     evidence: EvidenceSets, model: Model, context: Callable[[], AbstractContextManager] = nullcontext
 ) -> tuple[dict[SetName, pa.Table], int]:
-    """Score a model as :meth:`EvidenceSets.score` does, or read what that gave when it was done before.
+    """Score a model as :meth:`EvidenceSets.score` does, or read the tables of an earlier time.
 
     A table is found by all that its numbers depend on: weights and buffers, configuration and layers of the model, an
     adapter's scale and state; the encoded records and the size of the batches; number formats, device, the versions
-    of the libraries and the code that scores. Models that these do not tell apart are scored each time: quantised or
+    of the libraries and the code that scores. Models that these do not identify are scored each time: quantised or
     sharded ones, adapters other than LoRA, code from outside of transformers, layers with hooks.
 
     Args:
@@ -60,10 +62,10 @@ def score_once(
         The tables by set, and how many tokens had to be read for them.
 
     Raises:
-        InputError: what the model makes of a record is no number.
+        InputError: the loss of a record is no finite number.
     """
     places: dict[SetName, Path] = {}
-    # One process looks, so that all agree on what is left to score together.
+    # Only one process reads, so that all agree on what is left to score together.
     if PartialState().is_main_process:
         places = _places(evidence, model, context)
     kept: dict[SetName, pa.Table] = broadcast_object_list(
@@ -85,7 +87,7 @@ def tables_folder() -> Path:
 def _places(
     evidence: EvidenceSets, model: Model, context: Callable[[], AbstractContextManager]
 ) -> dict[SetName, Path]:
-    """The file of each set; none where the digests would not tell one model from another."""
+    """The file of each set; none where a digest does not identify the model."""
     weights = model_digest(model)
     if weights is None or not isinstance(evidence.collator, PaddingCollator):
         return {}
@@ -111,13 +113,10 @@ def _places(
 
 
 def model_digest(model: Model) -> str | None:
-    """A digest of all that makes a model compute what it computes, wherever it was loaded from.
-
-    Args:
-        model: the model, whole.
+    """A digest of all that a model's results depend on, wherever it was loaded from.
 
     Returns:
-        32 hexadecimal characters; None for a model that these would not tell from others.
+        32 hexadecimal characters; None for a model that they would not identify.
     """
     plain = plain_model(model)
     if isinstance(model, PeftModel) and not isinstance(model.active_peft_config, LoraConfig):
@@ -138,12 +137,8 @@ def model_digest(model: Model) -> str | None:
     return digest.hexdigest()
 
 
-# What a configuration holds besides: where the model came from, and what wrote it.
-NAMES = ("_name_or_path", "architectures", "transformers_version")
-
-
 def _is_known(module: nn.Module) -> bool:
-    """Whether a layer does what the code of its class says, and that code is of a known version."""
+    """Whether a layer runs the code of its class only, and that code is of a known version."""
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     return type(module).__module__.startswith(KNOWN_CODE) and not hooked
 
@@ -154,11 +149,7 @@ def _is_whole(tensor: torch.Tensor) -> bool:
 
 
 def data_digest(examples: Dataset) -> str:
-    """A digest of what examples hold, in their order; 32 hexadecimal characters.
-
-    Args:
-        examples: encoded records.
-    """
+    """A digest of encoded records, in their order; 32 hexadecimal characters."""
     tables = examples.with_format("arrow").iter(BATCH_ROWS)
     return xxh3_128("".join(_table_digest(table) for table in tables).encode()).hexdigest()
 
@@ -172,7 +163,7 @@ def _table_digest(table: pa.Table) -> str:
 
 
 def _read(place: Path) -> pa.Table | None:
-    """A table, None where there is none or a damaged one."""
+    """A table; None where it is missing or damaged."""
     try:
         table = pq.read_table(place)
     except (OSError, pa.ArrowException):
@@ -182,7 +173,7 @@ def _read(place: Path) -> pa.Table | None:
 
 
 def _write(place: Path, table: pa.Table) -> None:
-    """Keep a table, whole, whoever else writes it at the same time; where that is not possible it is not kept."""
+    """Keep a table, whole also when two processes write it; do without where the disk refuses."""
     temporary: Any = None
     with contextlib.suppress(OSError):
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

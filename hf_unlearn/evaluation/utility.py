@@ -1,4 +1,4 @@
-"""What the unlearning cost in utility, on records that have nothing to do with S."""
+"""The utility that unlearning cost, on records that have nothing to do with S."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MeasuredOn = Literal["test", "holdout", "retained"]
 
 @dataclass(frozen=True)
 class Utility:
-    """How much worse a model does than another one on the same records.
+    """How much worse a model is than another one on the same records.
 
     Attributes:
         measured_on: ``test``; ``holdout`` where there is no test split, since neither model saw H; ``retained`` where
@@ -24,7 +24,7 @@ class Utility:
         compared_with: ``retrained``, or ``original`` where there is no retrained model.
         loss_of: ``accuracy``: the other model's accuracy less this one's; ``loss``: by what fraction this one's mean
             loss is the higher one.
-        decrease: that number with its 90 % interval; below zero where this model does better.
+        decrease: that number with its 90 % interval; below zero where this model is better.
         margin: fixed before the run.
         word: ``kept`` where the interval lies below the margin (a one-sided test at 5 %), ``lost`` where it lies above
             it, else ``undecided``.
@@ -39,7 +39,7 @@ class Utility:
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
+        """The finding in a sentence."""
         found = self.decrease
         unit, sign = ("", 1) if self.loss_of == "accuracy" else (" %", 100)
         value, low, high, margin = (
@@ -67,7 +67,7 @@ def utility(tables: Mapping[str, Mapping[Any, pa.Table]], task: Task, margin: fl
     Args:
         tables: by model and set, as scored.
         task: what the models do.
-        margin: how much worse it may do: in accuracy, or as a fraction of the loss.
+        margin: how much worse it may be: in accuracy, or as a fraction of the loss.
 
     Returns:
         The comparison, None where there is nothing to compare.

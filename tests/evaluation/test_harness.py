@@ -175,7 +175,7 @@ def test_without_the_extra_or_for_a_classifier_it_is_refused(
 ) -> None:
     asked = {"lm_eval_tasks": ["hellaswag"], "output_dir": str(tmp_path / "out")}
     assert main(["run", "--config", str(recipe(**classifier_settings, **asked))]) == 2
-    assert "are for causal language models" in capsys.readouterr().err
+    assert "needs a causal language model" in capsys.readouterr().err
     # As if it were not installed.
     monkeypatch.delitem(sys.modules, "lm_eval", raising=False)
     find = importlib.util.find_spec

@@ -18,7 +18,16 @@ from ..statistics import mean_loss, membership_auc
 from .tofu import Mean, answer_probability, closer_to_one, true_better, truth_ratios
 
 TOKENS, NUMBERS = List(Value("int64")), List(Value("float64"))
-NLL = "negative log-likelihood of each token in nats, negative (such as -100) where nothing is predicted"
+GREEDY = {
+    "predictions": (TOKENS, "most likely token at the place of each label, -100 where there is none"),
+    "references": (TOKENS, "labels, -100 where there is none and for tokens without text, such as EOS"),
+}
+LOSSES = {
+    "nll": (
+        NUMBERS,
+        "negative log-likelihood of each token in nats, negative (such as -100) where nothing is predicted",
+    )
+}
 
 
 def greedy_and_nll(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,79 +50,85 @@ def greedy_and_nll(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Te
     return greedy, nll
 
 
-class _InMemory(evaluate.Metric):
-    """A metric that writes nothing to disk; what it ignores are the inputs of others in ``evaluate.combine``."""
+class _Metric(evaluate.Metric):
+    """A metric that writes nothing to disk, and ignores the inputs of other metrics in ``evaluate.combine``.
+
+    Attributes:
+        about: what it measures.
+        source: the paper.
+        inputs: by name, the type and what it holds.
+    """
+
+    about: str
+    source = ""
+    inputs: dict[str, tuple[Any, str]]
 
     def __init__(self, *args: Any, keep_in_memory: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
 
-
-class ExactMemorization(_InMemory):
-    """Mean over the records of :func:`~.memorization.exact_memorization`."""
-
     def _info(self) -> evaluate.MetricInfo:
-        return _about(
-            "The share of a text's tokens that greedy decoding gives when it has seen the true ones before.",
-            "Tirumala et al. 2022, arXiv:2205.10770",
-            predictions=(TOKENS, "most likely token at the place of each label, -100 where there is none"),
-            references=(TOKENS, "labels, -100 where there is none and for tokens without text, such as EOS"),
+        return evaluate.MetricInfo(
+            description=self.about,
+            citation=self.source,
+            inputs_description="".join(f"\n    {name}: {text}." for name, (_, text) in self.inputs.items()),
+            features=Features({name: kind for name, (kind, _) in self.inputs.items()}),
         )
+
+
+class ExactMemorization(_Metric):
+    """Mean over the records of :func:`~hf_unlearn.evaluation.scoring.exact_memorization`."""
+
+    about = "The share of a text's tokens that greedy decoding gives when it has seen the true ones before."
+    source = "Tirumala et al. 2022, arXiv:2205.10770"
+    inputs = GREEDY
 
     def _compute(self, predictions: list[list[int]], references: list[list[int]], **others: Any) -> dict[str, float]:
         return {"exact_memorization": float(np.nanmean(exact_memorization(_padded(predictions), _padded(references))))}
 
 
-class ExtractionStrength(_InMemory):
-    """Mean over the records of :func:`~.memorization.extraction_strength`."""
+class ExtractionStrength(_Metric):
+    """Mean over the records of :func:`~hf_unlearn.evaluation.scoring.extraction_strength`."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _about(
-            "The largest share at the end of a text that greedy decoding gives; 0 when the last token is missed.",
-            "Carlini et al. 2021, arXiv:2012.07805",
-            predictions=(TOKENS, "most likely token at the place of each label, -100 where there is none"),
-            references=(TOKENS, "labels, -100 where there is none and for tokens without text, such as EOS"),
-        )
+    about = "The largest share at the end of a text that greedy decoding gives; 0 when the last token is missed."
+    source = "Carlini et al. 2021, arXiv:2012.07805"
+    inputs = GREEDY
 
     def _compute(self, predictions: list[list[int]], references: list[list[int]], **others: Any) -> dict[str, float]:
         strength = extraction_strength(_padded(predictions), _padded(references))
         return {"extraction_strength": float(np.nanmean(strength))}
 
 
-class Perplexity(_InMemory):
+class Perplexity(_Metric):
     """exp of the mean loss per token over all records."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _about("exp of the mean negative log-likelihood per token.", "", nll=(NUMBERS, NLL))
+    about = "exp of the mean negative log-likelihood per token."
+    inputs = LOSSES
 
     def _compute(self, nll: list[list[float]], **others: Any) -> dict[str, float]:
         return {"perplexity": float(np.exp(mean_loss(*_sums(nll)).value))}
 
 
-class Probability(_InMemory):
+class Probability(_Metric):
     """Mean over the records of :func:`~.tofu.answer_probability`."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _about(
-            "Mean over the records of their probability to the power of 1/tokens.",
-            "Maini et al. 2024, arXiv:2401.06121",
-            nll=(NUMBERS, NLL),
-        )
+    about = "Mean over the records of their probability to the power of 1/tokens."
+    source = "Maini et al. 2024, arXiv:2401.06121"
+    inputs = LOSSES
 
     def _compute(self, nll: list[list[float]], **others: Any) -> dict[str, float]:
         total, tokens = _sums(nll)
         return {"probability": float(answer_probability(total / tokens).mean())}
 
 
-class MembershipAUC(_InMemory):
-    """:func:`~.statistics.membership_auc` with its interval."""
+class MembershipAUC(_Metric):
+    """:func:`~hf_unlearn.evaluation.statistics.membership_auc` with its interval."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _about(
-            "The probability that a record of S has the lower loss than one of H, with its 95 % interval.",
-            "DeLong et al. 1988, Biometrics 44",
-            predictions=(Value("float64"), "loss of each record, or another number that is low for members"),
-            references=(Value("int64"), "1 for a record of S, 0 for one of H"),
-        )
+    about = "The probability that a record of S has the lower loss than one of H, with its 95 % interval."
+    source = "DeLong et al. 1988, Biometrics 44"
+    inputs = {
+        "predictions": (Value("float64"), "loss of each record, or another number that is low for members"),
+        "references": (Value("int64"), "1 for a record of S, 0 for one of H"),
+    }
 
     def _compute(self, predictions: list[float], references: list[int], **others: Any) -> dict[str, float]:
         losses, members = np.array(predictions), np.array(references) == 1
@@ -121,17 +136,18 @@ class MembershipAUC(_InMemory):
         return {"membership_auc": found.value, "membership_auc_low": found.low, "membership_auc_high": found.high}
 
 
-class TruthRatio(_InMemory):
+class TruthRatio(_Metric):
     """:func:`~.tofu.truth_ratios` with both means and both of TOFU's ways to average over the records."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _about(
-            "How likely wrong answers are in proportion to a right one, averaged as on S (closer to one is better) "
-            "and as on what must stay (the true answer is better).",
-            "Maini et al. 2024, arXiv:2401.06121",
-            predictions=(NUMBERS, "loss per token of each wrong answer"),
-            references=(Value("float64"), "loss per token of the right answer"),
-        )
+    about = (
+        "How likely wrong answers are in proportion to a right one, averaged as on S (closer to one is better) and as "
+        "on what must stay (the true answer is better)."
+    )
+    source = "Maini et al. 2024, arXiv:2401.06121"
+    inputs = {
+        "predictions": (NUMBERS, "loss per token of each wrong answer"),
+        "references": (Value("float64"), "loss per token of the right answer"),
+    }
 
     def _compute(self, predictions: list[list[float]], references: list[float], **others: Any) -> dict[str, float]:
         correct, wrong = np.array(references), np.array(predictions)
@@ -142,15 +158,6 @@ class TruthRatio(_InMemory):
             found[f"truth_ratio_{mean}"] = float(closer_to_one(ratios).mean())
             found[f"true_better_{mean}"] = float(true_better(ratios).mean())
         return found
-
-
-def _about(description: str, source: str, **inputs: tuple[Any, str]) -> evaluate.MetricInfo:
-    return evaluate.MetricInfo(
-        description=description,
-        citation=source,
-        inputs_description="".join(f"\n    {name}: {text}." for name, (_, text) in inputs.items()),
-        features=Features({name: kind for name, (kind, _) in inputs.items()}),
-    )
 
 
 def _padded(lists: list[list[int]]) -> np.ndarray:
