@@ -1,4 +1,4 @@
-"""How far a model prefers a secret to all that could have stood in its place."""
+"""Exposure: how much a model prefers a secret to all that could have stood in its place."""
 
 import numpy as np
 

@@ -1,9 +1,8 @@
 """The measures of TOFU (Maini et al. 2024, arXiv:2401.06121) and MUSE (Shi et al. 2024, arXiv:2407.06460).
 
-All are arithmetic on what a model makes of each record. Means of values per record have an interval with
-``mean_loss(values, np.ones(n))`` of :mod:`~hf_unlearn.evaluation.statistics`. Where open-unlearning's code differs it
-is said; its small constants in denominators are left out, and a record without an answer, which makes its results NaN,
-is an error here.
+All are arithmetic on the losses of each record. :func:`~hf_unlearn.evaluation.statistics.clustered_mean` gives means
+over records their interval. Each docstring says where open-unlearning's code differs. Its small constants in
+denominators are left out, and a record without an answer, which makes its results NaN, is an error here.
 """
 
 import math
@@ -20,13 +19,12 @@ Mean = Literal["arithmetic", "geometric"]
 
 
 def truth_ratios(correct: np.ndarray, wrong: np.ndarray, mean: Mean) -> np.ndarray:
-    """How likely wrong answers are in proportion to a right one: low for a model that knows.
+    """How likely wrong answers are in proportion to a right one: low for a model that knows the right one.
 
     The mean of P(wrong)^(1/tokens) over the wrong answers, divided by P(correct)^(1/tokens).
 
     Args:
-        correct: loss per token of the right answer (on S the paraphrased one, so that it is not merely recognised), in
-            nats, shape (n,).
+        correct: loss per token in nats of the right answer, on S of its paraphrase, shape (n,).
         wrong: loss per token of each perturbed answer, shape (n, answers).
         mean: ``"arithmetic"`` as equation 1 of the paper says, ``"geometric"`` as the code of TOFU and open-unlearning
             computes; published numbers are geometric.
@@ -35,7 +33,7 @@ def truth_ratios(correct: np.ndarray, wrong: np.ndarray, mean: Mean) -> np.ndarr
         From 0 to infinity, shape (n,).
 
     Raises:
-        InputError: a loss is no number.
+        InputError: a loss is NaN.
     """
     _require_numbers(correct, wrong)
     arithmetic = special.logsumexp(-wrong, axis=1) - math.log(wrong.shape[1])
@@ -44,7 +42,7 @@ def truth_ratios(correct: np.ndarray, wrong: np.ndarray, mean: Mean) -> np.ndarr
 
 
 def closer_to_one(ratios: np.ndarray) -> np.ndarray:
-    """What TOFU averages on S: min(R, 1/R), high where right and wrong answers are alike, shape (n,)."""
+    """What TOFU averages on S: min(R, 1/R), high where right and wrong answers are equally likely, shape (n,)."""
     with np.errstate(divide="ignore"):
         return np.minimum(ratios, 1 / ratios)
 
@@ -86,16 +84,16 @@ def probability_among_options(correct: np.ndarray, wrong: np.ndarray) -> np.ndar
 def forget_quality(ratios: np.ndarray, reference: np.ndarray) -> float:
     """TOFU's forget quality: the p-value of the test of Kolmogorov and Smirnov between two models' truth ratios on S.
 
-    It tends to 1 as S becomes small, so a high value says that no difference was seen, not that there is none.
-    open-unlearning reads the reference from a file and does not see when that is about other records; neither can
-    this, but it refuses another number of them.
+    It tends to 1 as S becomes small, so a high value means that no difference was seen, not that there is none.
+    open-unlearning reads the reference from a file, which can be about other records; this function refuses another
+    number of records only.
 
     Args:
         ratios: of the unlearned model, shape (n,).
         reference: of a model that never saw S, on the same records, shape (n,).
 
     Raises:
-        InputError: the numbers of records differ, or a ratio is no number.
+        InputError: the numbers of records differ, or a ratio is NaN.
     """
     _require_numbers(ratios, reference)
     if len(ratios) != len(reference):
@@ -131,10 +129,10 @@ def privleak(forget: np.ndarray, holdout: np.ndarray, reference: tuple[np.ndarra
         reference: the same from a model that never saw S; without it an AUC of one half is assumed.
 
     Returns:
-        In percent; NaN where the reference already tells S from H without an error, so that there is no scale.
+        In percent; NaN where the reference already separates S and H without an error, so that there is no scale.
 
     Raises:
-        InputError: a value is no number.
+        InputError: a value is NaN.
     """
     _require_numbers(forget, holdout, *(reference or ()))
     found = 1 - membership_auc(forget, holdout).value
@@ -146,6 +144,6 @@ def _require_numbers(*arrays: np.ndarray) -> None:
     for values in arrays:
         if bad := int(np.isnan(values).sum()):
             raise InputError(
-                f"{bad:,} of {values.size:,} values are no number; leave out records without an answer, or if there "
-                "are none, the model's weights are damaged."
+                f"{bad:,} of {values.size:,} values are no number. Leave out records without an answer; if there are "
+                "none, the model's weights are damaged."
             )

@@ -1,4 +1,4 @@
-"""TOFU's evaluation of one model: one scoring and one generation, and the published measures from what they give.
+"""TOFU's evaluation of one model: the published measures from one scoring and one generation.
 
 The sets are those of Maini et al. 2024, arXiv:2401.06121: questions about S, about authors that stay, about real
 authors and about the world, each with its right answer and perturbed ones, for S and L with a paraphrased one too; and
@@ -44,7 +44,7 @@ Answer = Literal["answer", "paraphrased_answer", "perturbed_answer"]
 # The answers to each question of a set, by column.
 Answers = dict[Answer, list[list[str]]]
 
-# What has wrong answers too, and those of it that must stay.
+# The sets with wrong answers too, and those of them that must stay.
 ASKED: tuple[TofuSet, ...] = ("forget", "retain", "real_authors", "world_facts")
 KEPT = ASKED[1:]
 MEANS: tuple[Mean, ...] = ("geometric", "arithmetic")
@@ -58,7 +58,7 @@ ATTACKS = {
     "gradient_norm": "mia_gradnorm",
     "reference": "mia_reference",
 }
-WHOLE = 2**31  # tokens in an example: an answer is never taken to pieces
+WHOLE = 2**31  # tokens in an example: no answer is cut into pieces
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class TofuSuite:
 
     Attributes:
         evidence: ``forget`` and ``holdout`` are the right answers of S and H, ``test`` all other answers.
-        places: where the answers of a set lie in ``test``.
-        authors: whose record each is, in the sets that say so.
+        places: of the answers of a set in ``test``.
+        authors: of the records, in the sets that name them.
         fingerprint: of the records, whatever the tokenizer.
     """
 
@@ -87,12 +87,7 @@ class TofuSuite:
 
 @dataclass(frozen=True)
 class TofuScores:
-    """What a model makes of every answer.
-
-    Attributes:
-        suite: the answers.
-        tables: as scored, by set of ``suite.evidence``.
-    """
+    """The scores of every answer; ``tables`` are by set of ``suite.evidence``."""
 
     suite: TofuSuite
     tables: Mapping[SetName, pa.Table]
@@ -116,7 +111,7 @@ class TofuMetric:
     """One number of the suite.
 
     Attributes:
-        value: the number, None where it is none (see :func:`.tofu.privleak`).
+        value: the number, None where there is none (see :func:`.tofu.privleak`).
         n: records that it rests on.
         low, high: ends of its 95 % interval; None for a p-value, and where there is none.
         groups: authors, where they are the unit of sampling of the interval.
@@ -143,16 +138,16 @@ def tofu_suite(
     """Encode TOFU for a model.
 
     Args:
-        records: all sets, ``holdout`` only where there is one, with the columns ``question`` and ``answer``; but for
-            ``holdout`` also ``perturbed_answer``, a list as long for each record, and ``paraphrased_answer`` where
-            there is one; and ``author`` where it is known, for all intervals.
+        records: all sets, ``holdout`` where there is one, with the columns ``question`` and ``answer``; all but
+            ``holdout`` with ``perturbed_answer``, a list of one length, and where it exists ``paraphrased_answer``;
+            and ``author`` where it is known, as the unit of sampling.
         tokenizer, config: the model's.
         prompt_template, completion_template: over ``question`` and ``answer``.
         batch_size: answers in a forward pass.
 
     Raises:
-        InputError: a set or column is missing, a template leaves question or answer out, an answer is empty, or a
-            question with its answer is longer than the model can read.
+        InputError: a set or column is missing, a template lacks question or answer, an answer is empty, or a question
+            with its answer is longer than the model can read.
     """
     if missing := [name for name in ASKED if name not in records]:
         raise InputError(f"TOFU's measures need the sets {', '.join(ASKED)}; {', '.join(missing)} is missing.")
@@ -183,10 +178,10 @@ def tofu_suite(
 def score_tofu(
     suite: TofuSuite, model: Model, context: Callable[[], AbstractContextManager] = nullcontext
 ) -> TofuScores:
-    """Score a model on every answer, each once, or read what that gave (see :func:`.cache.score_once`).
+    """Score a model on every answer (see :func:`~hf_unlearn.evaluation.score_cache.score_once`).
 
     Raises:
-        InputError: what the model makes of an answer is no number.
+        InputError: the loss of an answer is no finite number.
     """
     return TofuScores(suite, score_once(suite.evidence, model, context)[0])
 
@@ -198,7 +193,7 @@ def recall_tofu(
     new_tokens: int = NEW_TOKENS,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> dict[TofuSet, np.ndarray]:
-    """ROUGE-L recall of what a model answers by greedy decoding, all sets in one generation.
+    """ROUGE-L recall of a model's greedy answers, all sets in one generation.
 
     Args:
         suite: the answers.
@@ -245,7 +240,7 @@ def tofu_metrics(
         InputError: the reference was scored on other records.
     """
     if reference is not None and reference.suite.fingerprint != scores.suite.fingerprint:
-        raise InputError("The reference was scored on other records than the model; score both on the same sets.")
+        raise InputError("The reference was scored on other records than the model. Score both on the same sets.")
     authors = scores.suite.authors
     values: dict[tuple[TofuSet, str], np.ndarray] = {}
     for name in ASKED:
@@ -329,7 +324,7 @@ def _attacks(scores: TofuScores, reference: TofuScores | None) -> dict[str, Tofu
 
 
 def _metric(found: Estimate, n: int, groups: int | None = None, reference: float | None = None) -> TofuMetric:
-    """A number from 0 to 1; it has no interval where there is one record only, or one author, to show a spread."""
+    """A number from 0 to 1; it has no interval where a single record, or a single author, shows no variance."""
     if found.n < 2 or not math.isfinite(found.high):
         return TofuMetric(found.value, n, None, None, groups, reference)
     return TofuMetric(found.value, n, max(found.low, 0.0), min(found.high, 1.0), groups, reference)
@@ -365,11 +360,7 @@ def _fingerprint(records: Mapping[TofuSet, Dataset], texts: Mapping[TofuSet, Ans
 
 
 def _answers(part: Dataset, name: TofuSet) -> Answers:
-    """The answers to each question of a set, by column.
-
-    Raises:
-        InputError: a column is missing, or holds nothing.
-    """
+    """The answers to each question of a set, by column; raises InputError where one is missing or empty."""
     needed = ["question", "answer", *(["perturbed_answer"] if name != "holdout" else [])]
     require_columns(needed, part.column_names)
     if len(part) == 0:
@@ -381,7 +372,7 @@ def _answers(part: Dataset, name: TofuSet) -> Answers:
         found[column] = [[one] if isinstance(one, str) else one for one in given]
         bad = sum(not all(isinstance(text, str) and text.strip() for text in one or [""]) for one in found[column])
         if bad:
-            raise InputError(f"{bad} of the {len(part)} {name} records have nothing in {column!r}; leave them out.")
+            raise InputError(f"{bad} of the {len(part)} {name} records have nothing in {column!r}. Leave them out.")
         if len({len(one) for one in found[column]}) > 1:
             raise InputError(f"The {name} records have unequal numbers of texts in {column!r}.")
     return found
@@ -394,6 +385,6 @@ def _check_lengths(evidence: EvidenceSets, records: Mapping[SetName, int], limit
         longest = max(map(len, part["input_ids"]))
         if longest > limit:
             raise InputError(
-                f"A question with its answer takes up to {longest} tokens and this model reads {limit}, so TOFU's "
-                "measures cannot be had of it."
+                f"A question with its answer takes up to {longest} tokens, and this model reads {limit}. TOFU's "
+                "measures need a model that reads all of them."
             )

@@ -1,4 +1,4 @@
-"""The forgetting quality F of the NeurIPS 2023 unlearning challenge, with what a perfect unlearner would get.
+"""The forgetting quality F of the NeurIPS 2023 unlearning challenge, and what equal models get.
 
 F is for comparison only: its epsilons are maxima of noisy ratios over many thresholds, without any confidence, and
 models that were retrained themselves get about 0.18 instead of 1. Source: Triantafillou et al. 2024, arXiv:2406.09073.
@@ -15,15 +15,15 @@ LARGEST_EPSILON = 50.0
 BIN_WIDTH = 0.5
 STEPS = 400  # right ends, and left ends for each of them
 REACH = 2.0  # how far the ends of the interval go beyond those of the narrower arm
-NULL_EXAMPLES = 2000
+NULL_EXAMPLES = 2000  # of all deals together
 MOST_DEALS = 50
 
 
 def dealt_epsilons(unlearned: np.ndarray, retrained: np.ndarray, *, delta: float = DELTA, seed: int = 0) -> np.ndarray:
-    """What :func:`challenge_epsilons` finds on arms that are alike: the same models, dealt into two arms at random.
+    """:func:`challenge_epsilons` of arms that are alike: the same models, divided into two arms at random.
 
-    The challenge tries thresholds in steps of fixed width, so what it finds by chance depends on how far the models
-    spread: with a standard deviation of 0.3 within the arms, alike ones get F = 0.10 instead of 0.19 (64 models a
+    The challenge tries thresholds in steps of fixed width, so what it finds by chance depends on the spread of the
+    models: with a standard deviation of 0.3 within the arms, alike ones get F = 0.10 instead of 0.19 (64 models a
     side).
 
     Args:
@@ -46,10 +46,10 @@ def dealt_epsilons(unlearned: np.ndarray, retrained: np.ndarray, *, delta: float
 def challenge_epsilons(unlearned: np.ndarray, retrained: np.ndarray, delta: float = DELTA) -> np.ndarray:
     """The challenge's estimate of epsilon for each example.
 
-    It is the largest over two families of attacks that leaves no arm without a mistake, or 50 for an attack that makes
-    none: scores at or above a threshold, every 0.01 from the lowest score to the highest; and scores in an interval
-    around the narrower arm, whose ends move by 2 either way in 400 steps. It is 50 as well where one arm's range is
-    less than a hundredth of the other's.
+    It is the largest epsilon of two families of attacks that make a mistake in both arms, or 50 for an attack that
+    makes none. The attacks take for one arm the scores at or above a threshold, every 0.01 from the lowest score to
+    the highest, or those in an interval around the narrower arm, whose ends move by 2 either way in 400 steps. It is
+    50 as well where one arm's range is less than a hundredth of the other's.
 
     Args:
         unlearned: log(p / (1 - p)) of the right answer for every unlearned model, shape (models, examples).
@@ -57,8 +57,8 @@ def challenge_epsilons(unlearned: np.ndarray, retrained: np.ndarray, delta: floa
         delta: of the definition.
 
     Returns:
-        Shape (examples,). Thresholds lie where exact arithmetic puts them, so where a score falls on one the
-        challenge's own result, which rounding decides, can differ.
+        Shape (examples,). Thresholds are exact, so the challenge's own result, which rounding decides, can differ
+        where a score falls on a threshold.
 
     Raises:
         InputError: scores of other shapes or that are no numbers, or arms of different size.
@@ -67,7 +67,7 @@ def challenge_epsilons(unlearned: np.ndarray, retrained: np.ndarray, delta: floa
     if len(unlearned) != len(retrained):
         raise InputError(
             f"The challenge's score compares arms of the same size, and there are {len(unlearned)} unlearned and "
-            f"{len(retrained)} retrained models; leave some out."
+            f"{len(retrained)} retrained models. Leave some out."
         )
     table = _attack_epsilons(len(unlearned), delta).ravel()
     return np.array([_epsilon(u, r, table) for u, r in zip(unlearned.T, retrained.T, strict=True)])
@@ -111,7 +111,7 @@ def _best_interval(inner: np.ndarray, outer: np.ndarray, table: np.ndarray) -> f
     """The largest epsilon of the attacks that take a score in an interval for one of the inner arm."""
     n = len(inner)
     step = 2 * REACH / (STEPS - 1)
-    # The left ends start a fixed distance below each right end, so all of them lie on one grid of the same step.
+    # The left ends begin a fixed distance below each right end, so all of them lie on one grid of the same step.
     right = inner[-1] + step * (np.arange(STEPS) - (STEPS - 1) / 2)
     left = inner[0] + step * (np.arange(2 * STEPS - 1) - (STEPS - 1))
     # Counts of both arms as one number, whose difference is the place in the table.
@@ -123,7 +123,7 @@ def _best_interval(inner: np.ndarray, outer: np.ndarray, table: np.ndarray) -> f
 
 
 def _attack_epsilons(n: int, delta: float) -> np.ndarray:
-    """What an attack shows by its counts: hits by false alarms, shape (n + 1, n + 1); -inf for those discarded."""
+    """The epsilon of each pair of hits and false alarms, shape (n + 1, n + 1); -inf for those discarded."""
     missed = 1 - np.arange(n + 1)[:, None] / n
     false_alarms = np.arange(n + 1)[None, :] / n
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""How close unlearned models are to reference models that never saw S: epsilon, the challenge's F and U-LiRA, at once.
+"""How close unlearned models are to reference models that never saw S: epsilon, the challenge's F and U-LiRA.
 
 Both arms are many models of which each was scored on every record. Their score of a record is log(p / (1 - p)) of it.
 """
@@ -43,10 +43,10 @@ class SetCloseness:
 
     Attributes:
         records: of the set.
-        pooled: what the attack on all records at once proves; of S the deciding figure.
-        single: what the attack on one record alone proves, the one on which the models of the calibration prove most.
+        pooled: the bound by all records at once; of S the deciding figure.
+        single: the bound by one record alone, the one on which the models of the calibration prove most.
         quality: the challenge's F, the mean over the records; 1 is out of reach.
-        quality_null: F of arms that are alike: the same models, dealt at random.
+        quality_null: F of arms that are alike: the same models, divided at random.
         quality_ratio: quality / quality_null; near 1 for arms that are alike, None where they get 0.
         lira_auc, lira_accuracy, lira_tpr: of U-LiRA, see ``UnlearningLira``.
     """
@@ -71,7 +71,7 @@ class Closeness:
             trace of S.
         n_unlearned, n_reference: models of each arm.
         n_quality: models of each arm that F is computed on, the first ones.
-        originals: the trainings on D that the unlearned models began at.
+        originals: the number of originals, trained on D, that were unlearned.
         delta: of the definition.
         confidence: of every bound by itself.
         assumptions: what the figures rest on, in words.
@@ -88,7 +88,7 @@ class Closeness:
 
     @property
     def findings(self) -> list[str]:
-        """What was found on each set, in sentences without their full stop."""
+        """The finding on each set, in sentences without their full stop."""
         found = []
         for name, numbers in self.sets.items():
             sentence = _finding(name, numbers, self.confidence)
@@ -116,7 +116,7 @@ def closeness(
         delta: of the definition.
         alpha: the probability that a bound is too large.
         seed: of the halves, of which one chooses the attacks and one tests them.
-        originals: the trainings on D that the unlearned models began at.
+        originals: the number of originals, trained on D, that were unlearned.
 
     Raises:
         InputError: an arm has fewer than three models, or the records differ.
@@ -150,7 +150,6 @@ def closeness(
             lira_accuracy=lira.accuracy,
             lira_tpr=lira.tpr,
         )
-    tested = sets["forget"].pooled
     return Closeness(
         sets=sets,
         n_unlearned=n_u,
@@ -159,7 +158,7 @@ def closeness(
         originals=originals,
         delta=delta,
         confidence=1 - alpha,
-        assumptions=_assumptions(tested, originals),
+        assumptions=_assumptions(sets["forget"].pooled, originals),
     )
 
 
@@ -214,20 +213,19 @@ def _finding(name: Compared, found: SetCloseness, confidence: float) -> str:
 def plot_closeness(
     unlearned: Sequence[Tables], arms: Mapping[str, tuple[Sequence[Tables], Closeness]], path: Path, *, seed: int = 0
 ) -> None:
-    """Draw the challenge's epsilon of each record against what it is when the same models are dealt at random.
+    """Draw the challenge's epsilon of each record, and that of the same models divided at random.
 
     Args:
         unlearned: the tables of each unlearned model.
         arms: by name, the tables of each reference model and how close they are; a row of pictures each.
-        path: where to write the PNG; it holds no data besides the drawing.
-        seed: of the deals.
+        path: of the PNG, which holds no data besides the drawing.
+        seed: of the divisions.
     """
     columns = max(len(found.sets) for _, found in arms.values())
     figure = Figure(figsize=(5.6 * columns, 3.9 * len(arms)), layout="constrained")
     panels = figure.subplots(len(arms), columns, squeeze=False)
     for row, (arm, (reference, found)) in zip(panels, arms.items(), strict=True):
-        # An attack that leaves no arm without a mistake shows the logarithm of n - 1 at most; those without one come
-        # after a gap.
+        # An attack with a mistake in both arms shows log(n - 1) at most; those without a mistake come after a gap.
         n = found.n_quality
         top = max(math.ceil(math.log(n - 1) / BIN_WIDTH), 1) * BIN_WIDTH
         edges = np.arange(0, top + 2.5 * BIN_WIDTH, BIN_WIDTH)

@@ -1,12 +1,12 @@
 """Epsilon: how far unlearned models are from retrained ones, as a bound that holds with a stated confidence.
 
-Both arms are many models, each trained with a seed of its own, and one score of every model on every example, such as
-minus its loss. An attack guesses from the score which arm a model is of; the rates at which it is right bound epsilon
-from below (Sekhari et al. 2021 for the definition, Jagielski et al. 2020 for the bound).
+Both arms are many models, each trained with a seed of its own. Every model has one score on every example, such as
+minus its loss. An attack guesses the arm of a model from its score, and its rate of right guesses bounds epsilon from
+below (Sekhari et al. 2021 for the definition, Jagielski et al. 2020 for the bound).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -30,9 +30,9 @@ class EpsilonBound:
         epsilon: lower confidence limit of epsilon, at level alpha; 0 when nothing is proven.
         attack_high: upper confidence limit, at level alpha, of what this attack could prove with any number of models;
             None when there is none. It limits this attack, never epsilon.
-        ceiling: what ``epsilon`` would be had the attack made no mistake on as many models.
-        hits_unlearned, n_unlearned: of the unlearned models tested, those on the side where they are expected; all.
-        hits_retrained, n_retrained: of the retrained models tested, those on that same side; all.
+        ceiling: the ``epsilon`` of an attack without a mistake on as many models.
+        hits_unlearned, n_unlearned: unlearned models on the side where they are expected; all that were tested.
+        hits_retrained, n_retrained: retrained models on that same side; all that were tested.
         threshold: of the score.
         above: whether unlearned models are expected at the threshold or above it, rather than below.
         calibrated_on: unlearned and retrained models that the threshold and the side were chosen on; none was tested.
@@ -61,8 +61,8 @@ class ExampleBounds:
     """What the attacks on single examples prove, each one on its own.
 
     Attributes:
-        epsilon: lower confidence limits, shape (examples,). Each is too large with probability alpha at most, so with
-            nothing to find some of many can still lie above 0; their largest is no bound, that of ``witness`` is.
+        epsilon: lower confidence limits, shape (examples,). Each is too large with probability alpha at most, so some
+            of many lie above 0 by chance; their largest is no bound, that of ``witness`` is.
         hits_unlearned, hits_retrained: as in :class:`EpsilonBound`, shape (examples,).
         threshold, above: as in :class:`EpsilonBound`, shape (examples,).
         n_unlearned, n_retrained, calibrated_on, alpha, delta: as in :class:`EpsilonBound`.
@@ -85,8 +85,8 @@ class ExampleBounds:
         """What the attack on one example proves.
 
         Args:
-            example: ``witness``, or one that was named before the models were scored. Picked for its bound it proves
-                less than it says.
+            example: ``witness``, or one that was named before the models were scored. An example that is picked for
+                its bound proves less than that.
         """
         counts = int(self.hits_unlearned[example]), self.n_unlearned, int(self.hits_retrained[example])
         _, high = confidence_limits(*counts, self.n_retrained, self.alpha, self.delta)
@@ -129,22 +129,22 @@ def example_bounds(
     unlearned, retrained = check_scores(unlearned, retrained)
     (calibrate_u, test_u), (calibrate_r, test_r) = halves(len(unlearned), seed), halves(len(retrained), seed)
     n_u, n_r, examples = len(test_u), len(test_r), unlearned.shape[1]
-    promises = _promises(len(calibrate_u), len(calibrate_r), alpha, delta)
-    proofs = np.maximum(_promises(n_u, n_r, alpha, delta), 0)
-    threshold, above, promise = np.empty(examples), np.empty(examples, bool), np.empty(examples)
+    limits = _lower_limits(len(calibrate_u), len(calibrate_r), alpha, delta)
+    tested = np.maximum(_lower_limits(n_u, n_r, alpha, delta), 0)
+    threshold, above, limit = np.empty(examples), np.empty(examples, bool), np.empty(examples)
     hits_u, hits_r = np.empty(examples, int), np.empty(examples, int)
     for start in range(0, examples, COLUMNS_AT_A_TIME):
         part = slice(start, start + COLUMNS_AT_A_TIME)
         # Sorting is fastest along the last axis.
         u, r = np.ascontiguousarray(unlearned[:, part].T), np.ascontiguousarray(retrained[:, part].T)
-        threshold[part], above[part], promise[part] = _choose(u[:, calibrate_u], r[:, calibrate_r], promises)
+        threshold[part], above[part], limit[part] = _choose(u[:, calibrate_u], r[:, calibrate_r], limits)
         reached_u = (u[:, test_u] >= threshold[part, None]).sum(1)
         reached_r = (r[:, test_r] >= threshold[part, None]).sum(1)
         hits_u[part] = np.where(above[part], reached_u, n_u - reached_u)
         hits_r[part] = np.where(above[part], reached_r, n_r - reached_r)
     difference, variance = _difference(unlearned[calibrate_u], retrained[calibrate_r])
     return ExampleBounds(
-        epsilon=proofs[hits_u, hits_r],
+        epsilon=tested[hits_u, hits_r],
         hits_unlearned=hits_u,
         hits_retrained=hits_r,
         threshold=threshold,
@@ -152,8 +152,8 @@ def example_bounds(
         n_unlearned=n_u,
         n_retrained=n_r,
         calibrated_on=(len(calibrate_u), len(calibrate_r)),
-        # Few models separate many examples by chance; of those the largest difference tells most.
-        witness=int(np.lexsort((np.abs(difference) / np.sqrt(variance), promise))[-1]),
+        # Few models separate many examples by chance; of those the one with the largest difference counts.
+        witness=int(np.lexsort((np.abs(difference) / np.sqrt(variance), limit))[-1]),
         alpha=alpha,
         delta=delta,
     )
@@ -182,7 +182,7 @@ def pooled_bound(
     pooled = example_bounds(
         (unlearned @ weights)[:, None], (retrained @ weights)[:, None], alpha=alpha, delta=delta, seed=seed
     )
-    return EpsilonBound(**{**vars(pooled.bound(0)), "example": None})
+    return replace(pooled.bound(0), example=None)
 
 
 def check_scores(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +195,7 @@ def check_scores(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarr
     if unlearned.ndim != 2 or retrained.ndim != 2 or unlearned.shape[1] != retrained.shape[1] or not unlearned.size:
         raise InputError(
             f"The scores of the unlearned and retrained models have the shapes {unlearned.shape} and "
-            f"{retrained.shape}; give (models, examples) for both, with the same examples."
+            f"{retrained.shape}. Give (models, examples) for both, with the same examples."
         )
     if min(len(unlearned), len(retrained)) < 2:
         raise InputError(
@@ -203,18 +203,18 @@ def check_scores(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarr
             "one to choose the threshold on and one to test."
         )
     if not (np.isfinite(unlearned).all() and np.isfinite(retrained).all()):
-        raise InputError("Some scores are infinite or no numbers; leave those models or examples out.")
+        raise InputError("Some scores are infinite or no numbers. Leave those models or examples out.")
     return unlearned, retrained
 
 
 def halves(models: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places of the models to choose an attack on, and of those to test it on, which get the odd one."""
+    """The places of the models that choose an attack, and of those that test it, which get the odd one."""
     order = np.random.default_rng(seed).permutation(models)
     return order[: models // 2], order[models // 2 :]
 
 
-def _choose(u: np.ndarray, r: np.ndarray, promises: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each row the threshold and side that prove most on the models given, and how much that is."""
+def _choose(u: np.ndarray, r: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each row the threshold and side with the largest bound on these models, and that bound."""
     n_u, n_r = u.shape[1], r.shape[1]
     scores = np.concatenate([u, r], axis=1)
     order = scores.argsort(axis=1, kind="stable")
@@ -222,18 +222,18 @@ def _choose(u: np.ndarray, r: np.ndarray, promises: np.ndarray) -> tuple[np.ndar
     # Of the cuts between neighbours: how many models lie below.
     below_u = (order < n_u).cumsum(axis=1)[:, :-1]
     below_r = np.arange(1, n_u + n_r) - below_u
-    promise_above, promise_below = promises[n_u - below_u, n_r - below_r], promises[below_u, below_r]
-    promise = np.maximum(promise_above, promise_below)
+    limit_above, limit_below = limits[n_u - below_u, n_r - below_r], limits[below_u, below_r]
+    limit = np.maximum(limit_above, limit_below)
     width = np.diff(scores, axis=1)
-    promise[width <= 0] = -np.inf
-    # Of cuts that prove as much the widest one.
-    width[promise < promise.max(axis=1, keepdims=True)] = -1
+    limit[width <= 0] = -np.inf
+    # Of cuts with the same bound the widest one.
+    width[limit < limit.max(axis=1, keepdims=True)] = -1
     rows, cut = np.arange(len(scores)), width.argmax(axis=1)
     low, high = scores[rows, cut], scores[rows, cut + 1]
     middle = low / 2 + high / 2
-    if_above, if_below = promise_above[rows, cut], promise_below[rows, cut]
+    if_above, if_below = limit_above[rows, cut], limit_below[rows, cut]
     above = np.where(if_above == if_below, u.mean(1) > r.mean(1), if_above > if_below)
-    return np.where(middle > low, middle, high), above, promise[rows, cut]
+    return np.where(middle > low, middle, high), above, limit[rows, cut]
 
 
 def _difference(u: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -255,12 +255,12 @@ def confidence_limits(
     alpha: float = ALPHA,
     delta: float = DELTA,
 ) -> Limits:
-    """Confidence limits of the epsilon that an attack shows, from the exact limits of Clopper and Pearson (1934).
+    """Confidence limits of the epsilon of an attack, from the exact limits of Clopper and Pearson (1934).
 
-    With p and q the rates of hits among unlearned and retrained models, (epsilon, delta) asks for
+    With p and q the rates of hits among unlearned and retrained models, (epsilon, delta) demands
     p <= exp(epsilon) q + delta and 1 - q <= exp(epsilon) (1 - p) + delta. Both hold for the true rates, so a lower
     limit of p and an upper one of q, each at alpha / 2, give a lower limit of epsilon at alpha, whether or not the
-    models of the arms come in pairs. The upper limit asks for the same with the arms swapped too.
+    models of the arms come in pairs. The upper limit demands the same with the arms swapped too.
 
     Args:
         hits_unlearned: unlearned models on the side where the attack expects them, any shape.
@@ -275,7 +275,7 @@ def confidence_limits(
     """
     _check(alpha, delta)
     hits_u, hits_r = np.asarray(hits_unlearned), np.asarray(hits_retrained)
-    low = _promises(n_unlearned, n_retrained, alpha, delta)[hits_u, hits_r]
+    low = _lower_limits(n_unlearned, n_retrained, alpha, delta)[hits_u, hits_r]
     p_low, p_high = _rate_limits(n_unlearned, alpha / 2)
     q_low, q_high = _rate_limits(n_retrained, alpha / 2)
     high = np.maximum(
@@ -297,7 +297,7 @@ def _rate_limits(n: int, tail: float) -> Limits:
     return low, high
 
 
-def _promises(n_u: int, n_r: int, alpha: float, delta: float) -> np.ndarray:
+def _lower_limits(n_u: int, n_r: int, alpha: float, delta: float) -> np.ndarray:
     """The lower limit of epsilon for all counts of hits, before it is cut at 0, shape (n_u + 1, n_r + 1)."""
     p_low, p_high = _rate_limits(n_u, alpha / 2)
     q_low, q_high = _rate_limits(n_r, alpha / 2)
@@ -334,7 +334,7 @@ def ceiling(
 def models_needed(epsilon: float, alpha: float = ALPHA, delta: float = DELTA) -> int:
     """How many models of each arm must be tested to prove more than an epsilon, if the attack makes no mistake.
 
-    Those on which the attack is chosen come on top.
+    The models that choose the attack come on top.
 
     Args:
         epsilon: above 0, up to 50.
@@ -342,13 +342,13 @@ def models_needed(epsilon: float, alpha: float = ALPHA, delta: float = DELTA) ->
     """
     _check(alpha, delta)
     if not 0 < epsilon <= LARGEST_EPSILON:
-        raise InputError(f"epsilon={epsilon} is not possible; it must be above 0 and at most {LARGEST_EPSILON:.0f}.")
+        raise InputError(f"epsilon={epsilon} is not possible. It must be above 0 and at most {LARGEST_EPSILON:.0f}.")
     # With q = (alpha / 2) ** (1 / n), the ceiling is log((q - delta) / (1 - q)).
     return math.floor(math.log(alpha / 2) / math.log1p(-(1 - delta) / (1 + math.exp(epsilon)))) + 1
 
 
 def _check(alpha: float, delta: float) -> None:
     if not 0 < alpha < 1:
-        raise InputError(f"alpha={alpha} is not possible; it must lie between 0 and 1.")
+        raise InputError(f"alpha={alpha} is not possible. It must lie between 0 and 1.")
     if not 0 <= delta < 1:
-        raise InputError(f"delta={delta} is not possible; it must be 0 or more and below 1.")
+        raise InputError(f"delta={delta} is not possible. It must be 0 or more and below 1.")
