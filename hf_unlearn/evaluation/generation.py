@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby, takewhile
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -191,7 +191,9 @@ def measure(
         wanted = generation.wanted[:continuation]
         pairs = zip(wanted, generation.written, strict=False)
         matched = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-        text, reference = _decoded(tokenizer, generation.written), _decoded(tokenizer, generation.wanted)
+        text, reference = (
+            str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in (generation.written, generation.wanted)
+        )
         rouge = scorer.score(reference, text) if re.search("[a-z0-9]", reference.lower()) else None
         lines.append(
             {
@@ -364,10 +366,6 @@ def positions(config: PreTrainedConfig) -> float:
 
 def _until(ids: list[int], ends: set[int]) -> list[int]:
     return list(takewhile(lambda token: token not in ends, ids))
-
-
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    return cast(str, tokenizer.decode(ids, skip_special_tokens=True))
 
 
 @contextmanager

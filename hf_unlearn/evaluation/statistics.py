@@ -76,17 +76,6 @@ def equivalent(gap: Estimate, margin: float, center: float = 0.0) -> bool:
     return center - margin < gap.low and gap.high < center + margin
 
 
-def ks_test(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """The two-sample test of Kolmogorov and Smirnov: the largest distance of the distributions, and its p-value.
-
-    The p-value is exact up to 10,000 values a side. It takes records for independent, so where they come in groups it
-    is too small.
-
-    Args:
-        first, second: shapes (m,) and (n,).
-    """
-    found = stats.ks_2samp(first, second)
-    return float(found.statistic), float(found.pvalue)
 
 
 def bootstrap(

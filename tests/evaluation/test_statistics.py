@@ -13,7 +13,6 @@ from hf_unlearn.evaluation.statistics import (
     clustered_mean,
     equivalent,
     folds,
-    ks_test,
     mean_loss,
     membership_auc,
     rate,
@@ -248,23 +247,6 @@ def test_groups_of_one_size_against_the_test_on_their_means(seed: int) -> None:
     found = clustered_mean(values, groups)
     low, high = stats.t.interval(0.95, 6, means.mean(), stats.sem(means))
     assert (found.value, found.low, found.high, found.n) == pytest.approx((values.mean(), low, high, 7))
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_kolmogorov_and_smirnov_against_the_count_of_paths(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    m, n = (int(k) for k in rng.integers(3, 15, 2))
-    first, second = rng.normal(0, 1, m), rng.normal(rng.uniform(0, 1), 1, n)
-    largest = max(abs((first <= x).mean() - (second <= x).mean()) for x in [*first, *second])
-    # Every order of m and n values is a path from (0, 0) to (m, n); those are counted that stay nearer the diagonal.
-    inside = np.zeros((m + 1, n + 1), dtype=object)
-    for i in range(m + 1):
-        for j in range(n + 1):
-            if abs(i / m - j / n) < largest - 1e-9:
-                inside[i, j] = 1 if i == j == 0 else (inside[i - 1, j] if i else 0) + (inside[i, j - 1] if j else 0)
-    distance, p = ks_test(first, second)
-    assert distance == pytest.approx(largest)
-    assert p == pytest.approx(1 - inside[m, n] / math.comb(m + n, m))
 
 
 def difference(forget: np.ndarray, holdout: np.ndarray) -> float:

@@ -188,3 +188,18 @@ def test_privleak_against_the_formula() -> None:
     assert privleak(np.ones(3), np.zeros(3)) == 100
     assert privleak(*reference, reference) == 0
     assert math.isnan(privleak(forget, holdout, (np.zeros(3), np.ones(3))))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_forget_quality_against_the_count_of_paths(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 15))
+    first, second = rng.normal(0, 1, n), rng.normal(rng.uniform(0, 1), 1, n)
+    largest = max(abs((first <= x).mean() - (second <= x).mean()) for x in [*first, *second])
+    # Every order of n and n values is a path from (0, 0) to (n, n); those are counted that stay nearer the diagonal.
+    inside = np.zeros((n + 1, n + 1), dtype=object)
+    for i in range(n + 1):
+        for j in range(n + 1):
+            if abs(i - j) / n < largest - 1e-9:
+                inside[i, j] = 1 if i == j == 0 else (inside[i - 1, j] if i else 0) + (inside[i, j - 1] if j else 0)
+    assert forget_quality(first, second) == pytest.approx(1 - inside[n, n] / math.comb(2 * n, n))

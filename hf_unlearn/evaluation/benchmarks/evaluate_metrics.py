@@ -5,6 +5,7 @@ Each is usable alone, in a Trainer's ``compute_metrics`` and in ``evaluate.combi
 memory; with ``keep_in_memory=False`` it goes through a file in the cache folder of ``evaluate``.
 """
 
+import inspect
 from typing import Any
 
 import evaluate
@@ -51,24 +52,17 @@ def greedy_and_nll(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Te
 
 
 class _Metric(evaluate.Metric):
-    """A metric that writes nothing to disk, and ignores the inputs of other metrics in ``evaluate.combine``.
+    """A metric that writes nothing to disk, and ignores the inputs of other metrics in ``evaluate.combine``."""
 
-    Attributes:
-        about: what it measures.
-        source: the paper.
-        inputs: by name, the type and what it holds.
-    """
-
-    about: str
     source = ""
-    inputs: dict[str, tuple[Any, str]]
+    inputs: dict[str, tuple[Any, str]]  # by name the type, and what it holds
 
     def __init__(self, *args: Any, keep_in_memory: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=self.about,
+            description=inspect.cleandoc(str(self.__doc__)),
             citation=self.source,
             inputs_description="".join(f"\n    {name}: {text}." for name, (_, text) in self.inputs.items()),
             features=Features({name: kind for name, (kind, _) in self.inputs.items()}),
@@ -76,9 +70,8 @@ class _Metric(evaluate.Metric):
 
 
 class ExactMemorization(_Metric):
-    """Mean over the records of :func:`~hf_unlearn.evaluation.scoring.exact_memorization`."""
+    """The share of a text's tokens that greedy decoding gives when it has seen the true ones before."""
 
-    about = "The share of a text's tokens that greedy decoding gives when it has seen the true ones before."
     source = "Tirumala et al. 2022, arXiv:2205.10770"
     inputs = GREEDY
 
@@ -87,9 +80,8 @@ class ExactMemorization(_Metric):
 
 
 class ExtractionStrength(_Metric):
-    """Mean over the records of :func:`~hf_unlearn.evaluation.scoring.extraction_strength`."""
+    """The largest share at the end of a text that greedy decoding gives; 0 when the last token is missed."""
 
-    about = "The largest share at the end of a text that greedy decoding gives; 0 when the last token is missed."
     source = "Carlini et al. 2021, arXiv:2012.07805"
     inputs = GREEDY
 
@@ -99,9 +91,8 @@ class ExtractionStrength(_Metric):
 
 
 class Perplexity(_Metric):
-    """exp of the mean loss per token over all records."""
+    """exp of the mean negative log-likelihood per token over all records."""
 
-    about = "exp of the mean negative log-likelihood per token."
     inputs = LOSSES
 
     def _compute(self, nll: list[list[float]], **others: Any) -> dict[str, float]:
@@ -109,9 +100,8 @@ class Perplexity(_Metric):
 
 
 class Probability(_Metric):
-    """Mean over the records of :func:`~.tofu.answer_probability`."""
+    """Mean over the records of their probability to the power of 1/tokens."""
 
-    about = "Mean over the records of their probability to the power of 1/tokens."
     source = "Maini et al. 2024, arXiv:2401.06121"
     inputs = LOSSES
 
@@ -121,9 +111,8 @@ class Probability(_Metric):
 
 
 class MembershipAUC(_Metric):
-    """:func:`~hf_unlearn.evaluation.statistics.membership_auc` with its interval."""
+    """The probability that a record of S has a lower loss than one of H, with its 95 % interval."""
 
-    about = "The probability that a record of S has the lower loss than one of H, with its 95 % interval."
     source = "DeLong et al. 1988, Biometrics 44"
     inputs = {
         "predictions": (Value("float64"), "loss of each record, or another number that is low for members"),
@@ -137,12 +126,11 @@ class MembershipAUC(_Metric):
 
 
 class TruthRatio(_Metric):
-    """:func:`~.tofu.truth_ratios` with both means and both of TOFU's ways to average over the records."""
+    """How likely wrong answers are in proportion to a right one.
 
-    about = (
-        "How likely wrong answers are in proportion to a right one, averaged as on S (closer to one is better) and as "
-        "on what must stay (the true answer is better)."
-    )
+    It is averaged as on S (closer to one is better) and as on what must stay (the true answer is better).
+    """
+
     source = "Maini et al. 2024, arXiv:2401.06121"
     inputs = {
         "predictions": (NUMBERS, "loss per token of each wrong answer"),

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special, stats
 
 from ...errors import InputError
-from ..statistics import ks_test, membership_auc
+from ..statistics import membership_auc
 
 Mean = Literal["arithmetic", "geometric"]
 
@@ -84,7 +84,8 @@ def probability_among_options(correct: np.ndarray, wrong: np.ndarray) -> np.ndar
 def forget_quality(ratios: np.ndarray, reference: np.ndarray) -> float:
     """TOFU's forget quality: the p-value of the test of Kolmogorov and Smirnov between two models' truth ratios on S.
 
-    It tends to 1 as S becomes small, so a high value means that no difference was seen, not that there is none.
+    It tends to 1 as S becomes small, so a high value means that no difference was seen, not that there is none. It is
+    exact up to 10,000 records, and too small where records come in groups, because it takes them for independent.
     open-unlearning reads the reference from a file, which can be about other records; this function refuses another
     number of records only.
 
@@ -98,7 +99,7 @@ def forget_quality(ratios: np.ndarray, reference: np.ndarray) -> float:
     _require_numbers(ratios, reference)
     if len(ratios) != len(reference):
         raise InputError(f"{len(ratios)} and {len(reference)} truth ratios cannot be about the same records.")
-    return ks_test(ratios, reference)[1]
+    return float(stats.ks_2samp(ratios, reference).pvalue)
 
 
 def model_utility(values: Sequence[float] | np.ndarray) -> float:

@@ -1,11 +1,11 @@
 """U-LiRA (Hayes et al. 2024, arXiv:2403.01218): a likelihood ratio of unlearned against retrained models."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from ..statistics import CONFIDENCE, Estimate, clustered_rate, placements
+from ..statistics import Estimate, Separation, clustered_rate, placements
 from .epsilon import check_scores, halves
 
 FALSE_POSITIVE_RATE = 0.01
@@ -75,12 +75,9 @@ def _log_density(scores: np.ndarray, fitted_to: np.ndarray) -> np.ndarray:
 def _estimate(value: float, of_u: np.ndarray, of_r: np.ndarray) -> Estimate:
     """A sum of two arms' means of one number a model, with the interval of Student for the smaller arm.
 
-    For the placements of an AUC the error is that of DeLong et al. (1988). Where the models do not differ, the
-    interval is that of :class:`~hf_unlearn.evaluation.statistics.Separation`.
+    For the placements of an AUC the error is that of DeLong et al. (1988).
     """
-    fewest, tail = min(len(of_u), len(of_r)), (1 - CONFIDENCE) / 2
-    half = 1.0
+    fewest, error = min(len(of_u), len(of_r)), math.inf
     if fewest > 1:
-        error = float(np.sqrt(of_u.var(ddof=1) / len(of_u) + of_r.var(ddof=1) / len(of_r)))
-        half = float(stats.t.ppf(1 - tail, fewest - 1)) * error if error > 0 else 1 - tail ** (1 / fewest)
-    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), len(of_u) + len(of_r))
+        error = math.sqrt(of_u.var(ddof=1) / len(of_u) + of_r.var(ddof=1) / len(of_r))
+    return Separation(value, error, max(fewest - 1, 1), fewest, len(of_u) + len(of_r), lowest=0.0).interval()
