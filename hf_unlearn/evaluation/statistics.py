@@ -76,8 +76,6 @@ def equivalent(gap: Estimate, margin: float, center: float = 0.0) -> bool:
     return center - margin < gap.low and gap.high < center + margin
 
 
-
-
 def bootstrap(
     statistic: Callable[[np.ndarray, np.ndarray], float],
     forget: np.ndarray,
