@@ -174,18 +174,18 @@ def model_scores(models: Sequence[Tables], name: Compared) -> np.ndarray:
 
 def _assumptions(tested: EpsilonBound, originals: int) -> list[str]:
     chosen_u, chosen_r = tested.calibrated_on
-    begun = (
-        "All unlearned models began at one original, so they differ in the seed of the unlearning alone. Epsilon is "
-        "conditional on this original: what is its own by chance, and no trace of S, counts as distance too"
+    origin = (
+        "All unlearned models come from one original, so they differ in the seed of the unlearning alone. Epsilon is "
+        "conditional on this original: what is particular to it by chance, and no trace of S, counts as distance too"
         if originals == 1
-        else f"The unlearned models began at {originals} originals, trained on D with seeds of their own"
+        else f"The unlearned models come from {originals} originals, trained on D with seeds of their own"
     )
     return [
         f"The definition's delta is {tested.delta:g}; each bound by itself is too large with a probability of "
         f"{tested.alpha:.0%} at most.",
         f"Every model has a seed of its own. {chosen_u} unlearned and {chosen_r} reference models chose the attacks, "
         f"with their threshold and direction; {tested.n_unlearned} and {tested.n_retrained} others tested them.",
-        f"{begun}.",
+        f"{origin}.",
         "A bound from below proves distance and never closeness: a better attack or more models may prove more.",
     ]
 
@@ -234,12 +234,12 @@ def plot_closeness(
         for axis, (name, numbers), sentence in zip(row, found.sets.items(), found.findings, strict=True):
             u, r = model_scores(unlearned[:n], name), model_scores(reference[:n], name)
             drawn = {f"unlearned against {arm}": challenge_epsilons(u, r, found.delta)}
-            drawn["the same models dealt at random"] = dealt_epsilons(u, r, delta=found.delta, seed=seed)
+            drawn["the same models divided at random"] = dealt_epsilons(u, r, delta=found.delta, seed=seed)
             for (label, values), style in zip(drawn.items(), STYLES, strict=True):
                 shown = np.where(values >= LARGEST_EPSILON, perfect, np.minimum(values, top - 1e-9))
                 axis.hist(shown, bins=edges, weights=np.full(len(shown), 100 / len(shown)), label=label, **style)
-            told = f"{sentence}; F = {numbers.quality:.3f}, of models alike {numbers.quality_null:.3f}"
-            axis.set_title(textwrap.fill(told, 66), fontsize=9)
+            title = f"{sentence}; F = {numbers.quality:.3f}, of models alike {numbers.quality_null:.3f}"
+            axis.set_title(textwrap.fill(title, 66), fontsize=9)
             axis.set_xticks(list(ticks), list(ticks.values()))
             axis.set_ylim(top=1.35 * axis.get_ylim()[1])
             axis.legend(loc="upper left", fontsize=8, frameon=False)
