@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby, takewhile
 from typing import Any
@@ -24,7 +24,7 @@ from ..models.loading import Model
 from ..models.tasks import IGNORED, TASKS, Task
 from .measured_sets import JUDGED, EvidenceSets
 from .report import SetName
-from .scoring import evaluating, preserved_rng, shared_batches
+from .scoring import Context, evaluating, preserved_rng, shared_batches
 
 PREFIXES = (0, 8, 16, 32)  # tokens of the text that the model is given
 NEW_TOKENS = 200  # after a prompt, as TOFU's evaluation
@@ -92,7 +92,7 @@ def generate(
     samples: int | None = None,
     top_k: int = 0,
     seed: int = 0,
-    context: Callable[[], AbstractContextManager] = nullcontext,
+    context: Context = nullcontext,
 ) -> list[Generation]:
     """Let a model continue each record from the prompt and from several places in the text.
 
@@ -219,7 +219,7 @@ def generation_tables(
     *,
     records: int,
     seed: int,
-    context: Callable[[], AbstractContextManager] = nullcontext,
+    context: Context = nullcontext,
 ) -> tuple[dict[SetName, pa.Table], int]:
     """Let a model continue records of S and H, and compare what it writes with them.
 

@@ -1,8 +1,8 @@
 """The sets of records that every model of a run is measured on."""
 
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -24,7 +23,7 @@ from ..models.tasks import IGNORED, TASKS, Task
 from .blind_baseline import BlindBaseline, Labelled, blind_baseline
 from .membership import calibrated_scores, loss_scores, zlib_scores
 from .report import SetName
-from .scoring import gradient_norms, score
+from .scoring import Collator, Context, gradient_norms, score
 from .statistics import Estimate, mean_loss, membership_auc
 from .verdict import Scores
 
@@ -52,14 +51,12 @@ class EvidenceSets:
 
     task: Task
     sets: dict[SetName, Dataset]
-    collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+    collator: Collator
     batch_size: int
     sampled: set[SetName] = field(default_factory=set)
     gradients: bool = False
 
-    def score(
-        self, model: nn.Module, context: Callable[[], AbstractContextManager] = nullcontext
-    ) -> dict[SetName, pa.Table]:
+    def score(self, model: nn.Module, context: Context = nullcontext) -> dict[SetName, pa.Table]:
         """Score a model on every set (see :func:`~hf_unlearn.evaluation.scoring.score`).
 
         Raises:
@@ -143,7 +140,7 @@ class EvidenceSets:
 def evidence_sets(
     records: Mapping[SetName, AnyDataset | None],
     encoder: RecordEncoder | None,
-    collator: Callable[[list[dict]], dict[str, torch.Tensor]],
+    collator: Collator,
     task: Task,
     batch_size: int,
     seed: int,

@@ -8,8 +8,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from ..models.training_record import software_versions
 from . import measured_sets, scoring
 from .measured_sets import EvidenceSets
 from .report import SetName
+from .scoring import Context
 
 # Packages of a known version, whose layers the digest of a model covers.
 KNOWN_CODE = ("torch.nn.", "transformers.", "peft.")
@@ -44,7 +44,7 @@ BATCH_ROWS = 10_000
 
 
 def score_once(
-    evidence: EvidenceSets, model: Model, context: Callable[[], AbstractContextManager] = nullcontext
+    evidence: EvidenceSets, model: Model, context: Context = nullcontext
 ) -> tuple[dict[SetName, pa.Table], int]:
     """Score a model as :meth:`EvidenceSets.score` does, or read the tables of an earlier time.
 
@@ -84,9 +84,7 @@ def tables_folder() -> Path:
     return Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn" / "tables"
 
 
-def _places(
-    evidence: EvidenceSets, model: Model, context: Callable[[], AbstractContextManager]
-) -> dict[SetName, Path]:
+def _places(evidence: EvidenceSets, model: Model, context: Context) -> dict[SetName, Path]:
     """The file of each set; none where a digest does not identify the model."""
     weights = model_digest(model)
     if weights is None or not isinstance(evidence.collator, PaddingCollator):

@@ -18,6 +18,10 @@ from tqdm.auto import tqdm
 from ..models.tasks import IGNORED, TASKS, Task
 
 Batch = TypeVar("Batch")
+# Stacks examples to a batch.
+Collator = Callable[[list[dict]], dict[str, torch.Tensor]]
+# Makes what is entered around forward passes, such as ``accelerator.autocast``.
+Context = Callable[[], AbstractContextManager]
 
 MIN_K = 0.4  # the share of a record's tokens that Min-K% reads, as in MUSE
 
@@ -34,11 +38,11 @@ INPUTS = ["input_ids", "attention_mask", "labels"]
 def score(
     model: nn.Module,
     examples: Dataset,
-    collator: Callable[[list[dict]], dict[str, torch.Tensor]],
+    collator: Collator,
     *,
     task: Task,
     batch_size: int,
-    context: Callable[[], AbstractContextManager] = nullcontext,
+    context: Context = nullcontext,
 ) -> pa.Table:
     """Score every record of a set.
 
@@ -268,10 +272,10 @@ def _by_record(columns: dict[str, np.ndarray]) -> pa.Table:
 def gradient_norms(
     model: nn.Module,
     examples: Dataset,
-    collator: Callable[[list[dict]], dict[str, torch.Tensor]],
+    collator: Collator,
     *,
     task: Task,
-    context: Callable[[], AbstractContextManager] = nullcontext,
+    context: Context = nullcontext,
 ) -> np.ndarray:
     """The 2-norm of the gradient of each record's mean loss (Nasr et al. 2019, arXiv:1812.00910, section III).
 

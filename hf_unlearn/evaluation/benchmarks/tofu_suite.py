@@ -6,8 +6,8 @@ H, questions about authors that no model saw, for the attacks.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,7 @@ from ..generation import NEW_TOKENS, generate, measure, positions
 from ..measured_sets import EvidenceSets, attack_scores, evidence_sets
 from ..report import SetName
 from ..score_cache import data_digest, score_once
+from ..scoring import Context
 from ..statistics import Estimate, clustered_mean, membership_auc
 from .tofu import (
     Mean,
@@ -175,9 +176,7 @@ def tofu_suite(
     return TofuSuite(evidence, places, authors, _fingerprint(records, texts))
 
 
-def score_tofu(
-    suite: TofuSuite, model: Model, context: Callable[[], AbstractContextManager] = nullcontext
-) -> TofuScores:
+def score_tofu(suite: TofuSuite, model: Model, context: Context = nullcontext) -> TofuScores:
     """Score a model on every answer (see :func:`~hf_unlearn.evaluation.score_cache.score_once`).
 
     Raises:
@@ -191,7 +190,7 @@ def recall_tofu(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
     new_tokens: int = NEW_TOKENS,
-    context: Callable[[], AbstractContextManager] = nullcontext,
+    context: Context = nullcontext,
 ) -> dict[TofuSet, np.ndarray]:
     """ROUGE-L recall of a model's greedy answers, all sets in one generation.
 
