@@ -202,4 +202,6 @@ def test_forget_quality_against_the_count_of_paths(seed: int) -> None:
         for j in range(n + 1):
             if abs(i - j) / n < largest - 1e-9:
                 inside[i, j] = 1 if i == j == 0 else (inside[i - 1, j] if i else 0) + (inside[i, j - 1] if j else 0)
-    assert forget_quality(first, second) == pytest.approx(1 - inside[n, n] / math.comb(2 * n, n))
+    expected = 1 - inside[n, n] / math.comb(2 * n, n)
+    # Where the exact p-value is 1 scipy gives the asymptotic one.
+    assert forget_quality(first, second) == pytest.approx(expected, rel=1e-6 if expected < 1 else 1e-4)
