@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
 
 
 def test_scores_that_cannot_be_judged() -> None:
-    with pytest.raises(InputError, match="at least one record of each"):
+    with pytest.raises(InputError, match="at least one record to forget and one held-out record"):
         attack_result(np.array([]), np.array([1.0]), seed=0)
     with pytest.raises(InputError, match="1 of 4 attack scores are not a number"):
         attack_result(np.array([1.0, math.nan]), np.array([0.0, 2.0]), seed=0)

@@ -240,9 +240,9 @@ def test_contexts_are_drawn_by_the_seed(by_heart: Any, tokenizer: Any) -> None:
 
 
 def test_without_others_there_is_no_context(by_heart: Any, tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="two or more"):
+    with pytest.raises(InputError, match="two records to forget or more"):
         in_context(by_heart, sets_of(tokenizer, secrets_rows(1), secrets_rows(2)), records=9, seed=0)
-    with pytest.raises(InputError, match="H or L"):
+    with pytest.raises(InputError, match="held-out or retained"):
         in_context(by_heart, sets_of(tokenizer, secrets_rows(2), None), records=9, seed=0)
 
 
