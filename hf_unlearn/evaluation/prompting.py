@@ -187,7 +187,7 @@ def in_context(model: Model, evidence: EvidenceSets, *, records: int, seed: int)
     forget = first_pieces(evidence.sets["forget"])
     others: SetName = "holdout" if "holdout" in evidence.sets else "retained"
     if len(forget) < 2 or others not in evidence.sets:
-        raise InputError("The attack in context needs two records to forget or more, and held-out or retained records.")
+        raise InputError("The attack in context needs two records to forget or more, and held-out or retained ones.")
     shown = first_pieces(evidence.sets[others])
     limit = int(min(positions(plain_model(model).config), CONTEXT_TOKENS))
     draw = np.random.default_rng(seed)

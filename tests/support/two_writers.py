@@ -18,8 +18,8 @@ from hf_unlearn.evaluation.generation import generate
 
 
 def main() -> None:
-    from ..conftest import secrets_rows
-    from ..evaluation.test_generation import examples_of
+    from tests.conftest import secrets_rows
+    from tests.evaluation.test_generation import examples_of
 
     torch.set_num_threads(1)
     folder, output = sys.argv[1:]
