@@ -76,7 +76,7 @@ def alternates(values: dict[str, Any]) -> Alternates:
     asked = build(AlternatesArguments, values)
     prompt = PROMPT if asked.alternates_prompt is None else asked.alternates_prompt
     _check(asked, prompt)
-    prepared = prepare_run(without_method(values))
+    prepared = prepare_run(without_method(values), find_base=False)
     config, out = prepared.config, console(prepared.config)
     path = _place(values.get("alternates_file"), config)
     METHODS["altpo"].check_task(prepared.task)

@@ -305,9 +305,8 @@ def attack(values: dict[str, Any]) -> AttackReport:
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
     # How a model was unlearned, and what it cost by the recipe or by default, is nothing to an attack.
-    prepared = prepare_run(
-        {"output_dir": "attacks", **without_method(values), "max_steps": asked.attack_steps}, ask_again=True
-    )
+    settings = {"output_dir": "attacks", **without_method(values), "max_steps": asked.attack_steps}
+    prepared = prepare_run(settings, ask_again=True, find_base=False)
     config = prepared.config
     out = console(config)
     require_folder(config.folder)

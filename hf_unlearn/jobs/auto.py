@@ -6,9 +6,9 @@ from typing import Any
 from ..errors import InputError
 from ..evaluation.report import Road, TrialEntry, UnlearningReport
 from ..evaluation.utility import Utility, utility
-from ..models.location import ModelSource
 from ..training.trainer import UnlearningTrainer
 from .preparation import Preparation
+from .training_runs import unlearn
 from .trials import (
     APPROXIMATE,
     EXACT,
@@ -16,7 +16,6 @@ from .trials import (
     Trial,
     approximate_obstacle,
     plan_trial,
-    train,
     with_method,
     with_trials,
 )
@@ -46,7 +45,7 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     Returns:
         The trainer of the result, not yet saved, and its report.
     """
-    run, base = choice.run, choice.base
+    run, base = choice.run, choice.run.lineage.base
     obstacle = approximate_obstacle(run)
     if base is None:
         reason = "No base is known that the fine-tuning could begin at, so only an approximate road is open."
@@ -83,10 +82,10 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     return _take(choice, exact, Road("exact", reasons, trials), [other.entry])
 
 
-def check_auto(run: Preparation, base: ModelSource | None) -> None:
+def check_auto(run: Preparation) -> None:
     """Raise InputError where no road is possible."""
     obstacle = approximate_obstacle(run)
-    if base is None and obstacle is not None:
+    if run.lineage.base is None and obstacle is not None:
         raise InputError(f"No base is known, and {obstacle}; or name a method.")
 
 
@@ -126,8 +125,8 @@ def _trained(
     choice: Choice, run: Preparation, settings: dict[str, Any], *priced: str
 ) -> tuple[UnlearningTrainer, UnlearningReport]:
     parts = run.parts
-    trainer = train(run, settings, choice.begin(*priced), forget=parts.forget, holdout=parts.holdout)
-    return trainer, trainer.report(audit=parts.audit, dataset=choice.where, retrained=choice.retrained)
+    trainer = unlearn(run, settings, forget=parts.forget, holdout=parts.holdout, begin=choice.begin(*priced))
+    return trainer, trainer.report(audit=parts.audit, dataset=run.data, retrained=choice.retrained)
 
 
 def _take(

@@ -1,6 +1,5 @@
 """``--method dial``: a search for how far the start has to move toward the anchor until S can no longer be told."""
 
-import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from ..evaluation.score_cache import score_once
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import Provenance, Scores, Verdict, decide
 from ..models.layers import flops_per_token
-from ..models.loading import Model, load_any, load_config, load_measurable, quantised_bits, to_device
-from ..models.location import ModelSource, locate
+from ..models.loading import Model, load_any, load_measurable, quantised_bits, to_device
+from ..models.location import locate
 from ..output_folder import start_folder
 from ..training.trainer import UnlearningTrainer
-from ..training.trainer_data import measured_sets
 from .preparation import Preparation, precision
+from .training_runs import unlearn
 from .trials import (
     APPROXIMATE,
     EXACT,
@@ -31,7 +30,6 @@ from .trials import (
     Trial,
     approximate_obstacle,
     plan_trial,
-    train,
     with_method,
     with_trials,
 )
@@ -111,7 +109,7 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     run, method = choice.run, APPROXIMATE
     searched, judged = _halves(run)
     search = _search(choice, searched)
-    begin = choice.begin(*([EXACT] if choice.base is not None else []), method)
+    begin = choice.begin(*([EXACT] if run.lineage.base is not None else []), method)
     entries = [_original(choice, search, method, begin)]
     if entries[0].told:
         for number in range(1, PROBES + 1):
@@ -121,10 +119,10 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     alpha = chosen_alpha(entries)
     share = 1 - PROBE_SHARE * (len(entries) - 1)
     final = with_method(run, method, alpha, share=share)
-    trainer = train(final, choice.settings, forget=judged["forget"], holdout=judged["holdout"])
+    trainer = unlearn(final, choice.settings, forget=judged["forget"], holdout=judged["holdout"])
     trainer.chosen_by_forget = True
     verdict, _ = search.look(trainer)
-    report = trainer.report(audit=run.parts.audit, dataset=choice.where, retrained=choice.retrained)
+    report = trainer.report(audit=run.parts.audit, dataset=run.data, retrained=choice.retrained)
     still = "still " if is_told(verdict) else ""
     afterwards = f"On the half that the search looked at the result is {still}{_finding(verdict)}"
     reasons = [_reason(entries, alpha, share), afterwards]
@@ -158,7 +156,7 @@ def is_told(verdict: Verdict) -> bool:
     return verdict.word in ("not_forgotten", "over_forgotten")
 
 
-def check_dial(run: Preparation, base: ModelSource | None) -> None:
+def check_dial(run: Preparation) -> None:
     """Raise InputError where there is nothing to search with, or nothing can be moved."""
     parts = run.parts
     if (obstacle := approximate_obstacle(run)) is not None:
@@ -173,32 +171,19 @@ def check_dial(run: Preparation, base: ModelSource | None) -> None:
             )
 
 
-def _halves(run: Preparation) -> tuple[dict[str, AnyDataset], dict[str, AnyDataset]]:
+def _halves(run: Preparation) -> tuple[dict[SetName, AnyDataset], dict[SetName, AnyDataset]]:
     """S and H in two halves each: to search on, and to judge by."""
     config, parts = run.config, run.parts
     assert parts.holdout is not None
-    found: tuple[dict[str, AnyDataset], dict[str, AnyDataset]] = ({}, {})
-    for name, part in (("forget", parts.forget), ("holdout", parts.holdout)):
-        for half, records in zip(found, halves_of_records(part, config.group_column, config.seed), strict=True):
-            half[name] = records
-    return found
+    forget, holdout = (halves_of_records(p, config.group_column, config.seed) for p in (parts.forget, parts.holdout))
+    return {"forget": forget[0], "holdout": holdout[0]}, {"forget": forget[1], "holdout": holdout[1]}
 
 
-def _search(choice: Choice, halves: dict[str, AnyDataset]) -> Search:
+def _search(choice: Choice, halves: dict[SetName, AnyDataset]) -> Search:
     """Encode the halves to search on, and score what they are compared with."""
     run = choice.run
-    config, task = run.config, run.task
-    like = load_config(run.source)
-    if run.source.adapter and run.record is not None and run.record.labels:
-        # That of the model under an adapter knows nothing of the adapter's classes.
-        like.id2label = dict(enumerate(run.record.labels))
-    sources = [run.source, *([choice.base] if choice.base is not None else [])]
-    sets: dict[SetName, AnyDataset | None] = {
-        "forget": halves["forget"],
-        "holdout": halves["holdout"],
-        "retained": run.parts.retained,
-    }
-    evidence = measured_sets(sets, sources, like, task, config)
+    config, task, like = run.config, run.task, run.model_config()
+    evidence = run.evidence({**halves, "retained": run.parts.retained})
     evidence.gradients = config.gradient_norm_attack
     blind = evidence.blind(config.seed)
     del evidence.sets["retained"]
@@ -206,7 +191,7 @@ def _search(choice: Choice, halves: dict[str, AnyDataset]) -> Search:
     def scored(model: Model) -> dict[SetName, pa.Table]:
         return score_once(evidence, model, lambda: precision(config))[0]
 
-    yardstick = load_measurable(choice.base, task, like, config.device)
+    yardstick = load_measurable(run.lineage.base, task, like, config.device)
     base = scored(yardstick) if yardstick is not None else None
     del yardstick
     retrained = None
@@ -221,18 +206,8 @@ def _original(choice: Choice, search: Search, method: str, begin: Begin) -> Tria
     trial = plan_trial(choice.run, ORIGINAL, method, 0.0)
     if (entry := trial.finished()) is not None:
         return entry
-    run, parts = choice.run, choice.run.parts
-    trainer = UnlearningTrainer(
-        load_any(run.source, run.task, **run.loading),
-        trial.run.config,
-        train_dataset=parts.retained,
-        forget_dataset=parts.forget,
-        holdout_dataset=parts.holdout,
-        eval_dataset=run.test,
-        peft_config=copy.deepcopy(run.lora),
-        source=run.source,
-        task=run.task,
-    )
+    parts = trial.run.parts
+    trainer = trial.run.trainer(parts.forget, parts.holdout)
     begin(trainer)
     start_folder(trial.folder, trial.settings)
     entry = search.entry(trial, trainer, 0.0)
@@ -242,7 +217,7 @@ def _original(choice: Choice, search: Search, method: str, begin: Begin) -> Tria
 
 def _probe(trial: Trial, search: Search, alpha: float) -> TrialEntry:
     """Train a short time from a start, and look. S is no part of it."""
-    trainer = train(trial.run, trial.settings, forget=None, holdout=None)
+    trainer = unlearn(trial.run, trial.settings, forget=None, holdout=None)
     entry = search.entry(trial, trainer, alpha)
     trial.keep(entry)
     trial.clear()

@@ -1,13 +1,16 @@
 """From the settings of a command to what it works on; whatever can be wrong without a model is found here."""
 
+import copy
+import gc
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
 from rich.console import Console
+from transformers import PretrainedConfig
 
 from ..data.alternates_file import AlternatesSettings, alternates_to
 from ..data.arrow_tables import AnyDataset, column_names
@@ -16,19 +19,22 @@ from ..data.format import record_format
 from ..data.loading import pick_split
 from ..data.split import RetainedSplit
 from ..errors import InputError
+from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.report import SetName
 from ..methods.method import DEFAULT_BUDGET
 from ..methods.table import CHOICES, METHODS, find_method
-from ..models.loading import PEFT_TASKS, load_config, peft_task, quantised_bits, quantization, task_of
+from ..models.loading import PEFT_TASKS, load_any, load_config, peft_task, quantised_bits, quantization, task_of
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
 from ..models.training_record import DataSource, TrainingRecord, load_record
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..training.config import UnlearningConfig
-from ..training.lineage import find_lineage
+from ..training.lineage import Lineage, find_lineage, fit_to_lineage
 from ..training.measuring import check_measures, check_method
 from ..training.trained_weights import check_adapter
+from ..training.trainer import UnlearningTrainer
+from ..training.trainer_data import measured_sets
 from .console import console, plain, show_split
 from .settings import DataArguments, ModelArguments, RequestArguments, build
 from .splitting import named_data, split_data
@@ -56,7 +62,7 @@ class Preparation:
         inherited: the training settings that the original's record adds to them.
         config: both together.
         source: the original.
-        record: how it was trained, None when nobody says.
+        lineage: how it was trained, and from what.
         task: what it does.
         lora: trains an adapter.
         loading: options of :func:`~hf_unlearn.models.loading.load_model`.
@@ -71,7 +77,7 @@ class Preparation:
     inherited: dict[str, Any]
     config: UnlearningConfig
     source: ModelSource
-    record: TrainingRecord | None
+    lineage: Lineage
     task: Task
     lora: LoraConfig | None
     loading: dict[str, Any]
@@ -96,13 +102,45 @@ class Preparation:
             "test": self.test,
         }
 
+    def model_config(self) -> PretrainedConfig:
+        """The original's configuration, read without its weights."""
+        config, record = load_config(self.source), self.lineage.record
+        if self.source.adapter and record is not None and record.labels:
+            # That of the model under an adapter knows nothing of the adapter's classes.
+            config.id2label = dict(enumerate(record.labels))
+        return config
 
-def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparation:
-    """Find the model and its record, split the data, and look whether all of it fits; shows what it finds.
+    def evidence(self, sets: dict[SetName, AnyDataset | None]) -> EvidenceSets:
+        """Encode sets to measure models on, without loading one."""
+        sources = [place for place in (self.source, self.lineage.base) if place is not None]
+        return measured_sets(sets, sources, self.model_config(), self.task, self.config)
+
+    def trainer(self, forget: AnyDataset | None, holdout: AnyDataset | None) -> UnlearningTrainer:
+        """A trainer of the original on L, which measures these sets."""
+        # A trainer refers to itself, so that of an earlier trial holds its model until it is looked for.
+        gc.collect()
+        return UnlearningTrainer(
+            load_any(self.source, self.task, **self.loading),
+            self.config,
+            train_dataset=self.parts.retained,
+            forget_dataset=forget,
+            holdout_dataset=holdout,
+            eval_dataset=self.test,
+            # PEFT notes in it what it was put on.
+            peft_config=copy.deepcopy(self.lora),
+            source=self.source,
+            task=self.task,
+            lineage=self.lineage,
+        )
+
+
+def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: bool = True) -> Preparation:
+    """Find the model, its record and its base, split the data, and look whether all of it fits; shows what it finds.
 
     Args:
         values: the settings of ``run``.
         ask_again: see :func:`~hf_unlearn.data.split.split_retained`.
+        find_base: whether to look for the base model.
 
     Raises:
         AlreadyHonoured: there is nothing to do.
@@ -134,7 +172,19 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False) -> Preparati
     alternates = _alternates(config, parts.forget, task, source)
     _warn_of_other_data(out, record, parts, ledger)
     return Preparation(
-        values, inherited, config, source, record, task, lora, loading, data_source, parts, test, ledger, alternates
+        values=values,
+        inherited=inherited,
+        config=config,
+        source=source,
+        lineage=find_lineage(source, record, config) if find_base else Lineage(record, None, source.adapter),
+        task=task,
+        lora=lora,
+        loading=loading,
+        data=replace(data_source, fingerprint=parts.audit.dataset_fingerprint, rows=parts.audit.dataset_rows),
+        parts=parts,
+        test=test,
+        ledger=ledger,
+        alternates=alternates,
     )
 
 
@@ -159,10 +209,9 @@ def _alternates(
 def check_needs(run: Preparation) -> None:
     """Raise InputError where a base, a record or whole weights are missing that the method needs."""
     config = run.config
-    if config.method not in CHOICES:
-        method = find_method(config.method, config.start)
-        lineage = find_lineage(run.source, None, config, method)
-        check_adapter(config, method, method.resolve_alpha(config.alpha), lineage, new=run.lora is not None)
+    method = find_method(config.method, config.start)
+    fit_to_lineage(config, method, run.lineage)
+    check_adapter(config, method, method.resolve_alpha(config.alpha), run.lineage, new=run.lora is not None)
 
 
 def inherited_settings(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:

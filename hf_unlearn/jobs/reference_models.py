@@ -4,7 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,11 +30,10 @@ from ..methods.table import CHOICES, METHODS
 from ..models.loading import PEFT_TASKS, load_config, peft_task, task_of
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
-from ..models.training_record import RECORD_FILE, TrainingRecord
+from ..models.training_record import RECORD_FILE, TrainingRecord, load_record
 from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, run_settings
 from ..training.config import UnlearningConfig
-from ..training.lineage import find_base
-from ..training.trainer_data import measured_sets
+from ..training.lineage import find_lineage
 from .console import console, plain, print_references
 from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, precision, prepare_run
 from .settings import ComparisonArguments, ReferencesArguments, RunArguments, build
@@ -150,18 +149,17 @@ def recorded_base(run: Preparation) -> tuple[TrainingRecord, ModelSource]:
     Raises:
         InputError: nobody says, or it was trained from scratch.
     """
-    if run.record is None:
+    record, base = run.lineage.record, run.lineage.base
+    if record is None:
         raise InputError(
             f"References are trained as {RECORD_FILE} beside the model says, and there is none; train one yourself "
             "and name it with --retrained_model."
         )
-    config = run.config
-    base = find_base(run.source, run.record, config.base_model_name_or_path, config.base_model_revision)
     if base is None:
         raise InputError(
             "The original was trained from scratch; train a reference yourself and name it with --retrained_model."
         )
-    return run.record, base
+    return record, base
 
 
 def train_reference(run: Preparation, reference: Reference) -> Path:
@@ -176,21 +174,17 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
     """
     if reference.finished:
         return reference.folder
-    settings, retained = reference.settings, run.parts.retained
-    # PEFT notes in it what it was put on.
-    lora = copy.deepcopy(run.lora)
+    settings = reference.settings
     if reference.arm in ("retrained_unlearned", "unlearned"):
-        original = run.source
+        repeated = run
         if reference.arm == "retrained_unlearned":
             # The configuration that is made last is the one in force, so the other training comes before it.
             start = train_reference(run, plan_reference(run, "retrained", reference.seed))
-            original = locate(str(start), trust_remote_code=run.source.trust_remote_code)
-        config = build(UnlearningConfig, reference.arguments)
+            source = locate(str(start), trust_remote_code=run.source.trust_remote_code)
+            repeated = replace(run, source=source, lineage=find_lineage(source, load_record(source), run.config))
+        repeated = replace(repeated, config=build(UnlearningConfig, reference.arguments))
         forget = run.parts.forget if METHODS[run.config.method].uses_forget else None
-        trainer = unlearn(
-            original, run.task, retained, config, lora, run.loading, settings, forget=forget, test=run.test
-        )
-        trainer.save_model()
+        unlearn(repeated, settings, forget=forget, holdout=None).save_model()
     else:
         record, base = recorded_base(run)
         recorded = LoraConfig(task_type=PEFT_TASKS[record.task], **record.peft) if record.peft else None
@@ -200,8 +194,9 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
             # Few bits are for the weights under an adapter, which may be the run's alone.
             loading = {**loading, "bits": loading["bits"] if lora else None}
         else:
-            lora, test = recorded if run.source.adapter else lora, run.test
-        config = build(UnlearningConfig, reference.arguments)
+            # PEFT notes in it what it was put on.
+            lora, test = recorded if run.source.adapter else copy.deepcopy(run.lora), run.test
+        config, retained = build(UnlearningConfig, reference.arguments), run.parts.retained
         train_plainly(base, record.task, record.labels, retained, config, run.data, lora, loading, settings, test)
     # The others must not look for a model that one process is still writing.
     PartialState().wait_for_everyone()
@@ -224,7 +219,7 @@ def own_references(run: Preparation) -> tuple[list[TrainedReference], int]:
     Returns:
         By arm and seed; and how many others there are, which belong to other settings.
     """
-    if run.record is None:
+    if run.lineage.record is None:
         return [], 0
     found = _found(run.config.folder / REFERENCES_FOLDER)
     ours = [r for r in found if r.settings == plan_reference(run, r.arm, r.seed).settings]
@@ -282,12 +277,7 @@ def check_task(references: Sequence[TrainedReference], task: Task) -> None:
 
 def evidence_of(run: Preparation) -> EvidenceSets:
     """The records that the evidence about a run rests on, encoded without loading a model."""
-    record, base = recorded_base(run)
-    model_config = load_config(run.source)
-    if run.source.adapter and record.labels:
-        # That of the model under an adapter knows nothing of the adapter's classes.
-        model_config.id2label = dict(enumerate(record.labels))
-    evidence = measured_sets(run.sets, [run.source, base], model_config, run.task, run.config)
+    evidence = run.evidence(run.sets)
     return evidence.halves(run.config.seed)[1] if run.config.stop_when_forgotten else evidence
 
 

@@ -1,7 +1,7 @@
 """The two trainings that there are: plainly from a base, and unlearning from an original."""
 
-import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -14,16 +14,16 @@ from ..data.format import record_format
 from ..data.labels import class_names
 from ..data.loading import pick_split
 from ..data.split import split_retained
-from ..models.loading import load_any, load_config, load_model, peft_task, task_of
+from ..models.loading import load_config, load_model, peft_task, task_of
 from ..models.location import ModelSource
 from ..models.tasks import TASKS, Task
-from ..models.training_record import RECORD_FILE, DataSource
+from ..models.training_record import RECORD_FILE, DataSource, TrainingRecord
 from ..output_folder import is_finished, run_settings, start_folder
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
 from .console import console, plain
-from .preparation import loading_options, located, lora_config
+from .preparation import Preparation, loading_options, located, lora_config
 from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
 from .splitting import holdout_rows, named_data, split_data
 
@@ -39,7 +39,7 @@ def train_plainly(
     loading: dict[str, Any],
     settings: dict[str, Any],
     test: AnyDataset | None = None,
-) -> UnlearningTrainer:
+) -> TrainingRecord:
     """Train a base model on a data set and save it with its training record; goes on from the last checkpoint.
 
     Args:
@@ -51,8 +51,7 @@ def train_plainly(
         source: where the data came from.
         lora: trains an adapter.
         loading: options of :func:`~hf_unlearn.models.loading.load_model`.
-        settings: noted in the output folder once the trainer has found nothing wrong; see
-            :func:`~hf_unlearn.output_folder.start_folder`.
+        settings: for :func:`~hf_unlearn.output_folder.start_folder`, once the trainer has found nothing wrong.
         test: a test split, for settings that look at one during training.
     """
     set_seed(config.seed)
@@ -61,57 +60,33 @@ def train_plainly(
     trainer = UnlearningTrainer(model, config, dataset, eval_dataset=test, peft_config=lora, source=base, task=task)
     start_folder(config.folder, settings)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
-    rows = len(dataset) if isinstance(dataset, Dataset) else None
-    fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
-    trainer.record = trainer.training_record(
-        DataSource(source.name, source.config, source.split, source.revision, fingerprint, rows)
-    )
+    record = trainer.training_record(replace(source, fingerprint=trainer.data_fingerprint, rows=trainer.retained_rows))
+    trainer.record = record
     trainer.save_model()
-    return trainer
+    return record
 
 
 def unlearn(
-    original: ModelSource,
-    task: Task,
-    retained: AnyDataset,
-    config: UnlearningConfig,
-    lora: LoraConfig | None,
-    loading: dict[str, Any],
+    run: Preparation,
     settings: dict[str, Any],
     *,
-    forget: AnyDataset | None = None,
-    holdout: AnyDataset | None = None,
-    test: AnyDataset | None = None,
+    forget: AnyDataset | None,
+    holdout: AnyDataset | None,
     begin: Callable[[UnlearningTrainer], None] | None = None,
 ) -> UnlearningTrainer:
     """Put an original through unlearning; goes on from the last checkpoint. Nothing is saved in the end.
 
     Args:
-        original: what to unlearn.
-        task: what it does.
-        retained: L.
-        config: the settings.
-        lora: trains an adapter.
-        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
+        run: what to do.
         settings: as for :func:`train_plainly`.
-        forget, holdout, test: S, H and a test split, to be measured.
+        forget, holdout: S and H, to be measured.
         begin: called once the trainer has found nothing wrong, before anything is written.
     """
-    trainer = UnlearningTrainer(
-        load_any(original, task, **loading),
-        config,
-        train_dataset=retained,
-        forget_dataset=forget,
-        holdout_dataset=holdout,
-        eval_dataset=test,
-        peft_config=copy.deepcopy(lora),
-        source=original,
-        task=task,
-    )
+    trainer, folder = run.trainer(forget, holdout), run.config.folder
     if begin is not None:
         begin(trainer)
-    start_folder(config.folder, settings)
-    trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
+    start_folder(folder, settings)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder) or False)
     return trainer
 
 
@@ -145,9 +120,7 @@ def train(values: dict[str, Any]) -> None:
     if is_finished(folder, settings, RECORD_FILE):
         out.print(f"{plain(folder)} holds this training, finished.")
         return
-    trainer = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings)
-    record = trainer.record
-    assert record is not None
+    record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings)
     out.print(
         f"Trained {plain(base.public_name)} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} "
         f"epochs ({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in "

@@ -1,6 +1,5 @@
 """Trials: trainings that are made to choose from, each in a folder of its own, kept until the choice is saved."""
 
-import gc
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,21 +8,16 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..data.arrow_tables import AnyDataset
 from ..evaluation.report import CostEntry, Road, TrialEntry, UnlearningReport
 from ..files import load_json, save_json
 from ..methods.table import METHODS
-from ..models.location import ModelSource
-from ..models.training_record import DataSource
 from ..output_folder import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
 from ..training.config import UnlearningConfig
-from ..training.lineage import find_base
 from ..training.trainer import UnlearningTrainer
 from .console import console, print_prices
 from .preparation import Preparation, inherited_settings
 from .prices import estimate
 from .settings import build
-from .training_runs import unlearn
 
 # The methods of the two roads: to begin at the base,
 EXACT = "base"
@@ -42,16 +36,12 @@ class Choice:
     Attributes:
         run: as asked for; its method says how to choose.
         settings: of the run; see :func:`~hf_unlearn.output_folder.start_folder`.
-        where: D, for the report.
         retrained: a model that was trained on L alone, to compare with.
-        base: the model that the original was fine-tuned from, None when unknown.
     """
 
     run: Preparation
     settings: dict[str, Any]
-    where: DataSource
     retrained: str | None
-    base: ModelSource | None
 
     def begin(self, *methods: str) -> Begin:
         """What to do once the first trainer has found nothing wrong: show the prices, and say whose folder it is."""
@@ -102,16 +92,6 @@ class Trial:
             _clear(self.folder)
 
 
-def known_base(run: Preparation) -> ModelSource | None:
-    """The model that the original was fine-tuned from, None when nobody names one.
-
-    Raises:
-        InputError: it is named but cannot be found.
-    """
-    config = run.config
-    return find_base(run.source, run.record, config.base_model_name_or_path, config.base_model_revision)
-
-
 def with_method(
     run: Preparation, method: str, alpha: float | None = None, *, folder: Path | None = None, share: float = 1.0
 ) -> Preparation:
@@ -123,52 +103,25 @@ def with_method(
         folder: to train in; the run's own when None.
         share: of the run's budget that this may spend.
     """
-    values = {**run.values, "method": method, "output_dir": str(folder or run.config.output_dir)}
+    config = run.config
+    values = {**run.values, "method": method, "output_dir": str(folder or config.output_dir)}
     if alpha is not None:
         values["alpha"] = alpha
     if share != 1:
-        config = run.config
         if config.max_steps > 0:
             values["max_steps"] = max(1, round(config.max_steps * share))
         if config.budget is not None:
             values["budget"] = config.budget * share
         else:
             values["num_train_epochs"] = config.num_train_epochs * share
-    inherited = inherited_settings(run.record, values)
-    config = build(UnlearningConfig, {**inherited, **values})
-    return replace(run, values=values, inherited=inherited, config=config)
+    inherited = inherited_settings(run.lineage.record, values)
+    return replace(run, values=values, inherited=inherited, config=build(UnlearningConfig, {**inherited, **values}))
 
 
 def plan_trial(run: Preparation, name: str, method: str, alpha: float | None = None, share: float = 1.0) -> Trial:
     """A trial of a run; see :func:`with_method`."""
     tried = with_method(run, method, alpha, folder=run.config.folder / TRIALS_FOLDER / name, share=share)
     return Trial(name, tried, run_settings(tried.values, split=run.parts.audit.to_dict()))
-
-
-def train(
-    run: Preparation,
-    settings: dict[str, Any],
-    begin: Begin | None = None,
-    *,
-    forget: AnyDataset | None,
-    holdout: AnyDataset | None,
-) -> UnlearningTrainer:
-    """Train a run, or go on with it; see :func:`~hf_unlearn.jobs.training_runs.unlearn`."""
-    # A trainer refers to itself, so that of an earlier trial holds its model until it is looked for.
-    gc.collect()
-    return unlearn(
-        run.source,
-        run.task,
-        run.parts.retained,
-        run.config,
-        run.lora,
-        run.loading,
-        settings,
-        forget=forget,
-        holdout=holdout,
-        test=run.test,
-        begin=begin,
-    )
 
 
 def approximate_obstacle(run: Preparation) -> str | None:

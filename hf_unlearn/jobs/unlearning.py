@@ -14,7 +14,6 @@ from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..methods.table import CHOICES
 from ..models.loading import load_config, peft_task, task_of
 from ..models.location import locate
-from ..models.training_record import DataSource
 from ..output_folder import is_finished, run_settings
 from ..publishing.card import CARD_FILE, write_card
 from ..publishing.ledger import LEDGER_FILE
@@ -36,8 +35,8 @@ from .reference_models import (
     train_reference,
 )
 from .settings import ComparisonArguments, HarnessArguments, RunArguments, build
-from .trials import EXACT, Choice, clear_trials, known_base, show_prices
-from .trials import train as train_trial
+from .training_runs import unlearn
+from .trials import EXACT, Choice, clear_trials, show_prices
 
 # run
 
@@ -61,7 +60,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     if run_args.push and "hub_model_id" not in values:
         raise InputError("--push needs --hub_model_id, the repository to publish to.")
     prepared = prepare_run(values)
-    check_needs(prepared)
+    {"auto": check_auto, "dial": check_dial}.get(prepared.config.method, check_needs)(prepared)
     config, task = prepared.config, prepared.task
     out = console(config)
     if run_args.tell_users_to_move and prepared.source.is_local:
@@ -79,9 +78,6 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     harness_tasks = build(HarnessArguments, values).lm_eval_tasks
     if harness_tasks is not None:
         check_harness_tasks(harness_tasks, task)
-
-    if config.method in CHOICES:
-        {"auto": check_auto, "dial": check_dial}[config.method](prepared, known_base(prepared))
     folder, forgotten = config.folder, prepared.parts.forgotten
     assert forgotten is not None
     settings = run_settings(values, split=prepared.parts.audit.to_dict(), **prepared.made_up)
@@ -118,26 +114,24 @@ def _unlearn(
     named: list[TrainedReference] | None,
     settings: dict[str, Any],
 ) -> UnlearningReport:
-    parts, data, method = prepared.parts, prepared.data, prepared.config.method
-    where = DataSource(
-        data.name, data.config, data.split, data.revision, parts.audit.dataset_fingerprint, parts.audit.dataset_rows
-    )
+    parts, method = prepared.parts, prepared.config.method
     if method in CHOICES:
-        choice = Choice(prepared, settings, where, retrained, known_base(prepared))
         if reference is not None:
             # What is chosen by it has to wait for it.
-            choice = replace(choice, retrained=(retrained := str(train_reference(prepared, reference))))
-        trainer, report = {"auto": auto, "dial": dial}[method](choice)
+            retrained = str(train_reference(prepared, reference))
+        trainer, report = {"auto": auto, "dial": dial}[method](Choice(prepared, settings, retrained))
     else:
 
         def begin(trainer: UnlearningTrainer) -> None:
             if not trainer.method.is_clean(trainer.alpha):
                 show_prices(prepared, trainer, [*([EXACT] if trainer.base is not None else []), method])
 
-        trainer = train_trial(prepared, settings, begin, forget=parts.forget, holdout=parts.holdout)
+        trainer = unlearn(prepared, settings, forget=parts.forget, holdout=parts.holdout, begin=begin)
         if reference is not None:
             retrained = str(train_reference(prepared, reference))
-        report = trainer.report(audit=parts.audit, dataset=where, retrained=retrained, forget_rows=parts.forget_rows)
+        report = trainer.report(
+            audit=parts.audit, dataset=prepared.data, retrained=retrained, forget_rows=parts.forget_rows
+        )
     evidence = trainer.evidence
     assert evidence is not None
     assert parts.forgotten is not None

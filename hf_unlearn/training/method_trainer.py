@@ -59,7 +59,8 @@ class MethodTrainer(Trainer):
         method: what is done.
         alpha: its strength.
         task: what the model does.
-        lineage: where the original comes from.
+        source: where the original lives, None for one that was made in memory.
+        lineage: how it was trained, and from what.
         lora: the settings of the adapter that is trained, None without one.
 
     Raises:
@@ -80,11 +81,12 @@ class MethodTrainer(Trainer):
         method: Method,
         alpha: float,
         task: Task,
+        source: ModelSource | None,
         lineage: Lineage,
         lora: dict[str, Any] | None,
     ):
         self.method, self.alpha, self.task = method, alpha, task
-        self.source, self.record, self.base = lineage.source, lineage.record, lineage.base
+        self.source, self.record, self.base = source, lineage.record, lineage.base
         self.trained_adapter, self.lora = lineage.adapter, lora
         self.training_collator, self.first_use = data.training_collator, data.first_use
         self.retained_rows, self.data_fingerprint = data.rows, data.fingerprint
@@ -114,7 +116,7 @@ class MethodTrainer(Trainer):
         self.passes = Passes(task, self.model, self.accelerator.autocast)
         told_wrong = self._error if self.half_to_choose_by is not None else None
         self.start_inputs = start_inputs(
-            self.model, args, data, self.passes, lineage, alpha=alpha, options=self.options, error=told_wrong
+            self.model, args, data, self.passes, source, lineage, alpha=alpha, options=self.options, error=told_wrong
         )
         if method.uses_forget:
             # It is run on S and on L before the pass back, and buffers that are sent around in between would change

@@ -26,6 +26,7 @@ def start_inputs(
     args: UnlearningConfig,
     data: TrainerData,
     passes: Passes,
+    source: ModelSource | None,
     lineage: Lineage,
     *,
     alpha: float,
@@ -39,7 +40,8 @@ def start_inputs(
         args: the settings.
         data: what is trained on.
         passes: runs the model, and counts it.
-        lineage: where the original comes from.
+        source: where the original lives.
+        lineage: where it comes from.
         alpha: the strength of the method.
         options: its other settings.
         error: see :class:`~hf_unlearn.methods.starts.StartInputs`.
@@ -51,7 +53,7 @@ def start_inputs(
         seed=args.seed,
         trained_adapter=lineage.adapter,
         load_base=None if base is None else partial(_load_base, base, plain, task, args.seed),
-        load_checkpoint=None if rewind is None else partial(_load_checkpoint, rewind, lineage, plain, task, args.seed),
+        load_checkpoint=None if rewind is None else partial(_load_checkpoint, rewind, source, plain, task, args.seed),
         last_layers=args.train_last_layers,
         options=options,
         items=partial(_items, args, data, passes),
@@ -64,9 +66,8 @@ def _load_base(base: ModelSource, plain: PreTrainedModel, task: Task, seed: int)
     return load_anchor(base, task, plain.config, dtype=plain.dtype, seed=seed)
 
 
-def _load_checkpoint(rewind: str, lineage: Lineage, plain: PreTrainedModel, task: Task, seed: int) -> Model:
-    trusted = lineage.source is not None and lineage.source.trust_remote_code
-    place = locate(rewind, trust_remote_code=trusted)
+def _load_checkpoint(rewind: str, source: ModelSource | None, plain: PreTrainedModel, task: Task, seed: int) -> Model:
+    place = locate(rewind, trust_remote_code=source is not None and source.trust_remote_code)
     return load_like(place, task, plain.config, dtype=plain.dtype, seed=seed)
 
 

@@ -40,7 +40,7 @@ from ..publishing.card import write_card
 from ..publishing.publish import publish
 from .callbacks import MeasureForgetting, StopWhenForgotten
 from .config import UnlearningConfig
-from .lineage import find_lineage, source_of
+from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
 from .measuring import Measuring, Watching, check_measures, check_method
 from .method_trainer import MethodTrainer
 from .saving import save_whole
@@ -75,6 +75,7 @@ class UnlearningTrainer(MethodTrainer):
         callbacks: added to the trainer's own.
         source: where a model in memory came from, for the training record and the card.
         task: what the model does; read from its architecture when None.
+        lineage: how the model was trained, and from what, where that has been looked up.
 
     Raises:
         InputError: something does not fit together; nothing has been written then.
@@ -99,6 +100,7 @@ class UnlearningTrainer(MethodTrainer):
         *,
         source: ModelSource | None = None,
         task: Task | None = None,
+        lineage: Lineage | None = None,
     ):
         args = UnlearningConfig() if args is None else args
         if train_dataset is None:
@@ -118,7 +120,10 @@ class UnlearningTrainer(MethodTrainer):
         alpha = method.resolve_alpha(args.alpha)
 
         source = source or source_of(model)
-        lineage = find_lineage(source, None if isinstance(model, str) else model, args, method)
+        if lineage is None:
+            record = load_record(source) if source else None
+            lineage = find_lineage(source, record, args, None if isinstance(model, str) else model)
+        fit_to_lineage(args, method, lineage)
         if isinstance(model, str):
             assert source is not None
             loaded = load_any(source, task)
@@ -153,6 +158,7 @@ class UnlearningTrainer(MethodTrainer):
             method=method,
             alpha=alpha,
             task=task,
+            source=source,
             lineage=lineage,
             lora=lora,
         )
