@@ -1,4 +1,4 @@
-"""Reference models, which never saw S: what an unlearned model is compared with, several seeds of each kind."""
+"""Reference models, which never saw the records to forget: what an unlearned model is compared with."""
 
 import copy
 import json
@@ -15,7 +15,6 @@ from peft import LoraConfig
 from ..data.split import SplitAudit
 from ..errors import InputError
 from ..evaluation.closeness.compare import HISTOGRAM_FILE
-from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.references import (
     ARMS,
     REFERENCES_FILE,
@@ -61,15 +60,7 @@ class Reference(TrainedReference):
 
 
 def plan_references(run: Preparation, arms: list[Arm], seeds: int) -> list[Reference]:
-    """The references to train, without loading a model.
-
-    Args:
-        run: the run that they are for.
-        arms: of which kinds.
-        seeds: how many of each; the run's own seed and the next ones.
-
-    Returns:
-        By arm and seed.
+    """The references to train, ``seeds`` of each arm, from the run's own seed on; loads no model.
 
     Raises:
         InputError: they cannot be trained, or a folder holds something else.
@@ -79,23 +70,25 @@ def plan_references(run: Preparation, arms: list[Arm], seeds: int) -> list[Refer
             f"--seeds {seeds} is not possible; the seeds count from --seed {run.config.seed} to at most 4294967295."
         )
     if not isinstance(run.parts.retained, Dataset):
-        raise InputError("References pass over L as often as the original over D; leave --dataset_streaming out.")
-    repeating = sorted(set(arms) & {"retrained_unlearned", "unlearned"})
-    if run.config.method in CHOICES and repeating:
         raise InputError(
-            f"The arms {' and '.join(repeating)} repeat one method, and {run.config.method!r} chooses it in the run; "
+            "References pass over the retained records several times, which a stream does not allow; leave "
+            "--dataset_streaming out."
+        )
+    method, repeating = run.config.method, sorted(set(arms) & {"retrained_unlearned", "unlearned"})
+    if method in CHOICES and repeating:
+        raise InputError(
+            f"The arms {' and '.join(repeating)} repeat one method, and {method!r} chooses it in the run; "
             "name the one that it chose, with its alpha and budget, as the report says."
         )
-    method = run.config.method
     if method not in CHOICES and METHODS[method].uses_forget and "retrained_unlearned" in arms:
         raise InputError(
-            f"{method!r} takes its steps on S: without S it has none, and with S the arm retrained_unlearned would "
-            "see S and be spoiled where the result is; leave that arm out, and compare with retrained."
+            f"{method!r} trains on the records to forget, which the arm retrained_unlearned must not see; leave that "
+            "arm out, and compare with retrained."
         )
     if run.config.stop_when_forgotten and set(arms) != {"retrained"}:
         raise InputError(
-            "With stop_when_forgotten the price of the run depends on S, so no other model can be given the same; "
-            "leave it out, or ask for --arms retrained alone."
+            "With stop_when_forgotten the records to forget decide the price of the run, so no other model can be "
+            "given the same; leave it out, or ask for --arms retrained alone."
         )
     planned = [plan_reference(run, arm, run.config.seed + i) for arm in dict.fromkeys(arms) for i in range(seeds)]
     starts = [plan_reference(run, "retrained", r.seed) for r in planned if r.arm == "retrained_unlearned"]
@@ -130,7 +123,7 @@ def plan_reference(run: Preparation, arm: Arm, seed: int) -> Reference:
     else:
         arguments = {**run.inherited, **run.values}
         if arm == "same_budget":
-            # Training from the base is the plain training; the base is no longer what something else came from.
+            # A training that begins at the base has no original whose base could be named.
             dropped = (*METHOD_SETTINGS, "base_model_name_or_path", "base_model_revision")
             given = {name: value for name, value in run.values.items() if name not in dropped}
             arguments = {**inherited_settings(record, given), **given}
@@ -144,16 +137,12 @@ def plan_reference(run: Preparation, arm: Arm, seed: int) -> Reference:
 
 
 def recorded_base(run: Preparation) -> tuple[TrainingRecord, ModelSource]:
-    """How the original was trained, and from what.
-
-    Raises:
-        InputError: nobody says, or it was trained from scratch.
-    """
+    """How the original was trained, and from what; raises InputError where nobody says, or it was from scratch."""
     record, base = run.lineage.record, run.lineage.base
     if record is None:
         raise InputError(
-            f"References are trained as {RECORD_FILE} beside the model says, and there is none; train one yourself "
-            "and name it with --retrained_model."
+            f"References are trained as {RECORD_FILE} beside the model says, and there is none; train a reference "
+            "yourself and name it with --retrained_model."
         )
     if base is None:
         raise InputError(
@@ -163,11 +152,7 @@ def recorded_base(run: Preparation) -> tuple[TrainingRecord, ModelSource]:
 
 
 def train_reference(run: Preparation, reference: Reference) -> Path:
-    """Train a reference, go on with it from its last checkpoint, or take the one that is there already.
-
-    Args:
-        run: the run that it is for.
-        reference: as planned.
+    """Train a reference of a run, go on with it from its last checkpoint, or take the one that is there already.
 
     Returns:
         Its folder.
@@ -210,31 +195,23 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
 # To compare with
 
 
-def own_references(run: Preparation) -> tuple[list[TrainedReference], int]:
-    """The references in a run's own folder that are trained and belong to it.
-
-    Args:
-        run: the run.
-
-    Returns:
-        By arm and seed; and how many others there are, which belong to other settings.
-    """
+def own_references(run: Preparation) -> list[TrainedReference]:
+    """The trained references in a run's own folder that belong to it; says how many do not."""
     if run.lineage.record is None:
-        return [], 0
-    found = _found(run.config.folder / REFERENCES_FOLDER)
+        return []
+    folder = run.config.folder / REFERENCES_FOLDER
+    found = _found(folder)
     ours = [r for r in found if r.settings == plan_reference(run, r.arm, r.seed).settings]
-    return ours, len(found) - len(ours)
+    if others := len(found) - len(ours):
+        console(run.config).print(f"{others} models in {plain(folder)} belong to other settings and are left out.")
+    return ours
 
 
 def named_references(folder: Path, audit: SplitAudit) -> list[TrainedReference]:
     """The references in a folder that the user names, without loading them.
 
-    Args:
-        folder: as ``hf-unlearn references`` makes it.
-        audit: of the split that they are to have been trained for.
-
     Raises:
-        InputError: there are none, or they were trained for another split and may have seen S.
+        InputError: there are none, or they were trained for another split than this and may have seen S.
     """
     found = _found(folder)
     if not found:
@@ -246,8 +223,8 @@ def named_references(folder: Path, audit: SplitAudit) -> list[TrainedReference]:
     for reference in found:
         if reference.settings["split"] != split:
             raise InputError(
-                f"{reference.folder} was trained for another request or on other data than this, so it may have seen "
-                "S; name references of this one, and the --digest_key_file that they were made with."
+                f"{reference.folder} was trained for another request or on other data, so it may have seen records to "
+                "forget; name references of this request, and the --digest_key_file that they were made with."
             )
     return found
 
@@ -275,27 +252,12 @@ def check_task(references: Sequence[TrainedReference], task: Task) -> None:
         task_of(place.name, load_config(place), task, peft=peft_task(place))
 
 
-def evidence_of(run: Preparation) -> EvidenceSets:
-    """The records that the evidence about a run rests on, encoded without loading a model."""
-    evidence = run.evidence(run.sets)
-    return evidence.halves(run.config.seed)[1] if run.config.stop_when_forgotten else evidence
-
-
 def _batch(record: TrainingRecord, config: UnlearningConfig) -> dict[str, int]:
     """The record's batch, in the pieces of the run when they add up to it, since those fit into the memory."""
     batch, steps = ("per_device_train_batch_size", "gradient_accumulation_steps")
     asked = {batch: config.per_device_train_batch_size, steps: config.gradient_accumulation_steps}
     recorded = {name: record.settings[name] for name in (batch, steps)}
     return asked if asked[batch] * asked[steps] == recorded[batch] * recorded[steps] else recorded
-
-
-def _own_references(prepared: Preparation) -> list[TrainedReference]:
-    """The references in the run's own folder; tells of those that are left out."""
-    found, others = own_references(prepared)
-    if others:
-        place = plain(prepared.config.folder / REFERENCES_FOLDER)
-        console(prepared.config).print(f"{others} models in {place} belong to other settings and are left out.")
-    return found
 
 
 def references(values: dict[str, Any]) -> ReferencesReport:
@@ -308,12 +270,15 @@ def references(values: dict[str, Any]) -> ReferencesReport:
     out = console(config)
     planned = plan_references(prepared, cast(list[Arm], asked.arms), asked.seeds)
     # What the records cannot be read with is found before the first of them is trained.
-    evidence = evidence_of(prepared)
+    evidence = prepared.evidence(prepared.sets)
+    if config.stop_when_forgotten:
+        # The run watches one half of S and of H, and is judged on the other.
+        _, evidence = evidence.halves(config.seed)
     for number, reference in enumerate(planned, start=1):
         out.print(f"Model {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
         train_reference(prepared, reference)
     scored = score_references(
-        _own_references(prepared),
+        own_references(prepared),
         evidence,
         loading=prepared.loading,
         device=config.device,

@@ -28,9 +28,9 @@ from .evaluating import _harness
 from .preparation import Preparation, check_needs, prepare_run
 from .reference_models import (
     Reference,
-    _own_references,
     check_task,
     named_references,
+    own_references,
     plan_reference,
     train_reference,
 )
@@ -136,7 +136,7 @@ def _unlearn(
     assert evidence is not None
     assert parts.forgotten is not None
     scored = score_references(
-        named if named is not None else _own_references(prepared),
+        named if named is not None else own_references(prepared),
         evidence,
         loading=prepared.loading,
         device=prepared.config.device,

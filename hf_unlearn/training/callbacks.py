@@ -15,12 +15,7 @@ from ..evaluation.verdict import Provenance, Scores, decide
 
 
 def planned_looks(every: float, max_steps: int) -> int:
-    """How often a training is measured before its last step.
-
-    Args:
-        every: so many steps, or that fraction of the training when below 1.
-        max_steps: of the training.
-    """
+    """How often a training is measured before its last step; see :class:`MeasureForgetting`."""
     return (max_steps - 1) // _steps_between(every, max_steps)
 
 
@@ -29,12 +24,7 @@ def _steps_between(every: float, max_steps: int) -> int:
 
 
 class MeasureForgetting(TrainerCallback):
-    """Calls a function on a schedule and has its result logged with that step.
-
-    Args:
-        measure: does the measuring and hands the numbers to the trainer's log.
-        every: so many steps, or that fraction of the training when below 1.
-    """
+    """Measures every so many steps, or that fraction of the training when below 1, and has it logged at that step."""
 
     def __init__(self, measure: Callable[[], None], every: float):
         self.measure, self.every = measure, every
@@ -76,12 +66,7 @@ class StopWhenForgotten(TrainerCallback, ExportableState):
         self._blind: BlindBaseline | None = None
 
     def watch(self, original: Scores | None, blind: BlindBaseline | None) -> None:
-        """Take note of the records that are watched.
-
-        Args:
-            original: what the attacks make of them under the original model.
-            blind: how the texts of S and H differ.
-        """
+        """Note what the attacks find under the original, and how the texts of S and H differ by nature."""
         self._original, self._blind = original, blind
 
     def on_train_begin(
@@ -92,11 +77,7 @@ class StopWhenForgotten(TrainerCallback, ExportableState):
             control.should_training_stop = True
 
     def look(self, scores: Scores, state: TrainerState) -> dict[str, float]:
-        """Test the model as it is now, on the records that are watched.
-
-        Args:
-            scores: what the attacks make of them.
-            state: where the training is.
+        """Test the model as it is now, by what the attacks make of the watched records.
 
         Returns:
             For the log: the gap of the attack that decides with its 95 % interval.

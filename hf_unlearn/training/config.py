@@ -39,66 +39,11 @@ def _options() -> str:
 
 @dataclass
 class UnlearningConfig(TrainingArguments):
-    """Settings of :class:`~hf_unlearn.UnlearningTrainer`: those of transformers' ``TrainingArguments`` and these.
+    """Settings of :class:`~hf_unlearn.UnlearningTrainer`: those of transformers' ``TrainingArguments`` and its own.
 
-    > Parameters that control the method
-
-    Args:
-        method: a name in ``METHODS``; or one in ``CHOICES``, which
-            ``hf-unlearn run`` and :func:`hf_unlearn.jobs.run` take, and the trainer, which trains one method, refuses.
-        alpha: the strength of the method, such as how far its start lies from the original (0 to 1; what it is in each
-            method is in its ``strength``); the method's own value when None.
-        start: the method whose start to take, such as ``toward_base``, for a method that begins at the original; alpha
-            is then the strength of that start.
-        method_kwargs: the method's other settings, such as ``{"beta": 0.1}`` for ``npo``; its
-            :attr:`~hf_unlearn.methods.method.Method.options`, as published, where nothing is said.
-        alternates_file: the answers that ``altpo`` prefers to those of S, as ``hf-unlearn alternates`` wrote them.
-        teacher_dtype: of the weights of a model that the trained one is compared with all the time; those of the
-            trained model when None.
-        base_model_name_or_path: the model that the original was fine-tuned from; read from the training record, the
-            model card or the adapter when None.
-        base_model_revision: its branch, tag or commit on the Hub.
-        base_is_clean: your own statement that this model never saw S. Without it that is tested where it can be, and
-            nothing is called exact whose base tells S from H.
-        budget: the epochs to train, as a fraction of the original training's; needs a training record, and a method
-            that counts epochs on L.
-        train_last_layers: train only the last so many blocks and what follows them; as the method says when None,
-            which is all weights for most.
-        rewind_checkpoint: the checkpoint folder of the original's training that ``rewind`` goes back to.
-        learning_rate: the peak; when None the method's own, or 5e-5 times its ``learning_rate_factor``. The command
-            line takes it from the training record where the method has none of its own.
-        num_train_epochs, weight_decay, warmup_steps: when None the method's own; 3, 0 and 0 for most. The epochs of a
-            method that uses S are epochs over S.
-        lr_scheduler_type: the shape of the learning rate; when None the method's own, ``linear`` for most.
-        merge_adapter: merge a LoRA adapter into the weights before saving.
-
-    > Parameters that control the data
-
-    Args:
-        dataset_text_field: the column of the text; for a classifier of words, ``tokens`` when there is such a column.
-        dataset_label_field: the column of the class; for a classifier of words, ``ner_tags`` when there is such a
-            column.
-        prompt_template: builds the prompt from other columns, such as ``"Question: {question}\\nAnswer:"``.
-        completion_template: builds the completion, such as ``" {answer}"``.
-        max_length: tokens in an example; longer documents are split for language models and cut for classifiers and
-            encoder-decoders. The model's limit, up to 1024, when None.
-        mlm_probability: the share of its tokens that a masked language model has to guess, other ones in each epoch.
-        group_column: the column that says whose record it is, such as an author or a customer. Records of one group
-            resemble each other, so with it every interval takes groups for the unit of sampling.
-
-    > Parameters that control the measuring
-
-    Args:
-        measure_steps: measure S against H every so many steps, or that fraction of the training when below 1; 0 never.
-        stop_when_forgotten: stop once the verdict's tests find S forgotten, or treated worse than H; half of
-            each is watched, the other half judged, and the looks share the 5 % error.
-        auc_margin: the distance in membership AUC within which S counts as not distinguished.
-        utility_margin: how much worse than the retrained model, or than the original, the result may do: in accuracy,
-            or as a fraction of the loss.
-        gradient_norm_attack: also tell S from H by the norm of each record's gradient, which costs a backward pass a
-            record and the memory of a gradient of all weights.
-        generate_records: how many records of S and of H to let the models write on from (language models and
-            encoder-decoders): ROUGE-L recall, verbatim extraction, refusals; 0 none.
+    Each setting is explained in the ``help`` of its field, which ``hf-unlearn run --help`` shows. The trainer takes a
+    ``method`` of ``METHODS``; only :func:`hf_unlearn.jobs.run` and ``hf-unlearn run`` take one of ``CHOICES``.
+    Making the settings also checks how the processes were launched, so that a wrong launch fails early.
 
     NOTE: these defaults differ from the parent's: ``learning_rate`` is None, which mostly becomes the parent's 5e-5,
     ``lr_scheduler_type`` is None, which mostly becomes the parent's ``"linear"``, and so ``num_train_epochs`` is None
@@ -136,15 +81,15 @@ class UnlearningConfig(TrainingArguments):
     alternates_file: str | None = field(
         default=None,
         metadata={
-            "help": "The private file (.jsonl) of made-up answers to what S asks: `hf-unlearn alternates` writes it, "
-            "and the method altpo reads it. Not in output_dir."
+            "help": "The private file (.jsonl) of invented answers to the prompts of the records to forget. "
+            "`hf-unlearn alternates` writes it, and the method altpo reads it. Not in output_dir."
         },
     )
     teacher_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None,
         metadata={
-            "help": "Type of the weights of a model that is compared with all the time, such as the original; None: "
-            "as the trained model's."
+            "help": "Type of the weights of a model that each training step compares with, such as the original; "
+            "None: as the trained model's."
         },
     )
     base_model_name_or_path: str | None = field(
@@ -160,15 +105,16 @@ class UnlearningConfig(TrainingArguments):
     base_is_clean: bool = field(
         default=False,
         metadata={
-            "help": "Your statement that the base model never saw the records to forget; without it that is tested "
-            "where it can be, and the report says which."
+            "help": "Your statement that the base model never saw the records to forget. Without it a run tests that "
+            "where it can, and the report says which."
         },
     )
     budget: float | None = field(
         default=None,
         metadata={
             "help": "Epochs to train, as a fraction of the original training's (0.25: a quarter of retraining's "
-            "price); needs the training_record.json that `hf-unlearn train` writes, and a method that uses L alone."
+            "price). Needs the training_record.json that `hf-unlearn train` writes, and a method that trains on the "
+            "retained records alone."
         },
     )
     train_last_layers: int | None = field(
@@ -216,8 +162,8 @@ class UnlearningConfig(TrainingArguments):
     group_column: str | None = field(
         default=None,
         metadata={
-            "help": "The column that says whose record it is (author, customer); with it 400 records of 20 people "
-            "count as 20 in every interval."
+            "help": "The column that says whose record it is (author, customer). With it 400 records of 20 people "
+            "count as 20 in every interval, as records of one person resemble each other."
         },
     )
 
@@ -225,37 +171,43 @@ class UnlearningConfig(TrainingArguments):
     measure_steps: float = field(
         default=0.2,
         metadata={
-            "help": "Measure S against H every so many steps, or that fraction of the training when below 1; 0: never."
+            "help": "Compare the records to forget (S) with the held-out ones (H) every so many steps, or after each "
+            "such fraction of the training when below 1; 0: never."
         },
     )
     stop_when_forgotten: bool = field(
         default=False,
         metadata={
-            "help": "Stop once the verdict's tests find S forgotten, or treated worse than H. Half of each is "
-            "watched, the other half is judged."
+            "help": "Stop once the verdict's tests find S forgotten, or treated worse than H. They look at half of "
+            "each and share its error of 0.05; the verdict judges the other half."
         },
     )
     auc_margin: float = field(
         default=0.10,
-        metadata={"help": "Distance in membership AUC within which S counts as not distinguished from H."},
+        metadata={
+            "help": "Distance of the membership AUC from 0.5 within which S counts as not distinguished from H."
+        },
     )
     utility_margin: float = field(
         default=0.05,
-        metadata={"help": "How much worse the result may do on other records: in accuracy, or as a part of the loss."},
+        metadata={
+            "help": "How much worse than the retrained model, or the original, the result may do on other records: in "
+            "accuracy, or as a fraction of the loss."
+        },
     )
 
     gradient_norm_attack: bool = field(
         default=False,
         metadata={
-            "help": "Also tell S from H by the norm of each record's gradient; costs a backward pass a record and the "
-            "memory of a gradient of all weights."
+            "help": "Also compare S with H by the norm of each record's gradient. Costs a backward pass a record and "
+            "the memory of a gradient of all weights."
         },
     )
     generate_records: int = field(
         default=0,
         metadata={
-            "help": "Records of S and of H to let the models write on from, for ROUGE-L recall, verbatim extraction "
-            "and refusals; costs a greedy generation each. 0: none."
+            "help": "So many records of S and of H that the models continue, for ROUGE-L recall, verbatim extraction "
+            "and refusals (models that write). Costs a greedy generation each. 0: none."
         },
     )
 
@@ -276,7 +228,10 @@ class UnlearningConfig(TrainingArguments):
     )
     num_train_epochs: float = field(
         default=None,  # type: ignore[assignment]
-        metadata={"help": "Epochs, over S for a method that uses it and else over L. None: the method's own, else 3."},
+        metadata={
+            "help": "Epochs: over the records to forget for a method that trains on them, else over the retained "
+            "ones. None: the method's own, else 3."
+        },
     )
     weight_decay: float = field(
         default=None,  # type: ignore[assignment]

@@ -27,13 +27,10 @@ Tables = dict[SetName, pa.Table]
 
 
 class Measuring:
-    """Scores models and lets them write on, and adds up what it costs.
+    """Scores models and lets them write, and adds up what it costs.
 
     Args:
-        args: the settings.
-        tokenizer: of the models.
         context: to measure in, such as autocast.
-        cost: where the cost is added up.
         flops: operations per token of a forward pass.
     """
 
@@ -48,12 +45,7 @@ class Measuring:
         self.args, self.tokenizer, self.context, self.cost, self.flops = args, tokenizer, context, cost, flops
 
     def score(self, sets: EvidenceSets, model: Model, *, kept: bool = False) -> Tables:
-        """Score a model, or read what an earlier run made of the same weights and records.
-
-        Args:
-            sets: the records.
-            model: the model.
-            kept: whether what an earlier run made may be read.
+        """Score a model, or read what an earlier run ``kept`` of the same weights and records.
 
         Raises:
             InputError: the memory is too small, or what the model makes of a record is no number.
@@ -69,11 +61,7 @@ class Measuring:
         return tables
 
     def write_on(self, sets: EvidenceSets, model: Model) -> Tables:
-        """Let a model write on from some records, when that is asked for.
-
-        Raises:
-            InputError: the memory is too small.
-        """
+        """Let a model continue some records, where that is asked for; raises InputError where the memory is small."""
         started = time.perf_counter()
         with telling_memory(measuring_memory(self.args)):
             tables, tokens = self._written(sets, model)
@@ -94,25 +82,14 @@ class Measuring:
 
 
 class Watching:
-    """Looks at some records while the model is trained.
-
-    Args:
-        measuring: does the scoring.
-        sets: the records.
-        stopping: told what is seen, None where nothing stops the training.
-    """
+    """Scores some records while the model is trained, for the log and for the rule that stops the training, if any."""
 
     def __init__(self, measuring: Measuring, sets: EvidenceSets, stopping: StopWhenForgotten | None):
         self.measuring, self.sets, self.stopping = measuring, sets, stopping
         self._base: Tables | None = None
 
     def begin(self, original: Model, load_base: Callable[[], Model | None]) -> None:
-        """Score what the stopping rule compares with; nothing to do where nothing stops the training.
-
-        Args:
-            original: the model as it is before it is moved to its start.
-            load_base: loads the model that it was fine-tuned from, if that can be measured.
-        """
+        """Score what the stopping rule compares with: the original, and its base where that can be measured."""
         if self.stopping is None:
             return
         tables = self.measuring.score(self.sets, original)
@@ -122,10 +99,6 @@ class Watching:
 
     def look(self, model: Model, state: TrainerState) -> dict[str, float]:
         """Score the model as it is now.
-
-        Args:
-            model: the model.
-            state: where the training is.
 
         Returns:
             For the log: the mean losses of S, H and L in nats, the membership AUC by the loss with its 90 % interval,
@@ -149,13 +122,7 @@ class Watching:
 
 
 def check_measures(task: Task, config: UnlearningConfig, bits: Literal[4, 8] | None) -> None:
-    """Raise InputError where a measurement is asked for that a model cannot be put to.
-
-    Args:
-        task: what the model does.
-        config: the settings.
-        bits: of the weights, None when they are whole.
-    """
+    """Raise InputError where a measurement is asked for that a model cannot be put to; ``bits`` are of its weights."""
     if config.gradient_norm_attack and bits is not None:
         raise InputError(f"gradient_norm_attack needs a gradient, and weights in {bits} bits have none; leave it out.")
     if config.generate_records:

@@ -52,15 +52,8 @@ class MethodTrainer(Trainer):
 
     Args:
         model: the original, with the weights that are to be trained ready for it.
-        args: the settings.
-        data: what is trained on.
-        tokenizer: the model's.
-        callbacks: added to the trainer's own.
-        method: what is done.
-        alpha: its strength.
-        task: what the model does.
+        alpha: the strength of the method.
         source: where the original lives, None for one that was made in memory.
-        lineage: how it was trained, and from what.
         lora: the settings of the adapter that is trained, None without one.
 
     Raises:
@@ -135,14 +128,14 @@ class MethodTrainer(Trainer):
     # The training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Move to the start and train from there (see ``Trainer.train``).
+        """Measure the original, move it to the start and train from there (see ``Trainer.train``).
 
         Args:
             resume_from_checkpoint: a checkpoint folder, or True for the last complete one in ``output_dir``.
             args, kwargs: as for the parent.
 
         Raises:
-            InputError: there is no checkpoint to resume from.
+            InputError: there is no checkpoint to resume from, or this trainer has trained already.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved.
         """
         checkpoint: str | None = None
@@ -184,11 +177,7 @@ class MethodTrainer(Trainer):
         return output
 
     def _look_at_original(self, *, resumed: bool) -> None:
-        """Called while the model is still the original; no random number that is drawn here matters.
-
-        Args:
-            resumed: whether the training goes on from a checkpoint.
-        """
+        """Called while the model is still the original; random numbers that are drawn here change nothing."""
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A checkpoint of the last step leaves nothing to do, but in the middle of an epoch the parent takes one step.
@@ -239,7 +228,7 @@ class MethodTrainer(Trainer):
     # What it is compared with
 
     def _hold_teachers(self) -> None:
-        """Keep the models that the trained one is compared with; called while it is still the original."""
+        """Keep the models that the trained one is compared with, while it is still the original."""
         self.passes.teachers = held_teachers(self.model, self.method, self.alpha, self.args, self.accelerator)
 
     def _find_start_log_p(self) -> None:
@@ -387,15 +376,7 @@ class MethodTrainer(Trainer):
     # Checkpoints
 
     def _restore(self, checkpoint: str, states: dict[str, Any]) -> None:
-        """Give the callbacks the state that a checkpoint holds of them.
-
-        Args:
-            checkpoint: its folder.
-            states: by the name of the callback's class.
-
-        Raises:
-            InputError: it is not of this trainer.
-        """
+        """Give the callbacks their states in a checkpoint; raises InputError where it is not of this trainer."""
         if "CostMeter" not in states:
             raise InputError(f"{checkpoint} is not a checkpoint of this trainer.")
         self.cost.restore(states["CostMeter"]["attributes"])
@@ -403,12 +384,7 @@ class MethodTrainer(Trainer):
             self.rule.restore(states[type(self.rule).__name__]["attributes"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, as for a checkpoint.
-
-        Args:
-            output_dir: where to; ``args.output_dir`` when None.
-            _internal_call: the parent's; nothing is pushed either way.
-        """
+        """Save the model, as for a checkpoint; nothing is pushed, whatever ``_internal_call`` says."""
         folder = Path(output_dir) if output_dir else self.args.folder
         super().save_model(str(folder), _internal_call=True)
         if self.args.should_save:
@@ -444,11 +420,7 @@ class MethodTrainer(Trainer):
     # What it tells of itself
 
     def training_record(self, dataset: DataSource) -> TrainingRecord:
-        """How the model has just been trained, plainly, from the one that ``source`` names: ``training_record.json``.
-
-        Args:
-            dataset: where the data came from.
-        """
+        """``training_record.json``: how the model has just been trained, plainly, from the one at ``source``."""
         values = self.args.to_dict()
         labels = self.model.config.id2label if TASKS[self.task].classes else None
         return TrainingRecord(
@@ -469,13 +441,13 @@ class MethodTrainer(Trainer):
             software=software_versions(),
         )
 
-    def cost_entry(self, reference: TrainingRecord | None) -> CostEntry:
+    def cost_entry(self, retraining: TrainingRecord | None) -> CostEntry:
         """What has been spent so far, before or after ``train()``, and what retraining costs beside it.
 
         Args:
-            reference: how the retrained model was trained; else the original's record tells.
+            retraining: how the retrained model was trained; else the original's record tells.
         """
-        retraining_flops = reference.flops if reference else None
+        retraining_flops = retraining.flops if retraining else None
         record, rows = self.record, self.retained_rows
         if retraining_flops is None and record is not None and rows and record.dataset.rows:
             retraining_flops = record.flops * rows / record.dataset.rows

@@ -16,12 +16,7 @@ MARKER = "complete.json"
 
 
 def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> None:
-    """Save a model such that no file is ever there by half.
-
-    Args:
-        save: writes the model into a folder; all processes take part.
-        folder: where to.
-        writes: whether this process is the one that writes.
+    """Save a model such that no file is ever there by half; all processes take part, and one of them ``writes``.
 
     Raises:
         InputError: the weights are no numbers; the folder is as it was then.
@@ -44,13 +39,7 @@ def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> N
 
 
 def finish_checkpoint(folder: Path, limit: int | None, best: str | None) -> None:
-    """Mark a checkpoint as whole, and only then remove older ones.
-
-    Args:
-        folder: the checkpoint; all processes have written what they had to.
-        limit: so many are kept, all when None.
-        best: one that stays in any case.
-    """
+    """Mark a checkpoint as whole, and only then remove older ones until ``limit`` remain; ``best`` stays."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     write_text(folder / MARKER, json.dumps(sizes, indent=2) + "\n")

@@ -33,19 +33,7 @@ def start_inputs(
     options: Mapping[str, float],
     error: Callable[[str], float] | None,
 ) -> StartInputs:
-    """What there is for a start and a rule; nothing is loaded or run before it is asked for.
-
-    Args:
-        model: the one that is trained.
-        args: the settings.
-        data: what is trained on.
-        passes: runs the model, and counts it.
-        source: where the original lives.
-        lineage: where it comes from.
-        alpha: the strength of the method.
-        options: its other settings.
-        error: see :class:`~hf_unlearn.methods.starts.StartInputs`.
-    """
+    """See :class:`~hf_unlearn.methods.starts.StartInputs`; nothing is loaded or run before it is asked for."""
     plain, task = plain_model(model), passes.task
     base, rewind = lineage.base, args.rewind_checkpoint
     return StartInputs(

@@ -23,16 +23,9 @@ from .config import UnlearningConfig
 def held_teachers(
     model: Model, method: Method, alpha: float, args: UnlearningConfig, accelerator: Accelerator
 ) -> dict[Teacher, Model]:
-    """The models that a trained one is compared with all the time, frozen and in evaluation mode.
+    """The models that an original, which is trained now, is compared with at each step, frozen and for evaluation.
 
-    Where the trained model's weights will be sharded over the processes (FSDP2), theirs are too.
-
-    Args:
-        model: the original.
-        method: says which.
-        alpha: its strength.
-        args: the settings.
-        accelerator: of the processes.
+    Where its weights will be sharded over the processes (FSDP2), theirs are too.
     """
     dtype = getattr(torch, args.teacher_dtype) if args.teacher_dtype else None
     held: dict[Teacher, Model] = {}
@@ -57,14 +50,6 @@ def log_probabilities(
     context: Callable[[], AbstractContextManager],
 ) -> tuple[torch.Tensor, int]:
     """log p of each example under a model, found out now or read where an earlier run has found it.
-
-    Args:
-        model: the start.
-        task: what it does.
-        examples: of S, or of what is to be said in its place.
-        collator: stacks them.
-        args: the settings.
-        context: makes what is entered around the forward passes.
 
     Returns:
         In nats, float32 of shape (examples,); and how many tokens the examples have.

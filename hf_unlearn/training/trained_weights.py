@@ -1,9 +1,9 @@
 """Which weights of a model are trained."""
 
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
 from ..errors import InputError
 from ..methods.method import Method
@@ -23,15 +23,7 @@ def trained_weights(
     task: Task,
     lineage: Lineage,
 ) -> tuple[Model, dict[str, Any] | None]:
-    """Make ready those weights of an original that are to be trained: all, the last blocks, or an adapter.
-
-    Args:
-        model: the original; what is not to be trained is frozen.
-        peft_config: of a new adapter, None without one.
-        args: the settings.
-        method, alpha: what will be done to them.
-        task: what the model does.
-        lineage: where it comes from.
+    """Freeze those weights of an original that are not to be trained; or put a new adapter on it.
 
     Returns:
         The model, under the new adapter if there is one; and the LoRA settings of its adapter, None without one.
@@ -48,7 +40,10 @@ def trained_weights(
         merged=args.merge_adapter,
     )
     if peft_config is not None:
-        model = _with_adapter(model, peft_config, args.seed, task)
+        if task not in PEFT_TASKS:
+            raise InputError(f"PEFT knows no adapters for {task}; train all weights.")
+        set_seed(args.seed)
+        model = cast(PeftModel, get_peft_model(plain, peft_config))
     if args.train_last_layers is not None:
         freeze_all_but_last(plain, args.train_last_layers)
     if method.trains_block_ends:
@@ -58,21 +53,11 @@ def trained_weights(
 
 
 def check_adapter(args: UnlearningConfig, method: Method, alpha: float, lineage: Lineage, *, new: bool) -> None:
-    """Look whether a method and an adapter go together, before any weights are loaded.
-
-    Args:
-        args: the settings.
-        method, alpha: what will be done.
-        lineage: of the original.
-        new: whether a new adapter is trained.
-
-    Raises:
-        InputError: they do not.
-    """
+    """Raise InputError where a method and an adapter, which may be a new one, do not go together."""
     if method.picks_weights and (lineage.adapter or new):
         raise InputError(
-            f"{args.method!r} picks single weights of the model, and an adapter leaves them out; merge it into "
-            "the model, and train all weights."
+            f"{args.method!r} picks single weights of the model, and an adapter leaves them as they are; merge it "
+            "into the model, and train all weights."
         )
     if lineage.adapter and new:
         raise InputError("The model is an adapter already, and that is what will be trained; leave peft_config out.")
@@ -83,14 +68,3 @@ def check_adapter(args: UnlearningConfig, method: Method, alpha: float, lineage:
             f"{args.method!r} moves the weights under the new adapter, so the adapter alone would not be the "
             "result; set merge_adapter, or train without an adapter."
         )
-
-
-def _with_adapter(model: Model, peft_config: PeftConfig, seed: int, task: Task) -> Model:
-    """The model under a new adapter."""
-    if task not in PEFT_TASKS:
-        raise InputError(f"PEFT knows no adapters for {task}; train all weights.")
-    assert isinstance(model, PreTrainedModel)
-    set_seed(seed)
-    wrapped = get_peft_model(model, peft_config)
-    assert isinstance(wrapped, PeftModel)
-    return wrapped

@@ -11,7 +11,6 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import TrainOutput
 
 from ..data.arrow_tables import AnyDataset
 from ..data.split import ForgetRows, SplitAudit
@@ -56,18 +55,17 @@ class UnlearningTrainer(MethodTrainer):
     """Fine-tunes a model on the retained set and measures what it still knows of the forget set.
 
     ``train()`` scores the original model, moves it to the start of the method, and fine-tunes from there with the
-    method's objective, on L or, for the methods that use it, on S too. ``report()`` scores the result and reaches the
-    verdict.
-    A masked language model is measured under masks that are fixed for each record.
+    method's objective: on the retained set L and, for the methods that use it, on the forget set S. ``report()``
+    scores the result and reaches the verdict. A masked language model is measured under masks that are fixed for each
+    record.
 
     Args:
         model: the original model A(D): a folder or Hub id, or a model in memory.
         args: the settings.
-        train_dataset: L, as records (see ``encoding``) or as examples with ``input_ids`` and ``labels`` (for
-            a masked language model the token wherever one may be masked, -100 elsewhere).
-        forget_dataset: S; it is only ever measured, except by the methods that use it. Without it this is plain
-            training.
-        holdout_dataset: H, records like S that no model saw.
+        train_dataset: L, as records (see :mod:`~hf_unlearn.data.encoding`) or as examples with ``input_ids`` and
+            ``labels`` (for a masked language model the token wherever one may be masked, -100 elsewhere).
+        forget_dataset: S, which most methods only measure. Without it this is plain training.
+        holdout_dataset: the held-out set H, records like S that no model saw.
         eval_dataset: a test split.
         processing_class: the tokenizer; that of the model when None.
         data_collator: stacks examples; pads them, and masks those that are trained on, when None.
@@ -81,8 +79,8 @@ class UnlearningTrainer(MethodTrainer):
         InputError: something does not fit together; nothing has been written then.
 
     Attributes:
-        chosen_by_forget: whether S had a say in what is trained, as in a search on one half of it; to be set by who
-            chose. S and H are then the other halves.
+        chosen_by_forget: whether S had a say in what is trained, as in a search on one half of it. Whoever made that
+            choice sets it, and gives the other halves as S and H.
     """
 
     def __init__(
@@ -194,31 +192,16 @@ class UnlearningTrainer(MethodTrainer):
         if stops:
             self.add_callback(self.stopping)
 
-    # Training
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Score the original, move to the start, fine-tune on L (see ``Trainer.train``).
-
-        Args:
-            resume_from_checkpoint: a checkpoint folder, or True for the last complete one in ``output_dir``.
-            args, kwargs: as for the parent.
-
-        Raises:
-            InputError: there is no checkpoint to resume from.
-            KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved.
-        """
-        if self.tables:
-            raise InputError("This trainer has trained already; make another one for another run.")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+    # Measuring
 
     def _restore(self, checkpoint: str, states: dict[str, Any]) -> None:
         super()._restore(checkpoint, states)
         if self.args.stop_when_forgotten and "StopWhenForgotten" in states:
             self.stopping.restore(states["StopWhenForgotten"]["attributes"])
 
-    # Measuring
-
     def _look_at_original(self, *, resumed: bool) -> None:
+        if self.tables:
+            raise InputError("This trainer has trained already; make another one for another run.")
         if self.evidence is None:
             return
         counted = self.cost.kept_flops
@@ -231,13 +214,13 @@ class UnlearningTrainer(MethodTrainer):
             self.watching.begin(self.model, self._base_to_measure)
 
     def measure(self) -> None:
-        """Measure the watched records now and hand the numbers to the next log; no random number is drawn."""
+        """Measure the watched records now and hand the numbers to the next log; draws no random number."""
         assert self.watching is not None
         with preserved_rng():
             self._measured |= self.watching.look(self.model, self.state)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the measurement that was made at this step if there was one; stop when the loss is no number."""
+        """Log, with what was measured at this step; stop when the loss is no number."""
         measured, self._measured = self._measured, {}
         super().log({**logs, **measured}, start_time)
 
@@ -267,13 +250,13 @@ class UnlearningTrainer(MethodTrainer):
         """
         if self.evidence is None:
             raise InputError("Without forget_dataset there is nothing to report on.")
-        reference = None
+        retraining = None
         with preserved_rng():
             self.tables["unlearned"] = self.measuring.score(self.evidence, self.model)
             self.generated["unlearned"] = self.measuring.write_on(self.evidence, self.model)
             if retrained is not None:
                 place = locate(retrained)
-                reference = load_record(place)
+                retraining = load_record(place)
                 bits = quantised_bits(plain_model(self.model).config)
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # The yardstick is not part of what unlearning costs.
@@ -290,7 +273,7 @@ class UnlearningTrainer(MethodTrainer):
             chosen_by_forget=self.chosen_by_forget,
             audit=audit,
             dataset=dataset or DataSource(),
-            reference=reference,
+            retraining=retraining,
             forget_rows=forget_rows,
         )
         return self.evidence_report
@@ -302,11 +285,9 @@ class UnlearningTrainer(MethodTrainer):
     # Saving
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model and, once there is a report, the evidence and the card; no file is ever there by half.
+        """Save the model to ``output_dir`` or ``args.output_dir``, and with it the report, the evidence and the card.
 
-        Args:
-            output_dir: where to; ``args.output_dir`` when None.
-            _internal_call: set by the parent for checkpoints, which hold the model alone.
+        No file is ever there by half. For a checkpoint the parent sets ``_internal_call``; it holds the model alone.
         """
         if _internal_call:
             super().save_model(output_dir, _internal_call=True)
@@ -333,7 +314,7 @@ class UnlearningTrainer(MethodTrainer):
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Write the card from the report; the arguments are the parent's and override what the report says."""
+        """Write the card from the report; what the parent's arguments say goes before the report."""
         if not self.is_world_process_zero():
             return
         if self.evidence_report is None:
@@ -366,15 +347,10 @@ class UnlearningTrainer(MethodTrainer):
         """Publish the model with its evidence in one commit, to the repository ``args.hub_model_id``.
 
         Args:
-            commit_message: the commit's first line; says the method and the verdict when None.
             blocking: must be True; the commit is the last thing a run does.
-            token: for the Hub; ``args.hub_token`` or that of ``hf auth login`` when None.
-            revision: the branch.
-            private: whether a new repository is private; ``args.hub_private_repo`` when None.
-            push_anyway: publish a model whose verdict is ``not_forgotten`` or ``over_forgotten``.
-            push_to_existing: publish to a repository that has files already, whose history keeps them readable.
-            tell_users_to_move: ask users of the original, in the card, to move to this model.
             kwargs: for :meth:`create_model_card`.
+
+        The other arguments are those of :func:`~hf_unlearn.publish`; where they are None, the settings decide.
 
         Returns:
             The commit; None on the processes that do not write.

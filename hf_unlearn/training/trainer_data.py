@@ -1,10 +1,9 @@
 """The data of a trainer, as examples: what it trains on, and what it measures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -23,7 +22,7 @@ from ..models.loading import load_tokenizer
 from ..models.location import ModelSource
 from ..models.tasks import IGNORED, TASKS, Task
 from .config import UnlearningConfig
-from .first_use_of_rows import BLIND_ORDERS, FirstUse
+from .first_use_of_rows import BLIND_ORDERS, Collator, FirstUse
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class TrainerData:
 
     train: AnyDataset
     test: AnyDataset | None
-    collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+    collator: Collator
     training_collator: MaskingCollator | None
     evidence: EvidenceSets | None
     rows: int | None
@@ -66,23 +65,10 @@ def trainer_data(
     task: Task,
     config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
-    collator: Callable[[list[dict]], dict[str, torch.Tensor]] | None,
+    collator: Collator | None,
     method: Method,
 ) -> TrainerData:
-    """Encode the sets, as records or as examples.
-
-    Args:
-        retained, forget, holdout, test: L, S, H and a test split.
-        args: the settings.
-        task: what the model does.
-        config: the model's.
-        tokenizer: the model's.
-        collator: stacks examples; pads them, and masks those that are trained on, when None.
-        method: says what is trained on.
-
-    Raises:
-        InputError: a set is empty or does not fit the task, or the method.
-    """
+    """Encode L, S, H and a test split; raises InputError where one is empty or does not fit the task or method."""
     _check_sets(retained, forget, method)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
     training_collator = None
@@ -98,27 +84,22 @@ def trainer_data(
     in_blind_order = args.train_sampling_strategy in BLIND_ORDERS
     if rows is not None and forget is None and encoder is not None and in_blind_order:
         first_use = FirstUse.of(rows)
-    sets: Mapping[SetName, AnyDataset | None] = {
+    sets: dict[SetName, AnyDataset | None] = {
         "forget": forget,
         "holdout": holdout,
         "retained": retained,
         "test": test,
     }
-    evidence = None
+    evidence = _encoded_sets(sets, tokenizer, config, task, args, collator) if forget is not None else None
     with args.main_process_first(desc="tokenising"):
-        if forget is not None:
-            batch_size = args.per_device_eval_batch_size
-            evidence = evidence_sets(
-                sets, encoder, collator, task, batch_size, args.seed, masking, tokenizer, args.group_column
-            )
-        retained = as_examples(retained, encoder, "retained")
-        test = as_examples(test, encoder, "test") if test is not None else None
+        retained = _as_examples(retained, encoder, "retained")
+        test = _as_examples(test, encoder, "test") if test is not None else None
         if masking is not None and isinstance(test, Dataset):
             test = masking.fixed(test)
         told: AnyDataset | None = None
         if method.uses_forget and evidence is not None and forget is not None:
             # What is measured of a masked language model has its masks already.
-            told = evidence.sets["forget"] if masking is None else as_examples(forget, encoder, "forget")
+            told = evidence.sets["forget"] if masking is None else _as_examples(forget, encoder, "forget")
         replacing, alternates = None, None
         if method.data.instead is not None and isinstance(forget, Dataset) and isinstance(told, Dataset):
             reader = encoder_of(encoder, method.name)
@@ -137,8 +118,7 @@ def trainer_data(
     )
 
 
-def as_examples(dataset: AnyDataset, encoder: RecordEncoder | None, name: str) -> AnyDataset:
-    """The examples of a set, which it may hold already; see :func:`~hf_unlearn.data.encoding.encode`."""
+def _as_examples(dataset: AnyDataset, encoder: RecordEncoder | None, name: str) -> AnyDataset:
     return dataset if encoder is None else encode(dataset, encoder, name)
 
 
@@ -189,23 +169,25 @@ def measured_sets(
     task: Task,
     config: UnlearningConfig,
 ) -> EvidenceSets:
-    """Encode the sets to measure models on.
+    """Encode the sets to measure models on, with the tokenizer of the first model that has one."""
+    tokenizer = load_tokenizer(sources)
+    return _encoded_sets(sets, tokenizer, model_config, task, config, PaddingCollator(padding_id(tokenizer)))
 
-    Args:
-        sets: records by set; None for a set that there is none of.
-        sources: models, of which the first that has a tokenizer gives it.
-        model_config: of a loaded model.
-        task: what the models do.
-        config: the settings.
-    """
+
+def _encoded_sets(
+    sets: Mapping[SetName, AnyDataset | None],
+    tokenizer: PreTrainedTokenizerBase,
+    model_config: PretrainedConfig,
+    task: Task,
+    args: UnlearningConfig,
+    collator: Collator,
+) -> EvidenceSets:
     retained = sets["retained"]
     assert retained is not None
-    tokenizer = load_tokenizer(sources)
-    encoder = make_encoder(retained, task, model_config, tokenizer, config.max_length, config.layout)
-    collator = PaddingCollator(padding_id(tokenizer))
-    masking = token_masking(task, tokenizer, config.mlm_probability, config.seed)
-    with config.main_process_first(desc="tokenising"):
-        batch_size = config.per_device_eval_batch_size
+    encoder = make_encoder(retained, task, model_config, tokenizer, args.max_length, args.layout)
+    masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
+    with args.main_process_first(desc="tokenising"):
+        batch_size = args.per_device_eval_batch_size
         return evidence_sets(
-            sets, encoder, collator, task, batch_size, config.seed, masking, tokenizer, config.group_column
+            sets, encoder, collator, task, batch_size, args.seed, masking, tokenizer, args.group_column
         )

@@ -38,7 +38,7 @@ def trainer_report(
     chosen_by_forget: bool,
     audit: SplitAudit | None,
     dataset: DataSource,
-    reference: TrainingRecord | None,
+    retraining: TrainingRecord | None,
     forget_rows: ForgetRows | None,
 ) -> UnlearningReport:
     """The report on a trainer that has trained and scored its models.
@@ -52,7 +52,7 @@ def trainer_report(
         chosen_by_forget: whether S had a say in what was trained.
         audit: of the split.
         dataset: where D came from.
-        reference: how the retrained model was trained, None when there is none or it does not say.
+        retraining: how the retrained model was trained, None when there is none or it does not say.
         forget_rows: where S is in D, None when nobody says.
     """
     clean = trainer.method.is_clean(trainer.alpha) or _began_before(trainer, forget_rows)
@@ -82,7 +82,7 @@ def trainer_report(
         dataset=dataset,
         audit=audit,
         method=_method_entry(trainer, stopping),
-        cost=trainer.cost_entry(reference),
+        cost=trainer.cost_entry(retraining),
         curve=[
             CurvePoint(int(entry["step"]), *(entry.get(name) for name in CURVE_FIELDS))
             for entry in trainer.state.log_history
@@ -105,7 +105,7 @@ def _began_before(trainer: MethodTrainer, forget_rows: ForgetRows | None) -> boo
 
 
 def _stage(trainer: MethodTrainer) -> str:
-    """What a start at the anchor, or at a checkpoint, leaves behind of the original's training."""
+    """The part of the original's training that a start from the base, random weights or a checkpoint leaves behind."""
     if not _rests_on_base(trainer):
         return "the whole training, from random weights on"
     name = trainer.base.public_name if trainer.base else "the base"
