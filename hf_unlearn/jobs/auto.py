@@ -1,4 +1,4 @@
-"""``--method auto``: the exact road where a base is known and the result is useful enough, else an approximate one."""
+"""``--method auto``: the exact way where a base is known and the result is useful enough, else an approximate one."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,13 +23,7 @@ from .trials import (
 
 @dataclass(frozen=True)
 class Tried:
-    """A road that was tried.
-
-    Attributes:
-        trial: it.
-        entry: what was found.
-        trained: the trainer and its report; None where an earlier run had finished it.
-    """
+    """A trial and what was found, with its trainer and report; without them where an earlier run had finished it."""
 
     trial: Trial
     entry: TrialEntry
@@ -37,10 +31,7 @@ class Tried:
 
 
 def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
-    """Choose a road, and take it.
-
-    Args:
-        choice: what to choose from.
+    """Choose a way to unlearn, and take it.
 
     Returns:
         The trainer of the result, not yet saved, and its report.
@@ -48,15 +39,15 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     run, base = choice.run, choice.run.lineage.base
     obstacle = approximate_obstacle(run)
     if base is None:
-        reason = "No base is known that the fine-tuning could begin at, so only an approximate road is open."
+        reason = "No base model is known that the fine-tuning could begin at, so only an approximate way is open."
         trainer, report = _trained(choice, with_method(run, APPROXIMATE), choice.settings, APPROXIMATE)
         return trainer, replace(report, road=Road("approximate", [reason]))
 
     exact = _try(choice, plan_trial(run, EXACT, EXACT))
-    found = _told(exact.entry.utility)
+    found = _utility(exact.entry.utility)
     reasons = [
-        f"The base, {base.public_name}, is known, so the exact road was tried first: to fine-tune it on the retained "
-        f"records for what this run may spend. {found}"
+        f"The base model {base.public_name} is known, so the exact way was tried first: fine-tuning it on the "
+        f"retained records for what this run may spend. {found}"
     ]
     taken = acceptable(exact.entry.utility)
     if taken or obstacle is not None:
@@ -72,25 +63,25 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     # The next one needs the memory; what is finished can be had again from its checkpoint.
     exact = replace(exact, trained=None)
     other = _try(choice, plan_trial(run, APPROXIMATE, APPROXIMATE))
-    reasons.append(f"So the approximate road was tried, {APPROXIMATE}. {_told(other.entry.utility)}")
+    reasons.append(f"So the approximate way was tried, {APPROXIMATE}. {_utility(other.entry.utility)}")
     if better(other.entry.utility, exact.entry.utility):
         reasons.append("That is better, so it was taken.")
         trials = [_outcome(exact, "left, for its utility"), _outcome(other, "taken")]
         return _take(choice, other, Road("approximate", reasons, trials), [exact.entry])
-    reasons.append("That is no better, so the exact road was taken.")
-    trials = [_outcome(exact, "taken"), _outcome(other, "left: no more useful than the exact road")]
+    reasons.append("That is no better, so the exact way was taken.")
+    trials = [_outcome(exact, "taken"), _outcome(other, "left: no more useful than the exact way")]
     return _take(choice, exact, Road("exact", reasons, trials), [other.entry])
 
 
 def check_auto(run: Preparation) -> None:
-    """Raise InputError where no road is possible."""
+    """Raise InputError where no way is possible."""
     obstacle = approximate_obstacle(run)
     if run.lineage.base is None and obstacle is not None:
-        raise InputError(f"No base is known, and {obstacle}; or name a method.")
+        raise InputError(f"No base model is known, and {obstacle}; or name a method.")
 
 
 def acceptable(found: Utility | None) -> bool:
-    """Whether the exact road is taken with this utility: it is kept, or the estimate is within the margin."""
+    """Whether the exact way is taken with this utility: it is kept, or the estimate is within the margin."""
     return found is None or found.word == "kept" or found.decrease.value <= found.margin
 
 
@@ -143,7 +134,7 @@ def _outcome(tried: Tried, outcome: str) -> TrialEntry:
     return replace(tried.entry, outcome=outcome)
 
 
-def _told(found: Utility | None) -> str:
+def _utility(found: Utility | None) -> str:
     if found is None:
         return "What that cost in utility could not be measured."
     return f"Its utility is {found.word}. {found.sentence}"

@@ -1,4 +1,4 @@
-"""``--method dial``: a search for how far the start has to move toward the anchor until S can no longer be told."""
+"""``--method dial``: searches how far the start has to move from the original until S and H look alike."""
 
 import time
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Search:
         evidence: these halves alone.
         blind: how their texts differ.
         base: what the base makes of them, None where it cannot be measured.
-        retrained: scores under a model that never saw S, None without one.
+        retrained: scores under a retrained model, None without one.
         margin: on the AUC.
     """
 
@@ -89,7 +89,7 @@ class Search:
             cost=trainer.cost_entry(None),
             measured_on="search",
             membership_auc=auc,
-            told=is_told(verdict),
+            told=distinguished(verdict),
             utility=None,
             outcome=_finding(verdict),
         )
@@ -99,9 +99,6 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     """Search for the smallest move that is enough, and train from there.
 
     The search looks at one half of S and of H, the verdict at the other.
-
-    Args:
-        choice: what to choose from.
 
     Returns:
         The trainer of the result, not yet saved, and its report.
@@ -123,17 +120,16 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     trainer.chosen_by_forget = True
     verdict, _ = search.look(trainer)
     report = trainer.report(audit=run.parts.audit, dataset=run.data, retrained=choice.retrained)
-    still = "still " if is_told(verdict) else ""
-    afterwards = f"On the half that the search looked at the result is {still}{_finding(verdict)}"
+    still = "still " if distinguished(verdict) else ""
+    afterwards = f"On the half that the search looked at, S and H are {still}{_finding(verdict)}"
     reasons = [_reason(entries, alpha, share), afterwards]
     return trainer, with_trials(report, Road("approximate", reasons, entries), entries)
 
 
 def next_alpha(entries: list[TrialEntry]) -> float:
-    """Half-way between the smallest alpha that was not told and the largest below it that was.
+    """Half-way between the smallest alpha that was enough and the largest below it that was not.
 
-    Args:
-        entries: what was tried; the original, at 0, was told.
+    The original, at 0, was not.
     """
     high = chosen_alpha(entries)
     low = max(entry.alpha for entry in entries if entry.told and entry.alpha is not None and entry.alpha < high)
@@ -141,12 +137,12 @@ def next_alpha(entries: list[TrialEntry]) -> float:
 
 
 def chosen_alpha(entries: list[TrialEntry]) -> float:
-    """The smallest alpha that was not told; 1, the anchor itself, where all were."""
+    """The smallest alpha that was enough; 1, a start without anything of the original, where none was."""
     return min((entry.alpha for entry in entries if not entry.told and entry.alpha is not None), default=1.0)
 
 
-def is_told(verdict: Verdict) -> bool:
-    """Whether S can be told from what it is compared with, in either direction.
+def distinguished(verdict: Verdict) -> bool:
+    """Whether S differs from what it is compared with, in either direction.
 
     What the tests cannot decide goes by the estimate: records too few to accuse must not pass for forgotten.
     """
@@ -160,14 +156,16 @@ def check_dial(run: Preparation) -> None:
     """Raise InputError where there is nothing to search with, or nothing can be moved."""
     parts = run.parts
     if (obstacle := approximate_obstacle(run)) is not None:
-        raise InputError(f"The dial moves the original's weights, and {obstacle}; or name a method.")
+        raise InputError(f"'dial' moves the original's weights, and {obstacle}; or name a method.")
     if parts.holdout is None:
-        raise InputError("The dial searches by telling S from H; name held-out records, such as with --holdout_ids.")
-    for name, part in (("S", parts.forget), ("H", parts.holdout)):
+        raise InputError(
+            "'dial' compares the records to forget with held-out ones; name some, such as with --holdout_ids."
+        )
+    for name, part in (("records to forget", parts.forget), ("held-out records", parts.holdout)):
         if isinstance(part, Dataset) and len(part) < FEWEST:
             raise InputError(
-                f"The dial searches on one half of {name} and is judged on the other, and {len(part)} records cannot "
-                f"be halved; it takes {FEWEST} or more."
+                f"'dial' searches on one half of the {name} and is judged on the other; it takes {FEWEST} or more, "
+                f"and there are {len(part)}."
             )
 
 
@@ -180,7 +178,7 @@ def _halves(run: Preparation) -> tuple[dict[SetName, AnyDataset], dict[SetName, 
 
 
 def _search(choice: Choice, halves: dict[SetName, AnyDataset]) -> Search:
-    """Encode the halves to search on, and score what they are compared with."""
+    """Encode the halves to search on, and score the models that trials are compared with."""
     run = choice.run
     config, task, like = run.config, run.task, run.model_config()
     evidence = run.evidence({**halves, "retained": run.parts.retained})
@@ -191,9 +189,9 @@ def _search(choice: Choice, halves: dict[SetName, AnyDataset]) -> Search:
     def scored(model: Model) -> dict[SetName, pa.Table]:
         return score_once(evidence, model, lambda: precision(config))[0]
 
-    yardstick = load_measurable(run.lineage.base, task, like, config.device)
-    base = scored(yardstick) if yardstick is not None else None
-    del yardstick
+    base_model = load_measurable(run.lineage.base, task, like, config.device)
+    base = scored(base_model) if base_model is not None else None
+    del base_model
     retrained = None
     if choice.retrained is not None:
         model = load_any(locate(choice.retrained), task, bits=quantised_bits(like))
@@ -202,7 +200,7 @@ def _search(choice: Choice, halves: dict[SetName, AnyDataset]) -> Search:
 
 
 def _original(choice: Choice, search: Search, method: str, begin: Begin) -> TrialEntry:
-    """Look at the original as it is: where it cannot be told, nothing has to be moved."""
+    """Look at the original as it is: where S and H look alike, nothing has to be moved."""
     trial = plan_trial(choice.run, ORIGINAL, method, 0.0)
     if (entry := trial.finished()) is not None:
         return entry
@@ -227,13 +225,13 @@ def _probe(trial: Trial, search: Search, alpha: float) -> TrialEntry:
 def _reason(entries: list[TrialEntry], alpha: float, share: float) -> str:
     if not entries[0].told:
         return (
-            "On the half of S that the search looks at even the original cannot be told, so alpha is 0 and the whole "
-            "budget went to fine-tuning."
+            "On the half of S and H that the search looks at, even under the original the two cannot be "
+            "distinguished, so alpha is 0 and the whole budget went to fine-tuning."
         )
-    tried = ", ".join(f"{entry.alpha:g} ({'told' if entry.told else 'not told'})" for entry in entries[1:])
-    found = f"so alpha is {alpha:g}, the smallest that was not told"
+    tried = ", ".join(f"{entry.alpha:g} ({_word(entry.told)})" for entry in entries[1:])
+    found = f"so alpha is {alpha:g}, the smallest with which S and H were not distinguished"
     if all(entry.told for entry in entries):
-        found = "so alpha is 1: the training begins at the anchor itself"
+        found = "so alpha is 1: the training begins at weights without anything of the original"
     return (
         f"The search tried alpha {tried}, each for {PROBE_SHARE:.0%} of the budget, {found}; the other {share:.0%} of "
         "the budget went to the result."
@@ -241,6 +239,9 @@ def _reason(entries: list[TrialEntry], alpha: float, share: float) -> str:
 
 
 def _finding(verdict: Verdict) -> str:
-    told = "told" if is_told(verdict) else "not told"
     by = ", by the estimate alone" if verdict.word == "undecided" else ""
-    return f"{told}{by}: {verdict.reasons[-1]}"
+    return f"{_word(distinguished(verdict))}{by}: {verdict.reasons[-1]}"
+
+
+def _word(told: bool | None) -> str:
+    return "distinguished" if told else "not distinguished"

@@ -70,7 +70,7 @@ class RequestArguments:
     forget_requests: str | None = field(
         default=None,
         metadata={
-            "help": "A folder of such files, one a request; those that the model's ledger has already cost nothing."
+            "help": "A folder of such files, one a request; those that the model's ledger already names cost nothing."
         },
     )
     forget_values: list[str] | None = field(
@@ -83,10 +83,10 @@ class RequestArguments:
     allow_unmatched: bool = field(default=False, metadata={"help": "Go on when an id is not in D."})
     duplicates: Literal["report", "forget", "error", "ignore"] = field(
         default="report",
-        metadata={"help": "Retained rows with the text of a forgotten one: count, forget too, fail, or do not look."},
+        metadata={"help": "Retained rows with the text of a row to forget: count, forget too, fail, or do not look."},
     )
     near_duplicates: Literal["report", "forget", "error", "ignore"] = field(
-        default="report", metadata={"help": "Retained rows that nearly equal a forgotten one, or quote it: the same."}
+        default="report", metadata={"help": "Retained rows that nearly equal a row to forget, or quote it: the same."}
     )
     near_duplicates_review: str | None = field(
         default=None, metadata={"help": "A file to write for you alone, with rows and texts of near copies (.jsonl)."}
@@ -94,16 +94,18 @@ class RequestArguments:
     near_duplicates_encoder: str | None = field(
         default=None, metadata={"help": "A sentence encoder, a folder or Hub id, that finds paraphrases too."}
     )
-    holdout_split: str | None = field(default=None, metadata={"help": "H is this split of the data set."})
-    holdout_dataset: str | None = field(default=None, metadata={"help": "H is this data set."})
+    holdout_split: str | None = field(
+        default=None, metadata={"help": "The held-out records: this split of the data set."}
+    )
+    holdout_dataset: str | None = field(default=None, metadata={"help": "The held-out records: this data set."})
     holdout_ids: str | None = field(
         default=None,
-        metadata={"help": "H is the rows with these ids, which D leaves out; a file as for --forget_ids."},
+        metadata={"help": "The held-out records: rows of D with these ids; a file as for --forget_ids."},
     )
     holdout_values: list[str] | None = field(
-        default=None, metadata={"help": "H is every row with column=value, which D leaves out."}
+        default=None, metadata={"help": "The held-out records: every row of D with column=value."}
     )
-    holdout_rows: list[int] | None = field(default=None, metadata={"help": "H is these rows, which D leaves out."})
+    holdout_rows: list[int] | None = field(default=None, metadata={"help": "The held-out records: these rows of D."})
     digest_key_file: str | None = field(
         default=None,
         metadata={
@@ -120,10 +122,12 @@ class RunArguments:
     _argument_group_name = "evidence and publishing"
 
     retrained_model: str | None = field(
-        default=None, metadata={"help": "A model trained on L alone to compare with: a folder or Hub id."}
+        default=None,
+        metadata={"help": "A model trained on the retained records alone, to compare with: a folder or Hub id."},
     )
     with_retrained: bool = field(
-        default=False, metadata={"help": "Train that model now, as the training record says; costs a full training."}
+        default=False,
+        metadata={"help": "Train that model now, as the training record says. This costs a full training."},
     )
     push: bool = field(default=False, metadata={"help": "Publish to --hub_model_id after the verdict."})
     push_anyway: bool = field(
@@ -142,24 +146,25 @@ class TrainArguments:
     _argument_group_name = "training"
 
     train_on: Literal["all", "retained"] = field(
-        default="all", metadata={"help": "D, or L: the data without the records to forget."}
+        default="all",
+        metadata={"help": "The data set, or only its retained records: those that are not to be forgotten."},
     )
 
 
 @dataclass
 class AlternatesArguments:
-    """How other answers to what S asks are made up."""
+    """How other answers to the prompts of the records to forget are invented."""
 
     _argument_group_name = "alternates"
 
     generator: str | None = field(
-        default=None, metadata={"help": "The model that makes them up: a folder or Hub id; None: the original."}
+        default=None, metadata={"help": "The model that invents them: a folder or Hub id. None: the original."}
     )
-    alternates_per_record: int = field(default=5, metadata={"help": "How many to each record, all different."})
+    alternates_per_record: int = field(default=5, metadata={"help": "How many for each record, all different."})
     alternates_prompt: str | None = field(
         default=None,
         metadata={
-            "help": "What that model reads, with {prompt} and {completion} of a record; None: the request with three "
+            "help": "What that model reads, with {prompt} and {completion} of a record. None: a request with three "
             "examples."
         },
     )
@@ -174,17 +179,18 @@ class ReferencesArguments:
     seeds: int = field(
         default=8,
         metadata={
-            "help": "How many of each kind: --seed and the next ones. Proving any epsilon takes 12 or more, see "
-            "`hf-unlearn plan`."
+            "help": "How many of each kind, with --seed and the next ones. A proof of any epsilon takes 12 or more: "
+            "see `hf-unlearn plan`."
         },
     )
     arms: list[str] = field(
         default_factory=lambda: ["retrained"],
         metadata={
-            "help": "The kinds. retrained: on L, as the training record says, a full training each; "
-            "retrained_unlearned: the same, then put through this run's own unlearning; same_budget: the base, "
-            "trained on L for what this run spends. These never saw S. unlearned: this run's own unlearning of the "
-            "original, to be compared with them; as there is one original, epsilon is conditional on it.",
+            "help": "The kinds. retrained: trained on the retained records, as the training record says; each is "
+            "a full training. retrained_unlearned: the same, then put through this run's own unlearning. same_budget: "
+            "the base model, trained on the retained records for what this run spends. These never saw the "
+            "records to forget. unlearned: this run's own unlearning of the original, which is compared with "
+            "them; as there is one original, epsilon is conditional on it.",
             "choices": ["retrained", "retrained_unlearned", "same_budget", "unlearned"],
         },
     )
@@ -200,8 +206,8 @@ class ComparisonArguments:
     references: str | None = field(
         default=None,
         metadata={
-            "help": "The folder `references` that `hf-unlearn references` made: their spread goes into the report, "
-            "and from two retrained ones on the attacks LiRA and RMIA. A run finds those in its output_dir by itself."
+            "help": "The folder `references` that `hf-unlearn references` made. Their spread goes into the report, "
+            "and with two retrained ones also the attacks LiRA and RMIA. A run finds those in its output_dir itself."
         },
     )
 
@@ -213,7 +219,9 @@ class EvaluateArguments:
     _argument_group_name = "models to compare with"
 
     original_model: str | None = field(default=None, metadata={"help": "The model before unlearning."})
-    retrained_model: str | None = field(default=None, metadata={"help": "A model trained on L alone."})
+    retrained_model: str | None = field(
+        default=None, metadata={"help": "A model trained on the retained records alone."}
+    )
 
 
 @dataclass
@@ -225,8 +233,8 @@ class HarnessArguments:
     lm_eval_tasks: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Tasks of lm-evaluation-harness to put the models to, by name or as YAML files of that name; "
-            "needs the extra lm-eval."
+            "help": "Tasks of lm-evaluation-harness for the models, by name or as YAML files of that name. Needs the "
+            "extra lm-eval."
         },
     )
 
@@ -244,15 +252,15 @@ class AttackArguments:
     paraphrase_column: str | None = field(
         default=None,
         metadata={
-            "help": "A column of D with each prompt in other words; takes the place of the prompt's own. None: a few "
+            "help": "A column of the data set with each prompt in other words, which is asked instead. None: a few "
             "fixed phrases around the prompt."
         },
     )
     public_dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Texts that have nothing to do with S (as for --dataset_name, with a column 'text') to train a "
-            "LoRA adapter on, at ten times --learning_rate; None: this attack is left out."
+            "help": "Texts that have nothing to do with the records to forget, to train a LoRA adapter on at ten "
+            "times --learning_rate (as for --dataset_name, with a column 'text'). None: this attack is left out."
         },
     )
 

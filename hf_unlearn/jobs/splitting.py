@@ -48,19 +48,9 @@ def split_data(
     *,
     ask_again: bool = False,
 ) -> RetainedSplit:
-    """Split D as the settings ask.
+    """Split D as the settings ask; see :func:`~hf_unlearn.data.split.split_retained`.
 
-    Args:
-        data: the splits of the data set.
-        source: where they came from.
-        data_args, request_args: which split, which records.
-        config: names the columns of the text.
-        ledger: of the model, whose earlier requests stay out of all parts; None for one that has none.
-        ask_again: see :func:`~hf_unlearn.data.split.split_retained`.
-
-    Raises:
-        AlreadyHonoured: all that the request names is in the ledger.
-        InputError: see :func:`~hf_unlearn.data.split.split_retained`; or the key is not that of the ledger.
+    What the ledger of the model names was forgotten before, and stays out of all parts.
     """
     dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
     request, holdout = forget_request(request_args), _holdout(data, data_args, request_args)
@@ -87,7 +77,7 @@ def split_data(
 
 
 def forget_request(args: RequestArguments) -> Records:
-    """The records to forget; raises InputError when the settings name none."""
+    """The records to forget; raises InputError where the settings name none."""
     request = _records(args.forget_ids, args.forget_values, args.forget_rows, args, "forget")
     if args.forget_requests is not None:
         if args.forget_id_column is None:
@@ -117,7 +107,10 @@ def _holdout(
     rows = holdout_rows(args)
     named = [name for name in (args.holdout_split, args.holdout_dataset, rows) if name is not None]
     if len(named) > 1:
-        raise InputError("H comes from one place: give one of --holdout_split, --holdout_dataset or rows of D.")
+        raise InputError(
+            "Held-out records come from one place: give one of --holdout_split, --holdout_dataset or rows of the data "
+            "set (--holdout_ids, --holdout_values, --holdout_rows)."
+        )
     if args.holdout_split is not None:
         if args.holdout_split == data_args.dataset_train_split:
             raise InputError(f"--holdout_split {args.holdout_split} is the split that was trained on.")
@@ -156,7 +149,7 @@ def _text_columns(dataset: AnyDataset, config: UnlearningConfig) -> list[str] | 
         return list(
             dict.fromkeys(template_fields(config.prompt_template) + template_fields(config.completion_template))
         )
-    names = dataset.column_names or []
+    names = column_names(dataset)
     if config.dataset_text_field in names and "messages" not in names:
         return [config.dataset_text_field]
     return None

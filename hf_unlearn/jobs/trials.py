@@ -1,4 +1,4 @@
-"""Trials: trainings that are made to choose from, each in a folder of its own, kept until the choice is saved."""
+"""Trials: trainings to choose from, each in a folder of its own until the choice is saved."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,10 +19,9 @@ from .preparation import Preparation, inherited_settings
 from .prices import estimate
 from .settings import build
 
-# The methods of the two roads: to begin at the base,
-EXACT = "base"
-# and the approximate one, which auto takes at its own strength and the dial at one that it searches for.
-APPROXIMATE = "shrink_reheat"
+# The method that begins at the base, and the approximate one: auto takes it at its own strength, dial at one that it
+# searches for.
+EXACT, APPROXIMATE = "base", "shrink_reheat"
 # Written last: with it a trial is finished.
 TRIAL_FILE = "trial.json"
 
@@ -74,7 +73,7 @@ class Trial:
         return self.run.config.folder
 
     def finished(self) -> TrialEntry | None:
-        """What an earlier run has found; raises InputError when the folder holds something else."""
+        """What an earlier run has found; raises InputError where the folder holds something else."""
         if not is_finished(self.folder, self.settings, TRIAL_FILE):
             return None
         return load_json(TrialEntry, self.folder / TRIAL_FILE, "trial", cure="delete its folder")
@@ -95,14 +94,7 @@ class Trial:
 def with_method(
     run: Preparation, method: str, alpha: float | None = None, *, folder: Path | None = None, share: float = 1.0
 ) -> Preparation:
-    """The same run with a method, in the place of a way to choose one.
-
-    Args:
-        run: as asked for.
-        method, alpha: of the trial.
-        folder: to train in; the run's own when None.
-        share: of the run's budget that this may spend.
-    """
+    """The same run with one method, in a folder of its own, for a share of what the run may spend."""
     config = run.config
     values = {**run.values, "method": method, "output_dir": str(folder or config.output_dir)}
     if alpha is not None:
@@ -119,22 +111,17 @@ def with_method(
 
 
 def plan_trial(run: Preparation, name: str, method: str, alpha: float | None = None, share: float = 1.0) -> Trial:
-    """A trial of a run; see :func:`with_method`."""
     tried = with_method(run, method, alpha, folder=run.config.folder / TRIALS_FOLDER / name, share=share)
     return Trial(name, tried, run_settings(tried.values, split=run.parts.audit.to_dict()))
 
 
 def approximate_obstacle(run: Preparation) -> str | None:
-    """Why nothing can be moved toward an anchor here, None where it can.
-
-    Args:
-        run: its model and its adapter.
-    """
+    """Why the weights of this model cannot be moved, None where they can."""
     if run.lora is None or run.config.merge_adapter:
         return None
     return (
-        "an approximate road moves the weights under the new adapter, so that the adapter alone would not be the "
-        "result; --merge_adapter makes it possible"
+        "an approximate way moves the weights under the new adapter, so that the adapter alone would not be the "
+        "result; set --merge_adapter"
     )
 
 
@@ -145,13 +132,7 @@ def show_prices(run: Preparation, trainer: UnlearningTrainer, methods: Sequence[
 
 
 def with_trials(report: UnlearningReport, road: Road, others: Sequence[TrialEntry]) -> UnlearningReport:
-    """A report that says which road was taken, and whose cost holds that of the trials.
-
-    Args:
-        report: of the result.
-        road: with all trials.
-        others: the trials besides the training of the result itself.
-    """
+    """A report that says which way was taken, with the cost of the trials besides the result's own training."""
     cost = report.cost
     if cost is not None:
         cost = total_cost(cost, [entry.cost for entry in others])
@@ -178,11 +159,7 @@ def total_cost(cost: CostEntry, others: Sequence[CostEntry]) -> CostEntry:
 
 
 def clear_trials(folder: Path) -> None:
-    """Remove the weights of a finished run's trials; what they found stays.
-
-    Args:
-        folder: of the run.
-    """
+    """Remove the weights of a finished run's trials from its folder; what they found stays."""
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         for trial in (folder / TRIALS_FOLDER).glob("*"):

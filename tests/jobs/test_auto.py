@@ -88,7 +88,7 @@ def test_the_exact_road_is_taken_where_it_is_useful_enough(many: dict[str, Any],
     assert "What it will cost" in said
     assert "Road: exact" in said
     card = rendered_card(tmp_path / "out", report)
-    assert "Kind of unlearning: exact. The base, lm\\_base, is known, so the exact road was tried first" in card
+    assert "Kind of unlearning: exact. The base model lm\\_base is known, so the exact way was tried first" in card
     assert "--method base" in card
     assert {path.name for path in (tmp_path / "out" / "trials" / "base").iterdir()} == {"run.json", "trial.json"}
     # no text of S, no id
@@ -112,7 +112,7 @@ def test_the_approximate_road_is_taken_where_it_is_better_and_else_left(
     assert report.cost.training_ratio == pytest.approx(0.2, abs=0.03), "both were paid"
     assert report.cost.flops == sum(trial.cost.flops for trial in report.road.trials)
     assert "Road: approximate" in said
-    assert "So the approximate road was tried, shrink_reheat." in said
+    assert "So the approximate way was tried, shrink_reheat." in said
 
     monkeypatch.setattr(auto, "APPROXIMATE", "reset_smallest")
     report, said = command(many, tmp_path / "worse", "--budget", "0.1", "--utility_margin", "0.01")
@@ -121,7 +121,7 @@ def test_the_approximate_road_is_taken_where_it_is_better_and_else_left(
     assert report.cost is not None
     # The other one has a teacher, whose forward passes are a third of a step.
     assert report.cost.training_ratio == pytest.approx(0.1 + 0.1 * 4 / 3, abs=0.03)
-    assert "That is no better, so the exact road was taken." in said
+    assert "That is no better, so the exact way was taken." in said
 
 
 def without_base(original: Path, folder: Path) -> Path:
@@ -140,9 +140,9 @@ def test_without_a_base_the_road_is_approximate(
     assert report.base_is_clean is None
     assert not report.road.trials
     assert "Recommended: shrink_reheat, as no base is known" in said
-    assert "only an approximate road is open" in said
+    assert "only an approximate way is open" in said
     err = refused(settings, recipe, capsys, tmp_path / "no", "--use_peft", "true")
-    assert "No base is known, and an approximate road moves the weights under the new adapter" in err
+    assert "No base model is known, and an approximate way moves the weights under the new adapter" in err
     assert "nobody names" in refused(settings, recipe, capsys, tmp_path / "no", "--base_is_clean", "true")
 
 

@@ -22,7 +22,7 @@ from hf_unlearn.cli import main
 from hf_unlearn.evaluation.measured_sets import halves_of_records
 from hf_unlearn.evaluation.report import CostEntry, TrialEntry
 from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
-from hf_unlearn.jobs.dial import chosen_alpha, is_told, next_alpha
+from hf_unlearn.jobs.dial import chosen_alpha, distinguished, next_alpha
 from hf_unlearn.publishing.card import rendered_card
 
 from ..conftest import secrets_rows
@@ -66,10 +66,10 @@ def test_records_too_few_to_accuse_do_not_pass_for_forgotten() -> None:
         return decide(Provenance(None, "", None), scores, original=None, retrained=None, margin=0.1)
 
     few = verdict(0.5, 5)
-    assert (few.word, is_told(few)) == ("undecided", True)
-    assert not is_told(verdict(0.0, 5))
-    assert is_told(verdict(1.5, 100))
-    assert is_told(verdict(-1.5, 100)), "S that is treated worse can be told too"
+    assert (few.word, distinguished(few)) == ("undecided", True)
+    assert not distinguished(verdict(0.0, 5))
+    assert distinguished(verdict(1.5, 100))
+    assert distinguished(verdict(-1.5, 100)), "S that is treated worse is distinguished too"
 
 
 def test_halves_keep_groups_together() -> None:
@@ -125,7 +125,7 @@ def test_it_finds_an_alpha_and_is_judged_on_the_other_half(searched: tuple[Path,
     assert report.method.budget == pytest.approx(0.7 * 0.25)
     card = rendered_card(folder, report)
     assert "S and H are here the halves that the search did not use." in card
-    assert f"The search tried alpha 0.5 ({'told' if trials[1].told else 'not told'})" in card
+    assert f"The search tried alpha 0.5 ({'distinguished' if trials[1].told else 'not distinguished'})" in card
     assert "The training with all trials took 25 % of the operations" in card
     assert "What was tried" in said
     for path, text in {**texts_in(folder), Path("stdout"): said}.items():
@@ -168,7 +168,7 @@ def test_s_had_a_say_even_where_the_training_begins_at_the_anchor(
     assert report.verdict.word != "exact"
     assert any("S had a say in where the training began" in line for line in report.verdict.warnings)
     assert "so alpha is 1: the training begins at the anchor itself" in report.road.reasons[0]
-    assert "is still told" in report.road.reasons[1]
+    assert "S and H are still distinguished" in report.road.reasons[1]
 
 
 def test_an_original_that_cannot_be_told_is_only_fine_tuned(
@@ -181,17 +181,20 @@ def test_an_original_that_cannot_be_told_is_only_fine_tuned(
     report, _ = command(settings, tmp_path / "out", *FLAGS, "--max_steps", "2")
     assert [(trial.name, trial.told) for trial in report.road.trials] == [("original", False)]
     assert (report.method.name, report.method.alpha, report.method.steps) == ("shrink_reheat", 0.0, 2)
-    assert "even the original cannot be told" in report.road.reasons[0]
+    assert "even under the original the two cannot be distinguished" in report.road.reasons[0]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"holdout_rows": None}, "The dial searches by telling S from H; name held-out records"),
-        ({"forget_rows": [0, 1, 2]}, "3 records cannot be halved; it takes 4 or more"),
+        ({"holdout_rows": None}, "'dial' compares the records to forget with held-out ones; name some"),
+        (
+            {"forget_rows": [0, 1, 2]},
+            "one half of the records to forget and is judged on the other; it takes 4 or more, and there are 3",
+        ),
         ({"alpha": 0.5}, "'dial' chooses the method and its alpha"),
         ({"stop_when_forgotten": True}, "'dial' and stop_when_forgotten do not go together"),
-        ({"use_peft": True}, "The dial moves the original's weights, and an approximate road moves"),
+        ({"use_peft": True}, "'dial' moves the original's weights, and an approximate way moves"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(

@@ -220,7 +220,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(
         ({"forget_id_column": None}, "--forget_ids needs --forget_id_column"),
         ({"forget_id_column": "name"}, "no column 'name'; its columns are id, group, prompt, completion"),
         ({"forget_values": ["group"]}, "must be written column=value"),
-        ({"holdout_split": "train"}, "H comes from one place"),
+        ({"holdout_split": "train"}, "Held-out records come from one place"),
         ({"holdout_ids": None, "holdout_split": "train"}, "is the split that was trained on"),
         ({"holdout_ids": None, "holdout_split": "dev"}, "--holdout_split dev: the data set has the splits train"),
         ({"dataset_train_split": "dev"}, "--dataset_train_split dev: the data set has the splits train"),
