@@ -232,7 +232,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(
         ({"dataset_name": ""}, "dataset_name is empty"),
         ({"retrained_model": "."}, "holds no model that transformers can load"),
         ({"eval_strategy": "epoch"}, "eval_dataset"),
-        ({"max_length": 4096}, "max_length=4096 is not possible: this model reads 2 to 128 tokens"),
+        ({"max_length": 4096}, "max_length=4096 is not possible; this model reads 2 to 128 tokens"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(
