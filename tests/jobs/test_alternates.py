@@ -328,7 +328,7 @@ def test_what_equals_the_own_answer_is_drawn_again_and_counted(
         ({"alternates_prompt": "{prompt} {id}"}, "may name {completion} and nothing else"),
         ({"alternates_prompt": None}, "For 10 of the 10 records to forget, what the generator is to read is longer"),
         ({"generator": "CLASSIFIER"}, "writes no text"),
-        ({"model_name_or_path": "CLASSIFIER"}, "does not fit text-classification, because it teaches a model another answer"),
+        ({"model_name_or_path": "CLASSIFIER"}, "text-classification, because it teaches a model another answer"),
         ({"prompt_template": None, "dataset_name": "TEXTS"}, "An answer can be replaced only where there is a prompt"),
     ],
 )
