@@ -172,7 +172,7 @@ def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerB
     if asked is None:
         return min(limit, DEFAULT_MAX_LENGTH)
     if not 2 <= asked <= limit:
-        raise InputError(f"max_length={asked} is not possible; this model reads 2 to {limit} tokens.")
+        raise InputError(f"max_length={asked} is not possible: this model reads 2 to {limit} tokens.")
     return asked
 
 
