@@ -11,7 +11,7 @@ from ..files import written_whole
 from ..models.tasks import TASKS, Task
 from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
 from .relearning import QuantisedScore, RelearningCurve, Taught
-from .wording import TAUGHT
+from .wording import ARM_NAMES, ARM_STYLES, TAUGHT
 
 ATTACKS_FILE = "attacks.json"
 
@@ -22,12 +22,6 @@ LEAKS_FILE = "leak_curve.png"
 ATTACKS_VERSION = 1
 
 Attacked = Literal["original", "unlearned", "retrained"]
-
-STYLES: dict[Attacked, dict[str, Any]] = {
-    "original": {"label": "original", "color": "#7570b3", "linestyle": ":", "marker": "s"},
-    "unlearned": {"label": "unlearned", "color": "#d95f02", "linestyle": "-", "marker": "o"},
-    "retrained": {"label": "retrained without S", "color": "black", "linestyle": "--", "marker": "^"},
-}
 
 
 @dataclass(frozen=True)
@@ -155,8 +149,9 @@ def plot_relearning(report: AttackReport, path: Path) -> None:
         for arm, found in report.models.items():
             points = found.relearning[number].points
             steps, losses = [p.step for p in points], [p.forget_loss for p in points]
-            style = STYLES[arm]
-            axis.plot(steps, [loss.value for loss in losses], **style, markersize=4, linewidth=1.6)
+            style = ARM_STYLES[arm]
+            values = [loss.value for loss in losses]
+            axis.plot(steps, values, **style, label=ARM_NAMES[arm], markersize=4, linewidth=1.6)
             low, high = [loss.low for loss in losses], [loss.high for loss in losses]
             axis.fill_between(steps, low, high, color=style["color"], alpha=0.10, linewidth=0)
         if report.halfway_loss is not None:
@@ -184,10 +179,10 @@ def plot_leaks(report: AttackReport, path: Path) -> None:
     """
     curves = {arm: found.sampling for arm, found in report.models.items() if found.sampling is not None}
     lines: list[tuple[tuple[LeakPoint, ...], dict[str, Any]]] = [
-        (curve.forget, STYLES[arm] | {"label": f"S, {STYLES[arm]['label']}"}) for arm, curve in curves.items()
+        (curve.forget, ARM_STYLES[arm] | {"label": f"S, {ARM_NAMES[arm]}"}) for arm, curve in curves.items()
     ]
     if (guessed := curves["unlearned"].holdout) is not None:
-        lines.append((guessed, {"label": "H, unlearned", "color": "gray", "linestyle": "-.", "marker": "x"}))
+        lines.append((guessed, {"label": "H, after", "color": "gray", "linestyle": "-.", "marker": "x"}))
     kinds = {"verbatim": f"{report.leak_finding()}"}
     if (similar := curves["unlearned"].forget[-1].similar) is not None:
         recall = curves["unlearned"].similar_recall

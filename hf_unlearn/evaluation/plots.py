@@ -15,6 +15,7 @@ from .measured_sets import attack_scores
 from .report import CurvePoint, SetName, UnlearningReport
 from .statistics import Estimate, mean_loss
 from .verdict import ATTACKS
+from .wording import ARM_NAMES, ARM_STYLES
 
 PLOT_FILE = "loss_histograms.png"
 FORGETTING_FILE = "forgetting_curve.png"
@@ -38,12 +39,6 @@ LINES: dict[SetName, dict[str, Any]] = {
     "forget": {"label": "records to forget (S)", "color": "#d95f02", "linestyle": "-", "marker": "o"},
     "holdout": {"label": "never seen (H)", "color": "black", "linestyle": "--", "marker": "^"},
     "retained": {"label": "retained (L)", "color": "#7570b3", "linestyle": ":", "marker": "s"},
-}
-TITLES = {"original": "before", "unlearned": "after", "retrained": "retrained without S"}
-ARM_STYLES: dict[str, dict[str, Any]] = {
-    "original": {"color": "#7570b3", "linestyle": ":", "marker": "s"},
-    "unlearned": {"color": "#d95f02", "linestyle": "-", "marker": "o"},
-    "retrained": {"color": "black", "linestyle": "--", "marker": "^"},
 }
 BAND: dict[str, Any] = {"facecolor": "none", "edgecolor": "gray", "hatch": "////", "linewidth": 0.5, "alpha": 0.6}
 
@@ -77,7 +72,7 @@ def plot_losses(report: UnlearningReport, tables: Tables, path: Path) -> None:
         tables: by model and set, as scored.
         path: where to write the PNG.
     """
-    arms = [arm for arm in TITLES if arm in tables]
+    arms = [arm for arm in ARM_NAMES if arm in tables]
     figure = Figure(figsize=(4 * len(arms), 3.6), layout="constrained")
     axes = figure.subplots(1, len(arms), squeeze=False, sharex=True, sharey=True)[0]
     losses = {
@@ -91,7 +86,7 @@ def plot_losses(report: UnlearningReport, tables: Tables, path: Path) -> None:
             axis.hist(values, bins=edges, weights=np.full(len(values), 100 / len(values)), **STYLES[name])
         auc = report.arms[arm].membership_auc
         told = f"\nS told from H: AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" if auc else ""
-        axis.set_title(TITLES[arm] + told, fontsize=10)
+        axis.set_title(ARM_NAMES[arm] + told, fontsize=10)
         axis.set_xlabel(f"loss of a record (nats{TASKS[report.task].unit})")
     axes[0].set_ylabel("% of records")
     axes[0].legend(fontsize=8, frameon=False)
@@ -108,7 +103,7 @@ def plot_roc(report: UnlearningReport, tables: Tables, path: Path) -> None:
         tables: by model and set, as scored, those of the base too where they were used for the report.
         path: where to write the PNG.
     """
-    found = {arm: attack_scores(tables[arm], tables.get("base")) for arm in TITLES if arm in tables}
+    found = {arm: attack_scores(tables[arm], tables.get("base")) for arm in ARM_NAMES if arm in tables}
     assert report.verdict.attack is not None
     attacks = list(dict.fromkeys([report.verdict.attack, "loss"]))
     figure = Figure(figsize=(5.2 * len(attacks), 5.6), layout="constrained")
@@ -119,10 +114,10 @@ def plot_roc(report: UnlearningReport, tables: Tables, path: Path) -> None:
             forget, holdout = scores.forget[attack], scores.holdout[attack]
             rates = _roc(forget, holdout)
             auc = report.arms[arm].attacks[attack].auc
-            label = f"{TITLES[arm]}: AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]"
+            label = f"{ARM_NAMES[arm]}: AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]"
             m, n = len(forget), len(holdout)
             allowed = max(1, n // 100)
-            told[arm] = f"{100 * rates[allowed - 1]:.0f} % {TITLES[arm].split()[0]}"
+            told[arm] = f"{100 * rates[allowed - 1]:.0f} % {ARM_NAMES[arm].split()[0]}"
             # No hit has no place on a log axis; its line is drawn below that of one hit. Markers lie side by side, so
             # that a line under another can be seen.
             heights = np.maximum(rates, 0.6 / m)
@@ -238,7 +233,7 @@ def _mean(tables: dict[SetName, pa.Table], name: SetName) -> Estimate | None:
 
 
 def _finding(found: dict[str, Estimate | None], what: str) -> str:
-    told = [f"{value.value:.2f} {TITLES[arm]}" for arm in TITLES if (value := found.get(arm)) is not None]
+    told = [f"{value.value:.2f} {ARM_NAMES[arm]}" for arm in ARM_NAMES if (value := found.get(arm)) is not None]
     return f"{what} {', '.join(told)}"
 
 

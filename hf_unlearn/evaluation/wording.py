@@ -1,7 +1,7 @@
 """Names and numbers as people read them."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .statistics import Estimate
 
@@ -14,7 +14,13 @@ SET_NAMES = {
     "retained": "the retained records (L)",
     "test": "the test split",
 }
-ARM_NAMES = {"original": "before", "unlearned": "after", "retrained": "retrained"}
+# The models that are compared, in this order in every table and picture.
+ARM_NAMES = {"original": "before", "unlearned": "after", "retrained": "retrained without S"}
+ARM_STYLES: dict[str, dict[str, Any]] = {
+    "original": {"color": "#7570b3", "linestyle": ":", "marker": "s"},
+    "unlearned": {"color": "#d95f02", "linestyle": "-", "marker": "o"},
+    "retrained": {"color": "black", "linestyle": "--", "marker": "^"},
+}
 REFERENCE_NAMES = {
     "retrained": "retrained on L",
     "retrained_unlearned": "retrained on L, then put through the same unlearning",

@@ -297,7 +297,7 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
     table = Table(title="The attacks, on copies", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for arm in report.models:
-        table.add_column(arm, justify="right", no_wrap=True)
+        table.add_column(ARM_NAMES[arm], justify="right", no_wrap=True)
 
     def add(label: str, estimates: Iterable[Estimate | None]) -> None:
         table.add_row(label, *(show(estimate, 2) for estimate in estimates))

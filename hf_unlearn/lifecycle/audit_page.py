@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-from ..evaluation.plots import PICTURES, TITLES
+from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
-from ..evaluation.wording import OUTSIDE_ATTACKS
+from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS
 from ..models.training_record import software_versions
 from ..publishing.ledger import Erased
 from ..publishing.sections import VERDICTS, Rows, method_of, shared_values
@@ -45,7 +45,7 @@ def render_page(audited: Audited) -> str:
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             version=software_versions()["hf_unlearn"],
             row=method_of(report),
-            arm_names=TITLES,
+            arm_names=ARM_NAMES,
             attack_names=ATTACKS | OUTSIDE_ATTACKS,
             pairs=deciding_aucs(report),
             single=single_records(report),

@@ -4,11 +4,10 @@ import json
 import shlex
 from typing import Any
 
-from ..evaluation.plots import TITLES
 from ..evaluation.report import UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
-from ..evaluation.wording import OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows
+from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows
 from ..methods.method import Method
 from ..methods.table import METHODS, find_method
 from ..models.tasks import TASKS
@@ -71,7 +70,7 @@ def shared_values(report: UnlearningReport) -> dict[str, Any]:
         "report": report,
         "facts": TASKS[report.task],
         "ours": row.ours if row else "",
-        "arms": {arm: title for arm, title in TITLES.items() if arm in report.arms},
+        "arms": {arm: title for arm, title in ARM_NAMES.items() if arm in report.arms},
         "reference_names": REFERENCE_NAMES,
         "settings": settings_rows(report),
         "flags": reproducing_flags(report),
