@@ -3,19 +3,21 @@
 import math
 import os
 import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
+from accelerate import PartialState
 
 from ..data.split import SplitAudit
 from ..models.location import ModelSource, read_card
 from ..models.tasks import TASKS, Task
 from ..models.training_record import DataSource, software_versions
-from .blind_baseline import BlindBaseline
-from .measured_sets import TABLES_FOLDER, attack_scores, save_tables
+from .measured_sets import TABLES_FOLDER, EvidenceSets, attack_scores, save_tables
 from .membership import attack_result
 from .plots import draw_pictures
 from .report import (
@@ -35,47 +37,57 @@ from .utility import utility
 from .verdict import Provenance, Scores, check_base, decide
 
 
+@dataclass(frozen=True)
+class Judging:
+    """By what a model is judged, all of it fixed before the run.
+
+    Attributes:
+        margin: on the AUC.
+        utility_margin: on the accuracy, or on the loss as a fraction of it.
+        group_column: the column that says whose record it is, None where records count as independent.
+        seed: of what is drawn for the intervals.
+        on_part: whether S and H are the halves that neither the training nor a search looked at.
+    """
+
+    margin: float
+    utility_margin: float
+    group_column: str | None
+    seed: int
+    on_part: bool = False
+
+
 def assemble_report(
     tables: dict[str, dict[SetName, pa.Table]],
+    evidence: EvidenceSets,
+    judging: Judging,
     *,
     generated: dict[str, dict[SetName, pa.Table]],
-    task: Task,
-    sampled: set[SetName],
-    blind: BlindBaseline | None,
-    seed: int,
     provenance: Provenance,
-    margin: float,
-    utility_margin: float,
-    group_column: str | None,
-    judged_on_part: bool,
     original: ModelSource | None,
-    base: ModelSource | None,
+    base: ModelSource | None = None,
     dataset: DataSource,
     audit: SplitAudit | None,
     method: MethodEntry,
-    cost: CostEntry | None,
-    curve: list[CurvePoint],
-    processes: int,
+    cost: CostEntry | None = None,
+    curve: Sequence[CurvePoint] = (),
 ) -> UnlearningReport:
     """Summarise the tables, reach the verdict and put everything into one report.
 
     Args:
         tables: by model (``original``, ``unlearned``, ``retrained``, ``base``) and set, as scored.
+        evidence: the sets that were scored.
+        judging: by what.
         generated: by model and set, what was written, as measured; empty when nobody asked.
-        sampled: the sets of which only a part was scored.
-        blind: how S and H differ before any model is asked.
-        seed: of what is drawn for the intervals.
         provenance: what is known about the unlearned model without measuring it.
-        margin: on the AUC, fixed before the run.
-        utility_margin: on the accuracy or the relative loss, fixed before the run.
         original, base: where the models came from; None when unknown.
-        processes: of the launch.
 
     The other arguments become the fields of the report that have their names.
     """
+    task, seed, margin = evidence.task, judging.seed, judging.margin
     difficulty = tables.get("base")
     arms = {arm: sets for arm, sets in tables.items() if arm != "base"}
     judged = {arm: attack_scores(sets, difficulty) for arm, sets in arms.items()}
+    blind = evidence.blind(seed)
     provenance = check_base(
         provenance,
         attack_scores(difficulty) if difficulty is not None else None,
@@ -100,18 +112,18 @@ def assemble_report(
         method=method,
         cost=cost,
         arms={
-            arm: summarise_arm(sets, task, sampled, judged[arm], seed, generated.get(arm))
+            arm: summarise_arm(sets, task, evidence.sampled, judged[arm], seed, generated.get(arm))
             for arm, sets in arms.items()
         },
-        curve=curve,
+        curve=list(curve),
         verdict=verdict,
-        judged_on_part=judged_on_part,
+        judged_on_part=judging.on_part,
         licence=_licence(original, base),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         software=software_versions(),
-        hardware={"device": _device(), "processes": str(processes)},
-        utility=utility(arms, task, utility_margin),
-        group_column=group_column,
+        hardware={"device": _device(), "processes": str(PartialState().num_processes)},
+        utility=utility(arms, task, judging.utility_margin),
+        group_column=judging.group_column,
         base_is_clean=provenance.base_is_clean,
     )
 

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from ..data.arrow_tables import AnyDataset
 from ..data.checks import check_fit
 from ..data.loading import pick_split
-from ..evaluation.assemble import assemble_report, save_evidence
+from ..evaluation.assemble import Judging, assemble_report, save_evidence
 from ..evaluation.generation import generation_tables
 from ..evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
 from ..evaluation.references import TrainedReference, score_references, with_references
@@ -126,24 +126,14 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     copies, near = parts.audit.duplicates_retained, parts.audit.near_duplicates_retained
     report = assemble_report(
         tables,
+        evidence,
+        Judging(config.auc_margin, config.utility_margin, config.group_column, config.seed),
         generated=generated,
-        task=task,
-        sampled=evidence.sampled,
-        blind=evidence.blind(config.seed),
-        seed=config.seed,
         provenance=Provenance(None, "", copies, near_duplicates_retained=near),
-        margin=config.auc_margin,
-        utility_margin=config.utility_margin,
-        group_column=config.group_column,
-        judged_on_part=False,
         original=places.get("original"),
-        base=None,
         dataset=data_source,
         audit=parts.audit,
         method=UNKNOWN_METHOD,
-        cost=None,
-        curve=[],
-        processes=PartialState().num_processes,
     )
     scored = score_references(references, evidence, loading=loading, device=config.device)
     report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)

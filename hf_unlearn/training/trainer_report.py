@@ -6,7 +6,7 @@ import pyarrow as pa
 from peft import PeftModel
 
 from ..data.split import ForgetRows, SplitAudit
-from ..evaluation.assemble import assemble_report, model_entry
+from ..evaluation.assemble import Judging, assemble_report, model_entry
 from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.report import CurvePoint, MethodEntry, SetName, UnlearningReport
 from ..evaluation.verdict import BaseIsClean, Provenance
@@ -56,27 +56,23 @@ def trainer_report(
         forget_rows: where S is in D, None when nobody says.
     """
     clean = trainer.method.is_clean(trainer.alpha) or _began_before(trainer, forget_rows)
+    args = trainer.args
+    on_part = args.stop_when_forgotten or chosen_by_forget
     return assemble_report(
         tables,
+        evidence,
+        Judging(args.auc_margin, args.utility_margin, args.group_column, args.seed, on_part),
         generated=generated,
-        task=trainer.task,
-        sampled=evidence.sampled,
-        blind=evidence.blind(trainer.args.seed),
-        seed=trainer.args.seed,
         provenance=Provenance(
             start_saw_forget=not clean,
             stage=_stage(trainer),
             duplicates_retained=audit.duplicates_retained if audit else None,
             near_duplicates_retained=audit.near_duplicates_retained if audit else None,
-            stopped_by_forget=trainer.args.stop_when_forgotten,
+            stopped_by_forget=args.stop_when_forgotten,
             chosen_by_forget=chosen_by_forget,
             base_is_clean=_base_is_clean(trainer, clean),
             trained_on_forget=trainer.method.uses_forget,
         ),
-        margin=trainer.args.auc_margin,
-        utility_margin=trainer.args.utility_margin,
-        group_column=trainer.args.group_column,
-        judged_on_part=trainer.args.stop_when_forgotten or chosen_by_forget,
         original=trainer.source,
         base=trainer.base,
         dataset=dataset,
@@ -88,7 +84,6 @@ def trainer_report(
             for entry in trainer.state.log_history
             if "forget_loss" in entry
         ],
-        processes=trainer.args.world_size,
     )
 
 
