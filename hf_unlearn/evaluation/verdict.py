@@ -181,7 +181,7 @@ def decide(
     if unlearned is None:
         word: VerdictWord = "exact" if exact else "undecided"
         if not exact:
-            reasons.append("Without held-out records nothing could be measured against; give a holdout set.")
+            reasons.append("There are no held-out records to compare S with; give a holdout set.")
         return Verdict(word, reasons, warnings, margin, None, None, None)
 
     names = list(unlearned.forget)
@@ -190,12 +190,12 @@ def decide(
     word, worst, finding = _measured(gaps, margin)
     if word == "not_distinguished" and original is not None and not _any_sees(names, original, retrained):
         word = "undecided"
-        finding = "No attack can tell S from H in the original model either, so none can witness forgetting"
+        finding = "No attack distinguishes S from H in the original model either, so none can show forgetting"
     expected = unlearned.groups is None and retrained is None
     smallest = smallest_margin(m, n, len(names)) if expected else _smallest_seen(gaps, looks)
     found = f"{finding}: {_numbers(worst, unlearned, retrained)}."
     if word == "undecided":
-        found += f" So many records can confirm a margin of ±{smallest:.2f}, and ±{margin:.2f} is asked for."
+        found += f" This many records can confirm a margin of ±{smallest:.2f}; the run asks for ±{margin:.2f}."
     compared_with: Literal["retrained", "chance"] = "retrained" if retrained else "chance"
     if blind is not None and blind.separable and not exact and retrained is None:
         beyond = [gap for gap in gaps if gap.gap.value > margin and gap.strict_auc.low > blind.natural_auc]
@@ -205,7 +205,7 @@ def decide(
         else:
             word, found = "undecided", _differ(blind, worst)
     if exact and word == "not_forgotten":
-        warnings.append(f"The measurement contradicts the provenance; check that the base never saw S. {found}")
+        warnings.append(f"The measurement contradicts the clean start; check that the base never saw S. {found}")
     else:
         reasons.append(found)
     word = "exact" if exact else word
@@ -224,28 +224,30 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
     reasons, warnings = [], []
     copies = provenance.duplicates_retained
     if provenance.start_saw_forget is False:
-        reasons.append(f"The fine-tuning began at weights that S had not shaped. This covers {provenance.stage}.")
+        reasons.append(f"The fine-tuning began at weights that do not depend on S. This covers {provenance.stage}.")
         if copies is None:
-            warnings.append("Nobody looked for copies of S in the retained set, so the clean start proves nothing.")
+            warnings.append("The retained set was not searched for copies of S, so the clean start proves nothing.")
         if provenance.stopped_by_forget:
-            warnings.append("S had a say in when the training stopped, so the weights do depend on it a little.")
+            warnings.append("S decided when the training stopped, so the weights depend on it a little.")
         if provenance.chosen_by_forget:
-            warnings.append("S had a say in where the training began, so the weights do depend on it a little.")
+            warnings.append("S decided where the training began, so the weights depend on it a little.")
         _add_base(provenance, reasons, warnings)
     elif provenance.start_saw_forget:
-        began = "The fine-tuning began at weights that S had shaped"
+        began = "The fine-tuning began at weights that depend on S"
         if provenance.trained_on_forget:
             began = "The method trained on S itself"
-        reasons.append(f"{began}, so only measurements can speak.")
+        reasons.append(f"{began}, so only measurements can show forgetting.")
     if copies:
-        warnings.append(f"{copies} retained records have the text of a forgotten one and kept teaching it.")
+        warnings.append(
+            f"{copies} retained records have the text of a record to forget, so the model was trained on it."
+        )
     if near := provenance.near_duplicates_retained:
         nevertheless = ""
         if provenance.start_saw_forget is False:
-            nevertheless = " A clean start makes the model one that was trained on L with these in it."
+            nevertheless = " A clean start does not remove what these taught."
         warnings.append(
-            f"{near} retained records are near copies of a forgotten one, or quote one, and kept teaching most of it."
-            + nevertheless
+            f"{near} retained records are near copies of a record to forget, or quote one, so the model was trained "
+            "on most of it." + nevertheless
         )
     return reasons, warnings
 
@@ -254,36 +256,38 @@ def _add_base(provenance: Provenance, reasons: list[str], warnings: list[str]) -
     """Say what is known about the model that a clean start is at."""
     found = provenance.base_finding
     if provenance.base_is_clean == "stated":
-        reasons.append("That this model never saw S is the user's statement.")
+        reasons.append("The user states that the base model never saw S.")
         if provenance.base_is_told:
             warnings.append(f"The tests contradict the statement: {found}")
         elif found:
             reasons.append(found)
     elif provenance.base_is_clean == "checked":
-        reasons.append(f"Whether this model had seen S before was tested. {found}")
+        reasons.append(f"The base model was tested for S. {found}")
     elif provenance.base_is_clean == "unchecked":
-        reasons.append(f"Nobody looked whether this model had seen S before{f': {found}' if found else '.'}")
+        reasons.append(f"The base model was not tested for S{f': {found}' if found else '.'}")
     elif provenance.base_is_clean == "doubtful":
-        warnings.append(f"The clean start proves nothing, unless base_is_clean is stated against the tests: {found}")
+        warnings.append(
+            f"The clean start proves nothing, because the tests contradict it; if they err, set base_is_clean: {found}"
+        )
 
 
 def _beyond_texts(blind: BlindBaseline, worst: _Gap, numbers: str) -> str:
     return (
-        f"S and H differ by nature, but the attack by {_name(worst)} tells them apart better than the texts do, which "
-        f"can explain an AUC of {blind.natural_auc:.2f}: {numbers}."
+        f"S and H differ by nature, but the attack by {_name(worst)} distinguishes them better than their texts do, "
+        f"which explain an AUC of {blind.natural_auc:.2f}: {numbers}."
     )
 
 
 def _differ(blind: BlindBaseline, worst: _Gap) -> str:
     labels = ""
     if blind.label_auc is not None:
-        labels = f", and the label of a record of S is the likelier one with probability {blind.label_auc.value:.2f}"
+        labels = f", and its label is the likelier one with probability {blind.label_auc.value:.2f}"
     return (
-        "S and H differ by nature: a classifier that sees their texts and no model tells them apart with AUC "
-        f"{blind.auc.value:.2f} (95 % interval {blind.auc.low:.2f} to {blind.auc.high:.2f}), a record of S is the "
-        f"longer one with probability {blind.length_auc.value:.2f}{labels}. So H says little of how a model treats S "
-        f"that never saw it, and an AUC of {worst.auc.value:.2f} ({_name(worst)}) may be nature or memory; compare "
-        "with a model that never saw S (--with_retrained, or `hf-unlearn references`)."
+        "S and H differ by nature: a classifier that sees only their texts distinguishes them with AUC "
+        f"{blind.auc.value:.2f} (95 % interval {blind.auc.low:.2f} to {blind.auc.high:.2f}). A record of S is the "
+        f"longer one with probability {blind.length_auc.value:.2f}{labels}. So the AUC of {worst.auc.value:.2f} "
+        f"({_name(worst)}) may come from this difference or from memory. Compare with a model that never saw S "
+        "(--with_retrained, or `hf-unlearn references`)."
     )
 
 
@@ -293,15 +297,23 @@ def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
     avoided = [g for g in gaps if g.gap.value < -margin and g.below]
     if told and not any(g.attack == "loss" for g in avoided):
         worst = max(told, key=lambda g: g.gap.value)
-        return "not_forgotten", worst, f"The attack by {_name(worst)} still tells S from H"
+        return "not_forgotten", worst, f"The attack by {_name(worst)} still distinguishes S from H"
     if avoided:
         worst = min(avoided, key=lambda g: g.gap.value)
-        return "over_forgotten", worst, f"S is treated worse than records that no model saw, as {_name(worst)} shows"
+        return (
+            "over_forgotten",
+            worst,
+            f"The model treats S worse than records it never saw, as the attack by {_name(worst)} shows",
+        )
     worst = max(gaps, key=lambda g: abs(g.gap.value))
     if all(equivalent(g.equivalence, margin) for g in gaps):
-        finding = f"None of the attacks, of which the furthest is {_name(worst)}, tells S from H"
-        return "not_distinguished", worst, f"{finding} within ±{margin:.2f}"
-    return "undecided", worst, f"Neither forgetting nor remembering could be shown; the furthest is {_name(worst)}"
+        finding = f"No attack distinguishes S from H beyond the margin of ±{margin:.2f}"
+        return "not_distinguished", worst, f"{finding}; the strongest is the attack by {_name(worst)}"
+    return (
+        "undecided",
+        worst,
+        f"Neither forgetting nor remembering was shown; the strongest is the attack by {_name(worst)}",
+    )
 
 
 def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int, looks: int = 1) -> _Gap:
@@ -349,12 +361,12 @@ def _numbers(gap: _Gap, unlearned: Scores, retrained: Scores | None) -> str:
     against = ""
     if retrained is not None:
         other = membership_auc(-retrained.forget[gap.attack], -retrained.holdout[gap.attack])
-        against = f"; the retrained model has {other.value:.2f}"
+        against = f"; the retrained model has an AUC of {other.value:.2f}"
     sizes = [len(scores[gap.attack]) for scores in (unlearned.forget, unlearned.holdout)]
     of = [f" in {len(np.unique(side))} groups" for side in unlearned.groups] if unlearned.groups else ["", ""]
     return (
         f"membership AUC {gap.auc.value:.2f} (95 % interval {gap.auc.low:.2f} to {gap.auc.high:.2f}), {sizes[0]} "
-        f"forgotten{of[0]} against {sizes[1]} held-out records{of[1]}{against}"
+        f"records to forget{of[0]} against {sizes[1]} held-out records{of[1]}{against}"
     )
 
 
@@ -379,9 +391,9 @@ def check_base(
     if provenance.base_is_clean is None:
         return provenance
     if base is None:
-        why = "there are no held-out records to compare with."
+        why = "there are no held-out records to compare S with."
         if not measurable:
-            why = "it does not do this task with these tokens, so it cannot be asked."
+            why = "it does another task, or has other tokens, so it cannot be measured."
         return replace(provenance, base_finding=why if provenance.base_is_clean == "unchecked" else "")
     found = decide(Provenance(None, "", None), base, original=None, retrained=None, margin=margin, blind=blind)
     assert found.gap is not None
@@ -394,14 +406,14 @@ def check_base(
     )
     told = found.word == "not_forgotten"
     if told:
-        finding = f"under the base itself S can be told from H, {numbers}."
+        finding = f"an attack distinguishes S from H under the base model, {numbers}."
     elif blind is not None and blind.separable:
-        finding = f"S and H differ by nature, so its {numbers}, may be nature or memory."
+        finding = f"S and H differ by nature, so its {numbers}, may come from that or from memory."
         return replace(provenance, base_finding=finding if provenance.base_is_clean == "unchecked" else "")
     else:
         finding = (
-            f"No attack tells S from H under the base itself: the furthest has {numbers}; so many records show a "
-            f"difference of {found.smallest_margin:.2f}."
+            f"No attack distinguishes S from H under the base model: the strongest has {numbers}. This many records "
+            f"show a difference of {found.smallest_margin:.2f}."
         )
     word = provenance.base_is_clean
     if word == "unchecked":

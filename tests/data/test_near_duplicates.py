@@ -578,7 +578,7 @@ def test_the_verdict_names_near_copies_and_keeps_its_word(clean: bool) -> None:
     verdict = decide(provenance, None, original=None, retrained=None, margin=0.1)
     assert verdict.word == ("exact" if clean else "undecided")
     (warning,) = verdict.warnings
-    assert warning.startswith("3 retained records are near copies of a forgotten one, or quote one")
+    assert warning.startswith("3 retained records are near copies of a record to forget, or quote one")
     assert ("trained on L with these in it" in warning) == clean
     nothing = decide(replace(provenance, near_duplicates_retained=0), None, original=None, retrained=None, margin=0.1)
     assert nothing.warnings == []

@@ -33,11 +33,17 @@ def scores(shift: float, n: int = 100) -> Scores:
             0.0,
             "checked",
             "exact",
-            "No attack tells S from H under the base itself: the furthest has membership",
+            "No attack distinguishes S from H under the base model: the strongest has membership",
         ),
-        (CLEAN, 2.0, "doubtful", "undecided", "The clean start proves nothing, unless base_is_clean is stated"),
-        (STATED, 0.0, "stated", "exact", "That this model never saw S is the user's statement."),
-        (STATED, 2.0, "stated", "exact", "The tests contradict the statement: under the base itself S can be told"),
+        (
+            CLEAN,
+            2.0,
+            "doubtful",
+            "undecided",
+            "The clean start proves nothing, because the tests contradict it; if they err, set base_is_clean",
+        ),
+        (STATED, 0.0, "stated", "exact", "The user states that the base model never saw S."),
+        (STATED, 2.0, "stated", "exact", "The tests contradict the statement: an attack distinguishes S from H"),
     ],
 )
 def test_what_is_stated_and_what_is_tested(before: Provenance, shift: float, after: str, word: str, said: str) -> None:
@@ -59,12 +65,12 @@ def test_what_the_texts_explain_is_no_memory() -> None:
 
 
 def test_what_cannot_be_tested_is_unchecked() -> None:
-    for measurable, why in ((False, "does not do this task"), (True, "no held-out records")):
+    for measurable, why in ((False, "does another task"), (True, "no held-out records")):
         found = check_base(CLEAN, None, measurable=measurable, blind=None, margin=0.1)
         assert found.base_is_clean == "unchecked"
         verdict = decide(found, None, original=None, retrained=None, margin=0.1)
         assert verdict.word == "exact"
-        assert "Nobody looked whether this model had seen S before: " in verdict.reasons[1]
+        assert "The base model was not tested for S: " in verdict.reasons[1]
         assert why in verdict.reasons[1]
     nothing = Provenance(True, "", 0)
     assert check_base(nothing, scores(2.0), measurable=True, blind=None, margin=0.1) == nothing
@@ -107,10 +113,10 @@ def test_a_base_that_does_not_is_checked_and_what_cannot_be_asked_is_not(
 ) -> None:
     clean = run(tmp_path / "a", lm_original)
     assert (clean.base_is_clean, clean.verdict.word) == ("checked", "exact")
-    assert any("Whether this model had seen S before was tested." in line for line in clean.verdict.reasons)
+    assert any("The base model was tested for S." in line for line in clean.verdict.reasons)
     head = run(tmp_path / "b", classifier_original, tickets())
     assert (head.base_is_clean, head.verdict.word) == ("unchecked", "exact")
-    assert any("does not do this task with these tokens" in line for line in head.verdict.reasons)
+    assert any("does another task, or has other tokens" in line for line in head.verdict.reasons)
     # where the start is not clean, or is no trained model, there is nothing to state
     assert run(tmp_path / "c", lm_original, method="toward_base").base_is_clean is None
     adapter = trainer(

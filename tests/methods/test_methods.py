@@ -433,7 +433,7 @@ def test_the_verdict_is_exact_only_then(
         assert told in report.verdict.reasons[0]
         assert (r"Fine-tuned from: lm\_base" in render_card(report, "name")) == (not fresh)
     else:
-        assert "weights that S had shaped" in report.verdict.reasons[0]
+        assert "weights that depend on S" in report.verdict.reasons[0]
 
 
 # Adapters on a full original

@@ -169,14 +169,14 @@ def test_a_checkpoint_is_exact_up_to_the_step_that_used_a_row_of_s(
     last = np.flatnonzero(steps == 5).tolist()
     exact = rewound(original / "checkpoint-4", data, last, tmp_path / "exact")
     assert exact.word == "exact"
-    told = "The fine-tuning began at weights that S had not shaped. This covers the fine-tuning of lm_base"
+    told = "The fine-tuning began at weights that do not depend on S. This covers the fine-tuning of lm_base"
     assert exact.reasons[0].startswith(told)
     one_before = [*last[1:], int(np.flatnonzero(steps == 4)[0])]
     assert rewound(original / "checkpoint-3", data, one_before, tmp_path / "earlier").word == "exact"
     for forget, step in ((one_before, 4), (last, 5)):
         verdict = rewound(original / f"checkpoint-{step}", data, forget, tmp_path / f"later-{step}")
         assert verdict.word == "undecided"
-        assert "at weights that S had shaped" in verdict.reasons[0]
+        assert "at weights that depend on S" in verdict.reasons[0]
 
 
 def test_what_does_not_belong_to_the_original_proves_nothing(lm_base: Path, tmp_path: Path) -> None:

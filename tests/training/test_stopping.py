@@ -70,9 +70,9 @@ def test_every_attack_has_to_be_blind_and_overshoot_stops_too() -> None:
     rng = np.random.default_rng(1)
     original = scores(rng, n=900, loss=3.0, min_k=3.0)
     for shifts, begins in (
-        ({"loss": 0.0, "min_k": 0.0}, "forgotten, at look 1 of 5 at 1 % each. None of the attacks"),
+        ({"loss": 0.0, "min_k": 0.0}, "forgotten, at look 1 of 5 at 1 % each. No attack distinguishes"),
         ({"loss": 0.0, "min_k": 1.0}, None),
-        ({"loss": -1.0, "min_k": 0.0}, "overshoot, at look 1 of 5 at 1 % each. S is treated worse than records"),
+        ({"loss": -1.0, "min_k": 0.0}, "overshoot, at look 1 of 5 at 1 % each. The model treats S worse than records"),
     ):
         rule = StopWhenForgotten(0.10, every=10)
         rule.watch(original, None)
@@ -101,11 +101,11 @@ def test_stopping_watches_one_half_and_is_judged_on_the_other(lm_original: Path,
     run.train()
     report = run.report(audit=many().audit)
     assert report.verdict.word != "exact", "S decided when to stop"
-    assert "had a say in when the training stopped" in report.verdict.warnings[0]
+    assert "S decided when the training stopped" in report.verdict.warnings[0]
     assert run.state.global_step == 2
     assert report.method.stopped_early
     assert report.method.stop_reason is not None
-    assert report.method.stop_reason.startswith("forgotten, at look 1 of 5 at 1 % each. None of the attacks")
+    assert report.method.stop_reason.startswith("forgotten, at look 1 of 5 at 1 % each. No attack distinguishes")
     assert report.judged_on_part
     assert report.arms["unlearned"].sets["forget"].records == 20
     assert "reference" in report.arms["unlearned"].attacks, "the base is known"
