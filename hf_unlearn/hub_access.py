@@ -1,4 +1,4 @@
-"""What a Hub that refuses or fails makes its clients raise, as one sentence with the cure."""
+"""Faults of the Hub in one sentence with the cure, and waiting when it asks for it."""
 
 import logging
 import re
@@ -98,35 +98,21 @@ def seconds_to_wait(trouble: BaseException) -> int | None:
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Turn what stands behind a failed load into one sentence.
-
-    Args:
-        what: is loaded; the sentence's subject.
-    """
+    """Turn the cause of a failed load into one sentence, whose subject is ``what`` is loaded."""
     with _one_sentence(lambda trouble: _not_loaded(trouble, what)):
         yield
 
 
 @contextmanager
 def publishing_errors(repo_id: str, folder: Path, flag: str = "--hub_model_id") -> Iterator[None]:
-    """Turn what stands behind a failed upload into one sentence.
-
-    Args:
-        repo_id: where to.
-        folder: where the result is and stays.
-        flag: of ``hf-unlearn push``, that names the repository.
-    """
+    """Turn the cause of a failed upload into one sentence; ``flag`` of ``hf-unlearn push`` names the repository."""
     with _one_sentence(lambda trouble: _not_published(trouble, repo_id, folder, flag)):
         yield
 
 
 @contextmanager
 def erasing_errors(repo_id: str) -> Iterator[None]:
-    """Turn what stands behind a failed erasure into one sentence.
-
-    Args:
-        repo_id: of what.
-    """
+    """Turn the cause of a failed erasure into one sentence."""
     with _one_sentence(lambda trouble: _not_erased(trouble, repo_id)):
         yield
 
@@ -215,7 +201,7 @@ def _too_many(trouble: BaseException) -> str:
 
 
 class Patience:
-    """Does a step again that the Hub turned away for too many requests, after the wait it asks for.
+    """Repeats a step that met too many requests (429), after the wait that the Hub asks for.
 
     Args:
         seconds: to wait in all.
@@ -244,7 +230,7 @@ class Patience:
 
 @contextmanager
 def _limits_at_once() -> Iterator[None]:
-    """Let a 429 through, which the client waits for five times as long as the Hub says, were it an hour."""
+    """Raise a 429 at once, because the client itself would wait five times, each time as long as the Hub says."""
 
     def tell(response: httpx.Response) -> None:
         if response.status_code == 429:

@@ -1,4 +1,4 @@
-"""Trouble that the machine makes, in one sentence each."""
+"""Faults of the machine, such as too little memory, in one sentence each."""
 
 import errno
 import pickle
@@ -31,11 +31,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 @contextmanager
 def telling_memory(told: str) -> Iterator[None]:
-    """Where what is done inside needs too much memory, raise an InputError that says what to try.
-
-    Args:
-        told: what to try.
-    """
+    """Raise an InputError that says what to try where the work inside needs too much memory."""
     try:
         yield
     except RuntimeError as error:
@@ -70,19 +66,12 @@ def no_number(args: TrainingArguments, step: int) -> str:
     cause = "fp16 overflows: train with --bf16" if args.fp16 else "the learning rate is too high"
     return (
         f"The loss is no longer a number by step {step}. Most likely {cause} (learning_rate={args.learning_rate:g}), "
-        "else rows are to blame that nothing can be learned from; nothing was saved as a result."
+        "or the data has rows without anything to learn. No result was saved."
     )
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a model whose weights are no numbers.
-
-    Args:
-        folder: where it has just been saved.
-
-    Raises:
-        InputError: there is a NaN or an infinity in it.
-    """
+    """Raise InputError where a model that was just saved holds a NaN or an infinity."""
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
@@ -90,16 +79,12 @@ def check_weights(folder: Path) -> None:
                 if weight.is_floating_point() and not torch.isfinite(weight).all():
                     raise InputError(
                         f"The weights {name!r} are no longer numbers; most likely the learning rate is too high. "
-                        "Nothing was saved as a result."
+                        "No result was saved."
                     )
 
 
 def explain(error: Exception) -> str | None:
-    """What went wrong and what to do, None when it was not the machine's doing.
-
-    Args:
-        error: what ended a command.
-    """
+    """What went wrong and what to do, None when the machine did not cause the error."""
     if isinstance(error, pickle.UnpicklingError):
         return (
             "A file of weights or of a checkpoint is damaged or holds a pickle, and was not read; use a model in "
@@ -112,7 +97,7 @@ def explain(error: Exception) -> str | None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"{place} could not be written, the disk is full; make room, and the same command goes on."
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            return f"{place} cannot be used ({error.strerror}); if it is to be written, name another --output_dir."
+            return f"{place} cannot be used ({error.strerror}); if it is an output, name another --output_dir."
     if any(words in str(error) for words in NOT_WRITTEN):
         return (
             "The weights could not be written, most likely the disk is full; make room, and the same command goes on."

@@ -1,4 +1,4 @@
-"""Output folders: which run one belongs to, and whether it is finished."""
+"""Output folders: whose run is in one, and whether it is finished."""
 
 import json
 from pathlib import Path
@@ -28,16 +28,7 @@ PUBLISHING_SETTINGS = (
 
 
 def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
-    """Whether a folder holds the very run that these settings ask for, to its end.
-
-    Args:
-        folder: the output folder.
-        settings: what makes a run this run, as :func:`run_settings` gives it.
-        last_file: the file that is written last.
-
-    Raises:
-        InputError: the folder holds something else.
-    """
+    """Whether a folder holds the finished run of these settings; raises InputError where it holds something else."""
     require_folder(folder)
     path = folder / SETTINGS_FILE
     if not path.is_file():
@@ -64,7 +55,7 @@ def require_folder(folder: Path) -> None:
     """Raise InputError where a folder cannot be made because a file is in its way."""
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
-        raise InputError(f"--output_dir {folder} cannot be a folder, {nearest} is a file; name another.")
+        raise InputError(f"--output_dir {folder} cannot be made, because {nearest} is a file; name another.")
 
 
 def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:

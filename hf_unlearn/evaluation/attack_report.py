@@ -33,8 +33,8 @@ class ModelAttacks:
         steps_until_halfway: of each curve, the first measured step with S halfway back; None when it was not, or when
             nobody knows where halfway is.
         quantised: at 8 and 4 bits.
-        sampling: how much of S it tells in many samples.
-        in_context: how other records of S remind it.
+        sampling: how much of S it writes in many samples.
+        in_context: how its loss of S falls after other records of S.
         wordings: what it makes of S after prompts in other words; first after those as they were trained.
     """
 
@@ -93,7 +93,7 @@ class AttackReport:
         guessed = f" (and {mine.holdout[-1].verbatim.value:.0%} of H)" if mine.holdout is not None else ""
         often = mine.forget[-1].samples
         return self._compared(
-            f"Asked {often} time{'s' if often > 1 else ''}, the unlearned model tells "
+            f"Asked {often} time{'s' if often > 1 else ''}, the unlearned model writes "
             f"{mine.forget[-1].verbatim.value:.0%} of the records of S word for word{guessed}",
             {arm: f"{curve.forget[-1].verbatim.value:.0%}" for arm, curve in told.items()},
         )
@@ -171,7 +171,7 @@ def plot_relearning(report: AttackReport, path: Path) -> None:
 
 
 def plot_leaks(report: AttackReport, path: Path) -> None:
-    """Draw what share of the records of S the models tell in so many samples, and of H as the unlearned one does.
+    """Draw what share of the records of S the models write in so many samples, and of H the unlearned one.
 
     Args:
         report: with the curves.
@@ -186,7 +186,7 @@ def plot_leaks(report: AttackReport, path: Path) -> None:
     kinds = {"verbatim": f"{report.leak_finding()}"}
     if (similar := curves["unlearned"].forget[-1].similar) is not None:
         recall = curves["unlearned"].similar_recall
-        kinds["similar"] = f"It tells {similar.value:.0%} of them with a ROUGE-L recall of {recall} or more"
+        kinds["similar"] = f"It writes {similar.value:.0%} of them with a ROUGE-L recall of {recall} or more"
     figure = Figure(figsize=(5.5 * len(kinds), 4.6), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axis, (kind, title) in zip(panels, kinds.items(), strict=True):
@@ -204,7 +204,7 @@ def plot_leaks(report: AttackReport, path: Path) -> None:
         axis.set_xlabel("samples of each record")
         axis.set_ylim(-0.02, 1)
         axis.yaxis.set_major_formatter(PercentFormatter(1))
-    panels[0].set_ylabel("share of records told, 95 % intervals")
+    panels[0].set_ylabel("share of records written, 95 % intervals")
     panels[0].legend(fontsize=8, frameon=False)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -85,8 +85,8 @@ def plot_losses(report: UnlearningReport, tables: Tables, path: Path) -> None:
             values = np.clip(values, edges[0], edges[-1])
             axis.hist(values, bins=edges, weights=np.full(len(values), 100 / len(values)), **STYLES[name])
         auc = report.arms[arm].membership_auc
-        told = f"\nS told from H: AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" if auc else ""
-        axis.set_title(ARM_NAMES[arm] + told, fontsize=10)
+        shown = f"\nmembership AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" if auc else ""
+        axis.set_title(ARM_NAMES[arm] + shown, fontsize=10)
         axis.set_xlabel(f"loss of a record (nats{TASKS[report.task].unit})")
     axes[0].set_ylabel("% of records")
     axes[0].legend(fontsize=8, frameon=False)
@@ -108,7 +108,7 @@ def plot_roc(report: UnlearningReport, tables: Tables, path: Path) -> None:
     attacks = list(dict.fromkeys([report.verdict.attack, "loss"]))
     figure = Figure(figsize=(5.2 * len(attacks), 5.6), layout="constrained")
     for axis, attack in zip(figure.subplots(1, len(attacks), squeeze=False)[0], attacks, strict=True):
-        told: dict[str, str] = {}
+        hits: dict[str, str] = {}
         for number, (arm, scores) in enumerate(found.items()):
             assert scores is not None
             forget, holdout = scores.forget[attack], scores.holdout[attack]
@@ -117,7 +117,7 @@ def plot_roc(report: UnlearningReport, tables: Tables, path: Path) -> None:
             label = f"{ARM_NAMES[arm]}: AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]"
             m, n = len(forget), len(holdout)
             allowed = max(1, n // 100)
-            told[arm] = f"{100 * rates[allowed - 1]:.0f} % {ARM_NAMES[arm].split()[0]}"
+            hits[arm] = f"{100 * rates[allowed - 1]:.0f} % {ARM_NAMES[arm].split()[0]}"
             # No hit has no place on a log axis; its line is drawn below that of one hit. Markers lie side by side, so
             # that a line under another can be seen.
             heights = np.maximum(rates, 0.6 / m)
@@ -132,7 +132,7 @@ def plot_roc(report: UnlearningReport, tables: Tables, path: Path) -> None:
         axis.set_xlabel(f"share of H taken for S: {n:,} records resolve {1 / n:.2g} to 1")
         axis.set_ylabel(f"share of S found: {m:,} records")
         axis.set_title(
-            f"S found by {ATTACKS[attack]}\nat {100 * allowed / n:.2g} % false positives: {', '.join(told.values())}",
+            f"S found by {ATTACKS[attack]}\nat {100 * allowed / n:.2g} % false positives: {', '.join(hits.values())}",
             fontsize=10,
         )
         axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
@@ -160,7 +160,7 @@ def plot_forgetting(report: UnlearningReport, tables: Tables, path: Path) -> Non
     axes[0].set_ylabel(f"mean loss of a record (nats{TASKS[report.task].unit})")
     if rows == 2:
         _auc_over_steps(axes[1], report.curve, aucs, end, report.verdict.margin)
-        axes[1].set_title(_finding(aucs, "S told from H by the loss: AUC"), fontsize=10)
+        axes[1].set_title(_finding(aucs, "Membership AUC of the loss:"), fontsize=10)
         axes[1].set_ylabel("membership AUC")
     axes[-1].set_xlabel("training step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -192,7 +192,7 @@ def _auc_over_steps(
         for p in curve
         if p.membership_auc is not None and p.membership_auc_low is not None and p.membership_auc_high is not None
     ]
-    during = {**style, "label": "S told from H (90 %)", "markersize": 5, "linewidth": 1.6}
+    during = {**style, "label": "membership AUC (90 %)", "markersize": 5, "linewidth": 1.6}
     ends = [(step, aucs.get(arm)) for step, arm in ((0, "original"), (end, "unlearned"))]
     known = [(step, found) for step, found in ends if found is not None]
     _whiskers(axis, points, **during)
@@ -233,8 +233,8 @@ def _mean(tables: dict[SetName, pa.Table], name: SetName) -> Estimate | None:
 
 
 def _finding(found: dict[str, Estimate | None], what: str) -> str:
-    told = [f"{value.value:.2f} {ARM_NAMES[arm]}" for arm in ARM_NAMES if (value := found.get(arm)) is not None]
-    return f"{what} {', '.join(told)}"
+    values = [f"{value.value:.2f} {ARM_NAMES[arm]}" for arm in ARM_NAMES if (value := found.get(arm)) is not None]
+    return f"{what} {', '.join(values)}"
 
 
 def _write(figure: Figure, report: UnlearningReport, path: Path) -> None:

@@ -310,7 +310,8 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert told["original"][-1]["verbatim"]["value"] > told["retrained"][-1]["verbatim"]["value"] == 0
     share = told["unlearned"][-1]["verbatim"]["value"]
     assert (
-        f"Asked 8 times, the unlearned model tells {share:.0%} of the records of S word for word (and 0% of H)" in said
+        f"Asked 8 times, the unlearned model writes {share:.0%} of the records of S word for word (and 0% of H)"
+        in said
     )
     shown = report["models"]["unlearned"]["in_context"]
     assert (shown["shots"], shown["others"], shown["alone"]["n"]) == (4, "holdout", 10)

@@ -315,7 +315,7 @@ def test_an_output_folder_that_cannot_be_one(
     settings = {**lm_settings, "output_dir": folder, "original": {**lm_settings["original"], "output_dir": folder}}
     code, _, err = command(name, settings)
     assert code == 2
-    assert "cannot be a folder" in err
+    assert "cannot be made, because" in err
     assert (tmp_path / "file").read_text() == "here"
 
 
