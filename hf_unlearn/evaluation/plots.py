@@ -85,8 +85,8 @@ def plot_losses(report: UnlearningReport, tables: Tables, path: Path) -> None:
             values = np.clip(values, edges[0], edges[-1])
             axis.hist(values, bins=edges, weights=np.full(len(values), 100 / len(values)), **STYLES[name])
         auc = report.arms[arm].membership_auc
-        shown = f"\nmembership AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" if auc else ""
-        axis.set_title(ARM_NAMES[arm] + shown, fontsize=10)
+        caption = f"\nmembership AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" if auc else ""
+        axis.set_title(ARM_NAMES[arm] + caption, fontsize=10)
         axis.set_xlabel(f"loss of a record (nats{TASKS[report.task].unit})")
     axes[0].set_ylabel("% of records")
     axes[0].legend(fontsize=8, frameon=False)

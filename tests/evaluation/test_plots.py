@@ -156,7 +156,7 @@ def test_the_way_there_begins_at_the_original_and_has_the_retrained_band(
     assert losses.patches[0].get_hatch()
     before = report.arms["original"].membership_auc
     assert before is not None
-    assert f"AUC {before.value:.2f} before" in aucs.get_title()
+    assert f"AUC of the loss: {before.value:.2f} before" in aucs.get_title()
 
 
 def test_the_way_there_without_a_reference_and_without_held_out_records(tmp_path: Path, figures: list[Figure]) -> None:
