@@ -162,7 +162,7 @@ def sharded_teacher(lm: str, output: Path) -> None:
 
 def with_forget(lm: str, classifier: str, output: Path) -> None:
     """Methods that use S: a draw from L, references, a teacher, a dual variable, a mask and alternating passes."""
-    from ..conftest import secrets_rows, tickets_rows
+    from tests.conftest import secrets_rows, tickets_rows
 
     # Of S comes a whole number of steps, so that no process has to fill up its part of the last one.
     quick: dict[str, Any] = {"forgotten": 16, "learning_rate": 0.01, "measure_steps": 2}
@@ -186,7 +186,7 @@ def with_forget(lm: str, classifier: str, output: Path) -> None:
 
 
 def main() -> None:
-    from ..conftest import note_rows, secrets_rows, tagged_rows, tickets_rows
+    from tests.conftest import note_rows, secrets_rows, tagged_rows, tickets_rows
 
     torch.set_num_threads(1)
     # Each training begins with a collection of garbage, which need not go through all modules.
