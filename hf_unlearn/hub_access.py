@@ -105,15 +105,18 @@ def hub_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def publishing_errors(repo_id: str, folder: Path, flag: str = "--hub_model_id") -> Iterator[None]:
-    """Turn the cause of a failed upload into one sentence; ``flag`` of ``hf-unlearn push`` names the repository."""
-    with _one_sentence(lambda trouble: _not_published(trouble, repo_id, folder, flag)):
+    """Turn the cause of a failed upload from a folder into one sentence; the flag names the repository."""
+    push = f"`hf-unlearn push {folder} {flag} {repo_id}`"
+    again = f" The result is kept in {folder}: run the same command again, or {push}."
+    with _one_sentence(lambda trouble: _refused(trouble, "publish to", repo_id) + again):
         yield
 
 
 @contextmanager
 def erasing_errors(repo_id: str) -> Iterator[None]:
     """Turn the cause of a failed erasure into one sentence."""
-    with _one_sentence(lambda trouble: _not_erased(trouble, repo_id)):
+    again = " What was done stays done: run the same command again, and it continues from there."
+    with _one_sentence(lambda trouble: _refused(trouble, "erase in", repo_id) + again):
         yield
 
 
@@ -151,48 +154,28 @@ def _not_loaded(trouble: BaseException, what: str) -> str:
     return f"{what} was not loaded: the Hub answered {status}; {cures.get(status, 'try again later')}."
 
 
-def _not_published(trouble: BaseException, repo_id: str, folder: Path, flag: str) -> str:
-    again = (
-        f" The result is kept in {folder}: run the same command again, or `hf-unlearn push {folder} {flag} {repo_id}`."
-    )
-    if isinstance(trouble, HFValidationError):
-        return f"{repo_id!r} is not a possible name of a repository: {trouble}" + again
-    if isinstance(trouble, LocalTokenNotFoundError):
-        return f"Publishing to {repo_id} needs a token; log in with `hf auth login`." + again
-    if isinstance(trouble, RevisionNotFoundError):
-        return f"{repo_id} has no such branch; name one that exists with --hub_revision." + again
-    status = hub_status(trouble)
-    if status is None:
-        return f"{repo_id} is not published: the Hub cannot be reached ({type(trouble).__name__})." + again
-    cures = {
-        400: "it does not accept a file, most likely the metadata on top of README.md; correct them",
-        401: f"the token is not valid or has expired; {LOG_IN}",
-        403: "the token may not write there; use a token with the role write, or a repository of your own",
-        404: "it is gone, or the token may not see it; check the name, or log in with `hf auth login`",
-        409: "another change to it is going on, or the name is taken; try again, or choose another name",
-        412: "somebody else pushed to it meanwhile; look at what is there before you try again",
-        429: _too_many(trouble),
-    }
-    return f"The Hub refused to publish to {repo_id} ({status}): {cures.get(status, 'try again later')}." + again
+REFUSALS = {
+    400: "it does not accept a file, most likely the metadata on top of README.md; correct them",
+    401: f"the token is not valid or has expired; {LOG_IN}",
+    403: "the token may not write there; use a token with the role write, or a repository of your own",
+    404: "it is not there, or the token may not see it; check the name and type, or log in with `hf auth login`",
+    409: "another change to it is going on, or the name is taken; try again, or choose another name",
+    412: "somebody else pushed to it meanwhile; look at what is there before you try again",
+}
 
 
-def _not_erased(trouble: BaseException, repo_id: str) -> str:
-    again = " What was done stays done, and the same command goes on from there."
+def _refused(trouble: BaseException, deed: str, repo_id: str) -> str:
     if isinstance(trouble, HFValidationError):
         return f"{repo_id!r} is not a possible name of a repository: {trouble}"
     if isinstance(trouble, LocalTokenNotFoundError):
-        return f"Erasing in {repo_id} needs a token; log in with `hf auth login`."
+        return f"To {deed} {repo_id} needs a token; log in with `hf auth login`."
+    if isinstance(trouble, RevisionNotFoundError):
+        return f"{repo_id} has no such branch; name one that exists with --hub_revision."
     status = hub_status(trouble)
     if status is None:
-        return f"The Hub cannot be reached for {repo_id} ({type(trouble).__name__})." + again
-    cures = {
-        401: f"the token is not valid or has expired; {LOG_IN}",
-        403: "the token may not write there; use a token with the role write",
-        404: "it is not there, or the token may not see it; check the name and --repo_type",
-        412: "somebody else pushed to it meanwhile; look at what is there before you try again",
-        429: _too_many(trouble),
-    }
-    return f"The Hub refused a step for {repo_id} ({status}): {cures.get(status, 'try again later')}." + again
+        return f"It was not possible to {deed} {repo_id}: the Hub cannot be reached ({type(trouble).__name__})."
+    cure = _too_many(trouble) if status == 429 else REFUSALS.get(status, "try again later")
+    return f"The Hub refused to {deed} {repo_id} ({status}): {cure}."
 
 
 def _too_many(trouble: BaseException) -> str:

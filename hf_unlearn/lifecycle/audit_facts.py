@@ -1,4 +1,4 @@
-"""What there is to know about a finished run beside its report: its files, the ledger, and what became of the rest."""
+"""All that the page says of a finished run beside its report: files, ledger, old weights, derived models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class LedgerCheck:
-    """What came of checking a ledger against the report and the weights beside it.
+    """A ledger, checked against the report and the weights beside it.
 
     Attributes:
         ledger: None where none was kept, or where it does not hold.
@@ -47,11 +47,11 @@ class Erasure:
 
 @dataclass(frozen=True)
 class OldWeights:
-    """What became of the weights from before.
+    """What became of the old weights.
 
     Attributes:
         repo: the repository that has or had them; None where none is known.
-        still_shown: whether the Hub still shows the commit of the model before; None where nobody could ask.
+        still_shown: whether the Hub still shows the commit of the original model; None where nobody could ask.
         erasures: those that are recorded beside the model and in that repository.
         trouble: why not all of this could be looked at, in a sentence.
     """
@@ -70,7 +70,7 @@ class OldWeights:
 
 @dataclass(frozen=True)
 class DerivedCheck:
-    """What came of looking for models that were made from the one before.
+    """Models that were made from the original model.
 
     Attributes:
         model: the one whose descendants were asked for; None where no repository of it is known.
@@ -101,8 +101,8 @@ class Audited:
         pictures: the PNGs beside it that can be shown, by name.
         weights: SHA-256 of each of the model's safetensors files, by name.
         ledger: the requests so far.
-        old_weights: what became of those from before.
-        derived: what was made from the model before.
+        old_weights: what became of them.
+        derived: what was made from the original model.
     """
 
     name: str
@@ -117,11 +117,7 @@ class Audited:
 
 
 def look(place: str, revision: str | None = None) -> Audited:
-    """Look at a finished run.
-
-    Args:
-        place: its output folder, or the repository it was published to.
-        revision: a branch, tag or commit of the repository.
+    """Look at a finished run, in its output folder or at a revision of the repository that it was published to.
 
     Raises:
         InputError: there is no report there, or the Hub cannot be reached.

@@ -39,17 +39,17 @@ FIELDS: list[ExpandModelProperty_T] = ["author", "createdAt", "downloads", "gate
 
 ADVICE = {
     "finetune": "Fine-tune the new weights on your data, as you did the old ones.",
-    "adapter": "Train the adapter again, on top of the new weights: it was fitted to the old ones, which are in use "
-    "wherever it is.",
+    "adapter": "Train the adapter again, on top of the new weights. It was fitted to the old ones and always runs on "
+    "top of them.",
     "merge": "Merge again, with the new weights in place of the old ones.",
-    "quantized": "Quantise the new weights, and put them in the place of the old ones.",
+    "quantized": "Quantise the new weights, and replace the old ones with them.",
 }
 
 OUTCOMES = {
-    "exact": "The new weights never depended on them, in the stage of training that their card names.",
-    "not_distinguished": "The attacks that were tried could no longer tell them from records that it never saw.",
-    "undecided": "Whether the new weights have forgotten them could not be decided.",
-    "not_forgotten": "The new weights still know them, as far as was measured.",
+    "exact": "The new weights never depended on them, for the stage of training that their card names.",
+    "not_distinguished": "The attacks that were tried cannot distinguish them from records that the model never saw.",
+    "undecided": "The tests could not decide whether the new weights have forgotten them.",
+    "not_forgotten": "The measurements show that the new weights still know them.",
     "over_forgotten": "The new weights treat them worse than records never seen, which gives them away.",
 }
 
@@ -151,12 +151,12 @@ def derived_models(
     """Find what was derived from a model on the Hub, breadth first and each model once.
 
     Args:
-        model: ``owner/name``; it need not be there any more.
+        model: which need not be there any more.
         unlearned: the repository of the unlearned model.
         unlearned_on: when it was unlearned.
-        token: for the Hub; that of ``hf auth login`` when None. Private models are found that it may read.
+        token: that of ``hf auth login`` when None; private models are found that it may read.
         max_models: to find at most.
-        watch: is told after each request how many models were looked at, and how many are known.
+        watch: gets after each request how many models were visited, and how many are known.
 
     Returns:
         What was found, also when the Hub failed on the way.
@@ -167,7 +167,7 @@ def derived_models(
     api, patiently = HfApi(token=token), Patience(LONGEST_WAIT)
     subject = f"The list of models derived from {model!r}"
     with hub_errors(subject):
-        root = _look(api, patiently, model)
+        root = _shown(api, patiently, model)
     # Cards may name it as it was called before it was renamed.
     walk = _Walk(api, {model, root.id if root else model}, unlearned, max_models)
     unseen: list[UnseenModel] = []
@@ -240,7 +240,7 @@ class _Walk:
         return [
             UnseenModel(base, sorted(named[base]))
             for base in sorted(named)
-            if is_repository_name(base) and _look(self.api, patiently, base) is None
+            if is_repository_name(base) and _shown(self.api, patiently, base) is None
         ]
 
     def described(self, info: ModelInfo, unlearned_on: datetime | None) -> DerivedModel:
@@ -270,7 +270,7 @@ def _bases(info: ModelInfo) -> dict[str, str | None]:
     return bases
 
 
-def _look(api: HfApi, patiently: Patience, name: str) -> ModelInfo | None:
+def _shown(api: HfApi, patiently: Patience, name: str) -> ModelInfo | None:
     """What the Hub says of a model; None when it shows none of that name."""
     try:
         return patiently(lambda: api.model_info(name, expand=["childrenModelCount"]))

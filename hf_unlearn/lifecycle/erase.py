@@ -1,4 +1,4 @@
-"""Erasing the old weights on the Hub: what goes is recorded, taken away, and then looked for."""
+"""Erasing the old weights on the Hub: what goes is recorded, deleted, and then looked for."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,15 +13,10 @@ from .hub_repository import HubRepo, short_name
 
 
 def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
-    """Carry out a plan, and try what is left.
+    """Carry out a plan that was made just before, and try what is left.
 
-    The record of what goes is committed first. Whatever then happens, a new plan holds what this one held, and
-    carrying it out comes to the same end: main with its files in one commit, and after it one that records the
-    erasure.
-
-    Args:
-        repo: on the Hub.
-        plan: of :func:`~hf_unlearn.lifecycle.erase_plan.plan_erasure`, made just now.
+    The record of what goes is committed first. Whatever then happens, a new plan holds what this one held. It comes to
+    the same end: main with its files in one commit, and after it a commit that records the erasure.
 
     Returns:
         What was erased, and what still answers. It is committed, with a line in the ledger where there is one.
@@ -49,7 +44,7 @@ def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
 
 
 def _take_away(repo: HubRepo, plan: ErasurePlan) -> None:
-    """Take away refs, then history, then the large files that nothing uses any more."""
+    """Delete refs, then history, then the large files that nothing uses any more."""
     for ref, fate in plan.fates.items():
         if fate == "deleted":
             repo.delete_ref(ref)
@@ -73,15 +68,7 @@ def _require_unchanged(repo: HubRepo, plan: ErasurePlan) -> str:
 
 
 def still_answering(repo: HubRepo, report: ErasureReport) -> list[Answer]:
-    """Try to download every old revision and every old large file.
-
-    Args:
-        repo: on the Hub.
-        report: what is to be gone.
-
-    Returns:
-        What the Hub still gives.
-    """
+    """Try to download every old revision and every old large file; returns what the Hub still gives."""
     answers = []
     going = {stored.sha256 for stored in report.objects}
     live = {ref.ref for ref in repo.refs()}

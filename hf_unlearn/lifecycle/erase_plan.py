@@ -1,4 +1,4 @@
-"""What an erasure will take away from a repository on the Hub, found out without changing anything."""
+"""What an erasure will delete from a repository on the Hub, found out without changing anything."""
 
 import json
 import re
@@ -70,11 +70,7 @@ class ErasurePlan:
 
 
 def plan_erasure(repo: HubRepo, *, whatever_the_verdict: bool = False) -> ErasurePlan:
-    """Find out what is to go from a repository for its main branch to be all that is left.
-
-    Args:
-        repo: on the Hub.
-        whatever_the_verdict: make no condition of what the report beside the weights says.
+    """Find out what must go from a repository so that only its main branch is left, unlearned or whatever the verdict.
 
     Raises:
         InputError: it is not the token owner's, or not what its name says.
@@ -90,11 +86,12 @@ def _require_owner(repo: HubRepo) -> None:
     roles = {org["name"]: org.get("roleInOrg") for org in me.get("orgs", [])} | {me["name"]: "admin"}
     if namespace not in roles:
         raise InputError(
-            f"{repo.id} is not yours: the token belongs to {me['name']}. Only an owner erases; log in as one with "
-            "`hf auth login`."
+            f"{repo.id} is not yours: the token belongs to {me['name']}. Log in as an owner with `hf auth login`."
         )
     if roles[namespace] not in WRITERS:
-        raise InputError(f"{repo.id} belongs to {namespace}, where your role is {roles[namespace]}; it takes write.")
+        raise InputError(
+            f"{repo.id} belongs to {namespace}, where your role is {roles[namespace]}; it needs the role write."
+        )
     name = repo.name_on_hub()
     if name != repo.id:
         raise InputError(f"{repo.id} is called {name} on the Hub; give it that name.")
@@ -223,8 +220,8 @@ class _Survey:
         unknown -= {info.file_oid for info in self.stored}
         if unknown:
             raise InputError(
-                f"The Hub does not list {len(unknown)} of the large files that {self.repo.id} uses, so what may go "
-                "cannot be told from what must stay. Nothing is erased; try again later."
+                f"The Hub does not list {len(unknown)} of the large files that {self.repo.id} uses, so it is "
+                "unknown what must stay. Nothing is erased; try again later."
             )
 
     # What to know before
@@ -262,7 +259,7 @@ class _Survey:
                 )
         if left := self._left_at_head():
             refusals.append(
-                f"The main branch of {self.repo.id} still has files of the model from before ({_some(left)}), which "
+                f"The main branch of {self.repo.id} still has files of the old model ({_some(left)}), which "
                 "would stay; delete them there first (`hf repos delete-files`)."
             )
         return refusals

@@ -102,10 +102,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class ErasureReport:
-    """What an erasure takes away, and, once it is finished, what still answers.
+    """What an erasure deletes, and, once it is finished, what still answers.
 
-    It is committed to the repository before anything is taken away, so that an erasure that was interrupted still
-    knows what to look for, and again in the end.
+    It is committed to the repository before anything is deleted, so that an interrupted erasure still knows what to
+    look for, and again in the end.
 
     Attributes:
         repo: ``owner/name``.
@@ -175,11 +175,7 @@ class ErasureReport:
             raise ValueError
 
     def with_earlier(self, earlier: "ErasureReport") -> "ErasureReport":
-        """This report, with what an erasure before has to look for that did not come to its end, or found answers.
-
-        Args:
-            earlier: of the same repository.
-        """
+        """This report, with what an earlier erasure of the same repository has yet to look for."""
         refs = {ref.name: ref for ref in self.refs}
         for ref in earlier.refs:
             # Some are as they were to be; of others the fate may have changed.

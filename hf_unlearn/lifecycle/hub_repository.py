@@ -1,4 +1,4 @@
-"""One repository on the Hub, whose past is read and taken away: every request of an erasure goes through here."""
+"""One repository on the Hub, whose past is read and deleted: every request of an erasure goes through here."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,16 +37,10 @@ class HubFile:
 
 
 class HubRepo:
-    """A repository on the Hub, and patience with the Hub; it can do nothing to another one."""
+    """A repository on the Hub; it can do nothing to another one."""
 
     def __init__(self, repo_id: str, repo_type: RepoType, token: str | None = None) -> None:
-        """Name it.
-
-        Args:
-            repo_id: ``owner/name``.
-            repo_type: what it holds.
-            token: for the Hub; that of ``hf auth login`` or ``HF_TOKEN`` when None.
-        """
+        """Name it; the token is that of ``hf auth login`` or ``HF_TOKEN`` when None."""
         self.id, self.type = repo_id, repo_type
         self._api = HfApi(token=token)
         self._patiently = Patience(LONGEST_WAIT)
@@ -166,11 +160,7 @@ class HubRepo:
         return self._gives(self._url(revision, path), self._headers())
 
     def downloadable_objects(self, sizes: dict[str, int]) -> set[str]:
-        """Which large files the Hub gives to a client of Git LFS that asks by their SHA-256 alone.
-
-        Args:
-            sizes: in bytes, by SHA-256.
-        """
+        """Which large files the Hub gives to a client of Git LFS that asks by SHA-256, with sizes in bytes, alone."""
         found, objects = set(), [{"oid": sha256, "size": size} for sha256, size in sizes.items()]
         for start in range(0, len(objects), BATCH_OBJECTS):
             for answer in self._ask_for(objects[start : start + BATCH_OBJECTS]):

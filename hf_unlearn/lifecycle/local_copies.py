@@ -68,7 +68,7 @@ class LocalPlan:
     def add(self, what: str, path: Path, root: Path) -> None:
         """Let a folder or a file go, unless a link leads from the root to somewhere else."""
         if path.is_symlink() or not path.resolve().is_relative_to(root.resolve()):
-            self.staying.append((path, "it is a link to another place; delete what it leads to yourself"))
+            self.staying.append((path, "it is a link to another place; delete its target yourself"))
         else:
             self.going.append(LocalCopy(what, path, _size(path)))
             self.paths.append((path, root))
@@ -78,9 +78,9 @@ def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -
     """Find old copies on this machine without changing anything.
 
     Args:
-        repos: whose revisions are to go from the Hub's cache, but for the newest one that was unlearned.
-        repo_type: what they hold. Of a data set no revision stays, and its tables go too.
-        output_dir: a finished run, whose original, data set and checkpoints are looked for; None for none.
+        repos: whose revisions go from the Hub's cache, except the newest unlearned one.
+        repo_type: what they hold; of a data set no revision stays, and its tables go too.
+        output_dir: a finished run, whose original model, data set and checkpoints go too.
 
     Raises:
         InputError: the folder holds no finished run.
@@ -108,11 +108,11 @@ def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -
             tables = root / name.replace("/", "___")
             if tables.exists():
                 plan.add(f"tables of {name}", tables, root)
-    made_up = settings.get("alternates_file")
-    if made_up is not None and Path(made_up).exists():
-        plan.staying.append((Path(made_up), "made-up answers to forgotten records; delete it once no run needs it"))
+    invented = settings.get("alternates_file")
+    if invented is not None and Path(invented).exists():
+        plan.staying.append((Path(invented), "invented answers to forgotten records; delete it once no run needs it"))
     for name in sorted(files):
-        plan.staying.append((Path(name), "the data set itself; what is in it is yours to delete"))
+        plan.staying.append((Path(name), "the data set itself; delete the records in it yourself"))
         found = local_cache_folder(name, settings.get("dataset_config"))
         if found is not None and found.exists():
             plan.add(f"tables of {name}", found, Path(datasets.config.HF_DATASETS_CACHE))
@@ -223,7 +223,9 @@ def _plan_folder(plan: LocalPlan, folder: Path, report: UnlearningReport, settin
             plan.add("written before the verdict", path, folder)
     original = settings.get("model_name_or_path")
     if original is not None and Path(original).is_dir():
-        plan.staying.append((Path(original), "the original lies outside; delete it yourself, with its checkpoints"))
+        plan.staying.append(
+            (Path(original), "the original model lies outside the folder; delete it yourself, with its checkpoints")
+        )
 
 
 def _written(path: Path) -> datetime:

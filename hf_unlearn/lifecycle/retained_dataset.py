@@ -1,4 +1,4 @@
-"""Publishing L in place of D: the data set without all that the ledger of a model says was to be forgotten."""
+"""Publishing the retained data: a data set without the records that the ledger of a model names as forgotten."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ HEADING = "## Records taken out on request"
 
 @dataclass(frozen=True)
 class RetainedData:
-    """D without what was forgotten.
+    """A data set without the forgotten records.
 
     Attributes:
         splits: all of them.
-        trained: the split that was trained on, the only one that something was taken out of.
+        trained: the split that was trained on; records were taken out of this one only.
         config: the configuration.
-        origin: D's name on the Hub, None for one on disk.
+        origin: its name on the Hub, None for one on disk.
         forgotten: the records that were taken out.
         removed: how many.
         elsewhere: how many of them the other splits have.
@@ -66,19 +66,19 @@ class RetainedData:
 
 
 def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str | None) -> RetainedData:
-    """Take what was forgotten out of the data set of a finished run.
+    """Take the forgotten records out of the data set of a finished run.
 
     Args:
         folder: of the run.
-        dataset_name: D, where it is not on the Hub.
+        dataset_name: where the data set is, if not on the Hub.
         digest_key_file: the owner's key; that in HF_HOME when None.
 
     Raises:
-        InputError: D, the ledger or the key is not there, or D has none of these records.
+        InputError: the data set, the ledger or the key is not there, or the data set has none of these records.
     """
     report, ledger = UnlearningReport.load(folder / REPORT_FILE), ledger_of(ModelSource(str(folder)))
     if ledger is None:
-        raise InputError(f"There is no {LEDGER_FILE} in {folder}; without it nobody knows what to take out.")
+        raise InputError(f"There is no {LEDGER_FILE} in {folder}; without it nobody knows which records to take out.")
     key, told = ledger_key(digest_key_file, ledger), report.dataset
     on_hub = dataset_name is None and told.name is not None and "/" in told.name
     name = told.name if on_hub else dataset_name
@@ -97,7 +97,7 @@ def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str |
     removed = int(np.count_nonzero(masks[trained]))
     if removed == 0:
         raise InputError(
-            f"The split {trained!r} of {name} has none of the forgotten records; nothing is to be taken out."
+            f"The split {trained!r} of {name} has none of the forgotten records, so there is nothing to take out."
         )
     kept = take_rows(data[trained], np.flatnonzero(~masks[trained]))
     return RetainedData(
@@ -113,17 +113,14 @@ def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str |
 
 
 def publish_retained(data: RetainedData, repo_id: str, folder: Path, *, private: bool, push_to_existing: bool) -> str:
-    """Publish it, and look whether what was forgotten can still be read there.
+    """Publish it, and say in words whether forgotten records can still be read there.
 
     Args:
         data: to publish.
-        repo_id: ``owner/name`` on the Hub; created when it does not exist, private unless D itself is public.
+        repo_id: created when it does not exist, and private unless the data set that it was made from is public.
         folder: of the run, for messages.
         private: whether a new repository is private in any case.
         push_to_existing: publish to a repository that has files already.
-
-    Returns:
-        What was done and what remains, in words.
 
     Raises:
         InputError: the repository has files, the Hub refuses, or a forgotten record can still be read.
@@ -182,16 +179,16 @@ def _with_section(card: str, section: str) -> str:
 
 
 def _looked_for(data: RetainedData, repo_id: str, revision: str, others: set[str], replaced: bool) -> str:
-    """Read the new revision, and say where what was forgotten can still be read.
+    """Read the new revision, and say where forgotten records can still be read.
 
     Args:
         data: that was published.
         repo_id, revision: where.
-        others: files that are there, of which no configuration may be made.
-        replaced: whether something was there before.
+        others: files that no configuration may be made of.
+        replaced: whether the repository had files before.
 
     Raises:
-        InputError: in the very split that it was taken out of.
+        InputError: they can be read in the split that they were taken out of.
     """
     found = 0
     for config in get_dataset_config_names(repo_id, revision=revision):
@@ -210,12 +207,14 @@ def _looked_for(data: RetainedData, repo_id: str, revision: str, others: set[str
     split = data.trained
     lines = [f"Read again at that revision: none of the {data.removed:,} forgotten records is in the split {split!r}."]
     if found:
-        lines.append(f"{found:,} records in its other splits and configurations carry what was to be forgotten.")
+        lines.append(
+            f"{found:,} records in its other splits and configurations carry ids or values that were to be forgotten."
+        )
     if others:
-        lines.append(f"Not looked into, as no configuration is made of them: {', '.join(sorted(others))}.")
+        lines.append(f"Not checked, because no configuration is made of them: {', '.join(sorted(others))}.")
     if replaced:
         lines.append(
-            f"Its history still has them until `hf-unlearn erase {repo_id} --repo_type dataset` takes them away."
+            f"Its history still has them until `hf-unlearn erase {repo_id} --repo_type dataset` deletes them."
         )
     return "\n".join(lines)
 

@@ -28,12 +28,12 @@ ALARMING = ("not_forgotten", "over_forgotten", "undecided")
 
 @dataclass(frozen=True)
 class Published:
-    """What a card can only say of a model that is published.
+    """What a card says only of a published model.
 
     Attributes:
         name: its repository.
-        original_is_public: whether everybody can load the model from before; None when unknown.
-        tell_users_to_move: whether users of that one are asked to move to this one.
+        original_is_public: whether everybody can load the original model; None when unknown.
+        tell_users_to_move: whether users of the original model are asked to move to this one.
     """
 
     name: str
@@ -45,8 +45,8 @@ def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, A
     """Write the card of a finished run into its folder.
 
     Args:
-        folder: the output folder.
-        report: what the card says.
+        folder: of the run.
+        report: of the run.
         overrides: metadata that the user sets: ``language``, ``license``, ``tags`` (added), ``model_name``,
             ``base_model``, ``pipeline_tag``, ``datasets``, ``dataset_config``; None values are left out.
     """
@@ -71,15 +71,7 @@ def render_card(
     overrides: Mapping[str, Any] | None = None,
     published: Published | None = None,
 ) -> str:
-    """Render the card.
-
-    Args:
-        report: what the card says.
-        name: of the model, unless it is published or overridden.
-        pictures: those of :data:`~hf_unlearn.evaluation.plots.PICTURES` that lie beside it.
-        overrides: see :func:`write_card`.
-        published: None for a model that is not.
-    """
+    """Render the card, with the pictures that lie beside it; the name counts unless published or overridden."""
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     name = given.get("model_name", published.name if published else name)
     loader = AUTO_CLASSES[report.task].__name__

@@ -56,10 +56,10 @@ class Unlearned:
         method, road: how; see :class:`~hf_unlearn.evaluation.report.MethodEntry` and ``Road``.
         verdict: the word.
         rows: how many were forgotten.
-        ids, ids_found: how many ids, values, positions or rows the request named, and how many of them D had.
-        forgotten: what was asked for, as digests. Ids that D did not have are among them: they may not come in later.
+        ids, ids_found: how many ids, values, positions or rows the request named, and how many the data set had.
+        forgotten: what was asked for, as digests, with ids that the data set did not have: they may not come in later.
         requests: a digest of each file of ids that the request came from, sorted.
-        dataset: D.
+        dataset: that was split.
         parent: the model it started from.
         weights: SHA-256 of each safetensors file of the result, by name.
         report: SHA-256 of ``unlearning_report.json``.
@@ -139,15 +139,7 @@ class Ledger:
 
     @classmethod
     def read(cls, text: str, place: str) -> "Ledger":
-        """Read a ledger and check its chain.
-
-        Args:
-            text: the file's content.
-            place: where it is, for messages.
-
-        Raises:
-            InputError: a line was changed, dropped, moved or cut.
-        """
+        """Read a ledger; raises InputError, which names its place, where the chain does not hold."""
         events: list[Event] = []
         previous = None
         *lines, rest = text.split("\n")

@@ -28,10 +28,7 @@ from .ledger import (
 
 
 def ledger_of(source: ModelSource) -> Ledger | None:
-    """The ledger beside a model, None where none was kept.
-
-    Args:
-        source: a folder, or a model on the Hub, whose weights are checked without being downloaded.
+    """The ledger beside a model, None where none was kept; weights on the Hub are checked without a download.
 
     Raises:
         InputError: it was changed, shortened or removed, or is not about the report and the weights beside it.
@@ -54,12 +51,12 @@ def ledger_of(source: ModelSource) -> Ledger | None:
     told = noted is not None and (noted.lines, noted.statement) == (ledger.events.index(last), last.statement)
     if report_path is None or not told or file_digest(report_path) != last.report:
         raise InputError(
-            f"{LEDGER_FILE} {place} was changed or shortened, or {REPORT_FILE} was: the last run it tells of is not "
-            "that of the report; restore both from their history."
+            f"{LEDGER_FILE} {place} was changed or shortened, or {REPORT_FILE} was: its last run is not that of the "
+            "report; restore both from their history."
         )
     if weights_of(source) != last.weights:
         raise InputError(
-            f"The weights of {source.public_name!r} are not those that {LEDGER_FILE} {place} tells of last; restore "
+            f"The weights of {source.public_name!r} are not those that {LEDGER_FILE} {place} names last; restore "
             "the file or the weights from their history."
         )
     return ledger
@@ -115,14 +112,7 @@ def _is_loaded(name: str) -> bool:
 
 
 def with_note(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source: ModelSource) -> UnlearningReport:
-    """A report that names the line of the ledger that is about the same run.
-
-    Args:
-        report: of the run, otherwise finished.
-        ledger: of the original.
-        forgotten: what the request made the model forget.
-        source: the original.
-    """
+    """The report of a finished run, with the line that the ledger of the original model gets about it."""
     line = _line(report, ledger, forgotten, source)
     return replace(report, ledger=LedgerNote(len(ledger.events), line.statement))
 
@@ -130,13 +120,7 @@ def with_note(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, so
 def write_line(
     folder: Path, report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source: ModelSource
 ) -> None:
-    """Put the ledger of a finished run beside its model: that of the original, and the run's own line.
-
-    Args:
-        folder: of the run.
-        report: the one that lies there.
-        ledger, forgotten, source: as for :func:`with_note`.
-    """
+    """Put the ledger of a finished run beside its model: that of the original model, and the run's own line."""
     line = _line(report, ledger, forgotten, source)
     weights, digest = weights_of(ModelSource(str(folder))), file_digest(folder / REPORT_FILE)
     ledger = ledger.with_event(replace(line, weights=weights, report=digest))
@@ -181,15 +165,7 @@ def forgotten_before(ledger: Ledger, key: bytes) -> Records | None:
 
 
 def ledger_key(path: str | None, ledger: Ledger) -> bytes:
-    """The owner's key, which must be that of the ledger.
-
-    Args:
-        path: of its file, None for the usual one.
-        ledger: of a model.
-
-    Raises:
-        InputError: it is not there, or another one.
-    """
+    """The owner's key, from its usual file when None; raises InputError where it is not that of the ledger."""
     place = key_path(path)
     told = f"the key that {LEDGER_FILE} was written with"
     if not place.exists():

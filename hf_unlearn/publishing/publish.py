@@ -27,7 +27,7 @@ from .ledger_of_model import ledger_of
 
 logger = logging.getLogger(__name__)
 
-# What a model repository is made of, by name: whatever else lies in the folder stays at home.
+# What a model repository is made of, by name; anything else in the folder is not published.
 PUBLISHED = (
     *MODEL_FILES,
     *PICTURES,
@@ -238,7 +238,7 @@ def _longer_ledger(folder: Path, theirs: Path, repo_id: str) -> bytes:
 
 
 def _original_is_public(report: UnlearningReport, repo_id: str, patiently: Patience) -> bool | None:
-    """Whether everybody can load the model from before beside this one; None when the Hub does not tell."""
+    """Whether everybody can load the original model beside this one; None when the Hub does not tell."""
     original = report.original
     if original is None or not original.on_hub or original.name == repo_id:
         return None
@@ -250,7 +250,7 @@ def _original_is_public(report: UnlearningReport, repo_id: str, patiently: Patie
         return None
     if info.gated:
         return False
-    logger.warning("%s, the model from before, is public beside this one.", original.name)
+    logger.warning("%s, the original model, is public beside this one.", original.name)
     return True
 
 
@@ -264,6 +264,6 @@ def _card(folder: Path, report: UnlearningReport, published: Published) -> bytes
             return rendered_card(folder, report, published=published).encode()
     if published.tell_users_to_move:
         logger.warning(
-            "The card has been edited and stays as it is: ask users of the original to move there yourself."
+            "The card has been edited and stays as it is: ask users of the original model to move there yourself."
         )
     return text.encode()

@@ -446,7 +446,7 @@ def test_the_retained_data_set_takes_the_place_of_d(
     assert ids(rows) == {row["id"] for row in secrets_rows()[6:]}
     assert rows.features == load_dataset("owner/secrets", split="train").features
     card = Path(hf_hub_download("owner/kept", "README.md", repo_type="dataset", token=TOKEN)).read_text()
-    assert "From the split `train` 6 of its 60 records were taken out" in card
+    assert "6 of the 60 records of the split `train` were taken out" in card
     assert "named in 3 runs" in card
     assert main([*push, "owner/kept"]) == 2
     assert "has files already; choose a new name, or add --push_to_existing" in capsys.readouterr().err
@@ -470,7 +470,7 @@ def test_files_that_the_records_were_in_go_and_other_splits_stay(
     push = ["push", str(chain["folder"] / "out-3"), "--digest_key_file", str(key_file), "--dataset_name", "owner/raw"]
     assert main([*push, "--retained_dataset", "owner/raw", "--push_to_existing"]) == 0
     out = capsys.readouterr().out
-    assert "3 records in its other splits and configurations carry what was to be forgotten." in out
+    assert "3 records in its other splits and configurations carry ids or values that were to be forgotten." in out
     assert "until `hf-unlearn erase owner/raw --repo_type dataset`" in out
     files = set(signed_in.list_repo_files("owner/raw", repo_type="dataset"))
     assert not {"train.jsonl", "test.jsonl"} & files
@@ -479,11 +479,11 @@ def test_files_that_the_records_were_in_go_and_other_splits_stay(
     assert data["test"]["id"][:] == [row["id"] for row in secrets_rows()[3:20]]
     card = Path(hf_hub_download("owner/raw", "README.md", repo_type="dataset", token=TOKEN)).read_text()
     assert card.index("# Raw") < card.index("## Records taken out on request") < card.index("## More")
-    assert "Not looked into, as no configuration is made of them: raw.bak." in out
+    assert "Not checked, because no configuration is made of them: raw.bak." in out
     # the history has them, as was said; the same command again finds nothing to take out
     assert "train.jsonl" in signed_in.list_repo_files("owner/raw", repo_type="dataset", revision=before)
     assert main([*push, "--retained_dataset", "owner/raw", "--push_to_existing"]) == 2
-    assert "has none of the forgotten records; nothing is to be taken out" in capsys.readouterr().err
+    assert "has none of the forgotten records, so there is nothing to take out" in capsys.readouterr().err
     assert main(["push", str(chain["folder"] / "out-3")]) == 2
     assert "Where to?" in capsys.readouterr().err
     assert main([*push, "--retained_dataset", "owner/other", "--hub_revision", "draft"]) == 2

@@ -26,12 +26,13 @@ from hf_unlearn.lifecycle.erase import erase
 from hf_unlearn.lifecycle.erase_plan import plan_erasure
 from hf_unlearn.lifecycle.erase_report import ERASURE_FILE, Answer, ErasureReport, OldCommit, OldObject, OldRef
 from hf_unlearn.lifecycle.hub_repository import HubRepo
-from hf_unlearn.publishing.ledger import LEDGER_FILE, Erased, Ledger, LedgerData, Unlearned, digest_of
+from hf_unlearn.publishing.ledger import LEDGER_FILE, Erased, Ledger, Unlearned, digest_of
 from hf_unlearn.publishing.sections import VERDICTS
 
 from ..conftest import TOKEN
 from ..publishing.test_card import REPORTS, example_report
 from ..support.browser import CHROMIUM, HOST, Browser, browsing
+from ..support.erasing import unlearned_event
 from ..support.hub_server import HubServer
 
 # A page says what the Hub says of the models derived from the old one.
@@ -123,9 +124,9 @@ def everything() -> Audited:
     report.method.settings.update({"prompt_template": "{q}", "optim": "adamw_torch"})
     ledger = Ledger()
     for event in (
-        unlearned_event(7, {}),
+        unlearned_event({}, rows=7),
         Erased("2026-11-28T12:00:00+00:00", "acme/router", "1" * 64, {"commits": 4, "still_answering": 1}),
-        unlearned_event(40, {"model.safetensors": "2" * 64}),
+        unlearned_event({"model.safetensors": "2" * 64}, rows=40),
     ):
         ledger = ledger.with_event(event)
     erasure = ErasureReport(
@@ -152,26 +153,6 @@ def everything() -> Audited:
         ledger=LedgerCheck(ledger),
         old_weights=OldWeights("acme/router", True, (Erasure(erasure, "1" * 64),)),
         derived=DerivedCheck("acme/router", found),
-    )
-
-
-def unlearned_event(rows: int, weights: dict[str, str]) -> Unlearned:
-    return Unlearned(
-        time="2026-11-28T12:00:00+00:00",
-        method="base",
-        road="exact",
-        verdict="exact",
-        rows=rows,
-        ids=1,
-        ids_found=1,
-        forgotten=[],
-        requests=["5" * 64],
-        dataset=LedgerData("owner/data", None, "train", None, None),
-        parent=None,
-        weights=weights,
-        report="0" * 64,
-        key_check="0" * 64,
-        software="0.1.0",
     )
 
 
@@ -343,8 +324,8 @@ def unlearned_in_place(api: HfApi, repo: str) -> None:
     api.create_repo(f"{repo}-child")
     card = f"---\nbase_model: {repo}\nbase_model_relation: finetune\n---\n".encode()
     push(api, f"{repo}-child", {"README.md": card, "config.json": b"{}"})
-    ledger = Ledger().with_event(unlearned_event(7, {}))
-    line = ledger.with_event(unlearned_event(40, {"model.safetensors": digest_of("the new weights")})).events[-1]
+    ledger = Ledger().with_event(unlearned_event({}, rows=7))
+    line = ledger.with_event(unlearned_event({"model.safetensors": digest_of("the new weights")}, rows=40)).events[-1]
     assert isinstance(line, Unlearned)
     report = replace(
         example_report(word="exact"),

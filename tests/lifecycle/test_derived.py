@@ -247,7 +247,10 @@ def test_the_command(owner: HfApi, tmp_path: Path, capsys: pytest.CaptureFixture
 
     texts = files["texts.md"].read_text()
     assert re.findall("^## (.*)$", texts, re.MULTILINE) == ["To other", "To owner"]
-    assert "40 of the 960 records that owner/d-root was trained on had to be forgotten, and on 2026-01-01" in texts
+    assert (
+        "40 of the 960 records that owner/d-root was trained on had to be forgotten. It was unlearned on 2026-01-01"
+        in texts
+    )
     assert "The new weights: [owner/d-unlearned](https://huggingface.co/owner/d-unlearned)." in texts
     for_owner = texts.split("## To owner")[1]
     assert "Merge again, with the new weights" in for_owner

@@ -3,12 +3,10 @@
 import io
 import os
 import re
-import secrets
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,33 +28,11 @@ from ..support.erasing import (
     downloads,
     erased,
     history,
-    make_history,
     push,
     unlearned_event,
     weights,
 )
 from ..support.hub_server import HubServer
-
-
-@pytest.fixture(scope="module")
-def template(hub: HubServer) -> str:
-    return make_history(hub, "owner/erase-template")
-
-
-@pytest.fixture
-def api(owner: HfApi, hub: HubServer) -> Iterator[HfApi]:
-    hub.requests.clear()
-    hub.store_requests.clear()
-    yield owner
-    hub.faults.clear()
-    hub.keeps_unreachable = False
-    assert not any(authorised for _, _, authorised in hub.store_requests), "the store is another host"
-
-
-@pytest.fixture
-def repo(api: HfApi, hub: HubServer, template: str) -> str:
-    return hub.duplicate(template, f"owner/erase-{secrets.token_hex(4)}")
-
 
 # What goes
 

@@ -211,7 +211,7 @@ def test_what_a_run_wrote_before_its_verdict_goes(
     }
     assert "checkpoint-9: it is newer than the verdict" in planned
     assert "checkpoint-7: it is a link to another place" in planned
-    assert "the data set itself; what is in it is yours to delete" in planned
+    assert "the data set itself; delete the records in it yourself" in planned
     assert len(list(caches.datasets.rglob("*.arrow"))) == 1, "another file's tables stay"
     assert OLD not in caches.blobs(repo), "the original was named by the report"
     assert NEW in caches.blobs(repo)

@@ -136,7 +136,7 @@ def test_a_connection_cut_at_each_request_of_publishing(
     assert main(command) == 2
     assert fault.times < -1
     hub.faults.clear()
-    assert f"owner/{name} is not published: the Hub cannot be reached" in capsys.readouterr().err
+    assert f"not possible to publish to owner/{name}: the Hub cannot be reached" in capsys.readouterr().err
     assert content(finished) == before
     assert visible_files(f"owner/{name}") == set()
     # The request is carried out, but its answer is lost: the client asks again, or the same command does.
@@ -253,7 +253,10 @@ def test_a_hub_that_is_gone_when_the_run_is_done(
     with monkeypatch.context() as gone:
         gone.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
         assert main(command) == 2
-    assert "owner/afterwards is not published: the Hub cannot be reached (ConnectError)" in capsys.readouterr().err
+    assert (
+        "not possible to publish to owner/afterwards: the Hub cannot be reached (ConnectError)"
+        in capsys.readouterr().err
+    )
     assert content(finished) == before
     assert main(command) == 0
     assert "model.safetensors" in visible_files("owner/afterwards")

@@ -85,17 +85,17 @@ def erased(repo: str, **options: bool) -> ErasureReport:
     return erase(hub_repo, plan_erasure(hub_repo, **options))
 
 
-def unlearned_event(weights: dict[str, str]) -> Unlearned:
+def unlearned_event(weights: dict[str, str], rows: int = 1) -> Unlearned:
     return Unlearned(
         time="2026-11-28T12:00:00+00:00",
         method="base",
         road="exact",
         verdict="exact",
-        rows=1,
+        rows=rows,
         ids=1,
         ids_found=1,
         forgotten=[],
-        requests=[],
+        requests=["5" * 64],
         dataset=LedgerData("owner/data", None, "train", None, None),
         parent=LedgerModel("owner/original", None, {}),
         weights=weights,
