@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ def pytest_collection_finish() -> None:
     """Leave what the imports have made out of every collection of garbage: each training begins with one."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Count below everything else what was skipped, by reason; the workers of xdist have no terminal."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = terminal.stats.get("skipped", []) if terminal is not None else []
+    if not skipped:
+        return
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    terminal.write_line(f"Skipped tests by reason ({len(skipped)} in all):")
+    for reason, count in reasons.most_common():
+        terminal.write_line(f"{count:6}  {reason}")
 
 
 @pytest.fixture(scope="session")
