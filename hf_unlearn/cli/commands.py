@@ -1,234 +1,398 @@
-"""The commands that take a folder or a repository and need no recipe: their flags, and what each starts."""
+"""The commands: what each does, its flags, and the job that it starts."""
 
 import argparse
-from collections.abc import Callable
+import textwrap
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import InputError
 
-# What a command starts is imported when it runs: --help and errors in flags need no torch.
+Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        told, colon, words = message.partition("unrecognized arguments: ")
-        if colon:
-            # A word that is no flag may be an id.
-            flags = [word.partition("=")[0] for word in words.split() if word.startswith("--")]
-            message = f"{told}{colon}{' '.join(flags) or 'a word that is no flag'}"
-        raise InputError(f"{message}.")
+@dataclass(frozen=True)
+class Command:
+    """A command of ``hf-unlearn``.
+
+    Attributes:
+        job: the module of ``hf_unlearn.jobs`` and the function in it. The module is imported when the command runs, so
+            that ``--help`` and errors in flags need no torch.
+        usage: what follows the name of the command.
+        summary: one line for ``hf-unlearn --help``.
+        about: the text of ``hf-unlearn COMMAND --help``; the summary where it is empty.
+        arguments: none for a command that takes a recipe; its flags are the settings in ``hf_unlearn.jobs.settings``.
+        actions: the words of which one follows the name of the command.
+        resumes: what the same command does after an interruption.
+    """
+
+    job: str
+    usage: str
+    summary: str
+    about: str = ""
+    arguments: tuple[Argument, ...] = ()
+    actions: dict[str, "Command"] = field(default_factory=dict)
+    resumes: str = "starts again"
 
 
-# card
+def argument(*names: str, **options: Any) -> Argument:
+    """An argument, as for ``argparse``."""
+    return names, options
 
 
-def _card_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-unlearn card", description="Write a finished run's model card again, from its report.")
-    parser.add_argument("folder", type=Path, help="the run's output folder")
-    return parser
+RECIPE = "--config recipe.yaml"
+LAST_CHECKPOINT = "goes on from the last checkpoint"
+MODEL = argument("place", metavar="FOLDER|REPO", help="The model: a folder, or a repository on the Hub (owner/name).")
+MODEL_REVISION = argument(
+    "--model_revision", dest="revision", metavar="REVISION", help="The model's branch, tag or commit on the Hub."
+)
+RUN_FOLDER = argument("folder", type=Path, metavar="FOLDER", help="The folder of a finished run: its --output_dir.")
+DIGEST_KEY = argument("--digest_key_file", metavar="FILE", help="The key that the ledger was written with.")
 
+COMMANDS = {
+    "run": Command(
+        "unlearning.run",
+        RECIPE,
+        "unlearn, measure, and write the model, a report and a card",
+        """\
+Make a fine-tuned model forget records, and measure whether it forgot them.
 
-def _card(folder: Path) -> None:
-    from ..jobs import finished_run
+The command splits the data set (D) into the records to forget (S) and the retained records (L). Held-out records (H),
+which no model was trained on, are the comparison: a model that forgot S treats S like H. The unlearned model,
+unlearning_report.json and a model card go to --output_dir. With --push the command then publishes that folder.
 
-    finished_run.card(folder)
+--method auto, the default, fine-tunes the base model on L where the base model is known. This is exact for that stage
+of training. It is taken if its utility on other records is within --utility_margin of the original's. Otherwise an
+approximate method is tried too, and taken if it is more useful.
 
+--method dial moves the original toward the base model, or toward a fresh initialisation where no base is known. It
+searches for the smallest move that forgets, with short trainings. One half of S and H guides the search; the other
+half judges the result.
 
-# push
+Both show the expected cost first, report what they tried, and count all of it in the cost. After an interruption the
+same command continues.
 
+  hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
+    --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned""",
+        resumes=LAST_CHECKPOINT,
+    ),
+    "split": Command(
+        "preparation.split",
+        RECIPE,
+        "show which records a request selects; nothing is trained",
+        """\
+Show what a request would do: how many records it selects, how many stay, and which copies stay behind. The command
+trains nothing and writes no model. Use it first, to check a request.
 
-def _push_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-unlearn push", description="Publish a finished run in one commit, or its data set L.")
-    parser.add_argument("folder", type=Path, help="the run's output folder")
-    parser.add_argument("--hub_model_id", help="the model's repository, owner/name; created when missing")
-    parser.add_argument(
-        "--retained_dataset",
-        help="publish, as this data set, D without all that the ledger says was to be forgotten; new ones are private "
-        "unless D is public",
-    )
-    parser.add_argument("--dataset_name", help="D for it, where the run did not read it from the Hub")
-    parser.add_argument("--digest_key_file", help="the key that the ledger was written with")
-    parser.add_argument(
-        "--hub_private_repo", dest="private", action="store_true", default=None, help="make it private"
-    )
-    parser.add_argument("--hub_revision", dest="revision", help="the branch")
-    parser.add_argument("--push_anyway", action="store_true", help="also when not_forgotten or over_forgotten")
-    parser.add_argument("--push_to_existing", action="store_true", help="also to a repository that has files already")
-    parser.add_argument(
-        "--tell_users_to_move", action="store_true", help="ask users of the original, in the card, to move to this one"
-    )
-    return parser
+  hf-unlearn split --dataset_name acme/messages --forget_id_column customer_id --forget_ids ids.txt""",
+    ),
+    "train": Command(
+        "training_runs.train",
+        RECIPE,
+        "train the original model, with the record that later runs read",
+        """\
+Fine-tune a model on the data set (D), the usual way. The folder also gets training_record.json, which says how the
+model was trained and what that cost. A later `hf-unlearn run` reads its learning rate, base model and budget there.
+The settings stand in the section `original` of a recipe.
 
+  hf-unlearn train --model_name_or_path acme/base --dataset_name acme/messages --output_dir original""",
+        resumes=LAST_CHECKPOINT,
+    ),
+    "alternates": Command(
+        "alternates.alternates",
+        RECIPE,
+        "let a model invent other answers to the records, for the method altpo",
+        """\
+Let a model invent other answers to the prompts of the records to forget. The method altpo trains on these in place of
+the records' own answers. The original writes them, or the model that --generator names.
 
-def _push(**options: Any) -> None:
-    from ..jobs import finished_run
+The answers go to --alternates_file. This file is private, because it shows what the records are about. After an
+interruption the same command continues.
 
-    finished_run.push(**options)
+  hf-unlearn alternates --config recipe.yaml --alternates_file alternates.jsonl""",
+        resumes="goes on from there",
+    ),
+    "references": Command(
+        "reference_models.references",
+        RECIPE,
+        "train models that never saw the records, to compare a run with",
+        """\
+Train several models to compare a run with, each with a seed of its own, and show how they treat the records to forget
+(S) and the held-out records (H). They are saved in the folder references/ of --output_dir. `hf-unlearn run` with the
+same --output_dir then compares with them.
 
+The same command continues after an interruption. With more --seeds or --arms it adds models to those that are there.
 
-# erase
+With three or more models of the kind `unlearned` and of another kind, references.json also says how far the two kinds
+are apart. It holds a lower bound of epsilon, from models that had no part in choosing the attack, and the largest
+bound that so many models could give. It also holds the score F of the 2023 unlearning challenge, beside the F of
+models that are alike, and the AUC of U-LiRA. epsilon_histogram.png draws the scores. H is the control: neither kind
+was trained on it.
 
+  hf-unlearn references --config recipe.yaml --seeds 8 --arms retrained unlearned""",
+        resumes=LAST_CHECKPOINT,
+    ),
+    "evaluate": Command(
+        "evaluating.evaluate",
+        RECIPE,
+        "measure a model that another tool unlearned",
+        """\
+Measure whether a model has forgotten records, whatever tool unlearned it. Nothing is trained. The command writes the
+same report as `hf-unlearn run`, to --output_dir ("evaluation" by default). Name the original and a retrained model
+where you have them: the report then compares the three.
 
-def _erase_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="hf-unlearn erase",
-        usage="hf-unlearn erase [REPO] [--yes], or hf-unlearn erase --cache [REPO ...] [--output_dir FOLDER] [--yes]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="""\
-Erase what a repository on the Hub was before its model forgot: every older commit, branch and tag, and the large files
-that main does not use. Only the files of main stay, in one commit.
+  hf-unlearn evaluate --model_name_or_path unlearned --original_model acme/router \\
+    --dataset_name acme/messages --forget_id_column customer_id --forget_ids ids.txt""",
+    ),
+    "attack": Command(
+        "attacking.attack",
+        RECIPE,
+        "try to bring the records back: by training, rounding and prompting",
+        """\
+Try to bring the forgotten records (S) back: by further training, by rounding the weights, by many samples and by other
+prompts. The attacks work on copies; the model stays as it is. Name the original and a retrained model where you have
+them: what also comes back from the retrained model was never memory.
+
+The command writes attacks.json and its plots to --output_dir ("attacks" by default).
+
+  hf-unlearn attack --config recipe.yaml --model_name_or_path unlearned --original_model acme/router""",
+    ),
+    "card": Command(
+        "finished_run.card",
+        "FOLDER",
+        "write the model card of a finished run again",
+        "Write README.md, the model card of a finished run, again from unlearning_report.json in the folder.",
+        (RUN_FOLDER,),
+    ),
+    "push": Command(
+        "finished_run.push",
+        "FOLDER --hub_model_id owner/name",
+        "publish a finished run in one commit",
+        """\
+Publish a finished run on the Hub: the model (--hub_model_id), the data set without the forgotten records
+(--retained_dataset), or both. Each is one commit.
+
+  hf-unlearn push unlearned --hub_model_id acme/router-unlearned""",
+        (
+            RUN_FOLDER,
+            argument("--hub_model_id", metavar="REPO", help="The model's repository, owner/name; created if missing."),
+            argument(
+                "--retained_dataset",
+                metavar="REPO",
+                help="Publish the data set D here, without all records that the ledger lists as forgotten. A new "
+                "repository is private unless D is public.",
+            ),
+            argument(
+                "--dataset_name",
+                metavar="NAME",
+                help="D for --retained_dataset; needed if the run did not read D from the Hub.",
+            ),
+            DIGEST_KEY,
+            argument("--hub_private_repo", dest="private", action="store_true", default=None, help="Make it private."),
+            argument("--hub_revision", dest="revision", metavar="BRANCH", help="The branch to publish the model to."),
+            argument(
+                "--push_anyway",
+                action="store_true",
+                help="Publish also when the verdict is not_forgotten or over_forgotten.",
+            ),
+            argument(
+                "--push_to_existing", action="store_true", help="Publish also to a repository that has files already."
+            ),
+            argument(
+                "--tell_users_to_move",
+                action="store_true",
+                help="In the card, ask users of the original to move to this model.",
+            ),
+        ),
+    ),
+    "ledger": Command(
+        "",
+        "show FOLDER|REPO",
+        "show what a model was made to forget so far; also verify and prove",
+        """\
+Read the ledger of a model: unlearning_ledger.jsonl, a chain with one line for each request that the model was made to
+forget. The ledger holds digests with a secret key, and no ids.
+
+  hf-unlearn ledger show acme/router-unlearned
+  hf-unlearn ledger prove acme/router-unlearned --column customer_id --id 4711""",
+        actions={
+            "verify": Command(
+                "ledger.verify",
+                "FOLDER|REPO",
+                "check the chain, and the report and the weights beside it",
+                arguments=(MODEL, MODEL_REVISION),
+            ),
+            "show": Command("ledger.show", "FOLDER|REPO", "show each line", arguments=(MODEL, MODEL_REVISION)),
+            "prove": Command(
+                "ledger.prove",
+                "FOLDER|REPO --column COLUMN --id ID",
+                "say whether an id was forgotten, and by which run",
+                "Say whether an id was forgotten, and by which run. The exit code is 1 if the ledger lacks it.",
+                (
+                    MODEL,
+                    MODEL_REVISION,
+                    argument("--id", dest="value", metavar="ID", required=True, help="The id; it is never printed."),
+                    argument("--column", required=True, help="The column of the data set that held the id."),
+                    DIGEST_KEY,
+                ),
+            ),
+        },
+    ),
+    "erase": Command(
+        "erasing.erase_old",
+        "REPO [--yes]",
+        "delete the old weights, on the Hub or (--cache) on this machine",
+        """\
+Erase what a repository on the Hub held before its model forgot: every older commit, branch and tag, and the large
+files that main does not use. Only the files of main stay, in one commit.
 
   hf-unlearn erase acme/router
       shows what would go, what would stay, and what no program can delete
+
   hf-unlearn erase acme/router --yes
-      does it, once you have typed the repository's name, and then tries to download each old revision and file; what
-      still answers is listed, and erasure_report.json is committed, with a line in the ledger where there is one
+      asks you to type the repository's name, and erases; then tries to
+      download each old revision and file, lists what still answers, and
+      commits erasure_report.json, with a line in the ledger where there is one
+
   hf-unlearn erase --cache acme/router --output_dir out
-      shows the old copies on this machine: revisions in the Hub's cache other than the newest unlearned one, tables of
-      the data set, and what the run in that folder wrote before its verdict; --yes deletes them
+      shows the old copies on this machine: revisions in the Hub's cache other
+      than the newest unlearned one, tables of the data set, and what the run
+      in that folder wrote before its verdict; --yes deletes them
 
-It cannot be undone. Interrupted, the same command goes on from where it was. The verdict on main must be exact,
-certified or not_distinguished, and the repository must be yours. A data set has no verdict: make sure that its main
-branch holds what stays. Tags are deleted, and so are branches whose files are not those of main.""",
-    )
-    parser.add_argument("repos", nargs="*", metavar="REPO", help="owner/name")
-    parser.add_argument("--repo_type", choices=("model", "dataset"), default="model", help="what it holds; model")
-    act = parser.add_mutually_exclusive_group()
-    act.add_argument("--dry_run", action="store_true", help="show what would go, and change nothing; the default")
-    act.add_argument("--yes", action="store_true", help="do it")
-    parser.add_argument("--confirm", metavar="REPO", help="its name once more, where nobody can type it")
-    parser.add_argument("--whatever_the_verdict", action="store_true", help="also when it did not forget, or unknown")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="keep the report here too")
-    parser.add_argument("--cache", action="store_true", help="on this machine, not on the Hub")
-    parser.add_argument("--output_dir", type=Path, metavar="FOLDER", help="with --cache: a finished run's folder")
-    return parser
+Nothing undoes it. After an interruption the same command continues. The repository must be yours, and the verdict on
+main must be exact, certified or not_distinguished. A data set has no verdict: make sure that its main branch holds
+what stays. Tags are deleted, and so are branches whose files differ from those of main.""",
+        (
+            argument("repos", nargs="*", metavar="REPO", help="The repository, owner/name."),
+            argument("--repo_type", choices=("model", "dataset"), default="model", help="What it holds."),
+            argument("--dry_run", action="store_true", help="Show what would go, and change nothing; the default."),
+            argument("--yes", action="store_true", help="Erase."),
+            argument(
+                "--confirm", metavar="REPO", help="The repository's name once more, for scripts: nobody can type it."
+            ),
+            argument(
+                "--whatever_the_verdict",
+                action="store_true",
+                help="Erase also when the verdict is another one, or unknown.",
+            ),
+            argument("--output", type=Path, metavar="FILE", help="Also write the report to this file."),
+            argument("--cache", action="store_true", help="Erase on this machine, not on the Hub."),
+            argument("--output_dir", type=Path, metavar="FOLDER", help="With --cache: the folder of a finished run."),
+        ),
+        resumes="goes on from there",
+    ),
+    "plan": Command(
+        "epsilon_plan.plan",
+        "--epsilon 2",
+        "say how many models the proof of an epsilon needs, and their price",
+        """\
+Say how many models are needed to prove that unlearned models differ from retrained ones by more than an epsilon, and
+what training them costs. Use it before `hf-unlearn references`. Nothing is trained.
 
+  hf-unlearn plan --epsilon 2 --model_name_or_path acme/router""",
+        (
+            argument("--epsilon", type=float, required=True, help="Prove that the true epsilon is above this."),
+            argument("--delta", type=float, default=1e-5, help="The delta of the definition."),
+            argument(
+                "--model_name_or_path",
+                metavar="MODEL",
+                help="The original, a folder or Hub id. Its training record says what a training costs.",
+            ),
+            argument("--model_revision", metavar="REVISION", help="The original's branch, tag or commit on the Hub."),
+            argument("--budget", type=float, help="The price of one unlearning, as a fraction of a training."),
+        ),
+    ),
+    "derived": Command(
+        "derived.derived",
+        "owner/name",
+        "list the models made from a model on the Hub, with texts for their owners",
+        """\
+List all models on the Hub that were made from a model, and those made from them in turn: fine-tuned models, adapters,
+merges and quantised copies. They may still know what the model has forgotten. Nothing is posted: --message writes a
+text for each owner, for you to send.
 
-def _erase(repos: list[str], cache: bool, dry_run: bool, output_dir: Path | None, **options: Any) -> None:
-    if cache:
-        from ..jobs import erasing
+  hf-unlearn derived acme/router --unlearned acme/router-unlearned --message owners.md""",
+        (
+            argument("model", metavar="REPO", help="The model, owner/name; it may be deleted already."),
+            argument(
+                "--unlearned",
+                metavar="FOLDER|REPO",
+                help="The unlearned model. Its report says what was unlearned and when. The model itself by default, "
+                "if it has a report.",
+            ),
+            argument("--output", type=Path, metavar="FILE", help="Write the list to this file, as JSON."),
+            argument("--message", type=Path, metavar="FILE", help="Write a text for each owner here, as Markdown."),
+            argument("--max_models", type=int, default=1000, help="Stop after this many models."),
+        ),
+    ),
+    "audit": Command(
+        "finished_run.audit",
+        "FOLDER|REPO",
+        "write one HTML page about a finished run for an auditor",
+        """\
+Write one HTML page about a finished run, for a reader who is no programmer: the request, what was done, the evidence,
+and what is left to do.
 
-        yes, repo_type = options.pop("yes"), options.pop("repo_type")
-        if any(options.values()):
-            raise InputError("--confirm, --whatever_the_verdict and --output are for the Hub, not for --cache.")
-        erasing.erase_on_this_machine(repos, repo_type=repo_type, output_dir=output_dir, yes=yes)
-        return
-    if len(repos) != 1:
-        raise InputError("Which repository? Name one, as in `hf-unlearn erase owner/name`.")
-    if output_dir is not None:
-        raise InputError("--output_dir is for --cache; a repository on the Hub needs its name only.")
-    from ..jobs import erasing
-
-    erasing.erase_on_hub(repos[0], **options)
-
-
-# plan
-
-
-def _plan_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="hf-unlearn plan", description="Say how many models the proof of an epsilon needs, and what they cost."
-    )
-    parser.add_argument("--epsilon", type=float, required=True, help="the epsilon to prove more than")
-    parser.add_argument("--delta", type=float, default=1e-5, help="delta of the definition; 1e-05 by default")
-    parser.add_argument("--model_name_or_path", help="the original, whose training record says what a training costs")
-    parser.add_argument("--model_revision", help="its branch, tag or commit on the Hub")
-    parser.add_argument("--budget", type=float, help="what unlearning costs, as a fraction of a training")
-    return parser
-
-
-def _plan(epsilon: float, **options: Any) -> None:
-    from ..jobs import epsilon_plan
-
-    epsilon_plan.plan(epsilon, **options)
-
-
-# ledger
-
-
-def _ledger_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-unlearn ledger", description="What a model was made to forget so far.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="verify|show|prove")
-    about = {
-        "verify": "check the chain, and the report and the weights beside it",
-        "show": "show each line",
-        "prove": "say whether an id was forgotten, and by which run; exit code 1 where the ledger does not have it",
-    }
-    for action, told in about.items():
-        one = actions.add_parser(action, help=told, description=f"{told[0].upper()}{told[1:]}.")
-        one.add_argument("place", help="the model: a folder or Hub id")
-        one.add_argument("--model_revision", dest="revision", help="its branch, tag or commit on the Hub")
-        if action == "prove":
-            one.add_argument("--id", dest="value", required=True, help="the id; it is not repeated")
-            one.add_argument("--column", required=True, help="the column of the data set that held it")
-            one.add_argument("--digest_key_file", help="the key that the ledger was written with")
-    return parser
-
-
-def _ledger(action: str, **options: Any) -> int | None:
-    from ..jobs import ledger
-
-    actions: dict[str, Callable[..., int | None]] = {
-        "verify": ledger.verify,
-        "show": ledger.show,
-        "prove": ledger.prove,
-    }
-    return actions[action](**options)
-
-
-# derived
-
-
-def _derived_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="hf-unlearn derived",
-        description="List what was derived from a model on the Hub, over all generations; nothing is posted.",
-    )
-    parser.add_argument("model", help="the model, owner/name; it need not be there any more")
-    parser.add_argument(
-        "--unlearned",
-        help="the unlearned model, owner/name or its output folder, whose report says what was unlearned and when; by "
-        "default the model itself where it has such a report",
-    )
-    parser.add_argument("--output", type=Path, help="write the list there, as JSON")
-    parser.add_argument("--message", type=Path, help="write a text for each owner there, as Markdown")
-    parser.add_argument("--max_models", type=int, default=1000, help="find so many at most; 1000 by default")
-    return parser
-
-
-def _derived(model: str, **options: Any) -> None:
-    from ..jobs import derived
-
-    derived.derived(model, **options)
-
-
-# audit
-
-
-def _audit_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="hf-unlearn audit",
-        description="Write one HTML page for an auditor: the request, what was done, the evidence, and what is left.",
-    )
-    parser.add_argument("place", metavar="REPO|FOLDER", help="the run's output folder, or the repository on the Hub")
-    parser.add_argument("--output", type=Path, default=Path("audit.html"), help="the file; audit.html by default")
-    parser.add_argument("--revision", help="a branch, tag or commit of the repository")
-    return parser
-
-
-def _audit(place: str, **options: Any) -> None:
-    from ..jobs import finished_run
-
-    finished_run.audit(place, **options)
-
-
-COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., int | None]]] = {
-    "card": (_card_parser, _card),
-    "push": (_push_parser, _push),
-    "ledger": (_ledger_parser, _ledger),
-    "erase": (_erase_parser, _erase),
-    "plan": (_plan_parser, _plan),
-    "derived": (_derived_parser, _derived),
-    "audit": (_audit_parser, _audit),
+  hf-unlearn audit acme/router-unlearned --output audit.html""",
+        (
+            argument("place", metavar="FOLDER|REPO", help="The run's output folder, or its repository on the Hub."),
+            argument("--output", type=Path, default=Path("audit.html"), metavar="FILE", help="The file to write."),
+            argument("--revision", help="A branch, tag or commit of the repository."),
+        ),
+    ),
 }
+CONFIGURED = [name for name, command in COMMANDS.items() if command.usage == RECIPE]
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs, keeps indented examples as they are, and shows a flag under one spelling."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in paragraphs)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        if action.const is True:
+            return action.option_strings[0]
+        many = action.choices is not None and len(list(action.choices)) > 8
+        metavar = "NAME" if many else self._get_default_metavar_for_optional(action)
+        return f"{action.option_strings[0]} {metavar if many else self._format_args(action, metavar)}"
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS) or not action.option_strings:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are sentences that quote no id."""
+
+    def error(self, message: str) -> NoReturn:
+        before, colon, words = message.partition("unrecognized arguments: ")
+        if colon:
+            # A word that is no flag may be an id.
+            flags = [word.partition("=")[0] for word in words.split() if word.startswith("--")]
+            message = f"{before}{colon}{' '.join(flags) or 'a word that is no flag'}"
+        raise InputError(f"{message}.")
+
+
+def parse(name: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
+    """Read the flags of a command without a recipe; gives its job and what the job is called with."""
+    command = COMMANDS[name]
+    parser = CommandParser(prog=f"hf-unlearn {name}", formatter_class=HelpFormatter)
+    _fill(parser, command)
+    if command.actions:
+        actions = parser.add_subparsers(required=True, metavar="|".join(command.actions))
+        for word, action in command.actions.items():
+            _fill(actions.add_parser(word, help=action.summary, formatter_class=HelpFormatter), action)
+    values = vars(parser.parse_args(flags))
+    return values.pop("job"), values
+
+
+def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    parser.description = command.about or f"{command.summary[0].upper()}{command.summary[1:]}."
+    parser.set_defaults(job=command.job)
+    for names, options in command.arguments:
+        parser.add_argument(*names, **options)

@@ -7,34 +7,30 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 from .. import __version__
 from ..errors import AlreadyHonoured, InputError, in_one_line
-from .commands import COMMANDS
+from .commands import COMMANDS, CONFIGURED, parse
 
-USAGE = f"""hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did.
-
-  hf-unlearn run        --config recipe.yaml   split, unlearn, measure, report, card (and publish: --push)
-  hf-unlearn split      --config recipe.yaml   show what the request would do; nothing is trained
-  hf-unlearn train      --config recipe.yaml   train the original model, with the record that later runs read
-  hf-unlearn alternates --config recipe.yaml   let a model make up other answers to the records, for the method altpo
-  hf-unlearn references --config recipe.yaml   train models that never saw the records, to compare a run with
-  hf-unlearn evaluate   --config recipe.yaml   measure a model that another tool unlearned
-  hf-unlearn attack     --config recipe.yaml   try to bring the records back: by training, rounding and asking
-  hf-unlearn card       FOLDER                 write a finished run's model card again
-  hf-unlearn push       FOLDER --hub_model_id owner/name   publish a finished run in one commit
-  hf-unlearn ledger     show FOLDER|REPO       show what a model was made to forget so far; also verify and prove
-  hf-unlearn erase      REPO                   take the old weights away, on the Hub or (--cache) on this machine
-  hf-unlearn derived    owner/name             list what was derived from a model on the Hub, with texts for the owners
-  hf-unlearn audit      REPO|FOLDER            write one HTML page about a finished run for an auditor
-  hf-unlearn plan       --epsilon 2            say how many models the proof of an epsilon needs, and their price
-
-Each command has --help. The shortest run, for a customer who asks to be forgotten:
+NEWCOMER = """\
+The shortest run, for a customer who asks to be forgotten:
 
   hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
-    --forget_id_column customer_id --forget_ids ids.txt --output_dir router-unlearned
-"""
-CONFIGURED = ("run", "split", "train", "alternates", "references", "evaluate", "attack")
+    --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned
+
+A recipe is a YAML file with the same names as the flags; flags win over it. `hf-unlearn COMMAND --help` explains a
+command."""
+
+
+def usage() -> str:
+    """The text of ``hf-unlearn --help``."""
+    shown = {f"{name} {command.usage}": command.summary for name, command in COMMANDS.items()}
+    lines = "\n".join(f"  hf-unlearn {call:<39} {summary}" for call, summary in shown.items())
+    title = f"hf-unlearn {__version__}: make a fine-tuned model forget records, and measure whether it did."
+    return f"{title}\n\n{lines}\n\n{NEWCOMER}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
+        print(usage())
         return 0
     if argv[0] == "--version":
         print(__version__)
@@ -72,13 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
-            rest = "goes on from the last checkpoint" if command in ("run", "train", "references") else "starts again"
-            if command in ("erase", "alternates"):
-                rest = "goes on from there"
-            print(
-                f"hf-unlearn {command}: interrupted{f', {error}' if str(error) else ''}. The same command {rest}.",
-                file=sys.stderr,
-            )
+            why = f", {error}" if str(error) else ""
+            again = COMMANDS[command].resumes
+            print(f"hf-unlearn {command}: interrupted{why}. The same command {again}.", file=sys.stderr)
         return 130
     except Exception as error:
         from ..machine_faults import explain
@@ -94,33 +86,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(command: str, flags: list[str]) -> int:
-    if command in CONFIGURED:
-        from ..hub_access import hub_errors
-        from ..jobs import (
-            alternates,
-            attacking,
-            evaluating,
-            preparation,
-            reference_models,
-            training_runs,
-            unlearning,
-        )
-        from . import recipes
+    if command not in COMMANDS:
+        raise InputError(f"there is no such command; the commands are {', '.join(COMMANDS)}.")
+    if command not in CONFIGURED:
+        job, values = parse(command, flags)
+        return _job(job)(**values) or 0
+    from ..hub_access import hub_errors
+    from . import recipes
 
-        values = recipes.parse(command, flags)
-        # Streamed records come while they are used, so the Hub can fail anywhere.
-        with hub_errors(f"The data set {values.get('dataset_name')!r}"):
-            {
-                "run": unlearning.run,
-                "split": preparation.split,
-                "train": training_runs.train,
-                "alternates": alternates.alternates,
-                "references": reference_models.references,
-                "evaluate": evaluating.evaluate,
-                "attack": attacking.attack,
-            }[command](values)
-        return 0
-    if command in COMMANDS:
-        parser, run = COMMANDS[command]
-        return run(**vars(parser().parse_args(flags))) or 0
-    raise InputError(f"there is no such command; the commands are {', '.join((*CONFIGURED, *COMMANDS))}.")
+    values = recipes.parse(command, flags)
+    # Streamed records come while they are used, so the Hub can fail anywhere.
+    with hub_errors(f"The data set {values.get('dataset_name')!r}"):
+        _job(COMMANDS[command].job)(values)
+    return 0
+
+
+def _job(name: str) -> Callable[..., Any]:
+    module, function = name.split(".")
+    return vars(import_module(f"..jobs.{module}", __package__))[function]

@@ -13,26 +13,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..errors import InputError
 from ..jobs.settings import SETTINGS, DataArguments, RequestArguments
-
-ABOUT = {
-    "run": "Split, unlearn, measure, report, card, and with --push publish. With --method auto, the default, the base "
-    "is fine-tuned on the retained records where it is known, which is exact for that stage of training, and taken if "
-    "its utility on other records is within --utility_margin of the original's; else an approximate method is tried, "
-    "and taken when it is more useful. With --method dial the original is moved as little toward the base (else a "
-    "fresh initialisation) as one half of S and H asks for, by bisection with short trainings, and the other half "
-    "judges. Both show first what each road costs, tell what they tried, and count it in the cost; the same command "
-    "goes on after an interruption.",
-    "alternates": "Let the original, or --generator, make up other answers to what the records to forget ask, into "
-    "--alternates_file, for the method altpo. That file is private: it tells what those records are about. The same "
-    "command goes on after an interruption.",
-    "references": "Train models to compare a run with, each once and with a seed of its own, into references/ in the "
-    "run's output_dir, and show what they make of S and H. The same command goes on where it was, and adds seeds and "
-    "kinds to those that are there; `hf-unlearn run` in that output_dir then compares with them. Once there are "
-    "three or more models of the kind unlearned and of another, references.json says how far they are apart: "
-    "epsilon as a bound from below that holds on models which had no part in choosing the attack, what a perfect "
-    "attack could have proven with so many, the score F of the 2023 challenge beside what models that are alike get, "
-    "and U-LiRA; epsilon_histogram.png shows it. H is the control: neither kind saw it.",
-}
+from .commands import COMMANDS, RECIPE, HelpFormatter
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
 ORIGINAL = "original"
@@ -82,7 +63,7 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
         The settings that were given, by name; what was not given is not among them.
 
     Raises:
-        InputError: an unknown key or flag, or a value of the wrong type.
+        InputError: the key or flag is unknown, or its value has the wrong type.
         SystemExit: after ``--help``.
     """
     parser = _Parser(SETTINGS[command], command)
@@ -118,19 +99,30 @@ class _Parser(HfArgumentParser):
     """A parser whose help shows this package's settings first and whose errors are sentences."""
 
     def __init__(self, kinds: tuple[Any, ...], command: str):
-        super().__init__(kinds, prog=f"hf-unlearn {command}", add_help=False, allow_abbrev=False)
+        super().__init__(
+            kinds, prog=f"hf-unlearn {command}", formatter_class=HelpFormatter, add_help=False, allow_abbrev=False
+        )
         self.add_argument("--config", help="A recipe: a YAML file of these settings. Flags win over it.")
         self.names = {action.dest for action in self._actions} | {ORIGINAL}
         self.command = command
 
     def show_help(self, everything: bool) -> None:
-        for action in self._actions:
-            if action.dest in INHERITED and not everything and action.dest != "output_dir":
-                action.help = argparse.SUPPRESS
-        self.usage = f"hf-unlearn {self.command} --config recipe.yaml [--flag value ...]"
-        self.description = ABOUT.get(self.command)
+        from ..jobs.preparation import METHOD_SETTINGS
+
+        hidden = INHERITED - {"output_dir"}
         if self.command in ("run", "references"):
             self.set_defaults(method="auto")
+        else:
+            # One recipe serves all commands, so these are accepted; this command does not read them.
+            hidden |= {"budget", *METHOD_SETTINGS} - {"alternates_file" if self.command == "alternates" else ""}
+        for action in self._actions:
+            if action.dest in hidden and not everything:
+                action.help = argparse.SUPPRESS
+        self.usage = f"hf-unlearn {self.command} {RECIPE} [--flag value ...]"
+        self.description = COMMANDS[self.command].about
+        options = self._action_groups.pop(1)
+        options.title = "training, unlearning and measuring"
+        self._action_groups.append(options)
         self.epilog = (
             "Every flag of transformers' TrainingArguments works too, such as --learning_rate, --num_train_epochs, "
             "--per_device_train_batch_size, --seed; --help_all lists them."

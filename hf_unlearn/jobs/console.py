@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: the audit of a split, and the report."""
+"""What a person sees in the terminal: the split, the report, the attacks and the references."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..models.tasks import TASKS
 from ..publishing.card import new_version
 from ..publishing.sections import BEFORE_AND_AFTER
 from ..training.config import UnlearningConfig
-from .prices import Price, Prices
+from .prices import Prices
 from .settings import RequestArguments
 
 if TYPE_CHECKING:
@@ -43,129 +43,147 @@ COLOURS = {
 SETS = {"forget": "S forget", "holdout": "H holdout", "retained": "L retained", "test": "test"}
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "text": {"overflow": "fold"},
+    "word": {"no_wrap": True},
+    "number": {"no_wrap": True, "justify": "right"},
+}
+
+
 def plain(text: object) -> str:
     """Text from outside, such as a folder's name, with nothing in it that rich or the terminal would act on."""
     return escape(in_one_line(text))
 
 
+def terminal(*, quiet: bool = False) -> Console:
+    """Where results are shown: as wide as the terminal, and not squeezed when they go to a file."""
+    shown = Console(quiet=quiet, soft_wrap=True)
+    return shown if shown.is_terminal else Console(quiet=quiet, soft_wrap=True, highlight=False, width=160)
+
+
+def console(config: UnlearningConfig) -> Console:
+    """The terminal on the main process; making the settings has told the processes of a launch apart."""
+    return terminal(quiet=config.process_index > 0)
+
+
+def table(title: str, columns: Mapping[str, str]) -> Table:
+    """An empty table; each column has a heading and holds a ``text``, which may wrap, a ``word`` or a ``number``."""
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for heading, kind in columns.items():
+        made.add_column(heading, **KINDS[kind])
+    return made
+
+
+def numbers(title: str, headings: Iterable[str]) -> Table:
+    """An empty table with a name for each row, and numbers under the headings."""
+    return table(title, {"": "word", **dict.fromkeys(headings, "number")})
+
+
 def print_audit(console: Console, audit: SplitAudit) -> None:
     """Show what a request does to a data set."""
-    table = Table(title="The split", title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    table.add_row("rows in D", f"{audit.dataset_rows:,}")
-    table.add_row("rows to forget (S)", f"{audit.forget_rows:,}")
-    table.add_row("rows retained (L)", f"{audit.retained_rows:,}")
-    table.add_row("rows held out (H)", f"{audit.holdout_rows:,}")
+    rows = {
+        "rows in D": f"{audit.dataset_rows:,}",
+        "rows to forget (S)": f"{audit.forget_rows:,}",
+        "rows retained (L)": f"{audit.retained_rows:,}",
+        "rows held out (H)": f"{audit.holdout_rows:,}",
+    }
     if audit.ids_requested:
-        table.add_row(
-            "requested, found, missing", f"{audit.ids_requested:,}, {audit.ids_matched:,}, {audit.ids_unmatched:,}"
-        )
-    if audit.ids_honoured:
-        table.add_row("requested, and forgotten before", f"{audit.ids_honoured:,}")
-    if audit.forgotten_before_rows:
-        table.add_row("rows forgotten before, left out", f"{audit.forgotten_before_rows:,}")
-    if audit.duplicates_retained is not None:
-        table.add_row("copies of S left in L", f"{audit.duplicates_retained:,}")
-    if audit.duplicates_forgotten:
-        table.add_row("copies forgotten too", f"{audit.duplicates_forgotten:,}")
-    if audit.near_duplicates_retained is not None:
-        table.add_row("near copies of S left in L", f"{audit.near_duplicates_retained:,}")
-    if audit.near_duplicates_forgotten:
-        table.add_row("near copies forgotten too", f"{audit.near_duplicates_forgotten:,}")
-    console.print(table)
+        rows["requested, found, missing"] = f"{audit.ids_requested:,}, {audit.ids_matched:,}, {audit.ids_unmatched:,}"
+    optional = {
+        "requested, and forgotten before": audit.ids_honoured,
+        "rows forgotten before, left out": audit.forgotten_before_rows,
+        "copies of S left in L": audit.duplicates_retained,
+        "copies forgotten too": audit.duplicates_forgotten,
+        "near copies of S left in L": audit.near_duplicates_retained,
+        "near copies forgotten too": audit.near_duplicates_forgotten,
+    }
+    for label, count in optional.items():
+        # What was looked for and not found is shown; None says that nobody looked.
+        if count or (count == 0 and label.endswith("left in L")):
+            rows[label] = f"{count:,}"
+    shown = Table(title="The split", title_justify="left", show_header=False, box=None, pad_edge=False)
+    shown.add_column()
+    shown.add_column(justify="right")
+    for row in rows.items():
+        shown.add_row(*row)
+    console.print(shown)
     if audit.duplicates_retained:
         console.print(
-            f"[bold red]{audit.duplicates_retained:,} retained rows have the text of a forgotten one and will keep "
-            "teaching it.[/] Forget them too with --duplicates forget."
+            f"[bold red]{audit.duplicates_retained:,} retained rows have the text of a forgotten row and will teach "
+            "it again.[/] Forget them too with --duplicates forget."
         )
     if audit.near_duplicates_retained:
         console.print(
-            f"[bold red]{audit.near_duplicates_retained:,} retained rows nearly equal a forgotten one, or quote it, "
-            "and will keep teaching most of it.[/] Forget them too with --near_duplicates forget, or read them first: "
+            f"[bold red]{audit.near_duplicates_retained:,} retained rows nearly equal or quote a forgotten row and "
+            "will teach most of it again.[/] Forget them too with --near_duplicates forget. To read them first, add "
             "--near_duplicates_review FILE."
         )
     for near in audit.near_duplicates:
         if near.pairs:
-            console.print(
-                f"  {near.pairs:,} pairs by {plain(near.measure)}, similarity: {near.shown_histogram}", highlight=False
-            )
+            console.print(f"  {near.pairs:,} pairs by {plain(near.measure)}, similarity: {near.shown_histogram}")
     if audit.holdout_overlap:
         console.print(
-            f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D,[/] so the original model "
-            "did see it and they are poor witnesses."
+            f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D.[/] The original model "
+            "was trained on that text, so these rows make a poor comparison."
         )
 
 
 def print_requests(console: Console, files: Iterable[RequestFile], ignored: int) -> None:
-    """Show what became of each request of a folder; their names are for this eye only."""
-    table = Table(title="The requests", title_justify="left", box=SIMPLE_HEAD)
-    for heading, justify in (("file", "left"), ("ids", "right"), ("forgotten before", "right"), ("", "left")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    """Show what became of each request of a folder; the names of the files appear nowhere else."""
+    shown = table("The requests", {"file": "text", "ids": "number", "forgotten before": "number", "": "word"})
     for file in files:
-        word = "pending" if file.pending else "honoured already"
-        table.add_row(plain(file.name), f"{file.ids:,}", f"{file.honoured:,}", word)
-    console.print(table)
+        state = "pending" if file.pending else "forgotten already"
+        shown.add_row(plain(file.name), f"{file.ids:,}", f"{file.honoured:,}", state)
+    console.print(shown)
     if ignored:
         console.print(f"{ignored:,} hidden files or folders in the folder of requests were ignored.")
 
 
 def print_prices(console: Console, prices: Prices) -> None:
-    """Show what each road would cost, and what is recommended."""
-    table = Table(title="What it will cost", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for heading in ("operations", "time", "of retraining"):
-        table.add_column(heading, justify="right", no_wrap=True)
-
-    def add(label: str, price: Price) -> None:
-        share = prices.share(price)
-        table.add_row(label, f"{price.flops:.2g}", duration(price.seconds), "" if share is None else f"{share:.0%}")
-
+    """Show what each way to unlearn would cost, and which one is recommended."""
+    costs = {"retraining on L, for each pass": prices.one_pass}
     if prices.retraining is not None:
-        add("retraining on L", prices.retraining)
-    else:
-        add("retraining on L, for each pass", prices.one_pass)
+        costs = {"retraining on L": prices.retraining}
     for name, price in prices.roads.items():
-        add(f"{name} ({'exact for its stage' if name in prices.exact else 'approximate'})", price)
-    console.print(table)
-    told = "by the original's training record, in the time of its machine"
-    if prices.timed is not None:
-        told = f"by a few steps, forward and back, timed in {duration(prices.timed)}"
+        costs[f"{name} ({'exact for its stage' if name in prices.exact else 'approximate'})"] = price
+    shown = numbers("What it will cost", ("operations", "time", "of retraining"))
+    for label, price in costs.items():
+        share = prices.share(price)
+        shown.add_row(label, f"{price.flops:.2g}", duration(price.seconds), "" if share is None else f"{share:.0%}")
+    console.print(shown)
+    if prices.timed is None:
+        basis = "the original's training record, in the time of its machine"
+    else:
+        basis = f"a few training steps, timed in {duration(prices.timed)}"
         if prices.retraining is None:
-            told += "; how many passes the original's training made is not recorded"
-    console.print(
-        f"Known {told}. Measuring comes on top: {prices.scoring:.2g} operations each time a model is scored.",
-        highlight=False,
-    )
-    console.print(prices.recommendation, highlight=False)
+            basis += "; no record says how many passes the original's training made"
+    console.print(f"Estimated from {basis}. Each measurement of a model adds {prices.scoring:.2g} operations.")
+    console.print(prices.recommendation)
 
 
 def print_report(console: Console, report: UnlearningReport) -> None:
     """Show the evidence and the verdict."""
     arms = [arm for arm in ARM_NAMES if arm in report.arms]
-    table = Table(title=f"The evidence ({report.method.name})", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for arm in arms:
-        table.add_column(ARM_NAMES[arm], justify="right", no_wrap=True)
+    shown = numbers(f"The evidence ({report.method.name})", (ARM_NAMES[arm] for arm in arms))
     quality = TASKS[report.task].quality
     for name, label in SETS.items():
         if name in report.arms["unlearned"].sets:
             scores = [report.arms[arm].sets.get(name) for arm in arms]
             n = report.arms["unlearned"].sets[name].records
-            table.add_row(f"{label}, n={n:,}: loss", *(show(s.loss, 2) if s else "" for s in scores))
-            table.add_row(f"{quality:>26}", *(show(s.accuracy or s.perplexity, 2) if s else "" for s in scores))
+            shown.add_row(f"{label}, n={n:,}: loss", *(show(s.loss, 2) if s else "" for s in scores))
+            shown.add_row(f"{quality:>26}", *(show(s.accuracy or s.perplexity, 2) if s else "" for s in scores))
             for measure in ("exact_memorization", "extraction_strength"):
                 if any(s and vars(s)[measure] for s in scores):
                     label = measure.replace("_", " ")
-                    table.add_row(f"{label:>26}", *(show(vars(s)[measure] if s else None, 2) for s in scores))
+                    shown.add_row(f"{label:>26}", *(show(vars(s)[measure] if s else None, 2) for s in scores))
     for label, found in generation_rows(report):
-        table.add_row(f"{label:>26}", *(show(found.get(arm), 2) for arm in arms))
+        shown.add_row(f"{label:>26}", *(show(found.get(arm), 2) for arm in arms))
     if report.arms["unlearned"].membership_auc:
-        table.add_row("membership AUC of S: loss", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
+        shown.add_row("membership AUC of S: loss", *(show(report.arms[arm].membership_auc, 2) for arm in arms))
     for attack in report.arms["unlearned"].attacks:
         if attack != "loss":
-            table.add_row(f"{attack:>26}", *(show(_auc(report.arms[arm], attack), 2) for arm in arms))
-    console.print(table)
+            shown.add_row(f"{attack:>26}", *(show(_auc(report.arms[arm], attack), 2) for arm in arms))
+    console.print(shown)
     if report.references:
         console.print(_references_table(report.references))
         if OUTSIDE_ATTACKS.keys() & report.arms["unlearned"].attacks:
@@ -174,60 +192,53 @@ def print_report(console: Console, report: UnlearningReport) -> None:
     if report.road.trials:
         console.print(_trials_table(report.road))
     if report.road.taken != "as_asked":
-        console.print(f"Road: {report.road.taken}")
+        console.print(f"Chosen: {report.road.taken}")
         for line in report.road.reasons:
-            console.print(f"  {plain(line)}", highlight=False)
+            console.print(f"  {plain(line)}")
     if report.cost:
-        console.print(_price(report.cost), highlight=False)
+        console.print(_price(report.cost))
     if report.harness:
         console.print(_harness_table(report))
     if report.method.stop_reason:
-        console.print(f"Stopped early: {plain(report.method.stop_reason)}", highlight=False)
+        console.print(f"Stopped early: {plain(report.method.stop_reason)}")
     verdict = report.verdict
     console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]")
     for line in verdict.reasons:
-        console.print(f"  {plain(line)}", highlight=False)
+        console.print(f"  {plain(line)}")
     for line in verdict.warnings:
-        console.print(f"  [bold red]Warning:[/] {plain(line)}", highlight=False)
+        console.print(f"  [bold red]Warning:[/] {plain(line)}")
     if report.utility:
-        console.print(f"  Utility {report.utility.word}. {report.utility.sentence}", highlight=False)
+        console.print(f"  Utility {report.utility.word}. {report.utility.sentence}")
     if verdict.smallest_margin is not None:
-        console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.", highlight=False)
+        console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.")
 
 
 def print_published(console: Console, commit: "CommitInfo", report: UnlearningReport) -> None:
     """Show where a model was published, and what is left to do about the one from before."""
-    console.print(f"Published: {plain(commit.commit_url)}", highlight=False)
-    console.print(BEFORE_AND_AFTER, highlight=False)
+    console.print(f"Published: {plain(commit.commit_url)}")
+    console.print(BEFORE_AND_AFTER)
     original, name = report.original, commit.repo_url.repo_id
     if original is not None and original.on_hub and original.name != name:
         console.print(
             f"So that its page leads here, add to the metadata on top of the card of {plain(original.name)}:\n"
             f"  {plain(new_version(name))}",
-            highlight=False,
         )
 
 
 def _harness_table(report: UnlearningReport) -> Table:
-    table = Table(title="On other tasks (lm-evaluation-harness)", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for arm in report.harness:
-        table.add_column(ARM_NAMES[arm], justify="right", no_wrap=True)
+    shown = numbers("On other tasks (lm-evaluation-harness)", (ARM_NAMES[arm] for arm in report.harness))
     for scores in zip(*report.harness.values(), strict=True):
         label = plain(f"{scores[0].task}, n={scores[0].n:,}: {scores[0].metric}")
-        table.add_row(label, *(show(score.estimate, 2) or f"{score.value:.2f}" for score in scores))
-    return table
+        shown.add_row(label, *(show(score.estimate, 2) or f"{score.value:.2f}" for score in scores))
+    return shown
 
 
 def _trials_table(road: Road) -> Table:
-    table = Table(title="What was tried", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for heading in ("alpha", "of retraining", "membership AUC of S", "on", "utility"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("outcome")
+    headings = ("alpha", "of retraining", "membership AUC of S", "on", "utility")
+    shown = table("What was tried", {"": "word", **dict.fromkeys(headings, "number"), "outcome": "text"})
     for trial in road.trials:
         share = trial.cost.training_ratio
-        table.add_row(
+        shown.add_row(
             plain(trial.name),
             "" if trial.alpha is None else f"{trial.alpha:g}",
             "" if share is None else f"{share:.0%}",
@@ -236,7 +247,7 @@ def _trials_table(road: Road) -> Table:
             trial.utility.word if trial.utility else "",
             plain(trial.outcome.split(":")[0]),
         )
-    return table
+    return shown
 
 
 def _auc(arm: ArmEntry, attack: str) -> Estimate | None:
@@ -249,19 +260,16 @@ def print_references(console: Console, report: "ReferencesReport") -> None:
     for arm, found in report.closeness.items():
         console.print(_closeness_table(arm, found))
         for sentence in found.findings:
-            console.print(f"  {sentence}.", highlight=False)
+            console.print(f"  {sentence}.")
         for assumption in found.assumptions:
-            console.print(f"  - {assumption}", highlight=False)
+            console.print(f"  - {assumption}")
 
 
 def _references_table(arms: Mapping[Any, ReferenceEntry]) -> Table:
     title = "The references, which never saw S"
     if "unlearned" in arms:
         title += ", and this unlearning repeated"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for heading in ("models", "membership AUC of S", "SD", "lowest to highest", "loss of S", "loss of H"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    shown = numbers(title, ("models", "membership AUC of S", "SD", "lowest to highest", "loss of S", "loss of H"))
     for arm, found in arms.items():
         auc = found.aucs.get("loss")
         spread = ("", "", "")
@@ -269,18 +277,15 @@ def _references_table(arms: Mapping[Any, ReferenceEntry]) -> Table:
             extremes = f"{_number(auc.lowest)} to {_number(auc.highest)}"
             spread = (_number(auc.mean), _number(auc.deviation), extremes)
         means = (_number(found.losses["forget"]), _number(found.losses.get("holdout")))
-        table.add_row(arm, f"{len(found.seeds)}", *spread, *means)
-    return table
+        shown.add_row(arm, f"{len(found.seeds)}", *spread, *means)
+    return shown
 
 
 def _closeness_table(arm: str, closeness: Closeness) -> Table:
-    table = Table(title=f"How far this unlearning is from {arm}", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
     headings = ("epsilon >", "of at most", "by one record", "F (of models alike)", "U-LiRA AUC")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    shown = numbers(f"How far this unlearning is from {arm}", headings)
     for name, found in closeness.sets.items():
-        table.add_row(
+        shown.add_row(
             "S" if name == "forget" else "H, the control",
             _number(found.pooled.epsilon),
             _number(found.pooled.ceiling),
@@ -288,19 +293,16 @@ def _closeness_table(arm: str, closeness: Closeness) -> Table:
             f"{found.quality:.3f} ({found.quality_null:.3f})",
             show(found.lira_auc, 2),
         )
-    return table
+    return shown
 
 
 def print_attacks(console: Console, report: "AttackReport") -> None:
     """Show what the attacks brought back."""
     models, first = report.models.values(), report.models["unlearned"]
-    table = Table(title="The attacks, on copies", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for arm in report.models:
-        table.add_column(ARM_NAMES[arm], justify="right", no_wrap=True)
+    shown = numbers("The attacks, on copies of the models", (ARM_NAMES[arm] for arm in report.models))
 
     def add(label: str, estimates: Iterable[Estimate | None]) -> None:
-        table.add_row(label, *(show(estimate, 2) for estimate in estimates))
+        shown.add_row(label, *(show(estimate, 2) for estimate in estimates))
 
     add("loss of the rest of S", (found.relearning[0].points[0].forget_loss for found in models))
     for number, curve in enumerate(first.relearning):
@@ -308,30 +310,29 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
     for number, rounded in enumerate(first.quantised):
         if rounded.membership_auc is not None:
             add(f"AUC at {rounded.bits} bits", (found.quantised[number].membership_auc for found in models))
-    told = [found.sampling for found in models if found.sampling is not None]
-    if told:
-        often = told[0].forget[-1].samples
-        add(f"S told in {often} samples", (curve.forget[-1].verbatim for curve in told))
-        if told[0].holdout is not None:
-            add(
-                f"H told in {often} samples", (curve.holdout[-1].verbatim if curve.holdout else None for curve in told)
-            )
-    reminded = [found.in_context for found in models if found.in_context is not None]
-    if reminded:
-        add("loss of S, alone", (score.alone for score in reminded))
-        add("  after others of S", (score.after_forget for score in reminded))
-        others = "H" if reminded[0].others == "holdout" else "L"
-        add(f"  after records of {others}", (score.after_others for score in reminded))
+    leaks = [found.sampling for found in models if found.sampling is not None]
+    if leaks:
+        often = leaks[0].forget[-1].samples
+        add(f"S written in {often} samples", (curve.forget[-1].verbatim for curve in leaks))
+        if leaks[0].holdout is not None:
+            held_out = (curve.holdout[-1].verbatim if curve.holdout else None for curve in leaks)
+            add(f"H written in {often} samples", held_out)
+    contexts = [found.in_context for found in models if found.in_context is not None]
+    if contexts:
+        add("loss of S, alone", (score.alone for score in contexts))
+        add("  after others of S", (score.after_forget for score in contexts))
+        others = "H" if contexts[0].others == "holdout" else "L"
+        add(f"  after records of {others}", (score.after_others for score in contexts))
     for number, wording in enumerate(first.wordings):
         name = plain(wording.wording.replace("{}", "").strip())
         add(f"loss of S, {name[:28]}", (found.wordings[number].forget_loss for found in models))
         if wording.membership_auc is not None:
             add("  AUC", (found.wordings[number].membership_auc for found in models))
-    console.print(table)
+    console.print(shown)
     for finding in report.findings():
-        console.print(f"  {plain(finding)}.", highlight=False)
+        console.print(f"  {plain(finding)}.")
     for attack, reason in report.skipped.items():
-        console.print(f"  Left out: {attack.replace('_', ' ')}, because {plain(reason)}.", highlight=False)
+        console.print(f"  Left out: {attack.replace('_', ' ')}, because {plain(reason)}.")
 
 
 def _number(value: float | None) -> str:
@@ -345,8 +346,8 @@ def _price(cost: CostEntry) -> str:
     if cost.kept_flops:
         spent += f" ({cost.kept_flops:.2g} more by an earlier run)"
     if cost.training_ratio is None or cost.total_ratio is None:
-        return f"{spent}; retraining's is unknown (no training record)."
-    return f"{spent}: {cost.training_ratio:.0%} of retraining's, {cost.total_ratio:.0%} with the measuring."
+        return f"{spent}. The cost of retraining is unknown: there is no training record."
+    return f"{spent}. That is {cost.training_ratio:.0%} of retraining, {cost.total_ratio:.0%} with the measuring."
 
 
 def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:
@@ -356,13 +357,3 @@ def show_split(out: Console, parts: RetainedSplit, request_args: RequestArgument
         files, ignored = request_files(Path(request_args.forget_requests))
         names = {path.name for path in files}
         print_requests(out, [file for file in parts.forgotten.files if file.name in names], ignored)
-
-
-def console(config: UnlearningConfig) -> Console:
-    """Where results are shown: on the main process only, and not squeezed when they go to a file.
-
-    Args:
-        config: making it has told the processes of a launch apart.
-    """
-    shown = Console(quiet=config.process_index > 0, soft_wrap=True)
-    return shown if shown.is_terminal else Console(quiet=shown.quiet, soft_wrap=True, width=120)

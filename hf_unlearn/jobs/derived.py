@@ -1,14 +1,14 @@
+"""``hf-unlearn derived``: list what was made from a model on the Hub, and write what its owners could be told."""
+
 import os
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from ..errors import InputError
 from ..files import save_json, write_text
 from ..lifecycle.derived_models import (
-    MAX_MODELS,
     SHOWN_MODELS,
     DerivedReport,
     _unlearning,
@@ -18,59 +18,55 @@ from ..lifecycle.derived_models import (
 )
 from ..publishing.card import new_version
 from ..publishing.sections import BEFORE_AND_AFTER
-from .console import plain
+from .console import plain, table, terminal
 
 
-def print_derived(console: Console, found: "DerivedReport") -> None:
+def print_derived(console: Console, found: DerivedReport) -> None:
     """Show what was derived from a model, and what is left to do."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False)
-
     name = plain(found.model)
     if not found.is_visible:
-        say(f"{name} cannot be looked into: it is private, disabled or deleted.")
+        console.print(f"{name} cannot be looked into: it is private, disabled or deleted.")
     if found.models:
         console.print(_derived_table(found))
         if len(found.models) > SHOWN_MODELS:
-            say(f"The first {SHOWN_MODELS} of {len(found.models):,}; --output writes them all.")
+            console.print(f"The first {SHOWN_MODELS} of {len(found.models):,}; --output writes them all.")
     else:
-        say(f"No model that is shown to you names {name} as its base.")
+        console.print(f"No model that is shown to you names {name} as its base.")
     others = [model for model in found.models if not model.is_unlearned]
     if others and found.unlearned_on:
         old = sum(model.before_unlearning is True for model in others)
-        say(f"{old:,} of {len(others):,} had no commit since the unlearning of {found.unlearned_on[:10]}.")
-        say("A newer commit does not prove that a model was made again from the new weights.")
+        console.print(f"{old:,} of {len(others):,} had no commit since the unlearning of {found.unlearned_on[:10]}.")
+        console.print("A newer commit does not prove that a model was made again from the new weights.")
     for base in found.unseen:
-        say(f"{plain(base.name)} cannot be looked into; {plain(', '.join(base.named_by))} name it as a base too.")
+        console.print(
+            f"{plain(base.name)} cannot be looked into; {plain(', '.join(base.named_by))} name it as a base too."
+        )
     direct = sum(model.generation == 1 for model in found.models)
     if found.counted is not None and found.counted > direct and found.missing is None:
-        say(f"By the Hub's count {found.counted:,} name it, and {direct:,} are shown: others may be private.")
+        console.print(
+            f"By the Hub's count {found.counted:,} name it, and {direct:,} are shown: others may be private."
+        )
     if found.missing is not None:
-        console.print(f"[bold red]This is not all:[/] {plain(found.missing)}", highlight=False)
+        console.print(f"[bold red]This is not all:[/] {plain(found.missing)}")
     if found.unlearned is not None and found.unlearned != found.model:
-        say(BEFORE_AND_AFTER)
-        say(f"So that the page of {name} leads to the new model, add to the metadata on top of its card:")
-        say(f"  {plain(new_version(found.unlearned))}")
+        console.print(BEFORE_AND_AFTER)
+        console.print(f"So that the page of {name} leads to the new model, add to the metadata on top of its card:")
+        console.print(f"  {plain(new_version(found.unlearned))}")
 
 
-def _derived_table(found: "DerivedReport") -> Table:
-    table = Table(title=f"Derived from {plain(found.model)}", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("model", overflow="fold")
-    table.add_column("gen.", justify="right", no_wrap=True)
-    table.add_column("relation", no_wrap=True)
-    table.add_column("made from", overflow="fold")
-    for heading in ("created", "last commit"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("downloads", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+def _derived_table(found: DerivedReport) -> Table:
+    columns = {
+        "model": "text", "gen.": "number", "relation": "word", "made from": "text", "created": "word",
+        "last commit": "word", "downloads": "number", "": "word",
+    }  # fmt: skip
+    shown = table(f"Derived from {plain(found.model)}", columns)
     for model in found.models[:SHOWN_MODELS]:
         notes: list[str] = [] if model.access == "public" else [model.access]
         if model.is_unlearned:
             notes.append("the unlearned model")
         elif model.before_unlearning is not None:
             notes.append("[red]before the unlearning[/]" if model.before_unlearning else "since the unlearning")
-        table.add_row(
+        shown.add_row(
             plain(model.name),
             str(model.generation),
             plain(model.relation or ""),
@@ -80,16 +76,11 @@ def _derived_table(found: "DerivedReport") -> Table:
             "" if model.downloads is None else f"{model.downloads:,}",
             ", ".join(notes),
         )
-    return table
+    return shown
 
 
 def derived(
-    model: str,
-    *,
-    unlearned: str | None = None,
-    output: Path | None = None,
-    message: Path | None = None,
-    max_models: int = MAX_MODELS,
+    model: str, *, unlearned: str | None, output: Path | None, message: Path | None, max_models: int
 ) -> DerivedReport:
     """Show what was derived from a model on the Hub, and write what its owners could be told. Nothing is posted.
 
@@ -102,7 +93,7 @@ def derived(
         max_models: to find at most.
 
     Raises:
-        InputError: a place that cannot be written to, no report, or a Hub that fails at once.
+        InputError: a file cannot be written, there is no report, or the Hub fails at once.
     """
     if max_models < 1:
         raise InputError(f"--max_models {max_models} is not possible; it must be 1 or more.")
@@ -111,9 +102,8 @@ def derived(
             raise InputError(f"{path} cannot be written; name a file in a folder that exists.")
     name, report = _unlearning(model, unlearned)
     if message is not None and report is None:
-        raise InputError("The texts say what was unlearned and when: name the unlearned model with --unlearned.")
-    out = Console(soft_wrap=True)
-    out = out if out.is_terminal else Console(soft_wrap=True, width=160)
+        raise InputError("--message needs the report of the unlearning; name the unlearned model with --unlearned.")
+    out = terminal()
     with out.status("Asking the Hub …") as status:
         found = derived_models(
             model,
@@ -126,10 +116,10 @@ def derived(
     try:
         if output is not None:
             save_json(found, output)
-            out.print(f"Wrote {plain(output)}.", highlight=False)
+            out.print(f"Wrote {plain(output)}.")
         if message is not None and report is not None:
             write_text(message, messages(found, report))
-            out.print(f"Wrote {plain(message)}.", highlight=False)
+            out.print(f"Wrote {plain(message)}.")
     except OSError as error:
         raise InputError(f"{error.filename} cannot be written: {error.strerror}.") from None
     return found

@@ -2,24 +2,19 @@
 
 import math
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from ..errors import InputError
-from ..evaluation.closeness.epsilon import ALPHA, DELTA, ceiling, models_needed
+from ..evaluation.closeness.epsilon import ALPHA, ceiling, models_needed
 from ..evaluation.wording import duration
+from ..methods.method import DEFAULT_BUDGET
+from ..models.location import locate
+from ..models.training_record import RECORD_FILE, load_record
+from .console import table, terminal
 
 TESTED = (8, 16, 32, 64, 128, 256, 512)
 
 
 def plan(
-    epsilon: float,
-    *,
-    delta: float = DELTA,
-    model_name_or_path: str | None = None,
-    model_revision: str | None = None,
-    budget: float | None = None,
+    epsilon: float, *, delta: float, model_name_or_path: str | None, model_revision: str | None, budget: float | None
 ) -> None:
     """Show how many models the proof of an epsilon needs, and what they cost.
 
@@ -31,7 +26,7 @@ def plan(
         budget: what an unlearning run costs, as a fraction of that; that of ``hf-unlearn run`` when None.
 
     Raises:
-        InputError: a number that is not possible, or a model that cannot be found.
+        InputError: a number is not possible, or the model cannot be found.
     """
     if budget is not None and not 0 < budget < math.inf:
         raise InputError(f"--budget {budget} is not possible; it must be above 0, such as 0.25.")
@@ -41,18 +36,19 @@ def plan(
     cost = None
     if model_name_or_path is not None:
         cost = _cost(model_name_or_path, model_revision, budget, trained)
-    out = Console(soft_wrap=True, width=120, highlight=False)
+    out = terminal()
     out.print(
         f"To prove epsilon > {epsilon:g} (delta = {delta:g}, confidence {1 - ALPHA:.0%}) an attack that makes no "
         f"mistake must be tested on {tested:,} unlearned and {tested:,} retrained models."
     )
-    out.print(f"It is chosen on as many others: {trained:,} models a side, each with a seed of its own.")
-    table = Table(title="The most that can be proven", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("models a side", "of them tested", "epsilon at most"):
-        table.add_column(heading, justify="right")
+    out.print(f"It is chosen on as many others: {trained:,} models of each kind, each with its own seed.")
+    shown = table(
+        "The most that can be proven",
+        dict.fromkeys(("models of each kind", "of them tested", "epsilon at most"), "number"),
+    )
     for n in TESTED:
-        table.add_row(f"{2 * n:,}", f"{n:,}", f"{float(ceiling(n, n, ALPHA, delta)):.2f}")
-    out.print(table)
+        shown.add_row(f"{2 * n:,}", f"{n:,}", f"{float(ceiling(n, n, ALPHA, delta)):.2f}")
+    out.print(shown)
     out.print(
         "Real attacks make mistakes and prove less. No number of models proves that epsilon is small: they can only "
         "fail to show that it is large."
@@ -63,20 +59,16 @@ def plan(
 
 def _cost(name: str, revision: str | None, budget: float | None, models: int) -> str:
     """What the models cost by the training record of the original, in a sentence."""
-    from ..methods.method import DEFAULT_BUDGET
-    from ..models.location import locate
-    from ..models.training_record import RECORD_FILE, load_record
-
     record = load_record(locate(name, revision))
     if record is None:
-        return f"What they cost is unknown: there is no {RECORD_FILE} beside the model."
+        return f"The cost is unknown: there is no {RECORD_FILE} beside the model."
     budget = DEFAULT_BUDGET if budget is None else budget
     shares = {f"retraining {models:,}": models, f"unlearning {models:,} at a budget of {budget:g}": models * budget}
     parts = [f"{what}: {_price(record.flops * share, record.seconds * share)}" for what, share in shares.items()]
     total = _price(record.flops * sum(shares.values()), record.seconds * sum(shares.values()))
     return (
         f"Cost, by the original's training of {_price(record.flops, record.seconds)} on its own machine: "
-        f"{', '.join(parts)}, together {total}; scoring comes on top."
+        f"{', '.join(parts)}, together {total}. Scoring the models adds to this."
     )
 
 

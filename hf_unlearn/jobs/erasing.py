@@ -1,12 +1,11 @@
-"""What a person sees of an erasure before and after, and what they are asked: ``hf-unlearn erase``."""
+"""``hf-unlearn erase``: show what an erasure would delete, ask, erase, and show what still answers."""
 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from ..errors import InputError
@@ -14,11 +13,11 @@ from ..files import write_text
 from ..hub_access import erasing_errors
 from ..lifecycle.erase import erase
 from ..lifecycle.erase_plan import ErasurePlan, plan_erasure
-from ..lifecycle.erase_report import GIVES, Answer, ErasureReport, OldObject
+from ..lifecycle.erase_report import GIVES, ErasureReport, OldObject
 from ..lifecycle.hub_repository import HubRepo, RepoType
 from ..lifecycle.local_copies import LocalPlan, erase_local, plan_local
 from ..publishing.sections import BEFORE_AND_AFTER
-from .console import plain
+from .console import plain, table, terminal
 
 WHY = f"{BEFORE_AND_AFTER} So the old ones go, and with them optimizer states, checkpoints and evaluation files."
 
@@ -32,23 +31,42 @@ FATES = {
 SHOWN = 20  # lines of one kind
 
 
+def erase_old(
+    repos: list[str], *, cache: bool, dry_run: bool, yes: bool, output_dir: Path | None, **options: Any
+) -> None:
+    """Run ``hf-unlearn erase``: check which flags go together, and erase on the Hub or on this machine."""
+    if yes and dry_run:
+        raise InputError("--yes and --dry_run exclude each other; give one of them.")
+    if cache:
+        repo_type = options.pop("repo_type")
+        if any(options.values()):
+            raise InputError("--confirm, --whatever_the_verdict and --output are for the Hub, not for --cache.")
+        erase_on_this_machine(repos, repo_type, output_dir, yes)
+        return
+    if len(repos) != 1:
+        raise InputError("Which repository? Name one, as in `hf-unlearn erase owner/name`.")
+    if output_dir is not None:
+        raise InputError("--output_dir is for --cache; a repository on the Hub needs its name only.")
+    erase_on_hub(repos[0], yes=yes, **options)
+
+
 def erase_on_hub(
     repo_id: str,
     *,
-    repo_type: RepoType = "model",
-    yes: bool = False,
-    confirm: str | None = None,
-    whatever_the_verdict: bool = False,
-    output: Path | None = None,
+    repo_type: RepoType,
+    yes: bool,
+    confirm: str | None,
+    whatever_the_verdict: bool,
+    output: Path | None,
 ) -> None:
-    """Show what an erasure would take away, and with ``yes`` do it.
+    """Show what an erasure would delete, and with ``yes`` do it.
 
     Args:
         repo_id: ``owner/name``.
         repo_type: what it holds.
         yes: do it.
         confirm: the name once more; it is asked for on a terminal when None.
-        whatever_the_verdict: make no condition of what the report beside the weights says.
+        whatever_the_verdict: erase whatever the report beside the weights says.
         output: a file for the report, or, without ``yes``, for what it would be.
 
     Raises:
@@ -60,7 +78,7 @@ def erase_on_hub(
         raise InputError(f"--confirm {confirm} is not the repository's name, {repo_id}; nothing is erased.")
     if yes and confirm is None and not sys.stdin.isatty():
         raise InputError(f"Nobody can type the name here: add --confirm {repo_id} to --yes.")
-    out = Console(soft_wrap=True, width=120, highlight=False)
+    out = terminal()
     repo = HubRepo(repo_id, repo_type)
     with erasing_errors(repo_id):
         plan = plan_erasure(repo, whatever_the_verdict=whatever_the_verdict)
@@ -75,7 +93,7 @@ def erase_on_hub(
             report = erase(repo, plan)
         _print_result(out, report)
     elif not plan.finished:
-        out.print("\nNothing has been changed. The same command with --yes does it, and nothing brings it back.")
+        out.print("\nNothing has been changed. The same command with --yes erases it, and nothing brings it back.")
     if output is not None:
         write_text(output, report.text)
     if yes and report.still_answers:
@@ -86,7 +104,6 @@ def erase_on_hub(
 
 
 def _typed(question: str) -> str:
-    """What is typed in answer to a question."""
     try:
         return input(question)
     except EOFError:
@@ -97,13 +114,11 @@ def _print_plan(out: Console, plan: ErasurePlan, page: str) -> None:
     report = plan.report
     out.print(f"[bold]Erasing what was in {plain(page)} before[/]\n{WHY}\n")
     if plan.finished:
-        out.print(f"Nothing old is left to take away since {plain(report.finished)}; --yes tries again what answers.")
+        out.print(f"Nothing old is left since {plain(report.finished)}; --yes checks again what still answers.")
     if plan.begun:
-        out.print(
-            f"An erasure that began {plain(report.started)} did not come to its end; this one goes on from there."
-        )
+        out.print(f"An erasure began {plain(report.started)} and was interrupted; this one continues it.")
     if report.repo_type == "dataset":
-        out.print("No verdict tells which rows are in a data set: make sure that main holds what stays, L.")
+        out.print("A data set has no verdict: make sure that main holds only the rows that stay (L).")
     elif report.verdict is not None:
         out.print(f"The verdict on main: {plain(report.verdict)}.")
     if not plan.finished:
@@ -115,13 +130,11 @@ def _print_plan(out: Console, plan: ErasurePlan, page: str) -> None:
 
 def _print_going(out: Console, plan: ErasurePlan) -> None:
     report = plan.report
-    table = Table(title="Branches, tags, conversions and pull requests", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", overflow="fold")
-    table.add_column("commits", justify="right", no_wrap=True)
-    table.add_column("what becomes of it", no_wrap=True)
+    columns = {"": "text", "commits": "number", "what becomes of it": "word"}
+    shown = table("Branches, tags, conversions and pull requests", columns)
     for ref in report.refs:
-        table.add_row(plain(ref.name), f"{ref.commits:,}", FATES[ref.fate])
-    out.print(table)
+        shown.add_row(plain(ref.name), f"{ref.commits:,}", FATES[ref.fate])
+    out.print(shown)
     out.print(
         f"{len(report.commits):,} commits go; {plan.older_commits:,} of them have large files that main does not have."
     )
@@ -129,19 +142,15 @@ def _print_going(out: Console, plan: ErasurePlan) -> None:
     _print_objects(out, "Large files that stay, because main uses them", plan.staying)
     if plan.old_files:
         out.print("Files of the old model that go with its commits:")
-        print_some(out, plan.old_files)
+        _print_some(out, plan.old_files)
 
 
 def _print_objects(out: Console, title: str, objects: list[OldObject]) -> None:
-    table = Table(
-        title=f"{title}: {size_of(stored.size for stored in objects)}", title_justify="left", box=SIMPLE_HEAD
-    )
-    table.add_column("file", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("SHA-256", no_wrap=True)
+    size = size_of(stored.size for stored in objects)
+    shown = table(f"{title}: {size}", {"file": "text", "size": "number", "SHA-256": "word"})
     for stored in sorted(objects, key=lambda stored: (stored.file, stored.sha256)):
-        table.add_row(plain(stored.file) or "(no commit names it)", size_of([stored.size]), plain(stored.sha256[:12]))
-    out.print(table)
+        shown.add_row(plain(stored.file) or "(no commit names it)", size_of([stored.size]), plain(stored.sha256[:12]))
+    out.print(shown)
 
 
 def _print_out_of_reach(out: Console, report: ErasureReport, page: str) -> None:
@@ -167,15 +176,11 @@ def _print_result(out: Console, report: ErasureReport) -> None:
         out.print("[green]Nothing old answers any more.[/]")
         return
     out.print("[bold red]Still answering:[/]")
-    print_some(out, [_sentence(answer) for answer in report.still_answers])
+    named = ((a.name if a.kind == "ref" else f"{a.kind} {a.name[:12]}", a.gives) for a in report.still_answers)
+    _print_some(out, [f"{name}: {GIVES[gives]}" for name, gives in named])
 
 
-def _sentence(answer: Answer) -> str:
-    name = answer.name if answer.kind == "ref" else f"{answer.kind} {answer.name[:12]}"
-    return f"{name}: {GIVES[answer.gives]}"
-
-
-def print_some(out: Console, lines: list[str]) -> None:
+def _print_some(out: Console, lines: list[str]) -> None:
     """Show the first lines of many, indented."""
     for line in lines[:SHOWN]:
         out.print(f"  {plain(line)}")
@@ -184,19 +189,17 @@ def print_some(out: Console, lines: list[str]) -> None:
 
 
 def size_of(sizes: Iterable[int]) -> str:
-    """Bytes in all, in words."""
+    """The sum of sizes in bytes, as in ``1.5MB``."""
     return tqdm.format_sizeof(sum(sizes), "B")
 
 
-def erase_on_this_machine(
-    repos: list[str], *, repo_type: RepoType = "model", output_dir: Path | None = None, yes: bool = False
-) -> None:
+def erase_on_this_machine(repos: list[str], repo_type: RepoType, output_dir: Path | None, yes: bool) -> None:
     """Show which old copies are on this machine, and with ``yes`` delete them.
 
     Args:
-        repos: whose revisions are looked for in the Hub's cache.
+        repos: the repositories whose revisions in the Hub's cache are looked for.
         repo_type: what they hold.
-        output_dir: a finished run whose original, data set and checkpoints are looked for.
+        output_dir: a finished run, whose original, data set and checkpoints are looked for.
         yes: do it.
 
     Raises:
@@ -204,7 +207,7 @@ def erase_on_this_machine(
     """
     if not repos and output_dir is None:
         raise InputError("Whose copies? Name repositories after --cache, or a finished run with --output_dir.")
-    out = Console(soft_wrap=True, width=120, highlight=False)
+    out = terminal()
     plan = plan_local(repos, repo_type, output_dir)
     _print_local_plan(out, plan)
     if not plan.going:
@@ -222,4 +225,4 @@ def _print_local_plan(out: Console, plan: LocalPlan) -> None:
         out.print(f"  {size_of([copy.size]):>7}  {plain(copy.what)}: {plain(copy.path)}")
     if plan.staying:
         out.print("What stays:")
-        print_some(out, [f"{path}: {why}" for path, why in plan.staying])
+        _print_some(out, [f"{path}: {why}" for path, why in plan.staying])

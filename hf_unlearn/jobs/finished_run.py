@@ -1,10 +1,9 @@
-"""The commands that finish a run later: card and push."""
+"""The commands on a finished run: write its card again, publish it, and write the page for an auditor."""
 
 from pathlib import Path
 from typing import Any
 
 from jinja2 import UndefinedError
-from rich.console import Console
 
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
@@ -14,7 +13,7 @@ from ..lifecycle.audit_page import render_page
 from ..lifecycle.retained_dataset import publish_retained, retained_data
 from ..publishing.card import CARD_FILE, write_card
 from ..publishing.publish import publish
-from .console import print_published
+from .console import print_published, terminal
 
 
 def card(folder: Path) -> None:
@@ -28,10 +27,10 @@ def push(
     hub_model_id: str | None,
     retained_dataset: str | None,
     *,
-    dataset_name: str | None = None,
-    digest_key_file: str | None = None,
-    private: bool | None = None,
-    push_to_existing: bool = False,
+    dataset_name: str | None,
+    digest_key_file: str | None,
+    private: bool | None,
+    push_to_existing: bool,
     **options: Any,
 ) -> None:
     """Publish a finished run, its data set without what was forgotten, or both.
@@ -39,22 +38,27 @@ def push(
     Args:
         folder: of the run.
         hub_model_id: where the model goes (see :func:`~hf_unlearn.publishing.publish.publish`, also for ``options``).
-        retained_dataset: where L goes; see :func:`~hf_unlearn.lifecycle.retained_dataset.publish_retained`.
+        retained_dataset: where the retained records go; see
+            :func:`~hf_unlearn.lifecycle.retained_dataset.publish_retained`.
         dataset_name, digest_key_file: see :func:`~hf_unlearn.lifecycle.retained_dataset.retained_data`.
         private: whether new repositories are private.
         push_to_existing: publish to repositories that have files already.
     """
     if hub_model_id is None and retained_dataset is None:
-        raise InputError("Where to? Name a repository with --hub_model_id for the model or --retained_dataset for L.")
+        raise InputError(
+            "Where to? Name a repository with --hub_model_id for the model, or --retained_dataset for the data set."
+        )
     if hub_model_id is None and any(options.values()):
         raise InputError("--hub_revision, --push_anyway and --tell_users_to_move are for the model; leave them out.")
     data = retained_data(folder, dataset_name, digest_key_file) if retained_dataset is not None else None
     if hub_model_id is not None:
         commit = publish(folder, hub_model_id, private=private, push_to_existing=push_to_existing, **options)
-        print_published(Console(soft_wrap=True), commit, UnlearningReport.load(folder / REPORT_FILE))
+        print_published(terminal(), commit, UnlearningReport.load(folder / REPORT_FILE))
     if data is not None and retained_dataset is not None:
-        there = push_to_existing
-        print(publish_retained(data, retained_dataset, folder, private=bool(private), push_to_existing=there))
+        done = publish_retained(
+            data, retained_dataset, folder, private=bool(private), push_to_existing=push_to_existing
+        )
+        print(done)
 
 
 def audit(place: str, output: Path, revision: str | None = None) -> None:
@@ -74,7 +78,7 @@ def audit(place: str, output: Path, revision: str | None = None) -> None:
     try:
         page = render_page(audited)
     except (LookupError, TypeError, ValueError, UndefinedError) as error:
-        # A report is read with the types of its fields checked, and not that they fit together.
-        raise InputError(f"The report of {place} says one thing without what belongs to it: {error}") from error
+        # Reading a report checks the types of its fields, not that they fit together.
+        raise InputError(f"The report of {place} is incomplete: {error}") from error
     write_text(output, page)
     print(f"Wrote {output}.")

@@ -1,9 +1,6 @@
 """``hf-unlearn ledger``: check a model's ledger, show it, and prove that an id was forgotten."""
 
 from huggingface_hub import HfApi
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from ..data.arrow_tables import listed
 from ..data.request.digests import digest_each
@@ -14,7 +11,7 @@ from ..hub_access import hub_errors
 from ..models.location import ModelSource, locate
 from ..publishing.ledger import LEDGER_FILE, Ledger, Unlearned
 from ..publishing.ledger_of_model import ledger_key, ledger_of
-from .console import COLOURS, plain
+from .console import COLOURS, plain, table, terminal
 
 
 def verify(place: str, revision: str | None) -> None:
@@ -25,63 +22,57 @@ def verify(place: str, revision: str | None) -> None:
         revision: on the Hub.
 
     Raises:
-        InputError: it was changed, or there is none.
+        InputError: the ledger was changed, or there is none.
     """
     source, ledger = _found(place, revision)
-    print(f"The chain of {len(ledger.events):,} lines holds: none was changed, dropped or moved.")
+    print(f"The chain of {len(ledger.events):,} lines is intact: no line was changed, dropped or moved.")
     if ledger.runs:
         last = ledger.runs[-1]
         number = ledger.events.index(last) + 1
         files = f"{len(last.weights):,} file{'s' if len(last.weights) != 1 else ''}"
         where = "read here" if source.is_local else "as the Hub states it, not downloaded"
-        print(f"{REPORT_FILE} is the one that line {number} tells of, and says the same as it does.")
-        print(f"The weights are those that line {number} tells of ({files}, {where}).")
+        print(f"{REPORT_FILE} is the one that line {number} names, and agrees with it.")
+        print(f"The weights are those that line {number} names ({files}, {where}).")
 
 
 def show(place: str, revision: str | None) -> None:
     """Show a ledger as a table; arguments as for :func:`verify`."""
     source, ledger = _found(place, revision)
-    console = Console(soft_wrap=True, width=120)
-    table = Table(title=f"The ledger of {plain(source.public_name)}", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("line", "time", "what", "rows", "ids", "verdict", "from", "to"):
-        right, whole = heading in ("line", "rows", "ids"), heading == "time"
-        table.add_column(heading, justify="right" if right else "left", no_wrap=whole, min_width=25 if whole else None)
+    columns = {
+        "line": "number", "time": "word", "what": "text", "rows": "number", "ids": "number", "verdict": "text",
+        "from": "text", "to": "text",
+    }  # fmt: skip
+    shown = table(f"The ledger of {plain(source.public_name)}", columns)
     results = _results(source, ledger)
     for number, event in enumerate(ledger.events, start=1):
+        cells: tuple[str, ...]
         if isinstance(event, Unlearned):
             parent = f"{event.parent.name} {_short(event.parent.commit)}" if event.parent else ""
-            colour = COLOURS.get(event.verdict, "default")
-            verdict = f"[{colour}]{plain(event.verdict)}[/]"
-            counts, what = (f"{event.rows:,}", f"{event.ids:,}"), f"unlearned: {event.method}"
-            table.add_row(
-                str(number),
-                plain(event.time),
-                plain(what),
-                *counts,
-                verdict,
-                plain(parent),
-                _short(results[number - 1]),
-            )
+            verdict = f"[{COLOURS.get(event.verdict, 'default')}]{plain(event.verdict)}[/]"
+            what, counts = f"unlearned: {event.method}", (f"{event.rows:,}", f"{event.ids:,}")
+            cells = (*counts, verdict, plain(parent), _short(results[number - 1]))
         else:
+            what = f"erased: {event.repo}"
             counted = ", ".join(f"{name} {count:,}" for name, count in event.counts.items())
-            table.add_row(str(number), plain(event.time), plain(f"erased: {event.repo}"), "", "", plain(counted))
-    console.print(table)
+            cells = ("", "", plain(counted))
+        shown.add_row(str(number), plain(event.time), plain(what), *cells)
+    terminal().print(shown)
 
 
 def prove(place: str, revision: str | None, column: str, value: str, digest_key_file: str | None) -> int:
-    """Say whether an id was asked to be forgotten, and when; it is not repeated.
+    """Say whether a request named an id, and when; the id is not printed.
 
     Args:
         place, revision: as for :func:`verify`.
-        column: that held it.
+        column: the column that held the id.
         value: the id.
-        digest_key_file: the owner's key; that in HF_HOME when None.
+        digest_key_file: the owner's key; the one in HF_HOME when None.
 
     Returns:
-        0 where the ledger has it, 1 where it has not.
+        0 if the ledger has the id, 1 if not.
 
     Raises:
-        InputError: the ledger has no ids of this column, or the key is another one.
+        InputError: the ledger has no ids of this column, or was written with another key.
     """
     _, ledger = _found(place, revision)
     key = ledger_key(digest_key_file, ledger)
@@ -93,8 +84,10 @@ def prove(place: str, revision: str | None, column: str, value: str, digest_key_
         for part in run.forgotten:
             if part.columns == [column] and not part.whole_rows and digest in part.digests:
                 number = ledger.events.index(run) + 1
-                told = f"The run of {run.time} ({run.method}) kept it out of the training; its verdict: {run.verdict}."
-                print(f"Forgotten: line {number} of the ledger has its digest, {digest}. {in_one_line(told)}")
+                about = (
+                    f"The run of {run.time} ({run.method}) kept it out of the training; its verdict: {run.verdict}."
+                )
+                print(f"Forgotten: line {number} of the ledger has its digest, {digest}. {in_one_line(about)}")
                 return 0
     print("Not forgotten: no line of the ledger has its digest.")
     return 1

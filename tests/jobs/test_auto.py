@@ -86,7 +86,7 @@ def test_the_exact_road_is_taken_where_it_is_useful_enough(many: dict[str, Any],
     assert report.cost is not None
     assert report.cost.training_ratio == pytest.approx(0.25, abs=0.03)
     assert "What it will cost" in said
-    assert "Road: exact" in said
+    assert "Chosen: exact" in said
     card = rendered_card(tmp_path / "out", report)
     assert "Kind of unlearning: exact. The base model lm\\_base is known, so the exact way was tried first" in card
     assert "--method base" in card
@@ -111,7 +111,7 @@ def test_the_approximate_road_is_taken_where_it_is_better_and_else_left(
     assert report.cost is not None
     assert report.cost.training_ratio == pytest.approx(0.2, abs=0.03), "both were paid"
     assert report.cost.flops == sum(trial.cost.flops for trial in report.road.trials)
-    assert "Road: approximate" in said
+    assert "Chosen: approximate" in said
     assert "So the approximate way was tried, shrink_reheat." in said
 
     monkeypatch.setattr(auto, "APPROXIMATE", "reset_smallest")

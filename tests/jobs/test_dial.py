@@ -251,7 +251,7 @@ def test_two_processes_choose_alike(
     flags = ["-m", "hf_unlearn.cli", "run", "--config", str(path), *FLAGS, "--output_dir", str(tmp_path / "out")]
     done = launched(*LAUNCH, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("What it will cost") == done.stdout.count("Road: approximate") == 1
+    assert done.stdout.count("What it will cost") == done.stdout.count("Chosen: approximate") == 1
     report = UnlearningReport.load(tmp_path / "out" / "unlearning_report.json")
     assert report.hardware["processes"] == "2"
     # processes of different minds would wait for each other; dropout is drawn otherwise than in one process

@@ -210,7 +210,7 @@ def test_a_request_that_was_honoured_costs_nothing(
     assert command(recipe, "split", **{**settings, "forget_requests": str(requests)}) == 0
     out = capsys.readouterr()
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out.out.splitlines() if line.strip()}
-    assert lines["jane-doe.txt"] == "2 2 honoured already"
+    assert lines["jane-doe.txt"] == "2 2 forgotten already"
     assert lines["new.txt"] == "2 1 pending"
     assert "2 hidden files or folders in the folder of requests were ignored." in out.out
     assert re.search(r"rows to forget \(S\)\s+1\n", out.out)
@@ -394,8 +394,8 @@ def test_a_ledger_is_verified_and_shown(
     seen = len(hub.store_requests)
     assert main(["ledger", "verify", "owner/deleted-3"]) == 0
     out = capsys.readouterr().out
-    assert "The chain of 3 lines holds" in out
-    assert "The weights are those that line 3 tells of (1 file, as the Hub states it, not downloaded)" in out
+    assert "The chain of 3 lines is intact" in out
+    assert "The weights are those that line 3 names (1 file, as the Hub states it, not downloaded)" in out
     weights = digest_of((chain["folder"] / "out-3" / "model.safetensors").read_bytes())
     assert not any(path.endswith(weights) for _, path, _ in hub.store_requests[seen:])
     assert main(["ledger", "verify", str(chain["folder"] / "out-2")]) == 0

@@ -40,7 +40,7 @@ def test_a_plan_names_the_models_and_the_ceilings(capsys: pytest.CaptureFixture[
     text = " ".join(capsys.readouterr().out.split())
     assert "epsilon > 1 (delta = 1e-05, confidence 95%)" in text
     assert "tested on 12 unlearned and 12 retrained models" in text
-    assert "chosen on as many others: 24 models a side" in text
+    assert "chosen on as many others: 24 models of each kind" in text
     for row in ("16 8 0.53", "32 16 1.35", "64 32 2.10", "128 64 2.82", "256 128 3.53"):
         assert row in text
     assert "Cost" not in text

@@ -410,7 +410,7 @@ def test_a_hub_that_does_not_answer(hub: HubServer, owner: HfApi, tmp_path: Path
         ("run", "empty", "--output empty is a folder"),
         ("run", "none/a.html", "--output none/a.html is a folder, or in one that does not exist"),
         ("cut", "a.html", "it does not fit its schema at word"),
-        ("odd", "a.html", "The report of odd says one thing without what belongs to it"),
+        ("odd", "a.html", "The report of odd is incomplete"),
     ],
 )
 def test_what_cannot_be_audited(

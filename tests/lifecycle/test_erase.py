@@ -273,7 +273,7 @@ def test_the_plan_changes_nothing_and_names_all(
     assert told == ["checkpoint-5/", "eval_results.json", "optimizer.pt"]
     assert f"/{repo}/discussions/1" in out
     assert "forks, duplicated repositories" in out
-    assert "The same command with --yes does it, and nothing brings it back." in out
+    assert "The same command with --yes erases it, and nothing brings it back." in out
     planned = ErasureReport.read(output.read_text())
     assert planned.finished is None
     assert len(planned.objects) == 5
@@ -293,7 +293,7 @@ def test_the_name_is_given_twice(
         (["--yes", "--confirm", "owner/other"], io.StringIO(), "is not the repository's name"),
         (["--yes"], Terminal("owner/other\n"), "That is not the repository's name; nothing is erased."),
         (["--yes"], Terminal(""), "That is not the repository's name; nothing is erased."),
-        (["--yes", "--dry_run"], io.StringIO(), "not allowed with argument"),
+        (["--yes", "--dry_run"], io.StringIO(), "--yes and --dry_run exclude each other"),
         (["--output_dir", "out"], io.StringIO(), "--output_dir is for --cache"),
         (["--output", "nowhere/report.json"], io.StringIO(), "There is no folder nowhere"),
         (["owner/two"], io.StringIO(), "Which repository?"),
