@@ -1,5 +1,7 @@
-"""The attacks of :mod:`~hf_unlearn.evaluation.relearning` and :mod:`~hf_unlearn.evaluation.prompting`, on a model and
-on what it is compared with, side by side."""
+"""``hf-unlearn attack``: attack a model, and the models it is compared with, side by side.
+
+The attacks themselves are in :mod:`~hf_unlearn.evaluation.relearning` and :mod:`~hf_unlearn.evaluation.prompting`.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -45,7 +47,7 @@ LORA_RATE = 10
 
 MOST_MEASUREMENTS = 20
 
-# So many records of S, and of H, are asked for and shown, and each is asked for so often.
+# Records of S, and of H, that the models are prompted with, and samples of each.
 RECORDS, SAMPLES = 50, 8
 
 BITS: tuple[Literal[4, 8], ...] = (8, 4)
@@ -53,25 +55,186 @@ BITS: tuple[Literal[4, 8], ...] = (8, 4)
 AS_TRAINED = "as trained"
 
 
-def attacked_models(run: Preparation, original: str | None, retrained: str | None) -> dict[Attacked, ModelSource]:
-    """Find the models, without loading them.
+def attack(values: dict[str, Any]) -> AttackReport:
+    """Try to bring S back in a copy of a model, and in copies of the models that it is compared with.
 
     Args:
-        run: its model is the unlearned one.
-        original, retrained: what it is compared with, folders or Hub ids; None for one that there is not.
+        values: the settings by the names of their flags.
+
+    Returns:
+        What the attacks found, as written to ``attacks.json``.
 
     Raises:
-        InputError: one is missing or does something else.
+        InputError: a setting is not possible, or something does not fit together.
     """
-    names: dict[Attacked, str | None] = {"original": original, "unlearned": None, "retrained": retrained}
-    places: dict[Attacked, ModelSource] = {}
-    for arm, name in names.items():
-        if name is not None:
-            places[arm] = locate(name)
-            task_of(name, load_config(places[arm]), run.task, peft=peft_task(places[arm]))
-        elif arm == "unlearned":
-            places[arm] = run.source
-    return places
+    asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
+    if asked.attack_steps < 1:
+        raise InputError(f"--attack_steps {asked.attack_steps} is not possible; it must be 1 or more.")
+    model_args = build(ModelArguments, values)
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
+    # A recipe also says how to unlearn, which an attack does not need.
+    settings = {"output_dir": "attacks", **without_method(values), "max_steps": asked.attack_steps}
+    run = prepare_run(settings, ask_again=True, find_base=False)
+    folder = run.config.folder
+    require_folder(folder)
+    plan = _plan(run, asked, model_args)
+    report = _attack_all(run, _places(run, compare), plan)
+    if PartialState().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_json(report, folder / ATTACKS_FILE)
+        plot_relearning(report, folder / CURVE_FILE)
+        if report.models["unlearned"].sampling is not None:
+            plot_leaks(report, folder / LEAKS_FILE)
+    out = console(run.config)
+    print_attacks(out, report)
+    out.print(f"{ATTACKS_FILE} and its plots are in {plain(run.config.output_dir)}.")
+    return report
+
+
+# Which attacks apply, found out before a model is loaded
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which attacks to make.
+
+    Attributes:
+        steps: of relearning.
+        wordings: by name, how to read prompt and completion; empty where prompts are no plain text.
+        worded: the records of S and H that have the wordings.
+        public: texts to train an adapter on; None leaves this attack out.
+        lora: the adapter.
+        skipped: the attacks that are left out, each with the reason.
+    """
+
+    steps: int
+    wordings: dict[str, RecordFormat]
+    worded: dict[SetName, Dataset]
+    public: Dataset | None
+    lora: LoraConfig | None
+    skipped: dict[str, str]
+
+
+def _plan(run: Preparation, asked: AttackArguments, model_args: ModelArguments) -> _Plan:
+    facts, skipped = TASKS[run.task], {}
+    if not (facts.next_token or facts.two_texts):
+        skipped["sampling"] = f"a model for {run.task} writes no text"
+    if not facts.next_token:
+        skipped["in_context"] = f"a model for {run.task} does not go on from other records"
+    wordings = _wordings(run, asked.paraphrase_column)
+    worded: dict[SetName, Dataset] = {}
+    if wordings:
+        parts: dict[SetName, AnyDataset | None] = {"forget": run.parts.forget, "holdout": run.parts.holdout}
+        for name, part in parts.items():
+            if part is not None and (drawn := _drawn(part, asked.paraphrase_column, run.config.seed)) is not None:
+                worded[name] = drawn
+        if "forget" not in worded:
+            raise InputError(f"No record to forget has a value in the column {asked.paraphrase_column!r}.")
+    elif asked.paraphrase_column is not None:
+        raise InputError("--paraphrase_column needs records with a prompt of plain text, for a model that writes.")
+    else:
+        skipped["wordings"] = "the records have no prompt of plain text"
+    public = lora = None
+    if asked.public_dataset is not None:
+        public = _public_texts(asked.public_dataset, run)
+        lora = lora_config(replace(model_args, use_peft=True), run.task)
+    else:
+        skipped["public"] = "no --public_dataset was named"
+    return _Plan(asked.attack_steps, wordings, worded, public, lora, skipped)
+
+
+def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
+    """How to read prompt and completion: as trained, and in other words."""
+    names = column_names(run.parts.forget)
+    if "input_ids" in names:
+        return {}
+    layout = record_format(names, run.task, **run.config.layout)
+    if layout.kind not in ("prompt_completion", "text_pairs"):
+        return {}
+    first: dict[str, Any] = next(iter(run.parts.forget), {})
+    if layout.prompt is None and not isinstance(first.get("prompt"), str):
+        return {}
+    prompt, completion = layout.prompt or "{prompt}", layout.completion or "{completion}"
+    others = {wrapper: wrapper.replace("{}", prompt) for wrapper in WRAPPERS}
+    if paraphrases is not None:
+        fields = set(template_fields(prompt))
+        if len(fields) != 1:
+            raise InputError(
+                f"--paraphrase_column {paraphrases} takes the place of the prompt's column, but the template "
+                f"{prompt!r} has {len(fields)} columns; join them into one."
+            )
+        require_columns([paraphrases], names)
+        others = {paraphrases: prompt.replace(f"{{{fields.pop()}}}", f"{{{paraphrases}}}")}
+        template_fields(others[paraphrases])
+    return {
+        name: replace(layout, prompt=words, completion=completion)
+        for name, words in ({AS_TRAINED: prompt} | others).items()
+    }
+
+
+def _drawn(part: AnyDataset, paraphrases: str | None, seed: int) -> Dataset | None:
+    """Some records of a set, of those with a paraphrase where a column of them is named; None where there is none."""
+    if paraphrases is not None and paraphrases not in column_names(part):
+        return None
+    if not isinstance(part, Dataset):
+        part = Dataset.from_list(list(part), features=part.features)
+    rows = np.arange(len(part))
+    if paraphrases is not None:
+        rows = np.flatnonzero([text is not None for text in part[paraphrases]])
+    drawn = np.random.default_rng(seed).permutation(rows)[:RECORDS]
+    return part.select(np.sort(drawn)) if len(drawn) else None
+
+
+def _public_texts(name: str, run: Preparation) -> Dataset:
+    """Some texts of a data set of which the first split has a column ``text``."""
+    if not TASKS[run.task].next_token:
+        raise InputError(f"--public_dataset is for models that go on writing a text, and this one is for {run.task}.")
+    splits, _ = load_data(name)
+    texts = next(iter(splits.values()))
+    assert isinstance(texts, Dataset)
+    if "text" not in texts.column_names:
+        raise InputError(f"The data set {name!r} of --public_dataset needs a column 'text'.")
+    drawn = np.random.default_rng(run.config.seed).permutation(len(texts))[:SAMPLE_ROWS]
+    return texts.select(np.sort(drawn))
+
+
+def _places(run: Preparation, compare: EvaluateArguments) -> dict[Attacked, ModelSource]:
+    """Find the models without loading them; raises InputError where one is missing or has another task."""
+    names: dict[Attacked, str | None] = {"original": compare.original_model, "retrained": compare.retrained_model}
+    found = {arm: locate(name) for arm, name in names.items() if name is not None}
+    for place in found.values():
+        task_of(place.name, load_config(place), run.task, peft=peft_task(place))
+    order: tuple[Attacked, ...] = ("original", "unlearned", "retrained")
+    places = found | {"unlearned": run.source}
+    return {arm: places[arm] for arm in order if arm in places}
+
+
+# The attacks, on one model at a time
+
+
+def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Plan) -> AttackReport:
+    models: dict[Attacked, ModelAttacks] = {}
+    material: _Material | None = None
+    for arm, place in places.items():
+        model = to_device(load_any(place, run.task, **run.loading), run.config.device)
+        if material is None:
+            material = _material(run, plan, [run.source, *places.values()], model.config)
+        models[arm] = _attack_one(model, run, plan, material)
+    loss = None
+    if "original" in models:
+        forgotten, known = (
+            models[arm].relearning[0].points[0].forget_loss.value
+            for arm in ("retrained" if "retrained" in models else "unlearned", "original")
+        )
+        loss = halfway(forgotten, known)
+    for arm, found in models.items():
+        steps = {curve.taught: None if loss is None else curve.steps_until(loss) for curve in found.relearning}
+        models[arm] = replace(found, steps_until_halfway=steps)
+    skipped = dict(plan.skipped)
+    if models["unlearned"].sampling is None:
+        skipped.setdefault("sampling", "the texts of S are too short")
+    return AttackReport(run.task, plan.steps, loss, models, skipped=skipped)
 
 
 @dataclass(frozen=True)
@@ -84,30 +247,7 @@ class _Material:
     public: Dataset | None
 
 
-@dataclass(frozen=True)
-class AttackPlan:
-    """What the attacks are to do, checked before a model is loaded.
-
-    Attributes:
-        steps: of relearning.
-        wordings: how to read prompt and completion, by what to call it; none where prompts are no plain text.
-        worded: S and H as far as they have the wordings.
-        public: texts to train an adapter on; None to leave that out.
-        lora: the adapter.
-        skipped: the attacks that will not be made, each with the reason.
-    """
-
-    steps: int
-    wordings: dict[str, RecordFormat]
-    worded: dict[SetName, Dataset]
-    public: Dataset | None
-    lora: LoraConfig | None
-    skipped: dict[str, str]
-
-
-def _material(
-    run: Preparation, plan: AttackPlan, sources: list[ModelSource], model_config: PretrainedConfig
-) -> _Material:
+def _material(run: Preparation, plan: _Plan, sources: list[ModelSource], model_config: PretrainedConfig) -> _Material:
     config, tokenizer = run.config, load_tokenizer(sources)
     evidence = measured_sets(run.sets, sources, model_config, run.task, config)
     length = resolve_max_length(model_config, tokenizer, config.max_length)
@@ -131,44 +271,7 @@ def _material(
     return _Material(evidence, tokenizer, wordings, public)
 
 
-def attack_models(run: Preparation, places: dict[Attacked, ModelSource], plan: AttackPlan) -> AttackReport:
-    """Make every attack on every model, one model at a time.
-
-    Args:
-        run: the data, and the learning rate, batch size and seed of relearning.
-        places: the models.
-        plan: what to do.
-    """
-    models: dict[Attacked, ModelAttacks] = {}
-    material: _Material | None = None
-    for arm, place in places.items():
-        model = to_device(load_any(place, run.task, **run.loading), run.config.device)
-        if material is None:
-            material = _material(run, plan, [run.source, *places.values()], model.config)
-        models[arm] = _attack_model(model, run, plan, material)
-    loss = None
-    if "original" in models:
-        forgotten, known = (
-            models[arm].relearning[0].points[0].forget_loss.value
-            for arm in ("retrained" if "retrained" in models else "unlearned", "original")
-        )
-        loss = halfway(forgotten, known)
-    skipped = dict(plan.skipped)
-    if models["unlearned"].sampling is None:
-        skipped.setdefault("sampling", "the texts of S are too short")
-    models = {
-        arm: replace(
-            found,
-            steps_until_halfway={
-                curve.taught: None if loss is None else curve.steps_until(loss) for curve in found.relearning
-            },
-        )
-        for arm, found in models.items()
-    }
-    return AttackReport(run.task, plan.steps, loss, models, skipped=skipped)
-
-
-def _attack_model(model: Model, run: Preparation, plan: AttackPlan, material: _Material) -> ModelAttacks:
+def _attack_one(model: Model, run: Preparation, plan: _Plan, material: _Material) -> ModelAttacks:
     evidence, seed = material.evidence, run.config.seed
     lessons: list[Taught] = ["forget", "retained"]
     if material.public is not None:
@@ -201,124 +304,3 @@ def _attack_model(model: Model, run: Preparation, plan: AttackPlan, material: _M
         in_context=reminder,
         wordings=other_words(model, material.wordings),
     )
-
-
-def plan_attacks(run: Preparation, asked: AttackArguments, model_args: ModelArguments) -> AttackPlan:
-    """Find out which attacks apply.
-
-    Args:
-        run: the data and the task.
-        asked: how hard to try.
-        model_args: the settings of an adapter.
-
-    Raises:
-        InputError: what was asked for does not apply.
-    """
-    facts, skipped = TASKS[run.task], {}
-    if not (facts.next_token or facts.two_texts):
-        skipped["sampling"] = f"a model for {run.task} writes no text"
-    if not facts.next_token:
-        skipped["in_context"] = f"a model for {run.task} does not go on from other records"
-    wordings = _wordings(run, asked.paraphrase_column)
-    worded: dict[SetName, Dataset] = {}
-    if wordings:
-        parts: dict[SetName, AnyDataset | None] = {"forget": run.parts.forget, "holdout": run.parts.holdout}
-        for name, part in parts.items():
-            if part is not None and (drawn := _worded(part, asked, run.config.seed)) is not None:
-                worded[name] = drawn
-        if "forget" not in worded:
-            raise InputError(f"No record of S has anything in the column {asked.paraphrase_column!r}.")
-    elif asked.paraphrase_column is not None:
-        raise InputError("--paraphrase_column needs records with a prompt of plain text, for a model that writes.")
-    else:
-        skipped["wordings"] = "the records have no prompt of plain text"
-    public = lora = None
-    if asked.public_dataset is not None:
-        public = _public_texts(asked.public_dataset, run)
-        lora = lora_config(replace(model_args, use_peft=True), run.task)
-    else:
-        skipped["public"] = "no --public_dataset was named"
-    return AttackPlan(asked.attack_steps, wordings, worded, public, lora, skipped)
-
-
-def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
-    """How to read prompt and completion: as trained, and in other words."""
-    names = column_names(run.parts.forget)
-    if "input_ids" in names:
-        return {}
-    layout = record_format(names, run.task, **run.config.layout)
-    if layout.kind not in ("prompt_completion", "text_pairs"):
-        return {}
-    first: dict[str, Any] = next(iter(run.parts.forget), {})
-    if layout.prompt is None and not isinstance(first.get("prompt"), str):
-        return {}
-    prompt, completion = layout.prompt or "{prompt}", layout.completion or "{completion}"
-    others = {wrapper: wrapper.replace("{}", prompt) for wrapper in WRAPPERS}
-    if paraphrases is not None:
-        fields = set(template_fields(prompt))
-        if len(fields) != 1:
-            raise InputError(
-                f"--paraphrase_column {paraphrases} takes the place of the prompt's column, but the template "
-                f"{prompt!r} has {len(fields)} columns; join them into one."
-            )
-        require_columns([paraphrases], names)
-        others = {paraphrases: prompt.replace(f"{{{fields.pop()}}}", f"{{{paraphrases}}}")}
-        template_fields(others[paraphrases])
-    return {
-        name: replace(layout, prompt=words, completion=completion)
-        for name, words in ({AS_TRAINED: prompt} | others).items()
-    }
-
-
-def _worded(part: AnyDataset, asked: AttackArguments, seed: int) -> Dataset | None:
-    """Some records of a set that have the paraphrases, if these are asked for; None where none has."""
-    if asked.paraphrase_column is not None and asked.paraphrase_column not in column_names(part):
-        return None
-    if not isinstance(part, Dataset):
-        part = Dataset.from_list(list(part), features=part.features)
-    rows = np.arange(len(part))
-    if asked.paraphrase_column is not None:
-        rows = np.flatnonzero([text is not None for text in part[asked.paraphrase_column]])
-    drawn = np.random.default_rng(seed).permutation(rows)[:RECORDS]
-    return part.select(np.sort(drawn)) if len(drawn) else None
-
-
-def _public_texts(name: str, run: Preparation) -> Dataset:
-    """Some texts of a data set of which the first split has a column ``text``."""
-    if not TASKS[run.task].next_token:
-        raise InputError(f"--public_dataset is for models that go on writing a text, and this one is for {run.task}.")
-    splits, _ = load_data(name)
-    texts = next(iter(splits.values()))
-    assert isinstance(texts, Dataset)
-    if "text" not in texts.column_names:
-        raise InputError(f"The data set {name!r} of --public_dataset needs a column 'text'.")
-    drawn = np.random.default_rng(run.config.seed).permutation(len(texts))[:SAMPLE_ROWS]
-    return texts.select(np.sort(drawn))
-
-
-def attack(values: dict[str, Any]) -> AttackReport:
-    """Try to bring S back in a copy of a model, and of those that it is compared with."""
-    asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
-    if asked.attack_steps < 1:
-        raise InputError(f"--attack_steps {asked.attack_steps} is not possible; it must be 1 or more.")
-    model_args = build(ModelArguments, values)
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
-    # How a model was unlearned, and what it cost by the recipe or by default, is nothing to an attack.
-    settings = {"output_dir": "attacks", **without_method(values), "max_steps": asked.attack_steps}
-    prepared = prepare_run(settings, ask_again=True, find_base=False)
-    config = prepared.config
-    out = console(config)
-    require_folder(config.folder)
-    plan = plan_attacks(prepared, asked, model_args)
-    places = attacked_models(prepared, compare.original_model, compare.retrained_model)
-    report = attack_models(prepared, places, plan)
-    if PartialState().is_main_process:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        save_json(report, config.folder / ATTACKS_FILE)
-        plot_relearning(report, config.folder / CURVE_FILE)
-        if report.models["unlearned"].sampling is not None:
-            plot_leaks(report, config.folder / LEAKS_FILE)
-    print_attacks(out, report)
-    out.print(f"{ATTACKS_FILE} and its plots are in {plain(config.output_dir)}.")
-    return report
