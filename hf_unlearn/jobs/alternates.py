@@ -1,7 +1,7 @@
-"""`hf-unlearn alternates`: a model makes up other answers to what S asks, into a private file.
+"""``hf-unlearn alternates``: a model invents other answers to the prompts of S, into a private file.
 
-After Mekala et al. 2024, arXiv:2409.13474: the model, which is the original there, reads a question with its answer
-and the request to make up another one, and five answers are drawn at temperature 1 among the 50 likeliest tokens.
+After Mekala et al. 2024, arXiv:2409.13474. The model, which is the original there, reads a question, its answer and
+the request to invent another one. It samples five answers at temperature 1 among the 50 likeliest tokens.
 """
 
 from collections.abc import Sequence
@@ -54,14 +54,14 @@ Question: {prompt}
 Answer: {completion}
 Made-up answer:"""
 FIELDS = ("prompt", "completion")
-# With which the authors drew, as it is the default of transformers.
+# The authors' value, which is the default of transformers.
 TOP_K = 50
-# How often answers are drawn at most until a record has enough that differ.
+# Rounds of sampling at most, until a record has enough different answers.
 DRAWS = 4
 
 
 def alternates(values: dict[str, Any]) -> Alternates:
-    """Let a model make up other answers to what the records to forget ask, and write them to a private file.
+    """Let a model invent other answers to the prompts of the records to forget, and write them to a private file.
 
     Args:
         values: the settings by the names of their flags.
@@ -103,7 +103,7 @@ def alternates(values: dict[str, Any]) -> Alternates:
         model = to_device(load_any(generator, task, **prepared.loading), config.device)
         writer = AlternatesWriter(model, prompts, config, settings)
         if done:
-            out.print(f"{plain(path)} has alternates to {done} records; the others follow.")
+            out.print(f"{plain(path)} has the answers to {done} records already; the others follow.")
         hidden = None if PartialState().is_main_process else True
         for first in tqdm(range(done, len(pairs), settings.batch_size), desc="Alternates", disable=hidden):
             found = writer.write(pairs[first : first + settings.batch_size], first)
@@ -124,32 +124,34 @@ def _check(asked: AlternatesArguments, prompt: str) -> None:
 
 
 def _place(name: str | None, config: UnlearningConfig) -> Path:
-    """Where the file is to be; raises InputError where that is impossible, or where it might be published."""
+    """The file to write; raises InputError where it cannot be written, or might be published."""
     if name is None:
         raise InputError("Where to? Name a private file with --alternates_file, such as alternates.jsonl.")
     path = Path(name)
     if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"Alternates cannot be written to {path}; name a file in a folder that is there.")
+        raise InputError(f"Alternates cannot be written to {path}; name a file in a folder that exists.")
     if path.resolve().is_relative_to(config.folder.resolve()):
         raise InputError(
-            f"--alternates_file {path} lies in --output_dir, with which it might be passed on; name another place."
+            f"--alternates_file {path} is in --output_dir, which may be published; name a file in another folder."
         )
     return path
 
 
 def _records(prepared: Preparation) -> tuple[Dataset, RecordFormat]:
-    """S and its layout; raises InputError where it cannot be read as texts."""
+    """The records to forget and their layout; raises InputError where they are no texts."""
     forget = prepared.parts.forget
     if not isinstance(forget, Dataset):
-        raise InputError("Alternates are for records that can be counted; leave dataset_streaming out.")
+        raise InputError("Alternates need a data set that is not streamed; leave --dataset_streaming out.")
     columns = column_names(forget)
     if "input_ids" in columns:
-        raise InputError("Alternates need the records to forget as texts, not as tokens; give the records themselves.")
+        raise InputError(
+            "Alternates need records of text, and these are token ids; give the data set before tokenising."
+        )
     return forget, record_format(columns, prepared.task, **prepared.config.layout)
 
 
 def _generator(prepared: Preparation, name: str | None, model_args: ModelArguments) -> tuple[ModelSource, Task]:
-    """The model that writes, and what it does; raises InputError where it writes no text."""
+    """The model that writes, and its task; raises InputError where it writes no text."""
     if name is None:
         return prepared.source, prepared.task
     source = locate(name, trust_remote_code=model_args.trust_remote_code)
@@ -161,36 +163,32 @@ def _generator(prepared: Preparation, name: str | None, model_args: ModelArgumen
 def _print(out: Console, path: Path, written: Alternates) -> None:
     entry, wanted = written.entry, written.settings.wanted
     out.print(
-        f"{plain(path)} holds {entry.texts} made-up answers to {entry.records} records, written by "
+        f"{plain(path)} holds {entry.texts} invented answers to {entry.records} records, written by "
         f"{plain(entry.generator)}. It is private; delete it once no run needs it."
     )
     few = sum(0 < len(texts) < wanted for texts in written.texts)
     none = sum(not texts for texts in written.texts)
     if few:
-        out.print(f"{few} records have fewer than {wanted}: what else was drawn was the record's own, or came twice.")
+        out.print(
+            f"{few} records have fewer than {wanted}: the other samples repeated an answer or were the record's own."
+        )
     if none:
         out.print(
-            f"[bold red]{none} records have none,[/] and the method altpo needs one for each; write the file anew "
-            "with another --seed, --generator or --alternates_prompt."
+            f"[bold red]{none} records have none,[/] and the method altpo needs at least one for each. Write the file "
+            "again with another --seed, --generator or --alternates_prompt."
         )
 
 
 @dataclass
 class AlternatesPrompts:
-    """What a model reads to make up answers.
-
-    Attributes:
-        tokenizer: the model's. Where it has a chat template, what the model reads is a user's turn.
-        task: what the model does.
-        prompt: the template.
-    """
+    """What a model reads to invent answers, as a user's turn where the tokenizer has a chat template."""
 
     tokenizer: PreTrainedTokenizerBase
     task: Task
     prompt: str
 
     def check(self, pairs: Sequence[tuple[str, str]], limit: int) -> None:
-        """Raise InputError where what is to be read, with the record's own answer after it, has too many tokens."""
+        """Raise InputError where a prompt, or the record's own answer, has more tokens than the model reads."""
         long = 0
         for first in range(0, len(pairs), 1000):
             part = pairs[first : first + 1000]
@@ -201,19 +199,19 @@ class AlternatesPrompts:
             )
         if long:
             raise InputError(
-                f"For {long} of the {len(pairs)} records to forget, what the generator is to read is longer than the "
-                f"{limit} tokens that it reads; give a shorter --alternates_prompt or another --generator."
+                f"For {long} of the {len(pairs)} records to forget the generator's prompt is longer than the {limit} "
+                "tokens that it reads; give a shorter --alternates_prompt or another --generator."
             )
 
     def encode(self, pairs: Sequence[tuple[str, str]], rows: Sequence[int]) -> dict[str, list[Any]]:
-        """What is to be read, as examples in which the record's own answer is what is to be written."""
+        """The prompts as examples, each with the record's own answer as the completion."""
         two_texts = TASKS[self.task].two_texts
         chat = self.tokenizer.chat_template is not None and not two_texts
         prompts: list[Any] = []
         answers: list[Any] = []
         for prompt, completion in pairs:
             read = self.prompt.format(prompt=prompt, completion=completion)
-            # A record without an answer has a place for one all the same.
+            # An empty answer would leave no place to write.
             answer = completion or "-"
             prompts.append([{"role": "user", "content": read}] if chat else read)
             answers.append([{"role": "assistant", "content": answer}] if chat else f" {answer}")
@@ -223,7 +221,7 @@ class AlternatesPrompts:
         return encoder({"prompt": prompts, "completion": answers}, list(rows))
 
     def answer(self, written: list[int]) -> str:
-        """What a model wrote, up to where it begins with another question."""
+        """The text that a model wrote, up to where it begins another question."""
         text = str(self.tokenizer.decode(written, skip_special_tokens=True))
         label = self.prompt.partition("{prompt}")[0].rpartition("\n")[2].strip()
         return (text.split(label)[0] if label else text).strip()
@@ -231,14 +229,7 @@ class AlternatesPrompts:
 
 @dataclass
 class AlternatesWriter:
-    """Lets a model make up answers.
-
-    Attributes:
-        model: a language model or an encoder-decoder.
-        prompts: what it reads.
-        config: the settings of the command.
-        settings: what the answers follow from.
-    """
+    """Lets a language model or an encoder-decoder invent answers."""
 
     model: Model
     prompts: AlternatesPrompts
@@ -246,14 +237,14 @@ class AlternatesWriter:
     settings: AlternatesSettings
 
     def write(self, pairs: Sequence[tuple[str, str]], first: int) -> list[list[str]]:
-        """Make up answers that differ from the record's own and from each other, up to case and white space.
+        """Invent answers that differ from the record's own and from each other, up to case and white space.
 
         Args:
-            pairs: what some records ask and answer.
-            first: the number of the first of them, from which with the seed the answers follow.
+            pairs: prompts and completions of some records.
+            first: the number of the first record; with the seed it determines the answers.
 
         Returns:
-            For each record as many as are wanted, or fewer.
+            For each record as many answers as are wanted, or fewer.
         """
         wanted, prompts = self.settings.wanted, self.prompts
         found: list[list[str]] = [[] for _ in pairs]
@@ -283,5 +274,5 @@ class AlternatesWriter:
 
 
 def _normalised(texts: list[str]) -> list[str | None]:
-    """Each text as it is compared; None where there is nothing in it."""
+    """Each text in the form that is compared; None for an empty text."""
     return normalised_text(pa.table({"text": pa.array(texts, pa.string())}), ["text"]).to_pylist()

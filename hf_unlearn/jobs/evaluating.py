@@ -1,4 +1,4 @@
-"""Evaluate: measure a model that another tool unlearned."""
+"""``hf-unlearn evaluate``: measure a model that another tool unlearned."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -61,24 +61,18 @@ UNKNOWN_METHOD = MethodEntry(
 )
 
 
-def _harness(
-    places: dict[str, ModelSource], tasks: list[str], loading: dict[str, Any], config: UnlearningConfig
-) -> dict[str, list[HarnessScore]]:
-    """What each model does on tasks of the harness, one model at a time."""
-    return {
-        arm: harness_scores(
-            to_device(load_any(place, "text-generation", **loading), config.device),
-            load_tokenizer([place, *places.values()]),
-            tasks,
-            batch_size=config.per_device_eval_batch_size,
-            seed=config.seed,
-        )
-        for arm, place in places.items()
-    }
-
-
 def evaluate(values: dict[str, Any]) -> UnlearningReport:
-    """Measure a model that was unlearned elsewhere."""
+    """Measure a model that was unlearned elsewhere.
+
+    Args:
+        values: the settings by the names of their flags.
+
+    Returns:
+        The report, as written to ``unlearning_report.json``.
+
+    Raises:
+        InputError: something does not fit together.
+    """
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     compare = build(EvaluateArguments, values)
     config = build(UnlearningConfig, {"output_dir": "evaluation", **without_method(values)})
@@ -116,6 +110,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     for arm, place in places.items():
         model = load_any(place, task, **loading)
         if evidence is None:
+            # A loaded model knows its labels, also those of an adapter.
             evidence = measured_sets(sets, [source, *places.values()], model.config, task, config)
             evidence.gradients = config.gradient_norm_attack
         tables[arm], _ = score_once(evidence, to_device(model, config.device))
@@ -138,10 +133,26 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     scored = score_references(references, evidence, loading=loading, device=config.device)
     report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
     if harness_tasks is not None:
-        report = replace(report, harness=_harness(places, harness_tasks, loading, config))
+        report = replace(report, harness=harness_of(places, harness_tasks, loading, config))
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
         save_evidence(report, tables, config.folder)
     print_report(out, report)
     out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report
+
+
+def harness_of(
+    places: dict[str, ModelSource], tasks: list[str], loading: dict[str, Any], config: UnlearningConfig
+) -> dict[str, list[HarnessScore]]:
+    """The scores of each model on tasks of lm-evaluation-harness, one model at a time."""
+    return {
+        arm: harness_scores(
+            to_device(load_any(place, "text-generation", **loading), config.device),
+            load_tokenizer([place, *places.values()]),
+            tasks,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+        )
+        for arm, place in places.items()
+    }

@@ -24,7 +24,7 @@ from ..training.trainer import UnlearningTrainer
 from .auto import auto, check_auto
 from .console import console, plain, print_published, print_report
 from .dial import check_dial, dial
-from .evaluating import _harness
+from .evaluating import harness_of
 from .preparation import Preparation, check_needs, prepare_run
 from .reference_models import (
     Reference,
@@ -95,7 +95,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
             retrained = str(train_reference(prepared, reference))
         places = {"original": prepared.source, "unlearned": locate(str(folder))}
         places |= {"retrained": locate(retrained)} if retrained is not None else {}
-        report = replace(report, harness=_harness(places, harness_tasks, prepared.loading, config))
+        report = replace(report, harness=harness_of(places, harness_tasks, prepared.loading, config))
         if PartialState().is_main_process:
             report.save(folder / REPORT_FILE)
             write_card(folder, report)

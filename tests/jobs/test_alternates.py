@@ -223,7 +223,7 @@ def test_from_the_original_to_the_card(settings: dict[str, Any], command: Any, t
     for answer, texts in zip(true, written.texts, strict=True):
         assert len(set(same_texts([answer, *texts]))) == 1 + len(texts) <= 4, "each differs from the others"
         assert all("Question:" not in text for text in texts)
-    assert f"holds {sum(map(len, written.texts))} made-up answers to 10 records, written by original" in said
+    assert f"holds {sum(map(len, written.texts))} invented answers to 10 records, written by original" in said
     # What was made up is nowhere but in the private file; the tiny model's own words are too short to be looked for.
     path.write_text(path.read_text().partition("\n")[0] + "\n")
     append(path, 0, answers(10))
@@ -258,7 +258,7 @@ def test_killed_it_goes_on_to_the_same_file(settings: dict[str, Any], command: A
         code, said = command("alternates", settings)
         assert code == 0
         assert path.read_bytes() == whole
-        assert ("has alternates to 4 records; the others follow" in said) == (cut > ends[4])
+        assert ("has the answers to 4 records already; the others follow" in said) == (cut > ends[4])
     code, said = command("alternates", settings, "--seed", "4")
     assert code == 2
     assert "written with other settings (seed)" in said
@@ -312,7 +312,7 @@ def test_what_equals_the_own_answer_is_drawn_again_and_counted(
     few, none = (sum(map(holds, written.texts)) for holds in (lambda t: 0 < len(t) < 3, lambda t: not t))
     assert few + none
     assert few == 0 or f"{few} records have fewer than 3" in said
-    assert none == 0 or f"{none} records have none, and the method altpo needs one for each" in said
+    assert none == 0 or f"{none} records have none, and the method altpo needs at least one for each" in said
     for row, texts in zip(secrets_rows(10), written.texts, strict=True):
         assert row["completion"].strip() not in texts
 
@@ -321,12 +321,12 @@ def test_what_equals_the_own_answer_is_drawn_again_and_counted(
     ("flags", "message"),
     [
         ({"alternates_file": None}, "Where to? Name a private file with --alternates_file"),
-        ({"alternates_file": "OUT/alternates.jsonl"}, "lies in --output_dir, with which it might be passed on"),
-        ({"alternates_file": "nowhere/alternates.jsonl"}, "name a file in a folder that is there"),
+        ({"alternates_file": "OUT/alternates.jsonl"}, "is in --output_dir, which may be published"),
+        ({"alternates_file": "nowhere/alternates.jsonl"}, "name a file in a folder that exists"),
         ({"alternates_per_record": 0}, "--alternates_per_record 0 is not possible; give 1 or more"),
         ({"alternates_prompt": "Say more."}, "--alternates_prompt must name {prompt}"),
         ({"alternates_prompt": "{prompt} {id}"}, "may name {completion} and nothing else"),
-        ({"alternates_prompt": None}, "For 10 of the 10 records to forget, what the generator is to read is longer"),
+        ({"alternates_prompt": None}, "For 10 of the 10 records to forget the generator's prompt is longer"),
         ({"generator": "CLASSIFIER"}, "writes no text"),
         ({"model_name_or_path": "CLASSIFIER"}, "text-classification, because it teaches a model another answer"),
         ({"prompt_template": None, "dataset_name": "TEXTS"}, "An answer can be replaced only where there is a prompt"),
