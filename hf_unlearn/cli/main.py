@@ -89,18 +89,19 @@ def _dispatch(command: str, flags: list[str]) -> int:
     if command not in COMMANDS:
         raise InputError(f"there is no such command; the commands are {', '.join(COMMANDS)}.")
     if command not in CONFIGURED:
-        job, values = parse(command, flags)
-        return _job(job)(**values) or 0
+        name, values = parse(command, flags)
+        return job(name)(**values) or 0
     from ..hub_access import hub_errors
     from . import recipes
 
     values = recipes.parse(command, flags)
     # Streamed records come while they are used, so the Hub can fail anywhere.
     with hub_errors(f"The data set {values.get('dataset_name')!r}"):
-        _job(COMMANDS[command].job)(values)
+        job(COMMANDS[command].job)(values)
     return 0
 
 
-def _job(name: str) -> Callable[..., Any]:
+def job(name: str) -> Callable[..., Any]:
+    """The function that a command names in the table."""
     module, function = name.split(".")
     return vars(import_module(f"..jobs.{module}", __package__))[function]

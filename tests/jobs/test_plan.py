@@ -101,12 +101,3 @@ def test_a_record_of_another_version_is_refused(tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr()
     assert "it is not of version 1; train again" in shown.err
     assert shown.out == ""
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["plan", "--help"])
-    assert ended.value.code == 0
-    assert "--delta" in capsys.readouterr().out
-    assert main(["--help"]) == 0
-    assert "hf-unlearn plan" in capsys.readouterr().out
