@@ -1,4 +1,4 @@
-"""The settings of the commands."""
+"""The settings of the commands that take a recipe."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -16,26 +16,26 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "The model: a folder or Hub id."})
     model_revision: str | None = field(default=None, metadata={"help": "Its branch, tag or commit on the Hub."})
-    task: Task | None = field(
-        default=None, metadata={"help": "What it does; read from its architecture when left out."}
-    )
+    task: Task | None = field(default=None, metadata={"help": "Its task; by default read from its architecture."})
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = field(
-        default="float32", metadata={"help": "Type of the weights; auto: as stored."}
+        default="float32", metadata={"help": "The data type of the weights; auto: as stored."}
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Such as sdpa or flash_attention_2."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "The implementation of attention, such as sdpa or flash_attention_2."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Allow code from the model's repository to run."})
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights."})
     load_in_4bit: bool = field(
-        default=False, metadata={"help": "Load the weights under an adapter in 4 bits (QLoRA); needs bitsandbytes."}
+        default=False, metadata={"help": "Load the weights below an adapter in 4 bits (QLoRA); needs bitsandbytes."}
     )
     load_in_8bit: bool = field(
-        default=False, metadata={"help": "Load the weights under an adapter in 8 bits; needs bitsandbytes."}
+        default=False, metadata={"help": "Load the weights below an adapter in 8 bits; needs bitsandbytes."}
     )
     lora_r: int = field(default=16, metadata={"help": "LoRA rank."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA scale."})
     lora_dropout: float = field(default=0.05, metadata={"help": "LoRA dropout."})
     lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Modules with an adapter; PEFT's choice for the model when left out."}
+        default=None, metadata={"help": "The modules that get an adapter; by default PEFT's choice for the model."}
     )
 
 
@@ -46,14 +46,17 @@ class DataArguments:
     _argument_group_name = "data set D"
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "D: a Hub id, a folder, or a .jsonl, .csv, .tsv or .parquet file."}
+        default=None,
+        metadata={"help": "The data set D: a Hub id, a folder, or a .jsonl, .csv, .tsv or .parquet file."},
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
+    dataset_config: str | None = field(default=None, metadata={"help": "The configuration (subset) of D."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Its branch, tag or commit on the Hub."})
-    dataset_train_split: str = field(default="train", metadata={"help": "The split that was trained on."})
-    dataset_test_split: str | None = field(default=None, metadata={"help": "A split to report on."})
+    dataset_train_split: str = field(default="train", metadata={"help": "The split that the original was trained on."})
+    dataset_test_split: str | None = field(
+        default=None, metadata={"help": "A split for the report, which no model was trained on."}
+    )
     dataset_streaming: bool = field(
-        default=False, metadata={"help": "Stream D instead of storing it; needs max_steps."}
+        default=False, metadata={"help": "Stream D instead of storing it; needs --max_steps."}
     )
 
 
@@ -61,12 +64,13 @@ class DataArguments:
 class RequestArguments:
     """Which records to forget, and which were held out."""
 
-    _argument_group_name = "request: the records to forget (S) and the held-out ones (H); several unite"
+    _argument_group_name = "request: the records to forget (S) and the held-out records (H); several flags add up"
 
     forget_ids: str | None = field(
-        default=None, metadata={"help": "File of ids, one a line (.txt, .csv, .jsonl); needs --forget_id_column."}
+        default=None,
+        metadata={"help": "A file of ids to forget, one a line (.txt, .csv, .jsonl); needs --forget_id_column."},
     )
-    forget_id_column: str | None = field(default=None, metadata={"help": "The column that holds the ids."})
+    forget_id_column: str | None = field(default=None, metadata={"help": "The column of D that holds the ids."})
     forget_requests: str | None = field(
         default=None,
         metadata={
@@ -74,13 +78,15 @@ class RequestArguments:
         },
     )
     forget_values: list[str] | None = field(
-        default=None, metadata={"help": "column=value: every row with that value, such as author=Doe."}
+        default=None, metadata={"help": "Forget every row with this value: column=value, such as author=Doe."}
     )
-    forget_rows: list[int] | None = field(default=None, metadata={"help": "Row numbers, counted from 0."})
+    forget_rows: list[int] | None = field(
+        default=None, metadata={"help": "Forget the rows with these numbers, counted from 0."}
+    )
     forget_dataset: str | None = field(
-        default=None, metadata={"help": "A data set (as for --dataset_name) whose rows are to be forgotten."}
+        default=None, metadata={"help": "Forget the rows of this data set (named as for --dataset_name)."}
     )
-    allow_unmatched: bool = field(default=False, metadata={"help": "Go on when an id is not in D."})
+    allow_unmatched: bool = field(default=False, metadata={"help": "Continue when an id is not in D."})
     duplicates: Literal["report", "forget", "error", "ignore"] = field(
         default="report",
         metadata={"help": "Retained rows with the text of a row to forget: count, forget too, fail, or do not look."},
@@ -89,10 +95,10 @@ class RequestArguments:
         default="report", metadata={"help": "Retained rows that nearly equal a row to forget, or quote it: the same."}
     )
     near_duplicates_review: str | None = field(
-        default=None, metadata={"help": "A file to write for you alone, with rows and texts of near copies (.jsonl)."}
+        default=None, metadata={"help": "Write the near copies with their texts to this file (.jsonl). It is private."}
     )
     near_duplicates_encoder: str | None = field(
-        default=None, metadata={"help": "A sentence encoder, a folder or Hub id, that finds paraphrases too."}
+        default=None, metadata={"help": "A sentence encoder that also finds paraphrases: a folder or Hub id."}
     )
     holdout_split: str | None = field(
         default=None, metadata={"help": "The held-out records: this split of the data set."}
@@ -109,8 +115,8 @@ class RequestArguments:
     digest_key_file: str | None = field(
         default=None,
         metadata={
-            "help": "Your key for the digests of requests and of the ledger; a file in HF_HOME, made when missing, by "
-            "default."
+            "help": "Your secret key for the digests in requests and ledger. By default a file in HF_HOME, made "
+            "if missing."
         },
     )
 
@@ -131,11 +137,13 @@ class RunArguments:
     )
     push: bool = field(default=False, metadata={"help": "Publish to --hub_model_id after the verdict."})
     push_anyway: bool = field(
-        default=False, metadata={"help": "Publish also when the verdict is not_forgotten or over_forgotten."}
+        default=False, metadata={"help": "Publish even if the verdict is not_forgotten or over_forgotten."}
     )
-    push_to_existing: bool = field(default=False, metadata={"help": "Publish to a repository that has files already."})
+    push_to_existing: bool = field(
+        default=False, metadata={"help": "Publish even to a repository that has files already."}
+    )
     tell_users_to_move: bool = field(
-        default=False, metadata={"help": "Ask users of the original, in the published card, to move to this model."}
+        default=False, metadata={"help": "In the published card, ask users of the original to move to this model."}
     )
 
 
@@ -194,7 +202,7 @@ class ReferencesArguments:
             "choices": ["retrained", "retrained_unlearned", "same_budget", "unlearned"],
         },
     )
-    delta: float = field(default=1e-5, metadata={"help": "delta of the definition of epsilon."})
+    delta: float = field(default=1e-5, metadata={"help": "The delta in the definition of epsilon."})
 
 
 @dataclass
@@ -226,7 +234,7 @@ class EvaluateArguments:
 
 @dataclass
 class HarnessArguments:
-    """What is measured besides."""
+    """What else is measured."""
 
     _argument_group_name = "other abilities"
 
@@ -247,7 +255,9 @@ class AttackArguments:
 
     attack_steps: int = field(
         default=30,
-        metadata={"help": "Optimiser steps of relearning, each at --learning_rate on --per_device_train_batch_size."},
+        metadata={
+            "help": "Optimiser steps of further training, at --learning_rate and --per_device_train_batch_size."
+        },
     )
     paraphrase_column: str | None = field(
         default=None,
