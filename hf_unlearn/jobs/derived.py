@@ -81,7 +81,7 @@ def _derived_table(found: DerivedReport) -> Table:
 
 def derived(
     model: str, *, unlearned: str | None, output: Path | None, message: Path | None, max_models: int
-) -> DerivedReport:
+) -> None:
     """Show what was derived from a model on the Hub, and write what its owners could be told. Nothing is posted.
 
     Args:
@@ -122,4 +122,3 @@ def derived(
             out.print(f"Wrote {plain(message)}.")
     except OSError as error:
         raise InputError(f"{error.filename} cannot be written: {error.strerror}.") from None
-    return found

@@ -169,7 +169,7 @@ def test_data_sets(api: HfApi, hub: HubServer, capsys: pytest.CaptureFixture[str
     push(api, repo, {"data/train.parquet": b"what stays"}, repo_type="dataset")
     assert downloads(first, "data/train.parquet", repo, "dataset")
     assert main(["erase", repo, "--repo_type", "dataset"]) == 0
-    assert "make sure that main holds what stays" in capsys.readouterr().out
+    assert "make sure that main holds only the rows that stay" in capsys.readouterr().out
     assert main(["erase", repo, "--repo_type", "dataset", "--yes", "--confirm", repo]) == 0
     assert not downloads(first, "data/train.parquet", repo, "dataset")
     assert HubRepo(repo, "dataset").read("main", "data/train.parquet") == b"what stays"
