@@ -79,9 +79,7 @@ def _derived_table(found: DerivedReport) -> Table:
     return shown
 
 
-def derived(
-    model: str, *, unlearned: str | None, output: Path | None, message: Path | None, max_models: int
-) -> None:
+def derived(model: str, *, unlearned: str | None, output: Path | None, message: Path | None, max_models: int) -> None:
     """Show what was derived from a model on the Hub, and write what its owners could be told. Nothing is posted.
 
     Args:

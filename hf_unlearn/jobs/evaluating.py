@@ -12,6 +12,7 @@ from ..data.loading import pick_split
 from ..evaluation.assemble import Judging, assemble_report, save_evidence
 from ..evaluation.generation import generation_tables
 from ..evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
+from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.references import TrainedReference, score_references, with_references
 from ..evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
@@ -26,6 +27,7 @@ from ..models.loading import (
     to_device,
 )
 from ..models.location import ModelSource, locate
+from ..models.tasks import Task
 from ..output_folder import require_folder
 from ..publishing.ledger_of_model import ledger_of
 from ..training.config import UnlearningConfig
@@ -104,20 +106,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         check_harness_tasks(harness_tasks, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
-    tables, generated = {}, {}
-    tokenizer = load_tokenizer([source, *places.values()]) if config.generate_records else None
-    evidence = None
-    for arm, place in places.items():
-        model = load_any(place, task, **loading)
-        if evidence is None:
-            # A loaded model knows its labels, also those of an adapter.
-            evidence = measured_sets(sets, [source, *places.values()], model.config, task, config)
-            evidence.gradients = config.gradient_norm_attack
-        tables[arm], _ = score_once(evidence, to_device(model, config.device))
-        if tokenizer is not None:
-            records, seed = config.generate_records, config.seed
-            generated[arm], _ = generation_tables(model, evidence, tokenizer, records=records, seed=seed)
-    assert evidence is not None
+    evidence, tables, generated = _measured(places, sets, task, loading, config)
     copies, near = parts.audit.duplicates_retained, parts.audit.near_duplicates_retained
     report = assemble_report(
         tables,
@@ -156,3 +145,29 @@ def harness_of(
         )
         for arm, place in places.items()
     }
+
+
+def _measured(
+    places: dict[str, ModelSource],
+    sets: dict[SetName, AnyDataset | None],
+    task: Task,
+    loading: dict[str, Any],
+    config: UnlearningConfig,
+) -> tuple[EvidenceSets, dict[str, Any], dict[str, Any]]:
+    """Score the models one at a time: the encoded sets, and by model its tables and what it writes."""
+    sources = [places["unlearned"], *places.values()]
+    tokenizer = load_tokenizer(sources) if config.generate_records else None
+    tables, generated = {}, {}
+    evidence = None
+    for arm, place in places.items():
+        model = load_any(place, task, **loading)
+        if evidence is None:
+            # A loaded model knows its labels, also those of an adapter.
+            evidence = measured_sets(sets, sources, model.config, task, config)
+            evidence.gradients = config.gradient_norm_attack
+        tables[arm], _ = score_once(evidence, to_device(model, config.device))
+        if tokenizer is not None:
+            records, seed = config.generate_records, config.seed
+            generated[arm], _ = generation_tables(model, evidence, tokenizer, records=records, seed=seed)
+    assert evidence is not None
+    return evidence, tables, generated
