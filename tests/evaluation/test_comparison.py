@@ -257,8 +257,8 @@ def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         main(["references", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     for told in (
-        "each once and with a seed of its own",
-        "a bound from below",
+        "each with a seed of its own",
+        "a lower bound of epsilon",
         "conditional on it",
         "--delta",
         "--arms",
