@@ -60,9 +60,9 @@ class RetainedData:
     def card(self) -> str:
         """The section about it for the data set's card."""
         rows = len(self.splits[self.trained]) + self.removed
-        told = {"split": self.trained, "rows": rows, "name": self.origin}
-        told |= {"removed": self.removed, "elsewhere": self.elsewhere, "runs": self.runs}
-        return environment().get_template("dataset_card.md").render(told)
+        values = {"split": self.trained, "rows": rows, "name": self.origin}
+        values |= {"removed": self.removed, "elsewhere": self.elsewhere, "runs": self.runs}
+        return environment().get_template("dataset_card.md").render(values)
 
 
 def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str | None) -> RetainedData:
@@ -79,14 +79,14 @@ def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str |
     report, ledger = UnlearningReport.load(folder / REPORT_FILE), ledger_of(ModelSource(str(folder)))
     if ledger is None:
         raise InputError(f"There is no {LEDGER_FILE} in {folder}; without it nobody knows which records to take out.")
-    key, told = ledger_key(digest_key_file, ledger), report.dataset
-    on_hub = dataset_name is None and told.name is not None and "/" in told.name
-    name = told.name if on_hub else dataset_name
+    key, described = ledger_key(digest_key_file, ledger), report.dataset
+    on_hub = dataset_name is None and described.name is not None and "/" in described.name
+    name = described.name if on_hub else dataset_name
     if name is None:
         raise InputError(f"The run in {folder} read its data from a file or folder; name it with --dataset_name.")
-    trained = told.split or "train"
-    revision = told.revision if on_hub else None
-    data, source = load_data(name, config=told.config, revision=revision, split=trained)
+    trained = described.split or "train"
+    revision = described.revision if on_hub else None
+    data, source = load_data(name, config=described.config, revision=revision, split=trained)
     assert isinstance(data, DatasetDict)
     _ = pick_split(data, trained, "dataset_train_split")
     forgotten = forgotten_before(ledger, key)
@@ -103,7 +103,7 @@ def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str |
     return RetainedData(
         splits=DatasetDict({**data, trained: kept}),
         trained=trained,
-        config=told.config or (data[trained].info.config_name if source.revision else None) or "default",
+        config=described.config or (data[trained].info.config_name if source.revision else None) or "default",
         origin=source.name if source.revision else None,
         forgotten=forgotten,
         removed=removed,
@@ -221,10 +221,10 @@ def _looked_for(data: RetainedData, repo_id: str, revision: str, others: set[str
 
 def _named(part: Dataset, forgotten: Records) -> np.ndarray:
     """Which rows of a split were to be forgotten, as far as it has the columns to tell by."""
-    told = [one for one in forgotten.parts if isinstance(one, Digested) and {*one.names} <= {*part.column_names}]
-    if not told or len(part) == 0:
+    usable = [one for one in forgotten.parts if isinstance(one, Digested) and {*one.names} <= {*part.column_names}]
+    if not usable or len(part) == 0:
         return np.zeros(len(part), dtype=bool)
-    selection = Selection(Records(tuple(told)), "The ledger", part)
+    selection = Selection(Records(tuple(usable)), "The ledger", part)
     select_rows(part, [selection])
     return selection.mask()
 

@@ -48,8 +48,8 @@ def ledger_of(source: ModelSource) -> Ledger | None:
         return ledger
     last = ledger.runs[-1]
     report_path = file_beside(source, REPORT_FILE)
-    told = noted is not None and (noted.lines, noted.statement) == (ledger.events.index(last), last.statement)
-    if report_path is None or not told or file_digest(report_path) != last.report:
+    names_it = noted is not None and (noted.lines, noted.statement) == (ledger.events.index(last), last.statement)
+    if report_path is None or not names_it or file_digest(report_path) != last.report:
         raise InputError(
             f"{LEDGER_FILE} {place} was changed or shortened, or {REPORT_FILE} was: its last run is not that of the "
             "report; restore both from their history."
@@ -167,10 +167,10 @@ def forgotten_before(ledger: Ledger, key: bytes) -> Records | None:
 def ledger_key(path: str | None, ledger: Ledger) -> bytes:
     """The owner's key, from its usual file when None; raises InputError where it is not that of the ledger."""
     place = key_path(path)
-    told = f"the key that {LEDGER_FILE} was written with"
+    wanted = f"the key that {LEDGER_FILE} was written with"
     if not place.exists():
-        raise InputError(f"The digest key {place} is not there; name {told} with --digest_key_file.")
+        raise InputError(f"The digest key {place} is not there; name {wanted} with --digest_key_file.")
     key = load_digest_key(place)
     if any(run.key_check != key_check(key) for run in ledger.runs):
-        raise InputError(f"The digest key {place} is not {told}; name that one with --digest_key_file.")
+        raise InputError(f"The digest key {place} is not {wanted}; name that one with --digest_key_file.")
     return key
