@@ -51,6 +51,21 @@ from .trainer_report import trainer_report
 MEASURED_RECORDS = 500
 
 
+def _check_settings(
+    args: UnlearningConfig, retained: AnyDataset, forget: AnyDataset | None, holdout: AnyDataset | None
+) -> None:
+    """Raise InputError where the settings and the data sets do not go together."""
+    if not isinstance(retained, Dataset) and args.max_steps <= 0:
+        raise InputError("A streamed data set has no length; say how many steps to train with max_steps.")
+    if args.stop_when_forgotten and (forget is None or holdout is None):
+        raise InputError("stop_when_forgotten needs forget_dataset and holdout_dataset, which it compares.")
+    if args.method in CHOICES:
+        raise InputError(
+            f"{args.method!r} chooses among methods, and this trains one; name a method, or let "
+            "hf_unlearn.jobs.run (`hf-unlearn run`) choose."
+        )
+
+
 class UnlearningTrainer(MethodTrainer):
     """Fine-tunes a model on the retained set and measures what it still knows of the forget set.
 
@@ -103,17 +118,7 @@ class UnlearningTrainer(MethodTrainer):
         args = UnlearningConfig() if args is None else args
         if train_dataset is None:
             raise InputError("The trainer needs the retained set as train_dataset.")
-        if not isinstance(train_dataset, Dataset) and args.max_steps <= 0:
-            raise InputError("A streamed data set has no length; say how many steps to train with max_steps.")
-        if args.stop_when_forgotten and (forget_dataset is None or holdout_dataset is None):
-            raise InputError(
-                "stop_when_forgotten needs forget_dataset and holdout_dataset to tell one from the other."
-            )
-        if args.method in CHOICES:
-            raise InputError(
-                f"{args.method!r} chooses among methods, and this trains one; name a method, or let "
-                "hf_unlearn.jobs.run (`hf-unlearn run`) choose."
-            )
+        _check_settings(args, train_dataset, forget_dataset, holdout_dataset)
         method = find_method(args.method, args.start)
         alpha = method.resolve_alpha(args.alpha)
 
