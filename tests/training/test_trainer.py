@@ -414,7 +414,7 @@ def test_what_does_not_fit_together(lm_base: Path, tmp_path: Path) -> None:
         UnlearningTrainer(str(lm_base), config(folder, max_steps=-1), split.retained.to_iterable_dataset())  # type: ignore[union-attr]
     with pytest.raises(InputError, match="The forget set is empty"):
         UnlearningTrainer(str(lm_base), config(folder), split.retained, forget_dataset=split.forget.select([]))  # type: ignore[union-attr]
-    with pytest.raises(InputError, match="tokenised but the forget set is not"):
+    with pytest.raises(InputError, match="The retained set is tokenised and the forget set is not"):
         UnlearningTrainer(str(lm_base), config(folder), encoded(lm_base, split.retained), forget_dataset=split.forget)
     with pytest.raises(InputError, match="nothing to report on"):
         UnlearningTrainer(str(lm_base), config(folder), split.retained).report()
