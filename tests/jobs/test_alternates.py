@@ -234,7 +234,7 @@ def test_from_the_original_to_the_card(settings: dict[str, Any], command: Any, t
     seen = " ".join([said, told, *(file.read_text() for file in public)])
     assert [text for text in secret if text in seen] == []
     card = (out / "README.md").read_text()
-    assert "30 other answers to 10 records were preferred, made up by the original." in card
+    assert "preferred 30 other answers to 10 of these records. They were written by the original model." in card
     assert "--alternates_file alternates.jsonl" in card
     entry = UnlearningReport.load(out / "unlearning_report.json").method.alternates
     assert (entry.texts, entry.records, entry.generator, entry.original) == (30, 10, "original", True)
@@ -392,7 +392,7 @@ def test_encoder_decoders_conversations_and_other_generators(
             code, said = command("run", given)
             assert code == 0, said
     card = (tmp_path / "out2" / "README.md").read_text()
-    assert "6 other answers to 3 records were preferred, made up by chat." in card
+    assert "preferred 6 other answers to 3 of these records. They were written by chat." in card
     assert str(tmp_path) not in card
 
 
