@@ -135,7 +135,7 @@ class Preparation:
 
 
 def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: bool = True) -> Preparation:
-    """Find the model, its record and its base, split the data, and look whether all of it fits; shows what it finds.
+    """Find the model, its record and its base, split the data, and check that all of it fits; shows what it finds.
 
     Args:
         values: the settings of ``run``.
@@ -191,7 +191,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
 def _alternates(
     config: UnlearningConfig, forget: AnyDataset, task: Task, source: ModelSource
 ) -> AlternatesSettings | None:
-    """What the answers follow from that a method prefers to S; raises InputError where they do not fit the run."""
+    """Where the method prefers invented answers to S: how they were made; raises InputError where they do not fit."""
     if config.method in CHOICES or METHODS[config.method].data.instead != "alternates":
         return None
     path, columns = Path(str(config.alternates_file)), column_names(forget)
@@ -215,12 +215,7 @@ def check_needs(run: Preparation) -> None:
 
 
 def inherited_settings(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
-    """The training settings that the record fills in where neither the user nor the method says something.
-
-    Args:
-        record: how the original was trained, None when nobody says.
-        values: the settings that were given.
-    """
+    """The training settings that the original's record adds where neither the user nor the method says something."""
     if record is None:
         return {}
     method = METHODS.get(values.get("method", UnlearningConfig.method), METHODS[UnlearningConfig.method])
@@ -254,8 +249,8 @@ def _warn_of_other_data(out: Console, record: TrainingRecord | None, parts: Reta
     gone = sum(run.rows for run in ledger.runs) - parts.audit.forgotten_before_rows
     if record.dataset.rows - parts.audit.dataset_rows not in (0, gone):
         out.print(
-            f"[bold red]The original was trained on {record.dataset.rows:,} rows, but D has "
-            f"{parts.audit.dataset_rows:,};[/] is this the data set it was trained on?"
+            f"[bold red]The original was trained on {record.dataset.rows:,} rows, but the data set has "
+            f"{parts.audit.dataset_rows:,}.[/] Is this the data set it was trained on?"
         )
 
 
@@ -319,8 +314,6 @@ def _ledger_of_named(model_args: ModelArguments, out: Console) -> Ledger | None:
     try:
         source = located(model_args)
     except InputError as error:
-        out.print(
-            f"What the model had to forget before is left out of this, as it cannot be looked at: {plain(error)}"
-        )
+        out.print(f"This leaves out what the model had to forget before, as the model cannot be read: {plain(error)}")
         return None
     return ledger_of(source)

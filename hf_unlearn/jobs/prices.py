@@ -44,7 +44,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Prices:
-    """What the roads from an original to a model without S cost.
+    """What the methods that lead from an original to a model without S cost.
 
     Attributes:
         one_pass: over L, as the original was trained; as this run trains where nobody recorded that.
@@ -81,21 +81,13 @@ class Prices:
         if self.retraining is not None:
             dear = f" at {self.retraining.flops / self.roads[others[0]].flops:.1f} times the price"
         return (
-            f"Recommended: {others[0]}, as no base is known that it could begin at; exact would be a whole "
+            f"Recommended: {others[0]}, as no base model is known that it could begin at; exact would be a whole "
             f"retraining{dear}."
         )
 
 
 def recorded_pass(record: TrainingRecord, rows: int) -> Price | None:
-    """What one pass over L costs when the model is trained as the original was.
-
-    Args:
-        record: of the original's training.
-        rows: of L.
-
-    Returns:
-        The price, None where the record does not say how many rows it was over.
-    """
+    """What a pass over the rows of L costs as the original was trained; None where its rows are not recorded."""
     if not record.dataset.rows:
         return None
     return Price(record.flops, record.seconds).times(rows / (record.epochs * record.dataset.rows))
@@ -115,11 +107,7 @@ def step_factor(step: float, forward: float, teacher: float, adapter_recorded: b
 
 
 def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices | None:
-    """What roads cost from where a trainer is.
-
-    Args:
-        trainer: before ``train()``; neither its weights nor any random state is changed.
-        methods: those that the budget of the trainer could go to.
+    """What methods cost for the budget of a trainer, before its ``train()``; changes no weight and no random state.
 
     Returns:
         The prices, None where L is streamed and nobody knows how long it is.
@@ -169,12 +157,7 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
 
 
 def planned_flops(trainer: "UnlearningTrainer", method: Method) -> float:
-    """Operations of a whole training that uses S: passes over each part, teachers, and what is looked up before.
-
-    Args:
-        trainer: as for :func:`estimate`; it trains with this method.
-        method: uses S.
-    """
+    """Operations of a trainer's whole training that uses S: passes over each part, teachers, and references."""
     assert trainer.mixed is not None
     objective, plain = method.objective, plain_model(trainer.model)
     until = names_until(plain, blocks_until(plain, trainer.options[objective.depth])) if objective.depth else None
@@ -188,12 +171,7 @@ def planned_flops(trainer: "UnlearningTrainer", method: Method) -> float:
 
 
 def looking_flops(trainer: "UnlearningTrainer", method: Method) -> float:
-    """Operations of what a method looks at before its first step, without padding.
-
-    Args:
-        trainer: as for :func:`estimate`.
-        method: any.
-    """
+    """Operations of what a method looks at before its first step, without padding."""
     step, forward = flops_per_token(trainer.model)
     sets = {"forget": trainer.forget_examples, "retained": trainer.train_dataset}
     flops = 0.0
@@ -240,9 +218,6 @@ def timed_pass(trainer: "UnlearningTrainer") -> Price:
     """What one pass over L costs by a few timed steps, forward and back, on records drawn from it.
 
     The optimiser's own work, which would change the weights, is left out.
-
-    Args:
-        trainer: as for :func:`estimate`.
 
     Raises:
         InputError: a step does not fit into the memory.

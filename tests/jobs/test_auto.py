@@ -139,7 +139,7 @@ def test_without_a_base_the_road_is_approximate(
     assert (report.road.taken, report.method.name, report.method.alpha) == ("approximate", auto.APPROXIMATE, 0.6)
     assert report.base_is_clean is None
     assert not report.road.trials
-    assert "Recommended: shrink_reheat, as no base is known" in said
+    assert "Recommended: shrink_reheat, as no base model is known" in said
     assert "only an approximate way is open" in said
     err = refused(settings, recipe, capsys, tmp_path / "no", "--use_peft", "true")
     assert "No base model is known, and an approximate way moves the weights under the new adapter" in err

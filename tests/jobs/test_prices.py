@@ -85,7 +85,8 @@ def test_without_a_record_a_few_steps_are_timed_and_leave_no_trace(
     spent = runs[0].state.total_flos
     assert prices.roads["shrink_perturb"].flops == pytest.approx(spent, rel=0.2)
     assert prices.recommendation == (
-        "Recommended: shrink_perturb, as no base is known that it could begin at; exact would be a whole retraining."
+        "Recommended: shrink_perturb, as no base model is known that it could begin at; exact would be a whole "
+        "retraining."
     )
     console = Console(record=True, width=120)
     print_prices(console, prices)
