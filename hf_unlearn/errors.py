@@ -8,7 +8,7 @@ class InputError(ValueError):
     """
 
 
-class AlreadyHonoured(InputError):
+class AlreadyForgotten(InputError):
     """All that was asked to be forgotten was forgotten before; there is nothing to do.
 
     The command line prints it as a result and exits with code 0.

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from .. import __version__
-from ..errors import AlreadyHonoured, InputError, in_one_line
+from ..errors import AlreadyForgotten, InputError, in_one_line
 from .commands import COMMANDS, CONFIGURED, parse
 
 NEWCOMER = """\
@@ -57,9 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _dispatch(command, flags)
-    except AlreadyHonoured as honoured:
+    except AlreadyForgotten as finding:
         if os.environ.get("RANK", "0") == "0":
-            print(in_one_line(honoured))
+            print(in_one_line(finding))
         return 0
     except InputError as error:
         # All processes of a launch meet the same error; one of them says so.

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from ..errors import AlreadyHonoured, InputError
+from ..errors import AlreadyForgotten, InputError
 from .arrow_tables import AnyDataset, column_names, require_columns, row_count
 from .copies.exact import Copies, DuplicatePolicy, find_copies, text_columns, texts_of
 from .copies.review import check_review
@@ -157,7 +157,7 @@ def split_retained(
         The parts and the audit.
 
     Raises:
-        AlreadyHonoured: all that the request names was forgotten before.
+        AlreadyForgotten: all that the request names was forgotten before.
         InputError: a column is unknown, a type is wrong, the data set lacks something that the request names, nothing
             would be retained, a row is both to forget and held out, or there is a copy under the policy ``error``.
     """
@@ -258,7 +258,7 @@ def _masks(selections: Selections) -> Masks:
         what = f"All {honoured:,} ids" if honoured else "All the records"
         if forget.unmatched:
             what = f"The data set does not have {forget.unmatched:,} of the ids, and the {honoured:,} others"
-        raise AlreadyHonoured(f"{what} that the request names were forgotten before; there is nothing to do.")
+        raise AlreadyForgotten(f"{what} that the request names were forgotten before; there is nothing to do.")
     return masks
 
 

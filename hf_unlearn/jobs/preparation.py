@@ -143,7 +143,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
         find_base: whether to look for the base model.
 
     Raises:
-        AlreadyHonoured: there is nothing to do.
+        AlreadyForgotten: there is nothing to do.
         InputError: something does not fit together.
     """
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)

@@ -51,7 +51,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         The report; it lies beside the model in the output folder.
 
     Raises:
-        AlreadyHonoured: all that is asked for was forgotten before.
+        AlreadyForgotten: all that is asked for was forgotten before.
         InputError: something does not fit together.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved; the same call goes on from there.
     """

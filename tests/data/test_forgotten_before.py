@@ -11,7 +11,7 @@ from hf_unlearn import InputError, RetainedSplit, split_retained
 from hf_unlearn.data.request.digest_selector import recognised
 from hf_unlearn.data.request.digests import digest_each, key_check, keyed_digest
 from hf_unlearn.data.request.records import Records
-from hf_unlearn.errors import AlreadyHonoured
+from hf_unlearn.errors import AlreadyForgotten
 
 KEY = b"0123456789abcdef"
 
@@ -112,10 +112,10 @@ def test_new_ids_only_are_the_request() -> None:
 @pytest.mark.parametrize("request_", [*REQUESTS.values(), Records.ids("id", ["r3"])])
 def test_all_of_it_was_honoured_before(request_: Records) -> None:
     first = after(Records.ids("id", ["r3", "r4"]))
-    with pytest.raises(AlreadyHonoured, match="were forgotten before; there is nothing to do"):
+    with pytest.raises(AlreadyForgotten, match="were forgotten before; there is nothing to do"):
         after(request_, forgotten_before=before(first))
     both = Records.ids("id", ["r3", "gone"])
-    with pytest.raises(AlreadyHonoured, match="does not have 1 of the ids, and the 1 others that the request names"):
+    with pytest.raises(AlreadyForgotten, match="does not have 1 of the ids, and the 1 others that the request names"):
         after(both, forgotten_before=before(first), allow_unmatched=True)
     measured = after(request_, forgotten_before=before(first), ask_again=True)
     assert measured.audit.forget_rows > 0
@@ -181,7 +181,7 @@ def test_nothing_that_was_forgotten_comes_back(
         holdout = Records.ids("id", [f"r{i}" for i in held_out]) if held_out else None
         try:
             split = after(request, dataset, holdout=holdout, forgotten_before=before(*splits))
-        except AlreadyHonoured:
+        except AlreadyForgotten:
             assert asked <= forgotten
             continue
         except InputError:
