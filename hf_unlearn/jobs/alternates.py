@@ -26,7 +26,7 @@ from ..data.replacements import asked_and_answered
 from ..errors import InputError
 from ..evaluation.generation import check_writes, generate
 from ..methods.table import METHODS
-from ..models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
+from ..models.loading import Model, load_any, load_config, load_tokenizer, source_task, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS, Task
 from ..publishing.ledger_of_model import weights_of
@@ -155,7 +155,7 @@ def _generator(prepared: Preparation, name: str | None, model_args: ModelArgumen
     if name is None:
         return prepared.source, prepared.task
     source = locate(name, trust_remote_code=model_args.trust_remote_code)
-    task = task_of(source.name, load_config(source), None, peft=peft_task(source))
+    task = source_task(source, None)
     check_writes(task)
     return source, task
 

@@ -32,7 +32,7 @@ from ..evaluation.prompting import WRAPPERS, in_context, other_words, sample_lea
 from ..evaluation.relearning import Taught, halfway, quantise, relearn
 from ..evaluation.report import SetName
 from ..files import save_json
-from ..models.loading import Model, load_any, load_config, load_tokenizer, peft_task, task_of, to_device
+from ..models.loading import Model, load_any, load_tokenizer, source_task, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
 from ..output_folder import require_folder
@@ -204,7 +204,7 @@ def _places(run: Preparation, compare: EvaluateArguments) -> dict[Attacked, Mode
     names: dict[Attacked, str | None] = {"original": compare.original_model, "retrained": compare.retrained_model}
     found = {arm: locate(name) for arm, name in names.items() if name is not None}
     for place in found.values():
-        task_of(place.name, load_config(place), run.task, peft=peft_task(place))
+        source_task(place, run.task)
     order: tuple[Attacked, ...] = ("original", "unlearned", "retrained")
     places = found | {"unlearned": run.source}
     return {arm: places[arm] for arm in order if arm in places}

@@ -1,7 +1,6 @@
 """``hf-unlearn evaluate``: measure a model that another tool unlearned."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -13,19 +12,11 @@ from ..evaluation.assemble import Judging, assemble_report, save_evidence
 from ..evaluation.generation import generation_tables
 from ..evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
 from ..evaluation.measured_sets import EvidenceSets
-from ..evaluation.references import TrainedReference, score_references, with_references
+from ..evaluation.references import score_references, with_references
 from ..evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.verdict import Provenance
-from ..models.loading import (
-    load_any,
-    load_config,
-    load_tokenizer,
-    peft_task,
-    quantised_bits,
-    task_of,
-    to_device,
-)
+from ..models.loading import load_any, load_config, load_tokenizer, quantised_bits, source_task, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
 from ..output_folder import require_folder
@@ -35,16 +26,8 @@ from ..training.measuring import check_measures
 from ..training.trainer_data import measured_sets
 from .console import console, plain, print_report, show_split
 from .preparation import loading_options, located, without_method
-from .reference_models import check_task, named_references
-from .settings import (
-    ComparisonArguments,
-    DataArguments,
-    EvaluateArguments,
-    HarnessArguments,
-    ModelArguments,
-    RequestArguments,
-    build,
-)
+from .reference_models import named_references
+from .settings import DataArguments, EvaluateArguments, HarnessArguments, ModelArguments, RequestArguments, build
 from .splitting import named_data, split_data
 
 UNKNOWN_METHOD = MethodEntry(
@@ -86,7 +69,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=True)
     show_split(out, parts, request_args)
     model_config = load_config(source)
-    task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
+    task = source_task(source, model_args.task, model_config)
     loading = loading_options(model_args, source, training=False)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config))
     test = data_args.dataset_test_split
@@ -97,13 +80,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         "test": pick_split(data, test, "dataset_test_split") if test is not None else None,
     }
     check_fit(list(sets.values()), source, model_config, task, config.layout)
-    references: list[TrainedReference] = []
-    if (folder := build(ComparisonArguments, values).references) is not None:
-        references = named_references(Path(folder), parts.audit)
-        check_task(references, task)
-    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
-    if harness_tasks is not None:
-        check_harness_tasks(harness_tasks, task)
+    references = named_references(values, parts.audit, task) or []
+    harness_tasks = harness_tasks_of(values, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     evidence, tables, generated = _measured(places, sets, task, loading, config)
@@ -129,6 +107,14 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     print_report(out, report)
     out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report
+
+
+def harness_tasks_of(values: dict[str, Any], task: Task) -> list[str] | None:
+    """The tasks of lm-evaluation-harness in the settings; raises InputError where they cannot be run."""
+    tasks = build(HarnessArguments, values).lm_eval_tasks
+    if tasks is not None:
+        check_harness_tasks(tasks, task)
+    return tasks
 
 
 def harness_of(

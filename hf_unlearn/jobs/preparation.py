@@ -23,7 +23,7 @@ from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.report import SetName
 from ..methods.method import DEFAULT_BUDGET
 from ..methods.table import CHOICES, METHODS, find_method
-from ..models.loading import PEFT_TASKS, load_any, load_config, peft_task, quantised_bits, quantization, task_of
+from ..models.loading import PEFT_TASKS, load_any, load_config, quantised_bits, quantization, source_task
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
 from ..models.training_record import DataSource, TrainingRecord, load_record
@@ -160,7 +160,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=ask_again)
     show_split(out, parts, request_args)
     model_config = load_config(source)
-    task = task_of(source.name, model_config, model_args.task, peft=peft_task(source))
+    task = source_task(source, model_args.task, model_config)
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, source)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config))

@@ -3,7 +3,6 @@
 import copy
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +25,7 @@ from ..evaluation.references import (
     score_references,
 )
 from ..methods.table import CHOICES, METHODS
-from ..models.loading import PEFT_TASKS, load_config, peft_task, task_of
+from ..models.loading import PEFT_TASKS, source_task
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
 from ..models.training_record import RECORD_FILE, TrainingRecord, load_record
@@ -207,12 +206,17 @@ def own_references(run: Preparation) -> list[TrainedReference]:
     return ours
 
 
-def named_references(folder: Path, audit: SplitAudit) -> list[TrainedReference]:
-    """The references in a folder that the user names, without loading them.
+def named_references(values: dict[str, Any], audit: SplitAudit, task: Task) -> list[TrainedReference] | None:
+    """The references in the folder that the settings name, without loading them; None where they name none.
 
     Raises:
-        InputError: there are none, or they were trained for another split than this and may have seen S.
+        InputError: there are none in it, they do another task, or they were trained for another split than this and
+            may have seen S.
     """
+    named = build(ComparisonArguments, values).references
+    if named is None:
+        return None
+    folder = Path(named)
     found = _found(folder)
     if not found:
         raise InputError(
@@ -226,6 +230,7 @@ def named_references(folder: Path, audit: SplitAudit) -> list[TrainedReference]:
                 f"{reference.folder} was trained for another request or on other data, so it may have seen records to "
                 "forget; name references of this request, and the --digest_key_file that they were made with."
             )
+        source_task(locate(str(reference.folder)), task)
     return found
 
 
@@ -243,13 +248,6 @@ def _found(folder: Path) -> list[TrainedReference]:
                 raise InputError(f"{path} cannot be read; delete the folder that it is in, or name other references.")
             found.append(TrainedReference(arm, int(seed), path.parent, settings))
     return sorted(found, key=lambda reference: (ARMS.index(reference.arm), reference.seed))
-
-
-def check_task(references: Sequence[TrainedReference], task: Task) -> None:
-    """Raise InputError where a reference does something else than the model it is compared with."""
-    for reference in references:
-        place = locate(str(reference.folder))
-        task_of(place.name, load_config(place), task, peft=peft_task(place))
 
 
 def _batch(record: TrainingRecord, config: UnlearningConfig) -> dict[str, int]:

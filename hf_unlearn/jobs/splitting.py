@@ -4,16 +4,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from datasets import (
-    Dataset,
-    DatasetDict,
-    IterableDataset,
-    IterableDatasetDict,
-)
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..data.arrow_tables import AnyDataset, column_names, require_columns
 from ..data.copies.paraphrases import SentenceEncoder
-from ..data.format import template_fields
+from ..data.format import RecordFormat
 from ..data.loading import load_data, pick_split, reading
 from ..data.request.digests import key_path, load_digest_key
 from ..data.request.id_files import request_files
@@ -145,10 +140,9 @@ def _unite(left: Records | None, right: Records) -> Records:
 
 def _text_columns(dataset: AnyDataset, config: UnlearningConfig) -> list[str] | None:
     """The columns to look for duplicates in, None for the usual ones."""
-    if config.prompt_template is not None and config.completion_template is not None:
-        return list(
-            dict.fromkeys(template_fields(config.prompt_template) + template_fields(config.completion_template))
-        )
+    prompt, completion = config.prompt_template, config.completion_template
+    if prompt is not None and completion is not None:
+        return RecordFormat("prompt_completion", prompt=prompt, completion=completion).text_columns
     names = column_names(dataset)
     if config.dataset_text_field in names and "messages" not in names:
         return [config.dataset_text_field]

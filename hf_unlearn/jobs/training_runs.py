@@ -14,7 +14,7 @@ from ..data.format import record_format
 from ..data.labels import class_names
 from ..data.loading import pick_split
 from ..data.split import split_retained
-from ..models.loading import load_config, load_model, peft_task, task_of
+from ..models.loading import load_config, load_model, source_task
 from ..models.location import ModelSource
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, TrainingRecord
@@ -106,7 +106,7 @@ def train(values: dict[str, Any]) -> None:
             dataset = split_retained(dataset, held_out, duplicates=None).retained
     base = located(model_args)
     config_of_base = load_config(base)
-    task = task_of(base.name, config_of_base, model_args.task, peft=peft_task(base))
+    task = source_task(base, model_args.task, config_of_base)
     check_fit([dataset], None, config_of_base, task, config.layout)
     labels = None
     if TASKS[task].classes:

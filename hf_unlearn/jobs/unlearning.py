@@ -8,11 +8,10 @@ from accelerate import PartialState
 from rich.console import Console
 
 from ..errors import InputError
-from ..evaluation.harness import check_harness_tasks
 from ..evaluation.references import TrainedReference, score_references, with_references
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..methods.table import CHOICES
-from ..models.loading import load_config, peft_task, task_of
+from ..models.loading import source_task
 from ..models.location import locate
 from ..output_folder import is_finished, run_settings
 from ..publishing.card import CARD_FILE, write_card
@@ -24,17 +23,10 @@ from ..training.trainer import UnlearningTrainer
 from .auto import auto, check_auto
 from .console import console, plain, print_published, print_report
 from .dial import check_dial, dial
-from .evaluating import harness_of
+from .evaluating import harness_of, harness_tasks_of
 from .preparation import Preparation, check_needs, prepare_run
-from .reference_models import (
-    Reference,
-    check_task,
-    named_references,
-    own_references,
-    plan_reference,
-    train_reference,
-)
-from .settings import ComparisonArguments, HarnessArguments, RunArguments, build
+from .reference_models import Reference, named_references, own_references, plan_reference, train_reference
+from .settings import RunArguments, build
 from .training_runs import unlearn
 from .trials import EXACT, Choice, clear_trials, show_prices
 
@@ -68,16 +60,10 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     # The ledger will need it; asked now, nothing is lost where the Hub does not answer.
     weights_of(prepared.source)
     if run_args.retrained_model is not None:
-        model = locate(run_args.retrained_model)
-        task_of(model.name, load_config(model), task, peft=peft_task(model))
+        source_task(locate(run_args.retrained_model), task)
     reference = plan_reference(prepared, "retrained", config.seed) if run_args.with_retrained else None
-    named = None
-    if (place := build(ComparisonArguments, values).references) is not None:
-        named = named_references(Path(place), prepared.parts.audit)
-        check_task(named, task)
-    harness_tasks = build(HarnessArguments, values).lm_eval_tasks
-    if harness_tasks is not None:
-        check_harness_tasks(harness_tasks, task)
+    named = named_references(values, prepared.parts.audit, task)
+    harness_tasks = harness_tasks_of(values, task)
     folder, forgotten = config.folder, prepared.parts.forgotten
     assert forgotten is not None
     settings = run_settings(values, split=prepared.parts.audit.to_dict(), **prepared.made_up)

@@ -131,6 +131,11 @@ def task_of(
     return asked
 
 
+def source_task(source: ModelSource, asked: Task | None, config: PretrainedConfig | None = None) -> Task:
+    """What a stored model does, see :func:`task_of`; its configuration is read where it is not given."""
+    return task_of(source.name, config or load_config(source), asked, peft=peft_task(source))
+
+
 # Weights and tokenizers
 
 
@@ -141,7 +146,7 @@ def load_any(source: ModelSource, task: Task | None, **options: Any) -> Model:
     """
     config = load_config(source)
     if task is None:
-        task = task_of(source.name, config, None, peft=peft_task(source))
+        task = source_task(source, None, config)
     record = load_record(source)
     labels = record.labels if record else None
     id2label = dict(enumerate(labels)) if labels and source.adapter else None
