@@ -75,7 +75,11 @@ def alternates(values: dict[str, Any]) -> Alternates:
     """
     asked = build(AlternatesArguments, values)
     prompt = PROMPT if asked.alternates_prompt is None else asked.alternates_prompt
-    _check(asked, prompt)
+    if asked.alternates_per_record < 1:
+        raise InputError(f"--alternates_per_record {asked.alternates_per_record} is not possible; give 1 or more.")
+    fields = template_fields(prompt)
+    if "prompt" not in fields or set(fields) - set(FIELDS):
+        raise InputError("--alternates_prompt must name {prompt}, and may name {completion} and nothing else.")
     prepared = prepare_run(without_method(values), find_base=False)
     config, out = prepared.config, console(prepared.config)
     path = _place(values.get("alternates_file"), config)
@@ -101,26 +105,17 @@ def alternates(values: dict[str, Any]) -> Alternates:
         done = begin(path, settings)
     if done < len(pairs):
         model = to_device(load_any(generator, task, **prepared.loading), config.device)
-        writer = AlternatesWriter(model, prompts, config, settings)
         if done:
             out.print(f"{plain(path)} has the answers to {done} records already; the others follow.")
         hidden = None if PartialState().is_main_process else True
         for first in tqdm(range(done, len(pairs), settings.batch_size), desc="Alternates", disable=hidden):
-            found = writer.write(pairs[first : first + settings.batch_size], first)
+            found = _invented(model, prompts, config, settings, pairs[first : first + settings.batch_size], first)
             if PartialState().is_main_process:
                 append(path, first, found)
         PartialState().wait_for_everyone()
     written = read_alternates(path)
     _print(out, path, written)
     return written
-
-
-def _check(asked: AlternatesArguments, prompt: str) -> None:
-    if asked.alternates_per_record < 1:
-        raise InputError(f"--alternates_per_record {asked.alternates_per_record} is not possible; give 1 or more.")
-    fields = template_fields(prompt)
-    if "prompt" not in fields or set(fields) - set(FIELDS):
-        raise InputError("--alternates_prompt must name {prompt}, and may name {completion} and nothing else.")
 
 
 def _place(name: str | None, config: UnlearningConfig) -> Path:
@@ -227,50 +222,42 @@ class AlternatesPrompts:
         return (text.split(label)[0] if label else text).strip()
 
 
-@dataclass
-class AlternatesWriter:
-    """Lets a language model or an encoder-decoder invent answers."""
+def _invented(
+    model: Model,
+    prompts: AlternatesPrompts,
+    config: UnlearningConfig,
+    settings: AlternatesSettings,
+    pairs: Sequence[tuple[str, str]],
+    first: int,
+) -> list[list[str]]:
+    """For each record up to so many answers that differ from its own and each other, but for case and white space.
 
-    model: Model
-    prompts: AlternatesPrompts
-    config: UnlearningConfig
-    settings: AlternatesSettings
-
-    def write(self, pairs: Sequence[tuple[str, str]], first: int) -> list[list[str]]:
-        """Invent answers that differ from the record's own and from each other, up to case and white space.
-
-        Args:
-            pairs: prompts and completions of some records.
-            first: the number of the first record; with the seed it determines the answers.
-
-        Returns:
-            For each record as many answers as are wanted, or fewer.
-        """
-        wanted, prompts = self.settings.wanted, self.prompts
-        found: list[list[str]] = [[] for _ in pairs]
-        known: list[set[str | None]] = [{None, text} for text in _normalised([answer for _, answer in pairs])]
-        for draw in range(DRAWS):
-            rows = [row for row, texts in enumerate(found) if len(texts) < wanted]
-            if not rows:
-                break
-            written = generate(
-                self.model,
-                Dataset.from_dict(prompts.encode([pairs[row] for row in rows], rows)),
-                prompts.tokenizer,
-                task=prompts.task,
-                batch_size=self.settings.batch_size,
-                prefixes=(0,),
-                samples=max(wanted - len(found[row]) for row in rows),
-                top_k=TOP_K,
-                seed=int(np.random.default_rng([self.settings.seed, first, draw]).integers(2**62)),
-                context=lambda: precision(self.config),
-            )
-            texts = [prompts.answer(one.written) for one in written]
-            for one, text, same in zip(written, texts, _normalised(texts), strict=True):
-                if len(found[one.row]) < wanted and same not in known[one.row]:
-                    known[one.row].add(same)
-                    found[one.row].append(text)
-        return found
+    The number of the ``first`` record determines them, with the seed.
+    """
+    found: list[list[str]] = [[] for _ in pairs]
+    known: list[set[str | None]] = [{None, text} for text in _normalised([answer for _, answer in pairs])]
+    for draw in range(DRAWS):
+        rows = [row for row, texts in enumerate(found) if len(texts) < settings.wanted]
+        if not rows:
+            break
+        written = generate(
+            model,
+            Dataset.from_dict(prompts.encode([pairs[row] for row in rows], rows)),
+            prompts.tokenizer,
+            task=prompts.task,
+            batch_size=settings.batch_size,
+            prefixes=(0,),
+            samples=max(settings.wanted - len(found[row]) for row in rows),
+            top_k=TOP_K,
+            seed=int(np.random.default_rng([settings.seed, first, draw]).integers(2**62)),
+            context=lambda: precision(config),
+        )
+        texts = [prompts.answer(one.written) for one in written]
+        for one, text, same in zip(written, texts, _normalised(texts), strict=True):
+            if len(found[one.row]) < settings.wanted and same not in known[one.row]:
+                known[one.row].add(same)
+                found[one.row].append(text)
+    return found
 
 
 def _normalised(texts: list[str]) -> list[str | None]:

@@ -100,7 +100,6 @@ class _Plan:
     """Which attacks to make.
 
     Attributes:
-        steps: of relearning.
         wordings: by name, how to read prompt and completion; empty where prompts are no plain text.
         worded: the records of S and H that have the wordings.
         public: texts to train an adapter on; None leaves this attack out.
@@ -108,7 +107,6 @@ class _Plan:
         skipped: the attacks that are left out, each with the reason.
     """
 
-    steps: int
     wordings: dict[str, RecordFormat]
     worded: dict[SetName, Dataset]
     public: Dataset | None
@@ -141,7 +139,7 @@ def _plan(run: Preparation, asked: AttackArguments, model_args: ModelArguments) 
         lora = lora_config(replace(model_args, use_peft=True), run.task)
     else:
         skipped["public"] = "no --public_dataset was named"
-    return _Plan(asked.attack_steps, wordings, worded, public, lora, skipped)
+    return _Plan(wordings, worded, public, lora, skipped)
 
 
 def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
@@ -175,15 +173,14 @@ def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordForm
 
 def _drawn(part: AnyDataset, paraphrases: str | None, seed: int) -> Dataset | None:
     """Some records of a set, of those with a paraphrase where a column of them is named; None where there is none."""
-    if paraphrases is not None and paraphrases not in column_names(part):
-        return None
     if not isinstance(part, Dataset):
         part = Dataset.from_list(list(part), features=part.features)
     rows = np.arange(len(part))
     if paraphrases is not None:
+        if paraphrases not in part.column_names:
+            return None
         rows = np.flatnonzero([text is not None for text in part[paraphrases]])
-    drawn = np.random.default_rng(seed).permutation(rows)[:RECORDS]
-    return part.select(np.sort(drawn)) if len(drawn) else None
+    return _some(part, rows, RECORDS, seed) if len(rows) else None
 
 
 def _public_texts(name: str, run: Preparation) -> Dataset:
@@ -195,8 +192,11 @@ def _public_texts(name: str, run: Preparation) -> Dataset:
     assert isinstance(texts, Dataset)
     if "text" not in texts.column_names:
         raise InputError(f"The data set {name!r} of --public_dataset needs a column 'text'.")
-    drawn = np.random.default_rng(run.config.seed).permutation(len(texts))[:SAMPLE_ROWS]
-    return texts.select(np.sort(drawn))
+    return _some(texts, np.arange(len(texts)), SAMPLE_ROWS, run.config.seed)
+
+
+def _some(dataset: Dataset, rows: np.ndarray, most: int, seed: int) -> Dataset:
+    return dataset.select(np.sort(np.random.default_rng(seed).permutation(rows)[:most]))
 
 
 def _places(run: Preparation, compare: EvaluateArguments) -> dict[Attacked, ModelSource]:
@@ -234,7 +234,7 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
     skipped = dict(plan.skipped)
     if models["unlearned"].sampling is None:
         skipped.setdefault("sampling", "the texts of S are too short")
-    return AttackReport(run.task, plan.steps, loss, models, skipped=skipped)
+    return AttackReport(run.task, run.config.max_steps, loss, models, skipped=skipped)
 
 
 @dataclass(frozen=True)
@@ -281,11 +281,11 @@ def _attack_one(model: Model, run: Preparation, plan: _Plan, material: _Material
             model,
             evidence,
             taught=taught,
-            steps=plan.steps,
+            steps=run.config.max_steps,
             learning_rate=run.config.learning_rate * (LORA_RATE if taught == "public" else 1),
             batch_size=run.config.per_device_train_batch_size,
             seed=seed,
-            measure_every=max(1, plan.steps // MOST_MEASUREMENTS),
+            measure_every=max(1, run.config.max_steps // MOST_MEASUREMENTS),
             public=material.public,
             lora=plan.lora if taught == "public" else None,
         )

@@ -79,13 +79,22 @@ class Search:
         assert auc is not None
         return verdict, auc
 
-    def entry(self, trial: Trial, trainer: UnlearningTrainer, alpha: float) -> TrialEntry:
-        """Look at a trial, and note what was found."""
+    def entry(self, trial: Trial, begin: Begin | None) -> TrialEntry:
+        """Train a short time on L from the start that a trial moves to, and measure; at alpha 0 without training."""
+        if (finished := trial.finished()) is not None:
+            return finished
+        if trial.run.config.alpha == 0:
+            trainer = trial.run.trainer(trial.run.parts.forget, trial.run.parts.holdout)
+            if begin is not None:
+                begin(trainer)
+            start_folder(trial.folder, trial.settings)
+        else:
+            trainer = unlearn(trial.run, trial.settings, forget=None, holdout=None)
         verdict, auc = self.look(trainer)
-        return TrialEntry(
+        entry = TrialEntry(
             name=trial.name,
             method=trainer.method.name,
-            alpha=alpha,
+            alpha=trial.run.config.alpha,
             cost=trainer.cost_entry(None),
             measured_on="search",
             membership_auc=auc,
@@ -93,6 +102,8 @@ class Search:
             utility=None,
             outcome=_finding(verdict),
         )
+        trial.keep(entry, weights=False)
+        return entry
 
 
 def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
@@ -104,22 +115,24 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
         The trainer of the result, not yet saved, and its report.
     """
     run, method = choice.run, APPROXIMATE
-    searched, judged = _halves(run)
-    search = _search(choice, searched)
+    config, parts = run.config, run.parts
+    assert parts.holdout is not None
+    forget, holdout = (halves_of_records(p, config.group_column, config.seed) for p in (parts.forget, parts.holdout))
+    search = _search(choice, {"forget": forget[0], "holdout": holdout[0]})
     begin = choice.begin(*([EXACT] if run.lineage.base is not None else []), method)
-    entries = [_original(choice, search, method, begin)]
+    # Where S and H look alike under the original itself, nothing has to be moved.
+    entries = [search.entry(plan_trial(run, ORIGINAL, method, 0.0), begin)]
     if entries[0].told:
         for number in range(1, PROBES + 1):
-            alpha = next_alpha(entries)
-            trial = plan_trial(run, f"probe-{number}", method, alpha, PROBE_SHARE)
-            entries.append(trial.finished() or _probe(trial, search, alpha))
+            trial = plan_trial(run, f"probe-{number}", method, next_alpha(entries), PROBE_SHARE)
+            entries.append(search.entry(trial, None))
     alpha = chosen_alpha(entries)
     share = 1 - PROBE_SHARE * (len(entries) - 1)
     final = with_method(run, method, alpha, share=share)
-    trainer = unlearn(final, choice.settings, forget=judged["forget"], holdout=judged["holdout"])
+    trainer = unlearn(final, choice.settings, forget=forget[1], holdout=holdout[1])
     trainer.chosen_by_forget = True
     verdict, _ = search.look(trainer)
-    report = trainer.report(audit=run.parts.audit, dataset=run.data, retrained=choice.retrained)
+    report = trainer.report(audit=parts.audit, dataset=run.data, retrained=choice.retrained)
     still = "still " if distinguished(verdict) else ""
     afterwards = f"On the half that the search looked at, S and H are {still}{_finding(verdict)}"
     reasons = [_reason(entries, alpha, share), afterwards]
@@ -169,14 +182,6 @@ def check_dial(run: Preparation) -> None:
             )
 
 
-def _halves(run: Preparation) -> tuple[dict[SetName, AnyDataset], dict[SetName, AnyDataset]]:
-    """S and H in two halves each: to search on, and to judge by."""
-    config, parts = run.config, run.parts
-    assert parts.holdout is not None
-    forget, holdout = (halves_of_records(p, config.group_column, config.seed) for p in (parts.forget, parts.holdout))
-    return {"forget": forget[0], "holdout": holdout[0]}, {"forget": forget[1], "holdout": holdout[1]}
-
-
 def _search(choice: Choice, halves: dict[SetName, AnyDataset]) -> Search:
     """Encode the halves to search on, and score the models that trials are compared with."""
     run = choice.run
@@ -197,29 +202,6 @@ def _search(choice: Choice, halves: dict[SetName, AnyDataset]) -> Search:
         model = load_any(locate(choice.retrained), task, bits=quantised_bits(like))
         retrained = attack_scores(scored(to_device(model, config.device)), base)
     return Search(evidence, blind, base, retrained, config.auc_margin)
-
-
-def _original(choice: Choice, search: Search, method: str, begin: Begin) -> TrialEntry:
-    """Look at the original as it is: where S and H look alike, nothing has to be moved."""
-    trial = plan_trial(choice.run, ORIGINAL, method, 0.0)
-    if (entry := trial.finished()) is not None:
-        return entry
-    parts = trial.run.parts
-    trainer = trial.run.trainer(parts.forget, parts.holdout)
-    begin(trainer)
-    start_folder(trial.folder, trial.settings)
-    entry = search.entry(trial, trainer, 0.0)
-    trial.keep(entry)
-    return entry
-
-
-def _probe(trial: Trial, search: Search, alpha: float) -> TrialEntry:
-    """Train a short time from a start, and look. S is no part of it."""
-    trainer = unlearn(trial.run, trial.settings, forget=None, holdout=None)
-    entry = search.entry(trial, trainer, alpha)
-    trial.keep(entry)
-    trial.clear()
-    return entry
 
 
 def _reason(entries: list[TrialEntry], alpha: float, share: float) -> str:

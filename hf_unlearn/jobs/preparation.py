@@ -31,7 +31,7 @@ from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..training.config import UnlearningConfig
 from ..training.lineage import Lineage, find_lineage, fit_to_lineage
-from ..training.measuring import check_measures, check_method
+from ..training.measuring import check_measures
 from ..training.trained_weights import check_adapter
 from ..training.trainer import UnlearningTrainer
 from ..training.trainer_data import measured_sets
@@ -164,7 +164,6 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, source)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config))
-    check_method(task, config)
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")

@@ -94,14 +94,9 @@ def recorded_pass(record: TrainingRecord, rows: int) -> Price | None:
 
 
 def step_factor(step: float, forward: float, teacher: float, adapter_recorded: bool) -> float:
-    """How much dearer a step of a run is than one of the original's training.
+    """How much dearer a step of a run is than one of the original's training, by operations per token.
 
-    Args:
-        step: operations per token of a training step of the run.
-        forward: of a forward pass.
-        teacher: of a teacher's forward pass, 0 without one.
-        adapter_recorded: whether the original's training trained an adapter, whose own weights are left out of
-            account: forward and back. Otherwise it trained all weights: as much again for their gradients.
+    A recorded adapter costs forward and back, without its own weights; all weights as much again for their gradients.
     """
     return (step + teacher) / (forward * (2 if adapter_recorded else 3))
 
@@ -117,10 +112,10 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
     args, record = trainer.args, trainer.record
     passes = args.num_train_epochs
     if args.max_steps > 0:
-        passes = args.max_steps * _batch(trainer) / len(trainer.mixed or trainer.train_dataset)
+        passes = args.max_steps * _step_records(trainer) / len(trainer.mixed or trainer.train_dataset)
     step, forward = flops_per_token(trainer.model)
-    # Beside a method that trains a few matrices, a road over L would train all weights, or a whole adapter.
-    of_road = forward * (2 if trainer.lora is not None else 3) if trainer.method.trains_block_ends else step
+    # Beside a method that trains a few matrices, one over L would train all weights, or a whole adapter.
+    over_retained = forward * (2 if trainer.lora is not None else 3) if trainer.method.trains_block_ends else step
     one_pass = recorded_pass(record, trainer.retained_rows) if record is not None else None
     timed = None
     if one_pass is None:
@@ -128,28 +123,23 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
         one_pass = timed_pass(trainer)
         timed = time.perf_counter() - started
 
-    def factor(method: Method) -> float:
+    # Beside a method that counts epochs on S, one that trains on L alone is priced for what it spends by default.
+    epochs = passes if record is None or not trainer.method.uses_forget else DEFAULT_BUDGET * record.epochs
+
+    def price(method: Method) -> Price:
         teacher = forward if method.objective.needs_teacher else 0.0
-        if record is None or timed is not None:
-            return (of_road + teacher) / step
-        return step_factor(of_road, forward, teacher, record.peft is not None)
-
-    def epochs(method: Method) -> float:
-        # Beside a method that counts epochs on S, a road over L is priced for what it would spend by default.
-        if trainer.method.uses_forget and not method.uses_forget and record is not None:
-            return DEFAULT_BUDGET * record.epochs
-        return passes
-
-    def road(method: Method) -> Price:
-        passes = epochs(method) * factor(method)
         if method.uses_forget:
-            passes = planned_flops(trainer, method) / one_pass.flops
-        return one_pass.times(passes + looking_flops(trainer, method) / one_pass.flops)
+            trained = planned_flops(trainer, method) / one_pass.flops
+        elif record is None or timed is not None:
+            trained = epochs * ((over_retained + teacher) / step)
+        else:
+            trained = epochs * step_factor(over_retained, forward, teacher, record.peft is not None)
+        return one_pass.times(trained + looking_flops(trainer, method) / one_pass.flops)
 
     return Prices(
         one_pass=one_pass,
         retraining=one_pass.times(record.epochs) if record is not None else None,
-        roads={method.name: road(method) for method in methods},
+        roads={method.name: price(method) for method in methods},
         exact=[method.name for method in methods if method.needs_base and method.is_clean(method.resolve_alpha(None))],
         scoring=forward * trainer.evidence.tokens,
         timed=timed,
@@ -194,7 +184,7 @@ def planned_tokens(trainer: "UnlearningTrainer") -> dict[Part, float]:
         for part, examples in mixed.sets.items()
     }
     size, of_step = args.train_batch_size, args.gradient_accumulation_steps * args.world_size
-    steps_of_epoch = -(-len(mixed) // _batch(trainer))
+    steps_of_epoch = -(-len(mixed) // _step_records(trainer))
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_of_epoch)
     tokens = dict.fromkeys(lengths, 0.0)
     for epoch in range(-(-steps // steps_of_epoch)):
@@ -209,7 +199,7 @@ def planned_tokens(trainer: "UnlearningTrainer") -> dict[Part, float]:
     return tokens
 
 
-def _batch(trainer: "UnlearningTrainer") -> int:
+def _step_records(trainer: "UnlearningTrainer") -> int:
     args = trainer.args
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 

@@ -78,17 +78,13 @@ class Trial:
             return None
         return load_json(TrialEntry, self.folder / TRIAL_FILE, "trial", cure="delete its folder")
 
-    def keep(self, entry: TrialEntry) -> None:
-        """Note what was found; then it is not tried again."""
+    def keep(self, entry: TrialEntry, *, weights: bool = True) -> None:
+        """Note what was found, so that it is not tried again; its checkpoints stay where ``weights`` are kept."""
         PartialState().wait_for_everyone()
         if PartialState().is_main_process:
             save_json(entry, self.folder / TRIAL_FILE)
-
-    def clear(self) -> None:
-        """Remove the weights of a finished trial."""
-        PartialState().wait_for_everyone()
-        if PartialState().is_main_process:
-            _clear(self.folder)
+            if not weights:
+                _clear(self.folder)
 
 
 def with_method(
@@ -133,28 +129,21 @@ def show_prices(run: Preparation, trainer: UnlearningTrainer, methods: Sequence[
 
 def with_trials(report: UnlearningReport, road: Road, others: Sequence[TrialEntry]) -> UnlearningReport:
     """A report that says which way was taken, with the cost of the trials besides the result's own training."""
-    cost = report.cost
-    if cost is not None:
-        cost = total_cost(cost, [entry.cost for entry in others])
+    cost = report.cost and total_cost(report.cost, [entry.cost for entry in others])
     return replace(report, road=road, cost=cost)
 
 
 def total_cost(cost: CostEntry, others: Sequence[CostEntry]) -> CostEntry:
     """What several trainings cost together, beside what retraining costs by the first."""
-    every = [cost, *others]
-    flops, measuring = sum(one.flops for one in every), sum(one.measuring_flops for one in every)
-    retraining = cost.retraining_flops
+    every, retraining = [cost, *others], cost.retraining_flops
+    names = ("seconds", "measuring_seconds", "tokens", "flops", "measuring_flops", "kept_flops")
+    sums = {name: sum(vars(one)[name] for one in every) for name in names}
     return CostEntry(
-        seconds=sum(one.seconds for one in every),
-        measuring_seconds=sum(one.measuring_seconds for one in every),
-        tokens=sum(one.tokens for one in every),
-        flops=flops,
-        measuring_flops=measuring,
+        **sums,
         peak_memory_bytes=max(one.peak_memory_bytes for one in every),
         retraining_flops=retraining,
-        training_ratio=flops / retraining if retraining else None,
-        total_ratio=(flops + measuring) / retraining if retraining else None,
-        kept_flops=sum(one.kept_flops for one in every),
+        training_ratio=sums["flops"] / retraining if retraining else None,
+        total_ratio=(sums["flops"] + sums["measuring_flops"]) / retraining if retraining else None,
     )
 
 

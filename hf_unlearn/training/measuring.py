@@ -122,14 +122,10 @@ class Watching:
 
 
 def check_measures(task: Task, config: UnlearningConfig, bits: Literal[4, 8] | None) -> None:
-    """Raise InputError where a measurement is asked for that a model cannot be put to; ``bits`` are of its weights."""
+    """Raise InputError where the measurements or the method do not fit a model; ``bits`` are of its weights."""
     if config.gradient_norm_attack and bits is not None:
         raise InputError(f"gradient_norm_attack needs a gradient, and weights in {bits} bits have none; leave it out.")
     if config.generate_records:
         check_writes(task)
-
-
-def check_method(task: Task, config: UnlearningConfig) -> None:
-    """Raise InputError where the method does not fit what the model does."""
     if config.method not in CHOICES:
         find_method(config.method, config.start).check_task(task)

@@ -40,7 +40,7 @@ from ..publishing.publish import publish
 from .callbacks import MeasureForgetting, StopWhenForgotten
 from .config import UnlearningConfig
 from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
-from .measuring import Measuring, Watching, check_measures, check_method
+from .measuring import Measuring, Watching, check_measures
 from .method_trainer import MethodTrainer
 from .saving import save_whole
 from .trained_weights import trained_weights
@@ -135,7 +135,6 @@ class UnlearningTrainer(MethodTrainer):
         plain = plain_model(loaded)
         task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
         check_measures(task, args, quantised_bits(plain.config))
-        check_method(task, args)
         if processing_class is None:
             processing_class = load_tokenizer([place for place in (source, lineage.base) if place is not None])
 

@@ -1,5 +1,6 @@
 """From a trainer that has run to its report."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,17 +16,7 @@ from .callbacks import StopWhenForgotten
 from .first_use_of_rows import NEVER, FirstUse, training_identity
 from .method_trainer import MethodTrainer
 
-CURVE_FIELDS = (
-    "forget_loss",
-    "holdout_loss",
-    "retained_loss",
-    "membership_auc",
-    "membership_auc_low",
-    "membership_auc_high",
-    "worst_gap",
-    "worst_gap_low",
-    "worst_gap_high",
-)
+CURVE_FIELDS = [field.name for field in fields(CurvePoint) if field.name != "step"]
 
 
 def trainer_report(
@@ -41,20 +32,7 @@ def trainer_report(
     retraining: TrainingRecord | None,
     forget_rows: ForgetRows | None,
 ) -> UnlearningReport:
-    """The report on a trainer that has trained and scored its models.
-
-    Args:
-        trainer: what it did.
-        tables: the scores, by model and set.
-        generated: what the models wrote, by model and set, as measured.
-        evidence: the sets that were scored.
-        stopping: whether and why the training was stopped.
-        chosen_by_forget: whether S had a say in what was trained.
-        audit: of the split.
-        dataset: where D came from.
-        retraining: how the retrained model was trained, None when there is none or it does not say.
-        forget_rows: where S is in D, None when nobody says.
-    """
+    """The report on a trainer that has trained and scored its models; scores and texts are by model and set."""
     clean = trainer.method.is_clean(trainer.alpha) or _began_before(trainer, forget_rows)
     args = trainer.args
     on_part = args.stop_when_forgotten or chosen_by_forget
