@@ -31,11 +31,7 @@ class Tried:
 
 
 def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
-    """Choose a way to unlearn, and take it.
-
-    Returns:
-        The trainer of the result, not yet saved, and its report.
-    """
+    """Choose a way to unlearn, and take it: the trainer of the result, not yet saved, and its report."""
     run, base = choice.run, choice.run.lineage.base
     obstacle = approximate_obstacle(run)
     if base is None:

@@ -82,16 +82,7 @@ def _derived_table(found: DerivedReport) -> Table:
 def derived(model: str, *, unlearned: str | None, output: Path | None, message: Path | None, max_models: int) -> None:
     """Show what was derived from a model on the Hub, and write what its owners could be told. Nothing is posted.
 
-    Args:
-        model: ``owner/name``.
-        unlearned: the repository or the output folder of the unlearned model, whose report says what was unlearned and
-            when; None when that report lies beside the model itself, or nothing was unlearned yet.
-        output: a file for the :class:`DerivedReport`.
-        message: a file for the texts, in Markdown.
-        max_models: to find at most.
-
-    Raises:
-        InputError: a file cannot be written, there is no report, or the Hub fails at once.
+    The report is that of the ``unlearned`` model, a repository or an output folder; else it may lie beside the model.
     """
     if max_models < 1:
         raise InputError(f"--max_models {max_models} is not possible; it must be 1 or more.")

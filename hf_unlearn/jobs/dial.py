@@ -44,15 +44,7 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class Search:
-    """The halves of S and H that the search looks at, and what they are compared with.
-
-    Attributes:
-        evidence: these halves alone.
-        blind: how their texts differ.
-        base: what the base makes of them, None where it cannot be measured.
-        retrained: scores under a retrained model, None without one.
-        margin: on the AUC.
-    """
+    """The halves of S and H that the search measures, how their texts differ, and what they are compared with."""
 
     evidence: EvidenceSets
     blind: BlindBaseline | None

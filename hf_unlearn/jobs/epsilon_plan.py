@@ -16,18 +16,7 @@ TESTED = (8, 16, 32, 64, 128, 256, 512)
 def plan(
     epsilon: float, *, delta: float, model_name_or_path: str | None, model_revision: str | None, budget: float | None
 ) -> None:
-    """Show how many models the proof of an epsilon needs, and what they cost.
-
-    Args:
-        epsilon: to prove that the unlearned models are farther than this from retrained ones.
-        delta: of the definition.
-        model_name_or_path: the original, whose training record says what a training costs.
-        model_revision: its branch, tag or commit on the Hub.
-        budget: what an unlearning run costs, as a fraction of that; that of ``hf-unlearn run`` when None.
-
-    Raises:
-        InputError: a number is not possible, or the model cannot be found.
-    """
+    """Show how many models the proof of an epsilon needs, and what they cost by the original's training record."""
     if budget is not None and not 0 < budget < math.inf:
         raise InputError(f"--budget {budget} is not possible; it must be above 0, such as 0.25.")
     tested = models_needed(epsilon, ALPHA, delta)

@@ -59,15 +59,7 @@ def erase_on_hub(
     whatever_the_verdict: bool,
     output: Path | None,
 ) -> None:
-    """Show what an erasure would delete, and with ``yes`` do it.
-
-    Args:
-        repo_id: ``owner/name``.
-        repo_type: what it holds.
-        yes: do it.
-        confirm: the name once more; it is asked for on a terminal when None.
-        whatever_the_verdict: erase whatever the report beside the weights says.
-        output: a file for the report, or, without ``yes``, for what it would be.
+    """Show what an erasure would delete, and with ``yes`` do it; ``output`` gets the report.
 
     Raises:
         InputError: it may not be done, or something old still answers in the end.
@@ -194,17 +186,7 @@ def size_of(sizes: Iterable[int]) -> str:
 
 
 def erase_on_this_machine(repos: list[str], repo_type: RepoType, output_dir: Path | None, yes: bool) -> None:
-    """Show which old copies are on this machine, and with ``yes`` delete them.
-
-    Args:
-        repos: the repositories whose revisions in the Hub's cache are looked for.
-        repo_type: what they hold.
-        output_dir: a finished run, whose original, data set and checkpoints are looked for.
-        yes: do it.
-
-    Raises:
-        InputError: nothing is named, or the folder holds no finished run.
-    """
+    """Show which old copies of repositories or of a finished run are on this machine, and with ``yes`` delete them."""
     if not repos and output_dir is None:
         raise InputError("Whose copies? Name repositories after --cache, or a finished run with --output_dir.")
     out = terminal()

@@ -35,14 +35,7 @@ def push(
 ) -> None:
     """Publish a finished run, its data set without what was forgotten, or both.
 
-    Args:
-        folder: of the run.
-        hub_model_id: where the model goes (see :func:`~hf_unlearn.publishing.publish.publish`, also for ``options``).
-        retained_dataset: where the retained records go; see
-            :func:`~hf_unlearn.lifecycle.retained_dataset.publish_retained`.
-        dataset_name, digest_key_file: see :func:`~hf_unlearn.lifecycle.retained_dataset.retained_data`.
-        private: whether new repositories are private.
-        push_to_existing: publish to repositories that have files already.
+    The model goes to ``hub_model_id`` with the ``options`` of :func:`~hf_unlearn.publishing.publish.publish`.
     """
     if hub_model_id is None and retained_dataset is None:
         raise InputError(
@@ -62,16 +55,7 @@ def push(
 
 
 def audit(place: str, output: Path, revision: str | None = None) -> None:
-    """Write the page about a finished run.
-
-    Args:
-        place: the run's output folder, or the repository it was published to.
-        output: the HTML file to write.
-        revision: a branch, tag or commit of the repository.
-
-    Raises:
-        InputError: there is no report there, or the Hub cannot be reached.
-    """
+    """Write the HTML page about a finished run, from its output folder or from the repository on the Hub."""
     if output.is_dir() or not output.parent.is_dir():
         raise InputError(f"--output {output} is a folder, or in one that does not exist; name a file to write.")
     audited = look(place, revision)

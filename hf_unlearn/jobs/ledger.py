@@ -15,15 +15,7 @@ from .console import COLOURS, plain, table, terminal
 
 
 def verify(place: str, revision: str | None) -> None:
-    """Check a ledger, and say what was checked.
-
-    Args:
-        place: a folder or Hub id.
-        revision: on the Hub.
-
-    Raises:
-        InputError: the ledger was changed, or there is none.
-    """
+    """Check a ledger, and say what was checked; raises InputError where it was changed, or there is none."""
     source, ledger = _found(place, revision)
     print(f"The chain of {len(ledger.events):,} lines is intact: no line was changed, dropped or moved.")
     if ledger.runs:
@@ -36,7 +28,7 @@ def verify(place: str, revision: str | None) -> None:
 
 
 def show(place: str, revision: str | None) -> None:
-    """Show a ledger as a table; arguments as for :func:`verify`."""
+    """Show a ledger as a table."""
     source, ledger = _found(place, revision)
     columns = {
         "line": "number", "time": "word", "what": "text", "rows": "number", "ids": "number", "verdict": "text",
@@ -61,12 +53,6 @@ def show(place: str, revision: str | None) -> None:
 
 def prove(place: str, revision: str | None, column: str, value: str, digest_key_file: str | None) -> int:
     """Say whether a request named an id, and when; the id is not printed.
-
-    Args:
-        place, revision: as for :func:`verify`.
-        column: the column that held the id.
-        value: the id.
-        digest_key_file: the owner's key; the one in HF_HOME when None.
 
     Returns:
         0 if the ledger has the id, 1 if not.

@@ -62,12 +62,8 @@ class Preparation:
         inherited: the training settings that the original's record adds to them.
         config: both together.
         source: the original.
-        lineage: how it was trained, and from what.
-        task: what it does.
-        lora: trains an adapter.
         loading: options of :func:`~hf_unlearn.models.loading.load_model`.
         data: where D came from.
-        parts: L, S and H.
         test: a split to report on.
         ledger: what the original had to forget before; empty where nobody says.
         alternates: what the answers follow from that come in S's place, None without them.
@@ -137,10 +133,7 @@ class Preparation:
 def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: bool = True) -> Preparation:
     """Find the model, its record and its base, split the data, and check that all of it fits; shows what it finds.
 
-    Args:
-        values: the settings of ``run``.
-        ask_again: see :func:`~hf_unlearn.data.split.split_retained`.
-        find_base: whether to look for the base model.
+    For ``ask_again`` see :func:`~hf_unlearn.data.split.split_retained`.
 
     Raises:
         AlreadyForgotten: there is nothing to do.

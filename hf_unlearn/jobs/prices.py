@@ -28,12 +28,7 @@ TIMED_STEPS = 3
 
 @dataclass(frozen=True)
 class Price:
-    """What a training costs.
-
-    Attributes:
-        flops: floating point operations, padding included.
-        seconds: wall-clock time.
-    """
+    """What a training costs: floating point operations, padding included, and wall-clock time."""
 
     flops: float
     seconds: float
@@ -104,8 +99,7 @@ def step_factor(step: float, forward: float, teacher: float, adapter_recorded: b
 def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices | None:
     """What methods cost for the budget of a trainer, before its ``train()``; changes no weight and no random state.
 
-    Returns:
-        The prices, None where L is streamed and nobody knows how long it is.
+    None where L is streamed and nobody knows how long it is.
     """
     if not isinstance(trainer.train_dataset, Dataset) or trainer.retained_rows is None or trainer.evidence is None:
         return None

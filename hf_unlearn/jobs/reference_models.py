@@ -46,11 +46,7 @@ AROUND_IT = {f.name for kind in (RunArguments, ComparisonArguments, ReferencesAr
 
 @dataclass(frozen=True)
 class Reference(TrainedReference):
-    """One model to train.
-
-    Attributes:
-        arguments: of its :class:`~hf_unlearn.training.config.UnlearningConfig`.
-    """
+    """One model to train, with the arguments of its :class:`~hf_unlearn.training.config.UnlearningConfig`."""
 
     arguments: dict[str, Any]
 
@@ -151,11 +147,7 @@ def recorded_base(run: Preparation) -> tuple[TrainingRecord, ModelSource]:
 
 
 def train_reference(run: Preparation, reference: Reference) -> Path:
-    """Train a reference of a run, go on with it from its last checkpoint, or take the one that is there already.
-
-    Returns:
-        Its folder.
-    """
+    """The folder of a reference, which is trained here, from its last checkpoint on, unless it is there already."""
     if reference.finished:
         return reference.folder
     settings = reference.settings

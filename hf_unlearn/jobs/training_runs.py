@@ -42,17 +42,8 @@ def train_plainly(
 ) -> TrainingRecord:
     """Train a base model on a data set and save it with its training record; goes on from the last checkpoint.
 
-    Args:
-        base: what to start from.
-        task: what the model is to do.
-        labels: the classes of a classifier.
-        dataset: the records.
-        config: the settings; their method is ``fine_tune``.
-        source: where the data came from.
-        lora: trains an adapter.
-        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
-        settings: for :func:`~hf_unlearn.output_folder.start_folder`, once the trainer has found nothing wrong.
-        test: a test split, for settings that look at one during training.
+    The folder gets the ``settings`` once the trainer has found nothing wrong, see
+    :func:`~hf_unlearn.output_folder.start_folder`.
     """
     set_seed(config.seed)
     id2label = dict(enumerate(labels)) if labels else None
@@ -74,13 +65,9 @@ def unlearn(
     holdout: AnyDataset | None,
     begin: Callable[[UnlearningTrainer], None] | None = None,
 ) -> UnlearningTrainer:
-    """Put an original through unlearning; goes on from the last checkpoint. Nothing is saved in the end.
+    """Unlearn, from the last checkpoint on if there is one, and leave the saving to the caller.
 
-    Args:
-        run: what to do.
-        settings: as for :func:`train_plainly`.
-        forget, holdout: S and H, to be measured.
-        begin: called once the trainer has found nothing wrong, before anything is written.
+    ``begin`` is called once the trainer has found nothing wrong, before anything is written.
     """
     trainer, folder = run.trainer(forget, holdout), run.config.folder
     if begin is not None:

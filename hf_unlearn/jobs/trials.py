@@ -30,12 +30,8 @@ Begin = Callable[[UnlearningTrainer], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """What a choice is made from.
-
-    Attributes:
-        run: as asked for; its method says how to choose.
-        settings: of the run; see :func:`~hf_unlearn.output_folder.start_folder`.
-        retrained: a model that was trained on L alone, to compare with.
+    """The run to choose a method for, its settings (see :func:`~hf_unlearn.output_folder.start_folder`), and a model
+    that was trained on L alone, to compare with.
     """
 
     run: Preparation
@@ -56,13 +52,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training to try.
-
-    Attributes:
-        name: of its folder.
-        run: with the settings of the trial, its folder among them.
-        settings: what makes it this trial.
-    """
+    """One training to try, in a folder of its own name; ``settings`` are what makes it this trial."""
 
     name: str
     run: Preparation

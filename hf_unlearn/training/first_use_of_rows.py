@@ -30,11 +30,7 @@ Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 
 
 class CollatorWithRows:
-    """Adds to a batch the number of each example's row, ``row``, int64 of shape (batch,).
-
-    Args:
-        collator: makes the batch.
-    """
+    """Adds to a batch the number of each example's row, ``row``, int64 of shape (batch,)."""
 
     def __init__(self, collator: Collator):
         self.collator = collator
@@ -65,12 +61,7 @@ class FirstUse:
         self.steps[rows] = np.minimum(self.steps[rows], np.uint32(step))
 
     def save(self, folder: Path, training: str) -> None:
-        """Write it into a checkpoint.
-
-        Args:
-            folder: the checkpoint.
-            training: which training it is of, see :func:`training_identity`.
-        """
+        """Write it into a checkpoint; for ``training`` see :func:`training_identity`."""
         part = folder / f".{FIRST_USE_FILE}.part"
         save_file({"steps": self.steps}, part, {"training": training})
         os.replace(part, folder / FIRST_USE_FILE)
@@ -87,12 +78,7 @@ class FirstUse:
 
 
 def training_identity(record: TrainingRecord, steps: int) -> str:
-    """A digest of what makes a training this training: its base, its data and its settings.
-
-    Args:
-        record: of the training, which may be going on.
-        steps: planned for it.
-    """
+    """A digest of what makes a training this training: its base, its data, its settings and its planned steps."""
     values = asdict(record)
     told = {name: values[name] for name in IDENTITY} | {"data": record.dataset.fingerprint, "steps": steps}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

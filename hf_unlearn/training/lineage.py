@@ -20,13 +20,7 @@ from .config import UnlearningConfig
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where an original comes from.
-
-    Attributes:
-        record: of its training, None when there is none.
-        base: the model that it was fine-tuned from, None when nobody names one.
-        adapter: whether it is an adapter; otherwise its full weights were trained.
-    """
+    """Where an original comes from: its training record, its base model if one is named, whether it is an adapter."""
 
     record: TrainingRecord | None
     base: ModelSource | None
@@ -44,17 +38,7 @@ def source_of(model: str | Model) -> ModelSource | None:
 def find_lineage(
     source: ModelSource | None, record: TrainingRecord | None, args: UnlearningConfig, model: Model | None = None
 ) -> Lineage:
-    """Look up what an original was fine-tuned from.
-
-    Args:
-        source: where it lives, None for one that was made in memory.
-        record: of its training, None when there is none.
-        args: the settings, which may name the base.
-        model: its weights, None where they are not loaded yet.
-
-    Raises:
-        InputError: the base is named but cannot be found, or is no base.
-    """
+    """Look up what an original was fine-tuned from, see :func:`find_base`; its weights need not be loaded."""
     name = args.base_model_name_or_path
     if name is None and source is None and isinstance(model, PeftModel):
         name = model.active_peft_config.base_model_name_or_path
@@ -95,12 +79,7 @@ def find_base(
     """The model that another was fine-tuned from: as given, else from its record, its adapter, its report or its card.
 
     A model from which records had to be forgotten, by the ledger or the report beside the other, has seen them and is
-    no base.
-
-    Args:
-        source: the fine-tuned model, None for one made in memory.
-        record: its training record.
-        name, revision: what the user says.
+    no base. ``name`` and ``revision`` are what the user says.
 
     Raises:
         InputError: the base is named but cannot be found, or is no base.

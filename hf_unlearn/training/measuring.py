@@ -27,12 +27,7 @@ Tables = dict[SetName, pa.Table]
 
 
 class Measuring:
-    """Scores models and lets them write, and adds up what it costs.
-
-    Args:
-        context: to measure in, such as autocast.
-        flops: operations per token of a forward pass.
-    """
+    """Scores models and lets them write, and adds up the cost by the operations per token of a forward pass."""
 
     def __init__(
         self,

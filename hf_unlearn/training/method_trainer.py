@@ -50,14 +50,7 @@ from .trainer_data import TrainerData
 class MethodTrainer(Trainer):
     """Trains a model as a method says; S enters training batches only where the method uses it.
 
-    Args:
-        model: the original, with the weights that are to be trained ready for it.
-        alpha: the strength of the method.
-        source: where the original lives, None for one that was made in memory.
-        lora: the settings of the adapter that is trained, None without one.
-
-    Raises:
-        InputError: some settings do not go together.
+    The weights of ``model`` that are to be trained are ready for it; ``lora`` are the settings of its adapter.
     """
 
     model: Model
@@ -442,11 +435,7 @@ class MethodTrainer(Trainer):
         )
 
     def cost_entry(self, retraining: TrainingRecord | None) -> CostEntry:
-        """What has been spent so far, before or after ``train()``, and what retraining costs beside it.
-
-        Args:
-            retraining: how the retrained model was trained; else the original's record tells.
-        """
+        """What has been spent so far, and what retraining costs by its own record, or else by the original's."""
         retraining_flops = retraining.flops if retraining else None
         record, rows = self.record, self.retained_rows
         if retraining_flops is None and record is not None and rows and record.dataset.rows:

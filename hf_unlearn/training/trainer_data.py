@@ -30,9 +30,7 @@ class TrainerData:
     """What a trainer reads.
 
     Attributes:
-        train: the examples of L.
-        test: those of a test split, None without one.
-        collator: stacks examples.
+        train, test: the examples of L and of a test split.
         training_collator: stacks those that are trained on, None where ``collator`` does.
         evidence: what is measured, None without S.
         rows: how many records L has, None when it is streamed.
