@@ -40,16 +40,16 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
         return trainer, replace(report, road=Road("approximate", [reason]))
 
     exact = _try(choice, plan_trial(run, EXACT, EXACT))
-    found = _utility(exact.entry.utility)
+    found = exact.entry.utility
     reasons = [
         f"The base model {base.public_name} is known, so the exact way was tried first: fine-tuning it on the "
-        f"retained records for what this run may spend. {found}"
+        f"retained records for what this run may spend. {_in_words(found)}"
     ]
-    taken = acceptable(exact.entry.utility)
+    taken = acceptable(found)
     if taken or obstacle is not None:
         if not taken:
             reasons.append(f"It was taken all the same: {obstacle}.")
-        elif exact.entry.utility is not None and exact.entry.utility.word == "undecided":
+        elif found is not None and found.word == "undecided":
             reasons.append(
                 "The estimate itself is within the margin, and exactness is worth more than what so few records can "
                 "show, so it was taken."
@@ -59,8 +59,8 @@ def auto(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     # The next one needs the memory; what is finished can be had again from its checkpoint.
     exact = replace(exact, trained=None)
     other = _try(choice, plan_trial(run, APPROXIMATE, APPROXIMATE))
-    reasons.append(f"So the approximate way was tried, {APPROXIMATE}. {_utility(other.entry.utility)}")
-    if better(other.entry.utility, exact.entry.utility):
+    reasons.append(f"So the approximate way was tried, {APPROXIMATE}. {_in_words(other.entry.utility)}")
+    if better(other.entry.utility, found):
         reasons.append("That is better, so it was taken.")
         trials = [_outcome(exact, "left, for its utility"), _outcome(other, "taken")]
         return _take(choice, other, Road("approximate", reasons, trials), [exact.entry])
@@ -130,7 +130,7 @@ def _outcome(tried: Tried, outcome: str) -> TrialEntry:
     return replace(tried.entry, outcome=outcome)
 
 
-def _utility(found: Utility | None) -> str:
+def _in_words(found: Utility | None) -> str:
     if found is None:
         return "What that cost in utility could not be measured."
     return f"Its utility is {found.word}. {found.sentence}"

@@ -62,7 +62,7 @@ def terminal(*, quiet: bool = False) -> Console:
 
 
 def console(config: UnlearningConfig) -> Console:
-    """The terminal on the main process; making the settings has told the processes of a launch apart."""
+    """The terminal on the main process; the settings know which process this is."""
     return terminal(quiet=config.process_index > 0)
 
 

@@ -1,4 +1,4 @@
-"""``--method dial``: searches how far the start has to move from the original until S and H look alike."""
+"""``--method dial``: searches how far to move from the original until S and H cannot be distinguished."""
 
 import time
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class Search:
     retrained: Scores | None
     margin: float
 
-    def look(self, trainer: UnlearningTrainer) -> tuple[Verdict, Estimate]:
+    def measure(self, trainer: UnlearningTrainer) -> tuple[Verdict, Estimate]:
         """What the verdict's tests find under a trainer's model as it is, and the AUC by the loss; notes the cost."""
         started = time.perf_counter()
         tables = self.evidence.score(trainer.model, trainer.accelerator.autocast)
@@ -82,7 +82,7 @@ class Search:
             start_folder(trial.folder, trial.settings)
         else:
             trainer = unlearn(trial.run, trial.settings, forget=None, holdout=None)
-        verdict, auc = self.look(trainer)
+        verdict, auc = self.measure(trainer)
         entry = TrialEntry(
             name=trial.name,
             method=trainer.method.name,
@@ -101,7 +101,7 @@ class Search:
 def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     """Search for the smallest move that is enough, and train from there.
 
-    The search looks at one half of S and of H, the verdict at the other.
+    The search measures one half of S and of H, the verdict rests on the other.
 
     Returns:
         The trainer of the result, not yet saved, and its report.
@@ -112,7 +112,7 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     forget, holdout = (halves_of_records(p, config.group_column, config.seed) for p in (parts.forget, parts.holdout))
     search = _search(choice, {"forget": forget[0], "holdout": holdout[0]})
     begin = choice.begin(*([EXACT] if run.lineage.base is not None else []), method)
-    # Where S and H look alike under the original itself, nothing has to be moved.
+    # Where they cannot be distinguished under the original itself, nothing has to be moved.
     entries = [search.entry(plan_trial(run, ORIGINAL, method, 0.0), begin)]
     if entries[0].told:
         for number in range(1, PROBES + 1):
@@ -123,7 +123,7 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     final = with_method(run, method, alpha, share=share)
     trainer = unlearn(final, choice.settings, forget=forget[1], holdout=holdout[1])
     trainer.chosen_by_forget = True
-    verdict, _ = search.look(trainer)
+    verdict, _ = search.measure(trainer)
     report = trainer.report(audit=parts.audit, dataset=run.data, retrained=choice.retrained)
     still = "still " if distinguished(verdict) else ""
     afterwards = f"On the half that the search looked at, S and H are {still}{_finding(verdict)}"

@@ -147,7 +147,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     inherited = inherited_settings(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
     out = console(config)
-    _tell_inherited(out, record, inherited, config)
+    _print_inherited(out, record, inherited, config)
     data, data_source = named_data(data_args)
     request_args = build(RequestArguments, values)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=ask_again)
@@ -211,8 +211,8 @@ def inherited_settings(record: TrainingRecord | None, values: dict[str, Any]) ->
     if record is None:
         return {}
     method = METHODS.get(values.get("method", UnlearningConfig.method), METHODS[UnlearningConfig.method])
-    told = {*values, *method.settings}
-    inherited = {name: value for name, value in record.settings.items() if name not in told}
+    given = {*values, *method.settings}
+    inherited = {name: value for name, value in record.settings.items() if name not in given}
     if "learning_rate" in inherited:
         inherited["learning_rate"] *= method.learning_rate_factor
     if not method.uses_forget and not {"budget", "num_train_epochs", "max_steps"} & set(values):
@@ -220,13 +220,12 @@ def inherited_settings(record: TrainingRecord | None, values: dict[str, Any]) ->
     return inherited
 
 
-def _tell_inherited(
+def _print_inherited(
     out: Console, record: TrainingRecord | None, inherited: dict[str, Any], config: UnlearningConfig
 ) -> None:
     shown = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "budget")
-    told = ", ".join(f"{name}={inherited[name]}" for name in shown if name in inherited)
-    if told:
-        out.print(f"From the original's training record, or by default: {told}.")
+    if settings := ", ".join(f"{name}={inherited[name]}" for name in shown if name in inherited):
+        out.print(f"From the original's training record, or by default: {settings}.")
     if record is not None and record.world_size != config.world_size:
         out.print(
             f"The original was trained by {record.world_size} processes, this is {config.world_size}: with the same "

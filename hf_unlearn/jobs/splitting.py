@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
@@ -53,7 +52,11 @@ def split_data(
         for part in (dataset, holdout):
             if isinstance(part, Dataset | IterableDataset):
                 require_columns([config.group_column], column_names(part))
-    key = _digest_key(request_args, ledger)
+    if ledger is not None and ledger.runs:
+        key = ledger_key(request_args.digest_key_file, ledger)
+    else:
+        key = load_digest_key(key_path(request_args.digest_key_file))
+    encoder, review = request_args.near_duplicates_encoder, request_args.near_duplicates_review
     # The files of a stream are read here for the first time.
     with reading(data_args.dataset_name) if isinstance(dataset, IterableDataset) else nullcontext():
         return split_retained(
@@ -62,7 +65,9 @@ def split_data(
             holdout=holdout,
             duplicates=None if request_args.duplicates == "ignore" else request_args.duplicates,
             duplicate_columns=_text_columns(dataset, config),
-            **_near_search(request_args, config),
+            near_duplicates=None if request_args.near_duplicates == "ignore" else request_args.near_duplicates,
+            near_encoder=SentenceEncoder(encoder, config.device) if encoder is not None else None,
+            near_review=Path(review) if review is not None else None,
             allow_unmatched=request_args.allow_unmatched,
             digest_key=key,
             revision=source.revision,
@@ -147,23 +152,3 @@ def _text_columns(dataset: AnyDataset, config: UnlearningConfig) -> list[str] | 
     if config.dataset_text_field in names and "messages" not in names:
         return [config.dataset_text_field]
     return None
-
-
-def _near_search(args: RequestArguments, config: UnlearningConfig) -> dict[str, Any]:
-    """How to look for near copies, as arguments of ``split_retained``."""
-    encoder = review = None
-    if args.near_duplicates_encoder is not None:
-        encoder = SentenceEncoder(args.near_duplicates_encoder, config.device)
-    if args.near_duplicates_review is not None:
-        review = Path(args.near_duplicates_review)
-    return {
-        "near_duplicates": None if args.near_duplicates == "ignore" else args.near_duplicates,
-        "near_encoder": encoder,
-        "near_review": review,
-    }
-
-
-def _digest_key(args: RequestArguments, ledger: Ledger | None) -> bytes:
-    if ledger is not None and ledger.runs:
-        return ledger_key(args.digest_key_file, ledger)
-    return load_digest_key(key_path(args.digest_key_file))

@@ -30,8 +30,6 @@ from .settings import RunArguments, build
 from .training_runs import unlearn
 from .trials import EXACT, Choice, clear_trials, show_prices
 
-# run
-
 
 def run(values: dict[str, Any]) -> UnlearningReport:
     """The main job: split, unlearn, measure, report, card and, if asked, publish.

@@ -47,13 +47,8 @@ class StopWhenForgotten(TrainerCallback, ExportableState):
     without the gain from looks that resemble each other). Each look is at other weights, so this bounds the chance
     that any of them is wrongly found forgotten. Its state travels in the checkpoints.
 
-    Args:
-        margin: on the AUC.
-        every: as for :class:`MeasureForgetting`.
-
     Attributes:
-        stopped: whether it has stopped the training.
-        reason: why, in words that begin with ``forgotten`` or ``overshoot``; None while it has not.
+        reason: why it stopped, in words that begin with ``forgotten`` or ``overshoot``; None while it has not.
         steps: of the looks.
     """
 
@@ -77,11 +72,7 @@ class StopWhenForgotten(TrainerCallback, ExportableState):
             control.should_training_stop = True
 
     def look(self, scores: Scores, state: TrainerState) -> dict[str, float]:
-        """Test the model as it is now, by what the attacks make of the watched records.
-
-        Returns:
-            For the log: the gap of the attack that decides with its 95 % interval.
-        """
+        """Test the model as it is now; for the log the gap of the attack that decides, with its 95 % interval."""
         looks = planned_looks(self.every, state.max_steps)
         found = decide(
             Provenance(None, "", None),

@@ -12,12 +12,7 @@ from transformers.trainer_callback import ExportableState
 class CostMeter(TrainerCallback, ExportableState):
     """Adds up what training and measuring cost; its state travels in the checkpoints.
 
-    Attributes:
-        training_seconds: wall-clock time in the training loop, measuring included.
-        measuring_seconds: wall-clock time of all measurements.
-        measuring_flops: floating point operations of all measurements that were made.
-        kept_flops: what those that were read, because an earlier run had made them, cost then.
-        peak_memory_bytes: most memory held so far.
+    Training includes the measuring within it. ``kept_flops`` are what measurements cost that an earlier run made.
     """
 
     def __init__(self) -> None:

@@ -63,7 +63,7 @@ class Measuring:
         self.cost.measured(time.perf_counter() - started, self.flops() * tokens)
         return tables
 
-    def yardstick(self, sets: EvidenceSets, model: Model) -> tuple[Tables, Tables]:
+    def uncounted(self, sets: EvidenceSets, model: Model) -> tuple[Tables, Tables]:
         """What a model scores and writes that is no part of what unlearning costs."""
         tables, _ = score_once(sets, model, self.context)
         generated, _ = self._written(sets, model)

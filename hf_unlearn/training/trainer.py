@@ -94,8 +94,8 @@ class UnlearningTrainer(MethodTrainer):
         InputError: something does not fit together; nothing has been written then.
 
     Attributes:
-        chosen_by_forget: whether S had a say in what is trained, as in a search on one half of it. Whoever made that
-            choice sets it, and gives the other halves as S and H.
+        chosen_by_forget: whether S helped to choose what is trained, as in a search on one half of it. Whoever chose
+            so sets it, and gives the other halves as S and H.
     """
 
     def __init__(
@@ -263,8 +263,8 @@ class UnlearningTrainer(MethodTrainer):
                 retraining = load_record(place)
                 bits = quantised_bits(plain_model(self.model).config)
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
-                # The yardstick is not part of what unlearning costs.
-                self.tables["retrained"], self.generated["retrained"] = self.measuring.yardstick(self.evidence, model)
+                # What it is compared with is not part of what unlearning costs.
+                self.tables["retrained"], self.generated["retrained"] = self.measuring.uncounted(self.evidence, model)
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
                 self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
