@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..data.request.forgotten_digests import RequestFile
 from ..data.request.id_files import request_files
 from ..data.split import RetainedSplit, SplitAudit
 from ..errors import in_one_line
@@ -79,8 +78,7 @@ def numbers(title: str, headings: Iterable[str]) -> Table:
     return table(title, {"": "word", **dict.fromkeys(headings, "number")})
 
 
-def print_audit(console: Console, audit: SplitAudit) -> None:
-    """Show what a request does to a data set."""
+def _print_audit(console: Console, audit: SplitAudit) -> None:
     rows = {
         "rows in D": f"{audit.dataset_rows:,}",
         "rows to forget (S)": f"{audit.forget_rows:,}",
@@ -126,17 +124,6 @@ def print_audit(console: Console, audit: SplitAudit) -> None:
             f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D.[/] The original model "
             "was trained on that text, so these rows make a poor comparison."
         )
-
-
-def print_requests(console: Console, files: Iterable[RequestFile], ignored: int) -> None:
-    """Show what became of each request of a folder; the names of the files appear nowhere else."""
-    shown = table("The requests", {"file": "text", "ids": "number", "forgotten before": "number", "": "word"})
-    for file in files:
-        state = "pending" if file.pending else "forgotten already"
-        shown.add_row(plain(file.name), f"{file.ids:,}", f"{file.honoured:,}", state)
-    console.print(shown)
-    if ignored:
-        console.print(f"{ignored:,} hidden files or folders in the folder of requests were ignored.")
 
 
 def print_prices(console: Console, prices: Prices) -> None:
@@ -351,9 +338,17 @@ def _price(cost: CostEntry) -> str:
 
 
 def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:
-    """Show what a request does to a data set."""
-    print_audit(out, parts.audit)
-    if request_args.forget_requests is not None and parts.forgotten is not None:
-        files, ignored = request_files(Path(request_args.forget_requests))
-        names = {path.name for path in files}
-        print_requests(out, [file for file in parts.forgotten.files if file.name in names], ignored)
+    """Show what a request does to a data set, and each file of a folder of requests, which is named nowhere else."""
+    _print_audit(out, parts.audit)
+    if request_args.forget_requests is None or parts.forgotten is None:
+        return
+    files, ignored = request_files(Path(request_args.forget_requests))
+    names = {path.name for path in files}
+    shown = table("The requests", {"file": "text", "ids": "number", "forgotten before": "number", "": "word"})
+    for file in parts.forgotten.files:
+        if file.name in names:
+            state = "pending" if file.pending else "forgotten already"
+            shown.add_row(plain(file.name), f"{file.ids:,}", f"{file.honoured:,}", state)
+    out.print(shown)
+    if ignored:
+        out.print(f"{ignored:,} hidden files or folders in the folder of requests were ignored.")
