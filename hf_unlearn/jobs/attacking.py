@@ -102,8 +102,7 @@ class _Plan:
     Attributes:
         wordings: by name, how to read prompt and completion; empty where prompts are no plain text.
         worded: the records of S and H that have the wordings.
-        public: texts to train an adapter on; None leaves this attack out.
-        lora: the adapter.
+        public: texts to train the adapter ``lora`` on; None leaves this attack out.
         skipped: the attacks that are left out, each with the reason.
     """
 

@@ -202,9 +202,6 @@ def timed_pass(trainer: "UnlearningTrainer") -> Price:
     """What one pass over L costs by a few timed steps, forward and back, on records drawn from it.
 
     The optimiser's own work, which would change the weights, is left out.
-
-    Raises:
-        InputError: a step does not fit into the memory.
     """
     examples, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
     assert isinstance(examples, Dataset)

@@ -55,11 +55,7 @@ class Reference(TrainedReference):
 
 
 def plan_references(run: Preparation, arms: list[Arm], seeds: int) -> list[Reference]:
-    """The references to train, ``seeds`` of each arm, from the run's own seed on; loads no model.
-
-    Raises:
-        InputError: they cannot be trained, or a folder holds something else.
-    """
+    """The references to train, ``seeds`` of each arm, from the run's own seed on; loads no model."""
     if seeds < 1 or run.config.seed + seeds > 2**32:
         raise InputError(
             f"--seeds {seeds} is not possible; the seeds count from --seed {run.config.seed} to at most 4294967295."

@@ -48,11 +48,7 @@ def find_lineage(
 
 
 def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> None:
-    """Turn a budget into the number of epochs that it stands for.
-
-    Raises:
-        InputError: a base or a record is missing that the method or the settings need.
-    """
+    """Turn a budget into epochs; raises InputError where a base or a record is missing that is needed."""
     if method.needs_base and lineage.base is None:
         needing = f"The method {args.method!r}" if args.start is None else f"start={args.start!r}"
         raise InputError(

@@ -40,11 +40,7 @@ class Measuring:
         self.args, self.tokenizer, self.context, self.cost, self.flops = args, tokenizer, context, cost, flops
 
     def score(self, sets: EvidenceSets, model: Model, *, kept: bool = False) -> Tables:
-        """Score a model, or read what an earlier run ``kept`` of the same weights and records.
-
-        Raises:
-            InputError: the memory is too small, or what the model makes of a record is no number.
-        """
+        """Score a model, or read what an earlier run ``kept`` of the same weights and records."""
         started, tokens = time.perf_counter(), sets.tokens
         with telling_memory(measuring_memory(self.args)):
             if kept:
@@ -93,11 +89,10 @@ class Watching:
         self.stopping.watch(attack_scores(tables, self._base), self.sets.blind(self.measuring.args.seed))
 
     def look(self, model: Model, state: TrainerState) -> dict[str, float]:
-        """Score the model as it is now.
+        """Score the model as it is now, for the log.
 
-        Returns:
-            For the log: the mean losses of S, H and L in nats, the membership AUC by the loss with its 90 % interval,
-            and what the stopping rule says.
+        That is the mean losses of S, H and L in nats, the membership AUC by the loss with its 90 % interval, and what
+        the stopping rule finds.
         """
         tables, measured = self.measuring.score(self.sets, model), {}
         for name in ("forget", "holdout", "retained"):

@@ -125,7 +125,6 @@ class MethodTrainer(Trainer):
 
         Args:
             resume_from_checkpoint: a checkpoint folder, or True for the last complete one in ``output_dir``.
-            args, kwargs: as for the parent.
 
         Raises:
             InputError: there is no checkpoint to resume from, or this trainer has trained already.

@@ -23,13 +23,9 @@ def trained_weights(
     task: Task,
     lineage: Lineage,
 ) -> tuple[Model, dict[str, Any] | None]:
-    """Freeze those weights of an original that are not to be trained; or put a new adapter on it.
+    """Freeze the weights of an original that are not to be trained, or put a new adapter on it.
 
-    Returns:
-        The model, under the new adapter if there is one; and the LoRA settings of its adapter, None without one.
-
-    Raises:
-        InputError: the method, the adapter and the weights do not go together.
+    Returns the model, under the new adapter if there is one, and the LoRA settings of its adapter, None without one.
     """
     plain = plain_model(model)
     check_adapter(args, method, alpha, lineage, new=peft_config is not None)
