@@ -1,16 +1,17 @@
 """What a method makes smaller on a step: the losses of :mod:`~hf_unlearn.methods.losses`, averaged and added up.
 
-First come the sums of a term on S and one on L, then the terms on L, on S, and on more than one part. The objectives
-of the methods that use L alone stand at the end.
+First come the sums of a term on S and one on L, then the terms on L, on S, and on more than one part. The formula of
+each is in its loss. The objectives of the methods that use L alone stand at the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
 from . import losses
-from .step import Objective, Step
+from .step import Objective, Part, Step, Teacher
 from .step_rules import DualVariable
 
 Term = Callable[[Step], torch.Tensor]
@@ -39,6 +40,28 @@ def parts(step: Step, *, forget: Term, retained: Term) -> torch.Tensor:
     return torch.stack(terms).sum()
 
 
+# Means
+
+
+def mean_of(
+    step: Step,
+    *,
+    loss: Callable[..., torch.Tensor],
+    part: Part = "forget",
+    teacher: Teacher | None = None,
+    options: Sequence[str] = (),
+) -> torch.Tensor:
+    """What a part of the batch adds to the mean of a loss over the part's items in the step.
+
+    The loss takes the labelled items, the teacher's logits where one is named, and the named options in their order.
+    """
+    branch = step.parts[part]
+    arguments: list[Any] = [branch.items]
+    if teacher is not None:
+        arguments.append(branch.teacher_logits(teacher))
+    return branch.mean_of_items(loss(*arguments, *(step.options[name] for name in options)))
+
+
 # On L
 
 
@@ -48,35 +71,21 @@ def own_loss_and_l1(step: Step) -> torch.Tensor:
 
 
 def taught(step: Step, *, match: losses.Match, own: float = 1.0, weight: float = 1.0) -> torch.Tensor:
-    """own * (the model's own loss on L) + weight * (the mean over all items of a step of the match with the original).
-
-    Args:
-        step: with L.
-        match: compares logits with the original's, item by item.
-        own, weight: of the two terms.
-    """
+    """own * (the model's own loss on L) + weight * (the mean over a step's items of the match with the original)."""
     retained = step.retained
     loss = own * retained.loss
     return loss + weight * retained.share * match(retained.rows, retained.teacher_logits()).sum()
 
 
-def kl_on_retained(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.kl_to_teacher`."""
-    retained = step.retained
-    return retained.mean_of_items(losses.kl_to_teacher(retained.items, retained.teacher_logits()))
+kl_on_retained = partial(mean_of, loss=losses.kl_to_teacher, part="retained", teacher="original")
 
-
-def scrub_on_retained(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.scrub_retain`."""
-    retained, options = step.retained, step.options
-    values = losses.scrub_retain(
-        retained.items,
-        retained.teacher_logits(),
-        options["distil_weight"],
-        options["retain_weight"],
-        options["temperature"],
-    )
-    return retained.mean_of_items(values)
+scrub_on_retained = partial(
+    mean_of,
+    loss=losses.scrub_retain,
+    part="retained",
+    teacher="original",
+    options=("distil_weight", "retain_weight", "temperature"),
+)
 
 
 def rmu_on_retained(step: Step) -> torch.Tensor:
@@ -88,25 +97,14 @@ def rmu_on_retained(step: Step) -> torch.Tensor:
 # On S
 
 
-def ascent(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.gradient_ascent`."""
-    return step.forget.mean_of_items(losses.gradient_ascent(step.forget.items))
-
-
-def learn(step: Step) -> torch.Tensor:
-    """Cross-entropy on S as it comes, such as with other labels."""
-    return step.forget.mean_of_items(losses.nll(step.forget.items))
-
-
-def wga(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.wga`."""
-    return step.forget.mean_of_items(losses.wga(step.forget.items, step.options["beta"]))
-
-
-def satimp(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.satimp`."""
-    options = step.options
-    return step.forget.mean_of_items(losses.satimp(step.forget.items, options["beta1"], options["beta2"]))
+ascent = partial(mean_of, loss=losses.gradient_ascent)
+learn = partial(mean_of, loss=losses.nll)  # S as it comes, such as with other labels
+wga = partial(mean_of, loss=losses.wga, options=("beta",))
+satimp = partial(mean_of, loss=losses.satimp, options=("beta1", "beta2"))
+ce_u = partial(mean_of, loss=losses.ce_u)
+undial = partial(mean_of, loss=losses.undial, teacher="original", options=("strength",))
+scrub_on_forget = partial(mean_of, loss=losses.scrub_forget, teacher="original", options=("temperature",))
+bad_teacher = partial(mean_of, loss=losses.kl_to_teacher, teacher="fresh")
 
 
 def npo(step: Step) -> torch.Tensor:
@@ -119,31 +117,6 @@ def simnpo(step: Step) -> torch.Tensor:
     """See :func:`~hf_unlearn.methods.losses.simnpo`."""
     options = step.options
     return step.forget.mean_of_records(losses.simnpo(step.forget.items, options["beta"], options["delta"]))
-
-
-def ce_u(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.ce_u`."""
-    return step.forget.mean_of_items(losses.ce_u(step.forget.items))
-
-
-def undial(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.undial`."""
-    forget = step.forget
-    return forget.mean_of_items(losses.undial(forget.items, forget.teacher_logits(), step.options["strength"]))
-
-
-def scrub_on_forget(step: Step) -> torch.Tensor:
-    """See :func:`~hf_unlearn.methods.losses.scrub_forget`."""
-    forget = step.forget
-    return forget.mean_of_items(
-        losses.scrub_forget(forget.items, forget.teacher_logits(), step.options["temperature"])
-    )
-
-
-def bad_teacher(step: Step) -> torch.Tensor:
-    """KL from a model with fresh weights; see :func:`~hf_unlearn.methods.losses.kl_to_teacher`."""
-    forget = step.forget
-    return forget.mean_of_items(losses.kl_to_teacher(forget.items, forget.teacher_logits("fresh")))
 
 
 def rmu(step: Step) -> torch.Tensor:

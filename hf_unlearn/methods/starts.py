@@ -6,7 +6,7 @@ is the original, at 1 the anchor, both bit for bit. Starts that change a part of
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -65,11 +65,8 @@ def toward_base(model: Model, inputs: StartInputs) -> None:
 
     For an adapter this scales its update of the weights by 1 - alpha, which is the same point.
     """
-    if inputs.trained_adapter:
-        shrink_adapter(model, inputs.alpha, inputs.seed)
-    else:
-        assert inputs.load_base is not None
-        interpolate(model, inputs.load_base(), inputs.alpha)
+    assert inputs.trained_adapter or inputs.load_base is not None
+    move_to_anchor(model, inputs, inputs.alpha)
 
 
 def shrink_perturb(model: Model, inputs: StartInputs) -> None:
@@ -78,10 +75,7 @@ def shrink_perturb(model: Model, inputs: StartInputs) -> None:
     The fresh initialisation is the noise: it has the scale that the architecture gives each of its weights. One alpha
     stands for both of their parameters, what the weights are shrunk by and what the noise is scaled by.
     """
-    if inputs.trained_adapter:
-        shrink_adapter(model, inputs.alpha, inputs.seed)
-    else:
-        interpolate(model, fresh_model(plain_model(model), inputs.seed), inputs.alpha)
+    move_to_anchor(model, replace(inputs, load_base=None), inputs.alpha)
 
 
 def toward_anchor(model: Model, inputs: StartInputs) -> None:
@@ -125,17 +119,11 @@ def fresh_model(like: PreTrainedModel, seed: int) -> PreTrainedModel:
 def interpolate(
     model: Model, anchor: Model, alpha: float, chosen: Collection[str] | None = None, *, adapter: bool = False
 ) -> None:
-    """Move every weight of a model, or the chosen ones, by alpha toward the anchor's, in place.
+    """Move every weight of a model, or the chosen ones by their plain names, by alpha toward the anchor's, in place.
 
-    Args:
-        model: a full model, or one under a new adapter, whose own weights then stay.
-        anchor: a model of the same shape.
-        alpha: 0 leaves the model as it is, 1 copies the anchor; both are exact, not rounded.
-        chosen: the plain names of the weights to move; all when None.
-        adapter: whether the weights to move are those of an adapter, and the anchor has one too.
-
-    Raises:
-        InputError: the anchor lacks a weight or has it in another shape.
+    At alpha 0 the model stays as it is, at 1 the anchor is copied; both are exact, not rounded. Under a new adapter
+    the model's own weights are moved; with ``adapter`` those of an adapter that the anchor has too. Raises InputError
+    when the anchor lacks a weight or has it in another shape.
     """
     weights = model.named_parameters() if adapter else own_weights(model)
     anchor_weights = dict(anchor.named_parameters())

@@ -182,9 +182,9 @@ class Branch:
         """A teacher's logits, shape (items, vocabulary or classes)."""
         return self._of_teacher(teacher, None)
 
-    def teacher_hidden(self, depth: float, teacher: Teacher = "original") -> torch.Tensor:
-        """A teacher's hidden states, shape (items, features); see :meth:`hidden`."""
-        return self._of_teacher(teacher, depth)
+    def teacher_hidden(self, depth: float) -> torch.Tensor:
+        """The original's hidden states, shape (items, features); see :meth:`hidden`."""
+        return self._of_teacher("original", depth)
 
     def _of_teacher(self, teacher: Teacher, depth: float | None) -> torch.Tensor:
         if (teacher, depth) not in self._of_teachers:
@@ -223,12 +223,7 @@ class Branch:
 
 
 class Passes:
-    """Runs the trained model and its teachers.
-
-    Args:
-        task: what they do.
-        model: the trained model, without what wraps it for several processes.
-        autocast: makes what a teacher runs in.
+    """Runs the trained model and its teachers; ``autocast`` makes what a teacher runs in.
 
     Attributes:
         wrapped: the trained model as it is to be called, so that processes meet in it.
@@ -254,10 +249,9 @@ class Passes:
         self.flops += self._tokens(batch) * (forward + gradients * (step - forward))
 
     def hidden(self, batch: Batch, depth: float) -> torch.Tensor:
-        """The trained model's states after its blocks up to a depth (0 to 1); the blocks after it are not run.
+        """The trained model's states after its blocks up to a depth (0 to 1), shape (records, positions, features).
 
-        Returns:
-            Shape (records, positions, features).
+        The blocks after it are not run.
         """
         plain = plain_model(self.model)
         count = blocks_until(plain, depth)
