@@ -1,9 +1,10 @@
 """One repository on the Hub, whose past is read and deleted: every request of an erasure goes through here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -11,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import GitRefInfo, LFSFileInfo, RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from ..hub_access import Patience
+from ..hub_access import Patience, Result
 
 RepoType = Literal["model", "dataset"]
 MAIN = "refs/heads/main"
@@ -54,22 +55,20 @@ class HubRepo:
 
     def name_on_hub(self) -> str:
         """The name under which the Hub knows it, which is another one after a renaming."""
-        return self._patiently(lambda: self._api.repo_info(self.id, repo_type=self.type)).id
+        return self._ask(self._api.repo_info).id
 
     def require_writable(self) -> None:
         """Let the Hub refuse if the token may not write."""
-        self._patiently(lambda: self._api.auth_check(self.id, repo_type=self.type, write=True))
+        self._ask(self._api.auth_check, write=True)
 
     def refs(self) -> list[GitRefInfo]:
         """Every branch, tag, conversion and pull request."""
-        refs = self._patiently(
-            lambda: self._api.list_repo_refs(self.id, repo_type=self.type, include_pull_requests=True)
-        )
+        refs = self._ask(self._api.list_repo_refs, include_pull_requests=True)
         return [*refs.branches, *refs.tags, *refs.converts, *(refs.pull_requests or [])]
 
     def commits(self, revision: str) -> dict[str, datetime]:
         """The commits that a revision reaches and their times, newest first."""
-        commits = self._patiently(lambda: self._api.list_repo_commits(self.id, repo_type=self.type, revision=revision))
+        commits = self._ask(self._api.list_repo_commits, revision=revision)
         return {commit.commit_id: commit.created_at for commit in commits}
 
     def tree(self, revision: str) -> dict[str, HubFile]:
@@ -114,30 +113,21 @@ class HubRepo:
 
     def commit(self, files: dict[str, str], message: str, parent: str) -> None:
         """Add texts to main in one commit, unless something has come after the parent."""
-        self._patiently(
-            lambda: self._api.create_commit(
-                self.id,
-                [CommitOperationAdd(path, text.encode()) for path, text in files.items()],
-                commit_message=message,
-                repo_type=self.type,
-                parent_commit=parent,
-            )
-        )
+        operations = [CommitOperationAdd(path, text.encode()) for path, text in files.items()]
+        self._ask(self._api.create_commit, operations, commit_message=message, parent_commit=parent)
 
     def squash(self, branch: str, message: str) -> None:
         """Let a branch have no past."""
-        self._patiently(
-            lambda: self._api.super_squash_history(self.id, branch=branch, commit_message=message, repo_type=self.type)
-        )
+        self._ask(self._api.super_squash_history, branch=branch, commit_message=message)
 
     def delete_ref(self, ref: str) -> bool:
         """Delete a branch, a tag or a conversion, by its full name; returns whether the Hub agreed."""
         name = short_name(ref)
         try:
             if ref.startswith("refs/tags/"):
-                self._patiently(lambda: self._api.delete_tag(self.id, tag=name, repo_type=self.type))
+                self._ask(self._api.delete_tag, tag=name)
             else:
-                self._patiently(lambda: self._api.delete_branch(self.id, branch=name, repo_type=self.type))
+                self._ask(self._api.delete_branch, branch=name)
         except HfHubHTTPError as error:
             status = error.response.status_code
             # The conversions are the Hub's own, and it may keep them to itself.
@@ -150,8 +140,7 @@ class HubRepo:
     def delete_objects(self, files: list[LFSFileInfo]) -> None:
         """Delete large files for good, and what points to them in any commit."""
         for start in range(0, len(files), BATCH_OBJECTS):
-            batch = files[start : start + BATCH_OBJECTS]
-            self._patiently(partial(self._api.permanently_delete_lfs_files, self.id, batch, repo_type=self.type))
+            self._ask(self._api.permanently_delete_lfs_files, files[start : start + BATCH_OBJECTS])
 
     # Trying what is left
 
@@ -195,6 +184,10 @@ class HubRepo:
                 return any(response.iter_bytes(1))
 
         return self._patiently(first_byte)
+
+    def _ask(self, method: Callable[..., Result], *values: Any, **options: Any) -> Result:
+        """What a method of the API answers about this repository."""
+        return self._patiently(partial(method, self.id, *values, repo_type=self.type, **options))
 
     def _url(self, revision: str, path: str) -> str:
         return f"{self.page}/resolve/{quote(revision, safe='')}/{quote(path)}"
