@@ -163,8 +163,7 @@ def _chunks(ids: list[int], labels: list[int], size: int) -> list[tuple[list[int
 def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> int:
     """The tokens in a training example: what was asked for, else the model's limit up to 1024.
 
-    Raises:
-        InputError: the model cannot read so many.
+    Raises InputError when the model cannot read so many.
     """
     parts = (config.get_text_config().to_dict(), config.to_dict().get("encoder") or {})
     limits = [tokenizer.model_max_length, *(part.get("max_position_embeddings") for part in parts)]
@@ -183,12 +182,8 @@ def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerB
 class RecordEncoder:
     """Turns batches of records into examples; a long document becomes several examples of one record.
 
-    Attributes:
-        tokenizer: the model's.
-        format: the records' layout.
-        max_length: tokens in an example at most.
-        label2id: the model's classes.
-        labels: the class of each label of the data set; :func:`encode` sets it.
+    ``label2id`` are the model's classes, and ``labels`` the class of each label of the data set, which :func:`encode`
+    sets.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -218,10 +213,7 @@ class RecordEncoder:
             return [(batch[self.format.text][i], True)]
         if kind == "messages":
             return self._turns(batch["messages"][i], first=0)
-        if self.format.prompt is not None and self.format.completion is not None:
-            record = {name: values[i] for name, values in batch.items()}
-            return [(self.format.prompt.format_map(record), False), (self.format.completion.format_map(record), True)]
-        prompt, completion = batch["prompt"][i], batch["completion"][i]
+        prompt, completion = self.format.pair({name: values[i] for name, values in batch.items()})
         if isinstance(prompt, str):
             return [(prompt, False), (completion, True)]
         return self._turns(prompt + completion, first=len(prompt))
@@ -304,11 +296,8 @@ def make_encoder(
 ) -> "RecordEncoder | None":
     """How to read the records of a data set, None when they are tokenised already.
 
-    Args:
-        layout: options of :func:`record_format`.
-
-    Raises:
-        InputError: the columns do not fit the task, the length does not fit the model, or the model lacks token ids.
+    ``layout`` are the options of :func:`record_format`. Raises InputError when the columns do not fit the task, the
+    length does not fit the model, or the model lacks token ids.
     """
     ids = config.to_dict()
     if config.model_type == "encoder-decoder" and None in (ids.get("decoder_start_token_id"), ids.get("pad_token_id")):
@@ -326,11 +315,8 @@ def make_encoder(
 def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset:
     """Tokenise a data set into examples (see :meth:`RecordEncoder.__call__`), in the order of the records.
 
-    Args:
-        name: of the data set, for progress bars and messages.
-
-    Raises:
-        InputError: a column is missing, or a record has no text or label.
+    Progress bars and messages show the name. Raises InputError when a column is missing, or a record has no text or
+    label.
     """
     columns = encoder.format.columns
     require_columns(columns, column_names(dataset))

@@ -3,7 +3,7 @@
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import InputError
 from ..models.tasks import TASKS, Task
@@ -50,6 +50,12 @@ class RecordFormat:
         """All the columns that are read."""
         return [*self.text_columns, *self.label_columns]
 
+    def pair(self, record: dict[str, Any]) -> tuple[Any, Any]:
+        """The prompt and the completion of a record."""
+        if self.prompt is not None and self.completion is not None:
+            return self.prompt.format_map(record), self.completion.format_map(record)
+        return record["prompt"], record["completion"]
+
 
 def template_fields(template: str) -> list[str]:
     """The columns that a template such as ``"Question: {question}"`` names; raises InputError for other templates."""
@@ -78,9 +84,7 @@ def record_format(
 ) -> RecordFormat:
     """Choose the layout for a task from the columns of a data set; raises InputError when they do not fit.
 
-    Args:
-        text_field, label_field: the columns of text and class. By default ``tokens`` and ``ner_tags`` are found, too.
-        prompt_template, completion_template: build prompt and completion from other columns.
+    By default the columns ``tokens`` and ``ner_tags`` are found, too. Templates build pairs from other columns.
     """
     if task == "text-classification":
         require_columns([text_field, label_field], available)

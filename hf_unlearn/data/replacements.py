@@ -34,10 +34,8 @@ def with_refusals(records: Dataset, form: RecordFormat, seed: int) -> Dataset:
 def with_completions(records: Dataset, form: RecordFormat, texts: list[str]) -> Dataset:
     """The records with these texts as their answers, as ``prompt`` and ``completion`` or ``messages``.
 
-    In a conversation the text replaces the assistant's last turn, and later turns are left out.
-
-    Raises:
-        InputError: the records have no prompts.
+    In a conversation the text replaces the assistant's last turn, and later turns are left out. Raises InputError
+    where the records have no prompts.
     """
     check_prompts(form)
     return Dataset.from_list([_replaced(record, form, text) for record, text in zip(records, texts, strict=True)])
@@ -46,8 +44,7 @@ def with_completions(records: Dataset, form: RecordFormat, texts: list[str]) -> 
 def asked_and_answered(records: Dataset, form: RecordFormat) -> list[tuple[str, str]]:
     """The question and the answer of each record as plain text; of a conversation the answer is the last one.
 
-    Raises:
-        InputError: the records have no prompts.
+    Raises InputError where the records have no prompts.
     """
     check_prompts(form)
     return [_as_texts(record, form) for record in records]
@@ -71,7 +68,7 @@ def _replaced(record: dict[str, Any], form: RecordFormat, text: str) -> dict[str
     if form.kind == "messages":
         before, answer = _until_answer(record["messages"])
         return {"messages": [*before, {**answer, "content": text}]}
-    prompt, completion = _pair(record, form)
+    prompt, completion = form.pair(record)
     if isinstance(completion, list):
         return {"prompt": prompt, "completion": [{**completion[-1], "content": text}]}
     # A completion begins with the blank that separates it from the prompt.
@@ -86,17 +83,11 @@ def _until_answer(turns: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], di
     return turns[:last], turns[last]
 
 
-def _pair(record: dict[str, Any], form: RecordFormat) -> tuple[Any, Any]:
-    if form.prompt is not None and form.completion is not None:
-        return form.prompt.format_map(record), form.completion.format_map(record)
-    return record["prompt"], record["completion"]
-
-
 def _as_texts(record: dict[str, Any], form: RecordFormat) -> tuple[str, str]:
     if form.kind == "messages":
         before, answer = _until_answer(record["messages"])
         return "\n".join(turn["content"] for turn in before), answer["content"].strip()
-    prompt, completion = _pair(record, form)
+    prompt, completion = form.pair(record)
     if isinstance(completion, list):
         return "\n".join(turn["content"] for turn in prompt), completion[-1]["content"].strip()
     return prompt, completion.strip()
@@ -105,9 +96,8 @@ def _as_texts(record: dict[str, Any], form: RecordFormat) -> tuple[str, str]:
 def by_record(forget: Dataset, instead: Dataset, records: int) -> list[list[int]]:
     """The examples that may replace each example of S: for each text for the same record its last piece.
 
-    Args:
-        forget, instead: examples; the texts for record i of n are the records i, n + i, 2 n + i, ... of ``instead``.
-        records: n, including records without an example.
+    The texts for record i of n, counting those without an example, are the records i, n + i, 2 n + i, ... of
+    ``instead``.
     """
     last: dict[int, int] = {row: i for i, row in enumerate(instead["row"])}
     of_record: dict[int, list[int]] = {}
