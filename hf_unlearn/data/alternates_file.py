@@ -36,7 +36,6 @@ class AlternatesSettings:
         weights: digests of its weights by file.
         original: whether it is the original model.
         prompt: the template of what it reads.
-        seed: of the answers.
         batch_size: sequences written at a time.
         loading: how its weights were loaded, and with what precision it computed.
     """
@@ -98,11 +97,7 @@ def forget_digest(forget: Dataset, form: RecordFormat) -> str:
 
 
 def alternates_to(forget: AnyDataset, form: RecordFormat, path: Path) -> Alternates:
-    """Read the answers to the records of S.
-
-    Raises:
-        InputError: the file is not finished, is for other records, or a record has no answer.
-    """
+    """Read the answers to S; raises InputError when they are for other records, or a record has none."""
     if not isinstance(forget, Dataset):
         raise InputError("Alternates are not possible for a stream; leave out dataset_streaming.")
     found = read_alternates(path)
@@ -141,11 +136,8 @@ def read_alternates(path: Path) -> Alternates:
 def begin(path: Path, settings: AlternatesSettings) -> int:
     """Make the file, readable by its owner only, or cut an interrupted one back to its last whole batch.
 
-    Returns:
-        How many records it has answers to.
-
-    Raises:
-        InputError: it was written with other settings, or cannot be written.
+    Returns how many records it has answers to. Raises InputError when it was written with other settings, or cannot be
+    written.
     """
     try:
         if not path.exists():

@@ -137,12 +137,10 @@ def check_fit(
     task: Task,
     layout: dict[str, Any],
 ) -> None:
-    """Raise InputError where a record does not fit the task or the model.
+    """Raise InputError where a record, or a tokenised example, does not fit the task or the model.
 
-    Args:
-        sets: records or tokenised examples; None where there is no such set.
-        source: the model; None where it does not have the classes of the data yet.
-        layout: options of :func:`~hf_unlearn.data.format.record_format`.
+    ``source`` is None where the model does not have the classes of the data yet; ``layout`` are the options of
+    :func:`~hf_unlearn.data.format.record_format`.
     """
     for part in sets:
         if part is None:

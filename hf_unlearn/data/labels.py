@@ -12,11 +12,7 @@ from .arrow_tables import AnyDataset, read_tables
 
 
 def class_names(dataset: AnyDataset, label_field: str) -> list[str]:
-    """The names of the classes of a labelled data set, in the order of their ids.
-
-    Raises:
-        InputError: the labels are neither names nor integers.
-    """
+    """The class names of a data set in the order of their ids; raises InputError for neither names nor integers."""
     feature = _label_feature(dataset, label_field)
     if isinstance(feature, ClassLabel):
         return list(feature.names)
@@ -43,8 +39,7 @@ def class_ids(config: PretrainedConfig) -> dict[str, int]:
 def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -> dict[Any, int]:
     """Map the values of a label column to the classes of a model, by name where both have names.
 
-    Raises:
-        InputError: a label that the model has no class for.
+    Raises InputError for a label that the model has no class for.
     """
     feature = _label_feature(dataset, label_field)
     known: dict[Any, int] = {value: value for value in label2id.values()} | label2id

@@ -34,17 +34,10 @@ def load_data(
     split: str = "train",
     streaming: bool = False,
 ) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
-    """Load all splits of a data set, and say where it came from.
+    """Load all splits of a data set, a Hub id, a folder or a file, and say where it came from.
 
-    Args:
-        name: a Hub id, a folder or a file; None where the settings name none.
-        config: its configuration.
-        revision: its branch, tag or commit on the Hub.
-        split: a name for data that has no splits.
-        streaming: read the rows when they are needed, and store nothing.
-
-    Raises:
-        InputError: there is no such data set, or it cannot be read.
+    Data that has no splits gets one named ``split``. Raises InputError when there is no such data set, or it cannot be
+    read.
     """
     if name is None:
         raise InputError("Which data set? Name a Hub id, folder or file with --dataset_name.")

@@ -37,15 +37,10 @@ class TokenMasking:
     seed: int
 
     def __call__(self, ids: list[int], labels: list[int], epoch: int) -> tuple[list[int], list[int]]:
-        """Hide some tokens of an example.
+        """Hide some tokens of an example; returns what the model reads and the tokens to guess, -100 elsewhere.
 
-        Args:
-            ids: its tokens, shape (tokens,).
-            labels: the tokens that may be hidden, -100 elsewhere, shape (tokens,).
-            epoch: counted from 1; :data:`MEASURING` puts the mask in place of every chosen token.
-
-        Returns:
-            What the model reads, and the tokens that it has to guess, -100 elsewhere.
+        ``labels`` are the tokens that may be hidden, -100 elsewhere; all lists have the shape (tokens,). The epoch is
+        counted from 1; :data:`MEASURING` puts the mask in place of every chosen token.
         """
         draw = np.random.default_rng([self.seed, epoch, *ids])
         possible = np.flatnonzero(np.asarray(labels) != IGNORED)

@@ -96,13 +96,9 @@ class Audited:
     Attributes:
         name: its Hub id, or the name of its folder.
         revision: its commit on the Hub; None for a folder.
-        report: of the run.
-        report_digest: SHA-256 of the file that it was read from.
+        report_digest: SHA-256 of the file that the report was read from.
         pictures: the PNGs beside it that can be shown, by name.
         weights: SHA-256 of each of the model's safetensors files, by name.
-        ledger: the requests so far.
-        old_weights: what became of them.
-        derived: what was made from the original model.
     """
 
     name: str
@@ -119,8 +115,7 @@ class Audited:
 def look(place: str, revision: str | None = None) -> Audited:
     """Look at a finished run, in its output folder or at a revision of the repository that it was published to.
 
-    Raises:
-        InputError: there is no report there, or the Hub cannot be reached.
+    Raises InputError when there is no report there, or the Hub cannot be reached.
     """
     if Path(place).is_dir():
         source, folder = ModelSource(place), Path(place)

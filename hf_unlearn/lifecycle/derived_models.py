@@ -150,19 +150,9 @@ def derived_models(
 ) -> DerivedReport:
     """Find what was derived from a model on the Hub, breadth first and each model once.
 
-    Args:
-        model: which need not be there any more.
-        unlearned: the repository of the unlearned model.
-        unlearned_on: when it was unlearned.
-        token: that of ``hf auth login`` when None; private models are found that it may read.
-        max_models: to find at most.
-        watch: gets after each request how many models were visited, and how many are known.
-
-    Returns:
-        What was found, also when the Hub failed on the way.
-
-    Raises:
-        InputError: the Hub failed at once, or knows nothing of such a model.
+    The model need not be there any more. Private models are found that the token may read. ``watch`` gets after each
+    request how many models were visited, and how many are known. When the Hub fails on the way, the report holds what
+    was found before. Raises InputError when the Hub failed at once, or knows nothing of such a model.
     """
     api, patiently = HfApi(token=token), Patience(LONGEST_WAIT)
     subject = f"The list of models derived from {model!r}"

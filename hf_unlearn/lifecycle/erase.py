@@ -18,11 +18,8 @@ def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
     The record of what goes is committed first. Whatever then happens, a new plan holds what this one held. It comes to
     the same end: main with its files in one commit, and after it a commit that records the erasure.
 
-    Returns:
-        What was erased, and what still answers. It is committed, with a line in the ledger where there is one.
-
-    Raises:
-        InputError: the plan must not be carried out, or somebody else changes the repository.
+    Returns what was erased, and what still answers. It is committed, with a line in the ledger where there is one.
+    Raises InputError when the plan must not be carried out, or somebody else changes the repository.
     """
     if plan.refusals:
         raise InputError(plan.refusals[0])

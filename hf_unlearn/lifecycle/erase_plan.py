@@ -72,8 +72,7 @@ class ErasurePlan:
 def plan_erasure(repo: HubRepo, *, whatever_the_verdict: bool = False) -> ErasurePlan:
     """Find out what must go from a repository so that only its main branch is left, unlearned or whatever the verdict.
 
-    Raises:
-        InputError: it is not the token owner's, or not what its name says.
+    Raises InputError when it is not the token owner's, or not what its name says.
     """
     _require_owner(repo)
     return _Survey(repo).plan(whatever_the_verdict)

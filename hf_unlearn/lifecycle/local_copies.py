@@ -36,13 +36,7 @@ BEFORE_THE_VERDICT = (
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """Something old on this machine.
-
-    Attributes:
-        what: it is, in words.
-        path: a folder or a file.
-        size: bytes.
-    """
+    """Something old on this machine: a folder or a file, what it is in words, and its size in bytes."""
 
     what: str
     path: Path
@@ -77,13 +71,9 @@ class LocalPlan:
 def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -> LocalPlan:
     """Find old copies on this machine without changing anything.
 
-    Args:
-        repos: whose revisions go from the Hub's cache, except the newest unlearned one.
-        repo_type: what they hold; of a data set no revision stays, and its tables go too.
-        output_dir: a finished run, whose original model, data set and checkpoints go too.
-
-    Raises:
-        InputError: the folder holds no finished run.
+    The revisions of the repositories go from the Hub's cache, except the newest unlearned one; of a data set no
+    revision stays, and its tables go too. So do the original model, the data set and the checkpoints of a finished run
+    in ``output_dir``. Raises InputError when that holds no finished run.
     """
     plan = LocalPlan()
     named: list[tuple[str, RepoType]] = [(repo, repo_type) for repo in repos]

@@ -68,13 +68,8 @@ class RetainedData:
 def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str | None) -> RetainedData:
     """Take the forgotten records out of the data set of a finished run.
 
-    Args:
-        folder: of the run.
-        dataset_name: where the data set is, if not on the Hub.
-        digest_key_file: the owner's key; that in HF_HOME when None.
-
-    Raises:
-        InputError: the data set, the ledger or the key is not there, or the data set has none of these records.
+    ``dataset_name`` says where the data set is, if not on the Hub. Raises InputError when the data set, the ledger or
+    the key is not there, or the data set has none of these records.
     """
     report, ledger = UnlearningReport.load(folder / REPORT_FILE), ledger_of(ModelSource(str(folder)))
     if ledger is None:
@@ -115,15 +110,9 @@ def retained_data(folder: Path, dataset_name: str | None, digest_key_file: str |
 def publish_retained(data: RetainedData, repo_id: str, folder: Path, *, private: bool, push_to_existing: bool) -> str:
     """Publish it, and say in words whether forgotten records can still be read there.
 
-    Args:
-        data: to publish.
-        repo_id: created when it does not exist, and private unless the data set that it was made from is public.
-        folder: of the run, for messages.
-        private: whether a new repository is private in any case.
-        push_to_existing: publish to a repository that has files already.
-
-    Raises:
-        InputError: the repository has files, the Hub refuses, or a forgotten record can still be read.
+    A new repository is private unless ``private`` is off and the data set that it was made from is public. Raises
+    InputError when the repository has files and ``push_to_existing`` is off, when the Hub refuses, or when a forgotten
+    record can still be read.
     """
     api = HfApi()
     with publishing_errors(repo_id, folder, "--retained_dataset"):
@@ -181,14 +170,8 @@ def _with_section(card: str, section: str) -> str:
 def _looked_for(data: RetainedData, repo_id: str, revision: str, others: set[str], replaced: bool) -> str:
     """Read the new revision, and say where forgotten records can still be read.
 
-    Args:
-        data: that was published.
-        repo_id, revision: where.
-        others: files that no configuration may be made of.
-        replaced: whether the repository had files before.
-
-    Raises:
-        InputError: they can be read in the split that they were taken out of.
+    ``others`` are files that no configuration may be made of, and ``replaced`` says whether the repository had files
+    before. Raises InputError when records can be read in the split that they were taken out of.
     """
     found = 0
     for config in get_dataset_config_names(repo_id, revision=revision):
@@ -220,7 +203,7 @@ def _looked_for(data: RetainedData, repo_id: str, revision: str, others: set[str
 
 
 def _named(part: Dataset, forgotten: Records) -> np.ndarray:
-    """Which rows of a split were to be forgotten, as far as it has the columns to tell by."""
+    """Which rows of a split were to be forgotten, as far as it has the columns to recognise them."""
     usable = [one for one in forgotten.parts if isinstance(one, Digested) and {*one.names} <= {*part.column_names}]
     if not usable or len(part) == 0:
         return np.zeros(len(part), dtype=bool)

@@ -78,14 +78,7 @@ class Draw:
 
 
 class Draws(Sampler[Draw]):
-    """The draws of an epoch, in order.
-
-    Args:
-        data: what comes.
-        forget, retained: how many examples there are.
-        step: how many an optimiser step takes, of all processes and micro-batches.
-        seed: of the order.
-    """
+    """The draws of an epoch, in order; an optimiser step of all processes takes ``step`` of them."""
 
     def __init__(self, data: TrainingData, forget: int, retained: int, step: int, seed: int):
         self.data, self.forget, self.retained, self.seed = data, forget, retained, seed
@@ -126,14 +119,9 @@ class Draws(Sampler[Draw]):
 
 
 class ForgetRetainedDataset(MapDataset[dict[Part, dict[str, Any]]]):
-    """Fetches what the draws say.
+    """Fetches the examples that the draws say, from the set of each part.
 
-    Args:
-        data: what comes.
-        sets: the examples of each part.
-        replacements: for each example of S the rows of what may be said in its place.
-        classes: how many labels there are, for other ones.
-        draws: of an epoch.
+    ``replacements`` holds for each example of S the rows of what may be said in its place.
     """
 
     def __init__(

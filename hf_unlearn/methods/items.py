@@ -50,16 +50,7 @@ def labelled_items(values: torch.Tensor, labels: torch.Tensor, next_token: bool)
 
 
 def labelled_rows(logits: torch.Tensor, labels: torch.Tensor, next_token: bool) -> torch.Tensor:
-    """The logits of what a model is taught, item after item, in float32 or better.
-
-    Args:
-        logits: shape (records, positions, vocabulary or classes), or (records, classes).
-        labels: shape (records, positions), or (records,); -100 is left out.
-        next_token: whether the label of a position is predicted one position earlier.
-
-    Returns:
-        Shape (items, vocabulary or classes).
-    """
+    """The labelled rows of a batch, item after item, in float32 or better; arguments as for :func:`labelled_items`."""
     rows = logits[labels_in_place(labels, next_token) != IGNORED]
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
@@ -81,12 +72,7 @@ def log_p(logits: torch.Tensor) -> torch.Tensor:
 def skip_first(labels: torch.Tensor, count: int) -> torch.Tensor:
     """Labels without the first ones of each record, which CE-U leaves alone (1 in open-unlearning, arXiv:2503.01224).
 
-    Args:
-        labels: shape (records, positions); -100 counts for nothing.
-        count: how many to take away.
-
-    Returns:
-        Labels of the same shape, -100 where one was taken.
+    Labels have the shape (records, positions). Those of -100 do not count, and what is taken away becomes -100.
     """
     return labels.masked_fill((labels != IGNORED).cumsum(-1) <= count, IGNORED)
 
@@ -95,15 +81,8 @@ def other_labels(labels: torch.Tensor, classes: int, generator: torch.Generator)
     """For every label another one, each as likely: random labels, to be learned by :func:`nll`.
 
     Graves et al. 2020, arXiv:2010.10981; SalUn, Fan et al. 2023, arXiv:2310.12508, which draws anew each epoch; its
-    code draws the label itself too.
-
-    Args:
-        labels: any shape; -100 stays.
-        classes: how many there are, or the size of the vocabulary.
-        generator: on the CPU, so that every device draws the same.
-
-    Raises:
-        InputError: there is no other label.
+    code draws the label itself too. Labels of any shape; -100 stays. The generator is on the CPU, so that every device
+    draws the same. Raises InputError where there is no other label.
     """
     if classes < 2:
         raise InputError(f"Random labels need at least 2 classes, and this model has {classes}; use another method.")

@@ -247,44 +247,22 @@ def ce_u(items: Items) -> torch.Tensor:
     return -(without.softmax(-1) * log_p(items.rows)).sum(-1)
 
 
-# Matches with a teacher, on L
+# Matches with a teacher, on L: of logits of shape (items, classes), a match of shape (items,)
 
 
 def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats (Hinton et al. 2015, arXiv:1503.02531).
-
-    Args:
-        student, teacher: logits, shape (items, classes).
-        temperature: T.
-
-    Returns:
-        Shape (items,).
-    """
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats (Hinton et al. 2015, arXiv:1503.02531)."""
     said, wanted = log_p(student / temperature), log_p(teacher / temperature)
     return temperature**2 * nn.functional.kl_div(said, wanted, reduction="none", log_target=True).sum(-1)
 
 
 def entropy_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """(H(softmax(student)) - H(softmax(teacher)))^2 in squared nats, H the entropy.
-
-    Args:
-        student, teacher: logits, shape (items, classes).
-
-    Returns:
-        Shape (items,).
-    """
+    """(H(softmax(student)) - H(softmax(teacher)))^2 in squared nats, H the entropy."""
     return (_entropy(student) - _entropy(teacher)).square()
 
 
 def logit_gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The mean over the classes of (student - teacher)^2.
-
-    Args:
-        student, teacher: logits, shape (items, classes).
-
-    Returns:
-        Shape (items,).
-    """
+    """The mean over the classes of (student - teacher)^2."""
     return (student - teacher).square().mean(-1)
 
 

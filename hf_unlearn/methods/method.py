@@ -105,11 +105,7 @@ class Method:
         return {**self.options, **{name: float(value) for name, value in asked.items()}}
 
     def started_as(self, other: "Method") -> "Method":
-        """This method from the start of another one.
-
-        Raises:
-            InputError: it has a start of its own, or the other has none.
-        """
+        """This method from the start of another one; raises InputError when it has its own, or the other has none."""
         if self.start is not starts.original or self.alpha is not None:
             raise InputError(f"The method {self.name!r} has a start, or a strength, of its own; leave start out.")
         if other.start in (starts.original, starts.checkpoint):

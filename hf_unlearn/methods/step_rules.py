@@ -153,11 +153,9 @@ def _train_only(weight: nn.Parameter, kept: torch.Tensor) -> Any:
 
 
 class Disturb(TrainerCallback):
-    """Disturbs the weights at given times of the training.
+    """Disturbs the weights at given times of the training, fractions of it, each before the step that begins there.
 
-    Args:
-        disturb: changes a model in place, given how often it did so before.
-        times: fractions of the training, each before the step that begins there.
+    ``disturb`` changes a model in place, given how often it did so before.
     """
 
     def __init__(self, disturb: Callable[[Model, int], None], times: tuple[float, ...]):
@@ -301,8 +299,7 @@ class Rewind(TrainerCallback, ExportableState):
 class NegateTask(PreparedRule):
     """In the end takes ``scale`` times as large a step away from S as the training went toward it.
 
-    Raises:
-        InputError: the original is an adapter, whose own update and that of the training on S are one.
+    Raises InputError when the original is an adapter, whose own update and that of the training on S are one.
     """
 
     def __init__(self, inputs: StartInputs):
@@ -337,14 +334,11 @@ class NegateTask(PreparedRule):
 
 
 def negate_task(base: torch.Tensor, tuned: torch.Tensor, scale: float) -> torch.Tensor:
-    """base - scale * (tuned - base): away from S (Ilharco et al. 2022, arXiv:2212.04089).
+    """base - scale * (tuned - base), of one weight tensor: away from S (Ilharco et al. 2022, arXiv:2212.04089).
 
-    The base is the original, and tuned is the original after more training on S. Of a LoRA adapter that was trained on
-    S the update is the product B A: scaling its B by -scale is the same.
-
-    Args:
-        base, tuned: one weight tensor of each.
-        scale: chosen on validation data in the paper, 1 in MUSE's code.
+    The base is the original, and tuned is the original after more training on S. The scale was chosen on validation
+    data in the paper; it is 1 in MUSE's code. Of a LoRA adapter that was trained on S the update is the product B A:
+    scaling its B by -scale is the same.
     """
     return base.lerp(tuned, -scale)
 

@@ -23,8 +23,7 @@ STARTS = [method.name for method in RETAINED_METHODS if method.start not in (sta
 def find_method(name: str, start: str | None = None) -> Method:
     """The method of a name in :data:`METHODS`, from the start of another method where that is named.
 
-    Raises:
-        InputError: there is none, or it has a start of its own.
+    Raises InputError when there is none, or it has a start of its own.
     """
     for kind, asked, known in (("method", name, list(METHODS)), ("start", start, STARTS)):
         if asked is not None and asked not in known:

@@ -24,11 +24,7 @@ TRAINED_ENDS = 3  # blocks whose last matrix RMU trains
 
 
 def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The transformer blocks in the order of the forward pass; of an encoder-decoder those of both stacks.
-
-    Raises:
-        InputError: they cannot be found.
-    """
+    """The transformer blocks, of both stacks, in the order of the forward pass; raises InputError when unknown."""
     if model.config.is_encoder_decoder:
         stacks = (model.get_encoder(), model.get_decoder())
         found = [next((m for m in stack.modules() if isinstance(m, nn.ModuleList)), None) for stack in stacks]
@@ -58,11 +54,8 @@ def last_blocks(model: PreTrainedModel, layers: int) -> list[nn.Module]:
 def first_blocks(model: PreTrainedModel, count: int) -> Iterator[tuple[list[torch.Tensor], dict[str, Any]]]:
     """A decoder that stops after so many of its blocks, and is whole again afterwards.
 
-    What follows the blocks runs on one position alone, where the model can do so.
-
-    Yields:
-        A list into which a forward pass puts the hidden states, shape (records, positions, features); and what the
-        pass has to be called with.
+    Gives a list into which a forward pass puts the hidden states, shape (records, positions, features), and what the
+    pass has to be called with. What follows the blocks runs on one position alone, where the model can do so.
     """
     blocks = blocks_of(model)
     holder, name = next(
@@ -196,9 +189,7 @@ def whole(weight: torch.Tensor) -> torch.Tensor:
 def flops_per_token(model: nn.Module, until: Collection[str] | None = None) -> tuple[float, float]:
     """Floating point operations per token of a training step and of a forward pass; embeddings are left out.
 
-    Args:
-        model: its parameters come in the order of the forward pass.
-        until: the plain names of the weights that are run; all when None.
+    Only the weights with the plain names ``until`` are run; all when None. Weights come in the order of the pass.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     weights = [

@@ -101,32 +101,24 @@ def task_of(
     architecture: str | None = None,
     peft: str | None = None,
 ) -> Task:
-    """What a model does, from its architecture or as asked.
+    """What a model does: as asked, else from its architecture, or from PEFT's name of the task for an adapter.
 
-    Args:
-        name: of the model, for messages.
-        config: its configuration.
-        asked: the task to use, or None to read it from the architecture.
-        architecture: its class; the configuration's when None.
-        peft: PEFT's name of the task, for an adapter.
-
-    Raises:
-        InputError: the architecture does not tell, or cannot do what was asked.
+    ``name`` is for messages. Raises InputError when the architecture does not tell, or cannot do what was asked.
     """
     architecture = architecture or (config.architectures or [config.model_type])[0]
-    told: list[Task] = [task for task, names in ARCHITECTURES.items() if architecture in names.values()]
+    possible: list[Task] = [task for task, names in ARCHITECTURES.items() if architecture in names.values()]
     if peft is not None:
-        told = [task for task, peft_name in PEFT_TASKS.items() if str(peft).endswith(peft_name)]
+        possible = [task for task, peft_name in PEFT_TASKS.items() if str(peft).endswith(peft_name)]
     if asked is None:
-        if not told:
+        if not possible:
             raise InputError(
                 f"The architecture {architecture!r} of {name!r} does not say what the model does; say it with "
                 f"--task ({' or '.join(ARCHITECTURES)})."
             )
-        return told[0]
+        return possible[0]
     # A new head can be put on any encoder or language model that has such a class.
     new_head = TASKS[asked].new_head and config.model_type in ARCHITECTURES[asked]
-    if asked not in told and not new_head and "auto_map" not in config.to_dict():
+    if asked not in possible and not new_head and "auto_map" not in config.to_dict():
         raise InputError(f"--task {asked} is not possible with {name!r}, which is a {architecture}.")
     return asked
 
@@ -163,14 +155,11 @@ def load_model(
     bits: Literal[4, 8] | None = None,
     new_head: bool = False,
 ) -> Model:
-    """Load a model for training, from safetensors only.
+    """Load a model for training, from safetensors only; an adapter comes as a trainable ``PeftModel`` on its base.
 
     Args:
-        source: the model; an adapter comes back as a ``PeftModel`` on its base, ready to be trained.
-        task: what it does.
         id2label: the classes of a classifier whose configuration does not name them.
         dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (as stored).
-        attn_implementation: passed to ``from_pretrained``.
         bits: of the weights under an adapter, None for all that ``dtype`` has; needs bitsandbytes.
         new_head: whether weights that the files lack may be drawn afresh, as for a classifier on a base model.
 
@@ -215,15 +204,8 @@ def load_model(
 def load_like(source: ModelSource, task: Task, like: PretrainedConfig, *, dtype: torch.dtype, seed: int) -> Model:
     """Load a model in the shape of another: with its classes and its vocabulary.
 
-    Args:
-        source: the model, full or adapter.
-        task: what the other model does.
-        like: the other model's configuration.
-        dtype: of the weights.
-        seed: for the weights that the model does not have, such as a classifier's head.
-
-    Raises:
-        InputError: it cannot be loaded.
+    Weights that the model does not have, such as a classifier's head, follow from the seed. Raises InputError when it
+    cannot be loaded.
     """
     labels = cast(dict[int, str], like.id2label) if TASKS[task].classes else None
     with torch.random.fork_rng():
@@ -302,11 +284,7 @@ def quantised_bits(config: PretrainedConfig) -> Literal[4, 8] | None:
 def check_quantised(config: PretrainedConfig, *, adapter: bool, moved: bool, merged: bool) -> None:
     """Raise InputError for what cannot be done to weights of few bits.
 
-    Args:
-        config: the model's.
-        adapter: whether an adapter is trained on the weights.
-        moved: whether the method moves the weights themselves.
-        merged: whether the adapter will be merged into them.
+    They can be trained only by an ``adapter``, not ``moved`` by the method, and the adapter not ``merged`` into them.
     """
     bits = quantised_bits(config)
     if bits is None:
@@ -344,11 +322,7 @@ def frozen_copy(
 ) -> Model:
     """A copy that is not trained, in evaluation mode: the teacher of a model that moves away from it.
 
-    Args:
-        model: the model.
-        device: of the copy.
-        dtype: of its weights; that of the model when None.
-        share_frozen: whether the copy shares the weights that the model does not train, as those under an adapter.
+    With ``share_frozen`` it shares the weights that the model does not train, as those under an adapter.
     """
     dtype = None if dtype == plain_model(model).dtype else dtype
     memo: dict[int, nn.Parameter] = {}

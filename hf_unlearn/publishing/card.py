@@ -44,11 +44,8 @@ class Published:
 def write_card(folder: Path, report: UnlearningReport, overrides: Mapping[str, Any] | None = None) -> None:
     """Write the card of a finished run into its folder.
 
-    Args:
-        folder: of the run.
-        report: of the run.
-        overrides: metadata that the user sets: ``language``, ``license``, ``tags`` (added), ``model_name``,
-            ``base_model``, ``pipeline_tag``, ``datasets``, ``dataset_config``; None values are left out.
+    The user's metadata are ``language``, ``license``, ``tags`` (added), ``model_name``, ``base_model``,
+    ``pipeline_tag``, ``datasets`` and ``dataset_config``; None values are left out.
     """
     write_text(folder / CARD_FILE, rendered_card(folder, report, overrides))
 

@@ -63,7 +63,7 @@ class Unlearned:
         parent: the model it started from.
         weights: SHA-256 of each safetensors file of the result, by name.
         report: SHA-256 of ``unlearning_report.json``.
-        key_check: tells a wrong key from an id that was not forgotten.
+        key_check: distinguishes a wrong key from an id that was not forgotten.
         software: version of this package.
         previous: SHA-256 of the line before, None on the first.
     """

@@ -30,8 +30,7 @@ from .ledger import (
 def ledger_of(source: ModelSource) -> Ledger | None:
     """The ledger beside a model, None where none was kept; weights on the Hub are checked without a download.
 
-    Raises:
-        InputError: it was changed, shortened or removed, or is not about the report and the weights beside it.
+    Raises InputError when it was changed, shortened or removed, or is not about the report and the weights beside it.
     """
     path, report = file_beside(source, LEDGER_FILE), report_beside(source)
     noted = report.ledger if report is not None else None
@@ -125,7 +124,7 @@ def write_line(
     weights, digest = weights_of(ModelSource(str(folder))), file_digest(folder / REPORT_FILE)
     ledger = ledger.with_event(replace(line, weights=weights, report=digest))
     present = load_ledger(folder) or Ledger()
-    # Something may have been erased since, which its own lines tell.
+    # Something may have been erased since, which its own lines say.
     for event in present.events[len(ledger.events) :]:
         ledger = ledger.with_event(event)
     if ledger != present:
@@ -160,7 +159,7 @@ def _line(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source
 
 
 def forgotten_before(ledger: Ledger, key: bytes) -> Records | None:
-    """What the requests of a ledger named, None where it tells of none."""
+    """What the requests of a ledger named, None where it names none."""
     return recognised(key, [part for run in ledger.runs for part in run.forgotten])
 
 

@@ -133,11 +133,7 @@ def require_writable(
 ) -> None:
     """Raise InputError where the user did not allow to write to a repository as it is.
 
-    Args:
-        info: what the Hub says of it.
-        private: whether it must be private.
-        push_to_existing: whether it may have files.
-        history: a sentence about the files that it has.
+    ``private`` says whether it must be private, and ``history`` is a sentence about the files that it has.
     """
     if private and not info.private:
         raise InputError(f"{info.id} is there already and public; make it private on its page first.")
@@ -219,8 +215,7 @@ def _files(folder: Path) -> list[Path]:
 def _longer_ledger(folder: Path, theirs: Path, repo_id: str) -> bytes:
     """The ledger to publish where there is one already: no line of that is lost.
 
-    Raises:
-        InputError: neither goes on where the other ends.
+    Raises InputError when neither goes on where the other ends.
     """
     ours, known = load_ledger(folder) or Ledger(), Ledger.read(ledger_text(theirs), f"of {repo_id}")
     begun = known.events[: len(ours.events)] == ours.events

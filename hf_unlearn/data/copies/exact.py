@@ -89,11 +89,8 @@ def _is_text(kind: pa.DataType, of_lists: bool = False) -> bool:
 def normalised_text(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     """The text of each row in NFKC, lower case and single spaces; null where there is no text.
 
-    Args:
-        columns: of strings, of lists of words (joined by blanks), or of lists of chat messages (their contents).
-
-    Raises:
-        InputError: a column is of another type.
+    The columns are of strings, of lists of words (joined by blanks), or of lists of chat messages (their contents).
+    Raises InputError for a column of another type.
     """
     space, separator = pa.scalar(" ", pa.large_string()), pa.scalar("\x1f", pa.large_string())
     parts = []
@@ -147,15 +144,9 @@ def find_copies(
     other: AnyDataset | None,
     policy: DuplicatePolicy | None,
 ) -> Copies:
-    """Look for the texts of S and H in D.
+    """Look in D for the texts of S and H, given as bool of shape (rows,), or as ``other`` where H is not in D.
 
-    Args:
-        forget, held_out: which rows belong to S and to H, bool of shape (rows,).
-        other: H where it is a data set of its own.
-        policy: what to do about copies.
-
-    Raises:
-        InputError: there are copies, under the policy ``error``.
+    Raises InputError where there are copies, under the policy ``error``.
     """
     if policy is None:
         return Copies(None, np.zeros_like(forget), columns, pa.array([], pa.large_string()), None)

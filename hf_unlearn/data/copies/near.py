@@ -57,9 +57,8 @@ def find_near_copies(
 ) -> Iterator[pa.Table]:
     """Find near copies and quotations of the texts of S, reading D twice.
 
-    Args:
-        forgotten: the distinct texts of S from ``normalised_text``, without nulls.
-        look: which rows of D to compare, bool of shape (rows,).
+    ``forgotten`` are the distinct texts of S from ``normalised_text``, without nulls; ``look`` says which rows of D to
+    compare, bool of shape (rows,).
 
     Yields:
         Tables with the columns ``row`` (the position of a retained row in D), ``forgotten`` (the place of a text among
@@ -98,9 +97,8 @@ class _Postings:
     def of(cls, particular: csr_array, needed: np.ndarray, rarity: np.ndarray) -> "_Postings":
         """Index texts so that every text that shares ``needed`` of their shingles is a candidate.
 
-        Args:
-            needed: int64 of shape (texts,); -1 for texts that are not looked for.
-            rarity: in how many places each shingle occurs, of shape (shingles,).
+        ``needed`` is int64 of shape (texts,), -1 for texts that are not looked for. ``rarity`` says in how many places
+        each shingle occurs, shape (shingles,).
         """
         sizes = np.diff(particular.indptr)
         least = np.minimum(needed, LOOKED_FOR)

@@ -33,18 +33,10 @@ BLOCK = 1024
 
 
 class SentenceEncoder:
-    """A sentence encoder.
+    """A sentence encoder, from a folder or the Hub; it runs on a GPU where there is one and no device is named.
 
-    Args:
-        name: a folder or Hub id.
-        device: where it runs; a GPU where there is one.
-        revision: branch, tag or commit on the Hub.
-
-    Attributes:
-        threshold: the least cosine between a record and its paraphrase.
-
-    Raises:
-        InputError: there is no such model, or it is no sentence encoder of this kind.
+    ``threshold`` is the least cosine between a record and its paraphrase. Raises InputError when there is no such
+    model, or it is no sentence encoder of this kind.
     """
 
     threshold = 0.85

@@ -42,13 +42,9 @@ def write_review(
 ) -> None:
     """Write the review, all of it or nothing; only its owner can read it, from the first byte on.
 
-    Args:
-        forgotten: the distinct normalised texts of S.
-        forget: the rows that have these texts, bool of shape (rows,).
-        found: tables of pairs, see :func:`~hf_unlearn.data.copies.near.find_near_copies`.
-
-    Raises:
-        InputError: it cannot be written.
+    ``forget`` are the rows, bool of shape (rows,), that have the distinct normalised texts ``forgotten``. The tables
+    ``found`` are those of :func:`~hf_unlearn.data.copies.near.find_near_copies`. Raises InputError when it cannot be
+    written.
     """
     if os.environ.get("RANK", "0") != "0":
         return

@@ -70,18 +70,10 @@ def look_for_near_copies(
     encoder: "SentenceEncoder | None" = None,
     review: Path | None = None,
 ) -> NearCopies:
-    """Look for near copies of S among the rows that are no copies of it.
+    """Look for near copies of S among the rows that are no copies of it; not at all without a policy.
 
-    Args:
-        dataset: D.
-        copies: what the search for copies found.
-        forget, retained: which rows belong to S and to L, bool of shape (rows,).
-        policy: what to do about near copies; None: do not look.
-        encoder: finds paraphrases, too.
-        review: a file for the owner with the texts of all pairs.
-
-    Raises:
-        InputError: there are some, under the policy ``error``; the review is written before.
+    ``forget`` and ``retained`` are the rows of S and L, bool of shape (rows,). Raises InputError where there are some,
+    under the policy ``error``; the review is written before.
     """
     mask = np.zeros_like(retained)
     if policy is None:

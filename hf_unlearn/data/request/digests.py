@@ -33,12 +33,7 @@ class ForgottenDigests:
 def keyed_digest(key: bytes, values: Iterable[str]) -> str:
     """Digest a set of ids with HMAC-SHA256 (RFC 2104) so that only the holder of the key can test a guess.
 
-    Args:
-        key: the owner's secret.
-        values: canonical strings; their order and repetitions do not matter.
-
-    Returns:
-        64 hexadecimal characters.
+    The order and repetitions of the canonical strings do not matter. Returns 64 hexadecimal characters.
     """
     message = "\n".join(sorted(set(values))).encode()
     return hmac.new(key, message, hashlib.sha256).hexdigest()
@@ -57,8 +52,7 @@ def key_check(key: bytes) -> str:
 def load_digest_key(path: Path) -> bytes:
     """Read the owner's key from a file of hexadecimal characters, or make the file (32 random bytes, mode 0600).
 
-    Raises:
-        InputError: the file holds fewer than 16 bytes, or cannot be read or made.
+    Raises InputError when the file holds fewer than 16 bytes, or cannot be read or made.
     """
     try:
         if not path.exists():

@@ -15,8 +15,7 @@ SUFFIXES = (".txt", ".csv", ".jsonl")
 def request_files(folder: Path) -> tuple[list[Path], int]:
     """The files of ids in a folder, sorted by name, and the number of hidden files and folders in it.
 
-    Raises:
-        InputError: there is no such file, or one of another kind; a link could lead out of the folder.
+    Raises InputError when there is none, or one of another kind; a link could lead out of the folder.
     """
     try:
         with os.scandir(folder) as found:

@@ -22,11 +22,7 @@ from .records import Matcher, Named, PositionMatcher, Records
 class Selection:
     """A request bound to one data set: which rows it names, and what was not found.
 
-    Args:
-        request: the records.
-        name: of the request, for messages.
-        dataset: where they are.
-        known: what was forgotten before; it is left out of the request.
+    Messages show ``name``. What was forgotten before, ``known``, is left out of the request.
 
     Attributes:
         named: what each part of the request names, including what was forgotten before.
@@ -159,11 +155,7 @@ class Masks:
 class RowTaker:
     """Takes the rows of one part out of D.
 
-    Args:
-        dataset: D.
-        selections: the requests.
-        columns: those that carry the text.
-        moved: normalised texts whose rows also belong to S.
+    Rows with one of the normalised texts ``moved``, in the columns that carry the text, also belong to S.
     """
 
     def __init__(self, dataset: AnyDataset, selections: Selections, columns: Sequence[str], moved: pa.Array):
