@@ -553,7 +553,7 @@ def test_the_command_shows_counts_and_writes_the_review(
     assert main([*flags, "--near_duplicates_review", "review.jsonl"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "near copies of S left in L 4" in shown
-    assert "4 retained rows nearly equal a forgotten one, or quote it" in shown
+    assert "4 retained rows nearly equal or quote a forgotten row" in shown
     assert "2 from 0.9 to 1" in shown
     assert "parcel" not in shown
     assert (tmp_path / "review.jsonl").stat().st_mode & 0o777 == 0o600

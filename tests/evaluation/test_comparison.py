@@ -132,7 +132,7 @@ def test_a_run_takes_the_references_in_its_folder(
     card = (out / "README.md").read_text()
     assert f"| retrained on L | 3 | {spread.mean:.2f}, {spread.lowest:.2f} to {spread.highest:.2f} |" in card
     assert "| this unlearning of the same original, repeated | 4 |" in card
-    assert "| the same by the likelihood ratio to retrained models (LiRA) |" in card
+    assert "| membership AUC by the likelihood ratio to retrained models (LiRA) |" in card
     # again, it is finished, and a report from before there were references is read
     assert "holds this run, finished" in command("run", {**settings, "output_dir": str(out)}, "--with_retrained")[1]
     values = json.loads((out / "unlearning_report.json").read_text())

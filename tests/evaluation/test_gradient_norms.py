@@ -110,7 +110,7 @@ def test_it_is_an_attack_when_asked(lm_settings: dict[str, Any], lm_original: Pa
     found = report.arms["original"].attacks["gradient_norm"].auc
     assert found.value > 0.8, "what was learned by heart is flat"
     assert "gradient_norm" in report.arms["unlearned"].attacks
-    assert "| the same by the norm of the loss's gradient |" in (tmp_path / "out" / "README.md").read_text()
+    assert "| membership AUC by the norm of the loss's gradient |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_only_s_and_h_have_it_and_parts_of_them_too(lm_original: Path) -> None:

@@ -361,7 +361,7 @@ def test_split_only_shows(command: Any, lm_settings: dict[str, Any], tmp_path: P
     before = set(tmp_path.iterdir())
     code, out, _ = command("split", {**lm_settings, "dataset_name": str(data)})
     assert code == 0
-    assert "1 retained rows have the text of a forgotten one" in out
+    assert "1 retained rows have the text of a forgotten row" in out
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "recipe.yaml"}
 
 
