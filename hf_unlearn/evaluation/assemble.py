@@ -32,7 +32,7 @@ from .report import (
     SetScores,
     UnlearningReport,
 )
-from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, rate
+from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, share
 from .utility import utility
 from .verdict import Provenance, Scores, check_base, decide
 
@@ -151,27 +151,18 @@ def _device() -> str:
 
 def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
     """The scores of a set from its table of records."""
-    nll, tokens = table["nll"].to_numpy(), table["tokens"].to_numpy()
-    # The unit of sampling: a record, or those of one author or customer together.
-    unit = np.unique(table["group"].to_numpy(), return_inverse=True)[1] if "group" in table.column_names else None
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return values if unit is None else np.bincount(unit, values)
-
-    def mean(values: np.ndarray) -> Estimate:
-        return mean_loss(total(values), total(np.ones(len(values))))
-
-    loss = mean_loss(total(nll), total(tokens))
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    tokens, groups = columns["tokens"], columns.get("group")
+    loss = mean_loss(columns["nll"], tokens, groups=groups)
     if TASKS[task].quality == "accuracy":
-        correct = table["correct"].to_numpy()
-        one_each = unit is None and bool((tokens == 1).all())
-        accuracy = (
-            rate(int(correct.sum()), len(correct)) if one_each else clustered_rate(total(correct), total(tokens))
-        )
+        correct = columns["correct"]
+        one_each = (tokens == 1).all()
+        accuracy = share(correct, groups) if one_each else clustered_rate(correct, tokens, groups)
         return SetScores(table.num_rows, loss, accuracy, None, sampled)
     perplexity = Estimate(_exp(loss.value), _exp(loss.low), _exp(loss.high), loss.n)
-    probability, exact = mean(np.exp(-table["loss"].to_numpy())), mean(table["exact"].to_numpy())
-    strength = None if task == "fill-mask" else mean(table["extraction"].to_numpy())
+    probability = clustered_mean(np.exp(-columns["loss"]), groups)
+    exact = clustered_mean(columns["exact"], groups)
+    strength = None if task == "fill-mask" else clustered_mean(columns["extraction"], groups)
     return SetScores(table.num_rows, loss, None, perplexity, sampled, probability, exact, strength)
 
 
@@ -183,19 +174,16 @@ def summarise_generation(table: pa.Table) -> GenerationScores:
     first = np.unique(np.stack([columns["row"], columns["passage"]]), axis=1, return_index=True)[1]
     worded = first[~np.isnan(columns["rougeL_recall"][first])]
 
-    def share(lines: np.ndarray, column: str) -> Estimate:
-        hits, codes = columns[column][lines].astype(float), np.unique(unit[lines], return_inverse=True)[1]
-        trials = np.bincount(codes)
-        if (trials == 1).all():
-            return rate(int(hits.sum()), len(hits))
-        return clustered_rate(np.bincount(codes, hits), trials)
+    def share_of(lines: np.ndarray, column: str) -> Estimate:
+        units = unit[lines]
+        return share(columns[column][lines], units if len(np.unique(units)) < len(units) else None)
 
     return GenerationScores(
         records=len(np.unique(columns["row"])),
         rouge_l_recall=clustered_mean(columns["rougeL_recall"][worded], unit[worded]) if len(worded) else None,
-        refusal_rate=share(first, "refused"),
+        refusal_rate=share_of(first, "refused"),
         extracted={
-            str(prefix): share(np.flatnonzero(columns["prefix"] == prefix), "extracted")
+            str(prefix): share_of(np.flatnonzero(columns["prefix"] == prefix), "extracted")
             for prefix in np.unique(columns["prefix"])
         },
     )
@@ -228,13 +216,7 @@ def _exp(value: float) -> float:
 
 
 def save_evidence(report: UnlearningReport, tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:
-    """Write the report, its pictures, and what each model makes of each record.
-
-    Args:
-        report: the report.
-        tables: by model and set.
-        folder: where to.
-    """
+    """Write the report, its pictures, and what each model makes of each record, by model and set."""
     save_tables(tables, folder / TABLES_FOLDER)
     draw_pictures(report, tables, folder)
     report.save(folder / REPORT_FILE)

@@ -8,16 +8,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from ..errors import InputError
-from .statistics import CONFIDENCE, Estimate, Groups, bootstrap, folds, membership_auc, share
+from .statistics import Estimate, Groups, bootstrap, folds, membership_auc, share
 
 # With fewer held-out records no threshold can be shown to have a false positive rate of 0.1 %.
 FEWEST_FOR_01PCT = 1000
 
 # With fewer models a variance of each record's own is noisier than one for all (Carlini et al. 2022, section VI).
 FEWEST_FOR_OWN_VARIANCE = 64
+
+# RMIA takes the mean probability under models that saw a record for A p + 1 - A, with p that under those that did not.
+A = 0.3
 
 # With a lower loss the float32 probability is one.
 LEAST_LOSS = float(np.finfo(np.float32).eps)
@@ -48,7 +50,6 @@ def attack_result(
     groups: Groups | None = None,
     *,
     seed: int,
-    confidence: float = CONFIDENCE,
 ) -> AttackResult:
     """Judge an attack by the scores that it gives.
 
@@ -56,7 +57,6 @@ def attack_result(
         forget_scores, holdout_scores: shapes (m,) and (n,).
         groups: label of each record's group, for S and H; then every interval takes groups for the unit of sampling.
         seed: of the halves and of the draws.
-        confidence: of the intervals.
 
     Raises:
         InputError: a side is empty, or a score is not a number.
@@ -69,12 +69,12 @@ def attack_result(
         raise InputError(f"{bad:,} of {len(forget) + len(holdout):,} attack scores are not a number. Leave them out.")
     rare = None
     if len(holdout) >= FEWEST_FOR_01PCT:
-        rare = _tpr(forget, holdout, 0.001, groups, seed, confidence)
+        rare = _tpr(forget, holdout, 0.001, groups, seed)
     return AttackResult(
-        auc=membership_auc(-forget, -holdout, confidence, groups),
-        tpr_at_1pct=_tpr(forget, holdout, 0.01, groups, seed, confidence),
+        auc=membership_auc(-forget, -holdout, groups=groups),
+        tpr_at_1pct=_tpr(forget, holdout, 0.01, groups, seed),
         tpr_at_01pct=rare,
-        balanced_accuracy=_balanced_accuracy(forget, holdout, groups, seed, confidence),
+        balanced_accuracy=_balanced_accuracy(forget, holdout, groups, seed),
     )
 
 
@@ -102,9 +102,9 @@ def calibrated_scores(loss: np.ndarray, reference_loss: np.ndarray) -> np.ndarra
 
     Args:
         loss: mean loss per token in nats, shape (records,).
-        reference_loss: of the base model, shape (records,), or of references, shape (models, records), averaged.
+        reference_loss: of the base model, shape (records,).
     """
-    return np.atleast_2d(reference_loss).mean(axis=0) - loss
+    return reference_loss - loss
 
 
 def logit_confidence(loss: np.ndarray) -> np.ndarray:
@@ -118,99 +118,51 @@ def logit_confidence(loss: np.ndarray) -> np.ndarray:
     return -loss - np.log(-np.expm1(-loss))
 
 
-def lira_scores(confidence: np.ndarray, outside: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
-    """The likelihood ratio attack (Carlini et al. 2022) with Gaussians fitted to each record's references.
+def lira_scores(confidence: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """The offline likelihood ratio attack (Carlini et al. 2022) with Gaussians fitted to each record's references.
 
-    Online it is log N(c; inside) - log N(c; outside). Offline, without ``inside``, it is the standard score
-    (c - mean) / sd under ``outside``: the order of the paper's 1 - P[Z > c], which no number near one can hold.
-    With models trained on the record and then unlearned as ``inside``, and models retrained without it as ``outside``,
-    it is U-LiRA (Hayes et al. 2024).
-
-    The means are of each record; so are the variances from 64 models a side on. With fewer models all records share
-    the mean of their variances, and with one model a side, which shows none, a variance of one, that is, the distances
-    to the means decide.
+    It is the standard score (c - mean) / sd under ``outside``: the order of the paper's 1 - P[Z > c], which no number
+    near one can hold. The means are of each record; so are the variances from 64 models on. With fewer models all
+    records share the mean of their variances. Where the models show none it is one.
 
     Args:
         confidence: of the judged model, shape (records,); see :func:`logit_confidence`.
-        outside: of models that never saw the record, shape (models, records).
-        inside: of models that saw it, shape (models, records).
+        outside: of two models or more that never saw the record, shape (models, records).
     """
-    variances = [_variances(side) for side in (outside, inside) if side is not None]
-    shown = [variance for variance in variances if variance is not None]
-    known = [variance if variance is not None else shown[0] if shown else np.array(1.0) for variance in variances]
-    if inside is None:
-        return (confidence - outside.mean(axis=0)) / np.sqrt(known[0])
-    return stats.norm.logpdf(confidence, inside.mean(axis=0), np.sqrt(known[1])) - stats.norm.logpdf(
-        confidence, outside.mean(axis=0), np.sqrt(known[0])
-    )
+    own = outside.var(axis=0, ddof=1)
+    variance = common = own.mean()
+    if common == 0:
+        variance = np.array(1.0)
+    elif len(outside) >= FEWEST_FOR_OWN_VARIANCE:
+        variance = np.maximum(own, 1e-6 * common)
+    return (confidence - outside.mean(axis=0)) / np.sqrt(variance)
 
 
 def rmia_scores(
-    loss: np.ndarray,
-    population_loss: np.ndarray,
-    outside: np.ndarray,
-    population_outside: np.ndarray,
-    inside: np.ndarray | None = None,
-    *,
-    a: float = 0.3,
-    gamma: float = 1.0,
+    loss: np.ndarray, population_loss: np.ndarray, outside: np.ndarray, population_outside: np.ndarray
 ) -> np.ndarray:
-    """The robust membership attack (Zarifzadeh et al. 2024): how many other records a record's likelihood ratio beats.
+    """The offline robust membership attack (Zarifzadeh et al. 2024), with gamma 1.
 
-    It is the share of records z of a population with (p(x | model) / p(x)) / (p(z | model) / p(z)) > gamma, where
-    p(. | model) = exp(-loss). Online p(x) is the mean over references of both kinds, each kind with the same weight;
-    offline ((1 + a) p_out(x) + 1 - a) / 2. No reference and no model saw z, so p(z) is always of the offline form.
+    It is the share of records z of a population with p(x | model) / p(x) > p(z | model) / p(z), where
+    p(. | model) = exp(-loss) and p(.) = ((1 + a) p_out(.) + 1 - a) / 2, with the mean p_out over the references.
 
     Args:
         loss: of the judged model, shape (records,).
-        population_loss: of the judged model on records that no model saw, none of them judged, shape (population,).
-            With ``gamma`` 1 any records will do for the order of the scores.
+        population_loss: of the judged model on a population; any records will do for the order of the scores.
+            Shape (population,).
         outside: losses of references that never saw the record, shape (models, records).
         population_outside: losses of the same references on the population, shape (models, population).
-        inside: losses of references that saw the record, shape (models, records); None offline.
-        a: how p_out stands for p_in: p_in is taken for a p_out + 1 - a.
-        gamma: how far a ratio must lie above that of another record.
     """
 
-    def offline(losses: np.ndarray) -> np.ndarray:
-        return ((1 + a) * np.exp(-losses).mean(axis=0) + 1 - a) / 2
+    def ratios(losses: np.ndarray, references: np.ndarray) -> np.ndarray:
+        return np.exp(-losses) / (((1 + A) * np.exp(-references).mean(axis=0) + 1 - A) / 2)
 
-    expected = offline(outside)
-    if inside is not None:
-        expected = (np.exp(-outside).mean(axis=0) + np.exp(-inside).mean(axis=0)) / 2
-    ratios = np.exp(-loss) / expected
-    population = np.sort(np.exp(-population_loss) / offline(population_outside))
-    return np.searchsorted(population, ratios / gamma, side="left") / len(population)
-
-
-def _variances(confidences: np.ndarray) -> np.ndarray | None:
-    """The variance of each record, or one for all with few models; None for a single model or without a variance."""
-    if len(confidences) < 2:
-        return None
-    own = confidences.var(axis=0, ddof=1)
-    common = own.mean()
-    if common == 0:
-        return None
-    return np.maximum(own, 1e-6 * common) if len(confidences) >= FEWEST_FOR_OWN_VARIANCE else common
-
-
-def _threshold(holdout: np.ndarray, false_positives: float) -> float:
-    """The lowest threshold with at most this share of H above it."""
-    position = len(holdout) - 1 - _allowed(holdout, false_positives)
-    return float(np.partition(holdout, position)[position])
-
-
-def _allowed(holdout: np.ndarray, false_positives: float) -> int:
-    return int(false_positives * len(holdout))
+    population = np.sort(ratios(population_loss, population_outside))
+    return np.searchsorted(population, ratios(loss, outside), side="left") / len(population)
 
 
 def _tpr(
-    forget: np.ndarray,
-    holdout: np.ndarray,
-    false_positives: float,
-    groups: Groups | None,
-    seed: int,
-    confidence: float,
+    forget: np.ndarray, holdout: np.ndarray, false_positives: float, groups: Groups | None, seed: int
 ) -> Estimate:
     """True positive rate at a false positive rate.
 
@@ -221,19 +173,18 @@ def _tpr(
     they begin too high; those of the rate at this threshold alone covered in 57 to 61 %.
     """
 
-    def above(members: np.ndarray, others: np.ndarray) -> float:
-        return float((members > _threshold(others, false_positives)).mean())
+    def hits(members: np.ndarray, others: np.ndarray) -> np.ndarray:
+        # Above the lowest threshold with at most this share of H above it.
+        position = len(others) - 1 - int(false_positives * len(others))
+        return members > np.partition(others, position)[position]
 
-    hits = forget > _threshold(holdout, false_positives)
-    found = share(hits, groups[0] if groups else None, confidence)
-    drawn = bootstrap(above, forget, holdout, groups, seed=seed, confidence=confidence)
-    low = min(found.low, drawn.low) if _allowed(holdout, false_positives) else 0.0
+    found = share(hits(forget, holdout), groups[0] if groups else None)
+    drawn = bootstrap(lambda *sides: float(hits(*sides).mean()), forget, holdout, groups, seed=seed)
+    low = min(found.low, drawn.low) if int(false_positives * len(holdout)) else 0.0
     return Estimate(found.value, low, max(found.high, drawn.high), found.n)
 
 
-def _balanced_accuracy(
-    forget: np.ndarray, holdout: np.ndarray, groups: Groups | None, seed: int, confidence: float
-) -> Estimate | None:
+def _balanced_accuracy(forget: np.ndarray, holdout: np.ndarray, groups: Groups | None, seed: int) -> Estimate | None:
     """At the threshold chosen on one half, judged on the other; groups stay whole.
 
     The limits are those of the two shares, squared and added (Zou and Donner 2008, Statistics in Medicine 27). Groups
@@ -246,7 +197,7 @@ def _balanced_accuracy(
     threshold = _best_threshold(forget[choose[0]], holdout[choose[1]])
     right = forget >= threshold, holdout < threshold
     shares = [
-        share(hits[half], labels[half] if labels is not None else None, confidence)
+        share(hits[half], labels[half] if labels is not None else None)
         for hits, half, labels in zip(right, judge, groups or (None, None), strict=True)
     ]
     value = sum(share.value for share in shares) / 2

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+DRAWS = 1000
 
 # The group (author, customer) of each record of S and of H, as labels of any one type.
 Groups = tuple[np.ndarray, np.ndarray]
@@ -54,9 +55,9 @@ def mean_loss(
     return Estimate(value, value - half, value + half, n)
 
 
-def clustered_mean(values: np.ndarray, groups: np.ndarray | None, confidence: float = CONFIDENCE) -> Estimate:
-    """Mean of one value of each record, shape (n,); groups and confidence as for :func:`mean_loss`."""
-    return mean_loss(values, np.ones(len(values)), confidence, groups)
+def clustered_mean(values: np.ndarray, groups: np.ndarray | None) -> Estimate:
+    """Mean of one value of each record, shape (n,), with groups and its 95 % interval as for :func:`mean_loss`."""
+    return mean_loss(values, np.ones(len(values)), groups=groups)
 
 
 def by_group(groups: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
@@ -83,10 +84,8 @@ def bootstrap(
     groups: Groups | None = None,
     *,
     seed: int,
-    draws: int = 1000,
-    confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Any statistic of S and H with the percentile interval of the bootstrap (Efron 1979).
+    """Any statistic of S and H with the 95 % percentile interval of the bootstrap (Efron 1979).
 
     Records are drawn anew within S and within H. With groups, whole groups are drawn (Davison and Hinkley 1997, 3.8):
     those only in S, only in H and in both apart, so that each draw has as many of each. Means, rates and the AUC have
@@ -96,63 +95,55 @@ def bootstrap(
         statistic: of the values of S and of H.
         forget, holdout: the values of each record, shapes (m, ...) and (n, ...).
         groups: of the records of S and H; None when records are independent.
-        seed: of the draws.
-        draws: how many.
-        confidence: of the interval.
+        seed: of the draws, of which there are 1,000.
     """
     of_forget, of_holdout, count = _codes(groups, len(forget), len(holdout))
     where = 2 * np.isin(np.arange(count), of_forget) + np.isin(np.arange(count), of_holdout)
     strata = [np.flatnonzero(where == kind) for kind in np.unique(where)]
     rng = np.random.default_rng(seed)
     found = []
-    for _ in range(draws):
+    for _ in range(DRAWS):
         drawn = np.concatenate([stratum[rng.integers(0, len(stratum), len(stratum))] for stratum in strata])
         times = np.bincount(drawn, minlength=count)
         found.append(
             statistic(np.repeat(forget, times[of_forget], axis=0), np.repeat(holdout, times[of_holdout], axis=0))
         )
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(statistic(forget, holdout)), float(low), float(high), count)
 
 
-def rate(hits: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
-    """A proportion with the exact interval of Clopper and Pearson (1934).
-
-    Args:
-        hits: successes.
-        n: trials.
-        confidence: of the interval.
-    """
-    interval = stats.binomtest(int(hits), int(n)).proportion_ci(confidence, method="exact")
+def rate(hits: int, n: int) -> Estimate:
+    """The proportion of hits in n trials with the exact 95 % interval of Clopper and Pearson (1934)."""
+    interval = stats.binomtest(int(hits), int(n)).proportion_ci(CONFIDENCE, method="exact")
     return Estimate(hits / n, float(interval.low), float(interval.high), int(n))
 
 
-def share(hits: np.ndarray, groups: np.ndarray | None, confidence: float = CONFIDENCE) -> Estimate:
+def share(hits: np.ndarray, groups: np.ndarray | None) -> Estimate:
     """The share of records that are hits, with :func:`rate`'s interval, or :func:`clustered_rate`'s for groups.
 
     Args:
         hits: True or 1 for a hit, shape (n,).
         groups: label of each record's group, shape (n,); None when records are independent.
-        confidence: of the interval.
     """
     if groups is None:
-        return rate(int(hits.sum()), len(hits), confidence)
-    of_groups, records = by_group(groups, hits, np.ones(len(hits)))
-    return clustered_rate(of_groups, records, confidence)
+        return rate(int(hits.sum()), len(hits))
+    return clustered_rate(hits, np.ones(len(hits)), groups)
 
 
-def clustered_rate(hits: np.ndarray, trials: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+def clustered_rate(hits: np.ndarray, trials: np.ndarray, groups: np.ndarray | None = None) -> Estimate:
     """A proportion over trials that come in records, where the trials of one record resemble each other.
 
-    The interval is that of Clopper and Pearson for the number of independent trials that is worth as much (Korn and
-    Graubard 1998, Survey Methodology 24): the proportion's binomial variance over the variance between the records, as
-    a ratio estimator. Where there is none, because all trials or no trial succeeded, a record counts as one trial.
+    The 95 % interval is that of Clopper and Pearson for the number of independent trials that is worth as much (Korn
+    and Graubard 1998, Survey Methodology 24): the proportion's binomial variance over the variance between the records,
+    as a ratio estimator. Where there is none, because all trials or no trial succeeded, a record counts as one trial.
 
     Args:
         hits: successes of each record, shape (n,).
         trials: trials of each record, shape (n,).
-        confidence: of the interval.
+        groups: label of each record's group, shape (n,), whose trials then count as those of one record.
     """
+    if groups is not None:
+        hits, trials = by_group(groups, hits, trials)
     n, total = len(hits), int(trials.sum())
     value = float(hits.sum() / total)
     variance = 0.0
@@ -160,9 +151,9 @@ def clustered_rate(hits: np.ndarray, trials: np.ndarray, confidence: float = CON
         variance = float(n / (n - 1) * ((hits - value * trials) ** 2).sum() / total**2)
     effective = float(n)
     if variance > 0:
-        quantiles = stats.t.ppf((1 + confidence) / 2, [total - 1, n - 1])
+        quantiles = stats.t.ppf((1 + CONFIDENCE) / 2, [total - 1, n - 1])
         effective = min(value * (1 - value) / variance * float(quantiles[0] / quantiles[1]) ** 2, float(total))
-    success, tail = value * effective, (1 - confidence) / 2
+    success, tail = value * effective, (1 - CONFIDENCE) / 2
     low = float(stats.beta.ppf(tail, success, effective - success + 1)) if value > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, success + 1, effective - success)) if value < 1 else 1.0
     return Estimate(value, low, high, n)

@@ -134,7 +134,6 @@ def test_the_scores_of_one_model() -> None:
     assert loss_scores(loss) == pytest.approx([-2.0, -0.5])
     assert zlib_scores(loss, size) == pytest.approx([-0.05, -0.05])
     assert calibrated_scores(loss, base) == pytest.approx([1.0, -0.1])
-    assert calibrated_scores(loss, np.stack([base, base + 1])) == pytest.approx([1.5, 0.4])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -148,74 +147,51 @@ def test_the_logit_of_a_loss_of_zero_is_a_number() -> None:
     assert logit_confidence(np.array([0.0, 1e-9, 900.0])) == pytest.approx([15.942385, 15.942385, -900.0])
 
 
-def gaussian(x: float, mean: float, variance: float) -> float:
-    return math.exp(-((x - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("models", [3, 64])
 def test_lira_against_its_formula(models: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    inside, outside = rng.normal(1, 1, (models, 5)), rng.normal(0, rng.uniform(0.5, 2, 5), (models + 2, 5))
-    judged = rng.normal(0.5, 1, 5)
-    variances = {}
-    for name, side in (("inside", inside), ("outside", outside)):
-        own = [sum((x - sum(c) / len(c)) ** 2 for x in c) / (len(c) - 1) for c in side.T.tolist()]
-        variances[name] = own if models >= 64 else [sum(own) / 5] * 5
-    online, offline = lira_scores(judged, outside, inside), lira_scores(judged, outside)
+    outside, judged = rng.normal(0, rng.uniform(0.5, 2, 5), (models, 5)), rng.normal(0.5, 1, 5)
+    own = [sum((x - sum(c) / len(c)) ** 2 for x in c) / (len(c) - 1) for c in outside.T.tolist()]
+    variances = own if models >= 64 else [sum(own) / 5] * 5
+    found = lira_scores(judged, outside)
     for i, c in enumerate(judged):
-        ratio = gaussian(c, inside[:, i].mean(), variances["inside"][i]) / gaussian(
-            c, outside[:, i].mean(), variances["outside"][i]
-        )
-        assert online[i] == pytest.approx(math.log(ratio))
         # 1 - P[Z > c], as the paper has it
-        beyond = 0.5 * math.erfc((c - outside[:, i].mean()) / math.sqrt(2 * variances["outside"][i]))
-        assert stats.norm.cdf(offline[i]) == pytest.approx(1 - beyond)
-
-
-def test_lira_with_one_model_a_side_compares_distances() -> None:
-    inside, outside, judged = np.array([[2.0, 2.0]]), np.array([[0.0, 1.0]]), np.array([1.5, 1.0])
-    assert lira_scores(judged, outside, inside) == pytest.approx([(1.5**2 - 0.5**2) / 2, (0 - 1) / 2])
-    assert lira_scores(judged, outside) == pytest.approx([1.5, 0.0])
-    # The one model of those inside shows no variance, so that of those outside stands for it.
-    several = np.array([[-2.0, -1.0], [2.0, 3.0]])
-    assert lira_scores(judged, several, inside) == pytest.approx([(1.5**2 - 0.5**2) / 16, (0 - 1) / 16])
+        beyond = 0.5 * math.erfc((c - outside[:, i].mean()) / math.sqrt(2 * variances[i]))
+        assert stats.norm.cdf(found[i]) == pytest.approx(1 - beyond)
 
 
 def test_lira_where_the_references_agree() -> None:
     outside = np.zeros((64, 3))
     assert lira_scores(np.array([1.0, 0.0, -1.0]), outside) == pytest.approx([1, 0, -1])
     outside[:, 0] = np.linspace(-1, 1, 64)
-    assert np.isfinite(lira_scores(np.array([1.0, 0.0, -1.0]), outside, outside)).all()
+    assert np.isfinite(lira_scores(np.array([1.0, 0.0, -1.0]), outside)).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("online", [False, True])
-def test_rmia_against_its_formula(online: bool, seed: int) -> None:
+def test_rmia_against_its_formula(seed: int) -> None:
     rng = np.random.default_rng(seed)
     loss, population = rng.exponential(1, 6), rng.exponential(1, 9)
     outside, of_population = rng.exponential(1, (2, 6)), rng.exponential(1, (2, 9))
-    inside = rng.exponential(0.5, (3, 6))
-    a, gamma = rng.uniform(0, 1), rng.uniform(0.5, 2)
-    found = rmia_scores(loss, population, outside, of_population, inside if online else None, a=a, gamma=gamma)
+    found = rmia_scores(loss, population, outside, of_population)
     for i in range(6):
-        p_out = sum(math.exp(-x) for x in outside[:, i]) / 2
-        p_x = (p_out + sum(math.exp(-x) for x in inside[:, i]) / 3) / 2 if online else ((1 + a) * p_out + 1 - a) / 2
+        p_x = (1.3 * sum(math.exp(-x) for x in outside[:, i]) / 2 + 0.7) / 2
         beaten = 0
         for j in range(9):
-            p_z = ((1 + a) * sum(math.exp(-x) for x in of_population[:, j]) / 2 + 1 - a) / 2
-            beaten += (math.exp(-loss[i]) / p_x) / (math.exp(-population[j]) / p_z) > gamma
+            p_z = (1.3 * sum(math.exp(-x) for x in of_population[:, j]) / 2 + 0.7) / 2
+            beaten += (math.exp(-loss[i]) / p_x) / (math.exp(-population[j]) / p_z) > 1
         assert found[i] == pytest.approx(beaten / 9)
 
 
 def test_rmia_counts_only_what_is_beaten() -> None:
     loss, outside = np.array([1.0]), np.array([[2.0]])
     assert rmia_scores(loss, loss, outside, outside) == [0]
-    assert rmia_scores(loss, loss, outside, outside, gamma=0.99) == [1]
+    assert rmia_scores(loss, loss + 0.01, outside, outside) == [1]
 
 
-def test_references_see_what_the_loss_does_not() -> None:
+def test_references_see_what_the_loss_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members lose half a nat, and records differ by three: only attacks that know each record's difficulty see it."""
+    monkeypatch.setattr("hf_unlearn.evaluation.membership.A", 1.0)
     rng = np.random.default_rng(0)
     difficulty = rng.gamma(4, 0.75, 600)
     member = np.arange(600) < 200
@@ -226,19 +202,15 @@ def test_references_see_what_the_loss_does_not() -> None:
         return difficulty * np.exp(rng.normal(0, 0.05, 600)) * np.where(knows, 0.8, 1.0)
 
     loss, outside = model(member), np.stack([model(np.zeros(600, dtype=bool)) for _ in range(8)])
-    inside = np.stack([model(judged) for _ in range(8)])
     scores = {
         "loss": loss_scores(loss),
-        "calibrated": calibrated_scores(loss, outside),
-        "lira": lira_scores(logit_confidence(loss), logit_confidence(outside), logit_confidence(inside)),
-        "offline": lira_scores(logit_confidence(loss), logit_confidence(outside)),
+        "calibrated": calibrated_scores(loss, outside.mean(0)),
+        "lira": lira_scores(logit_confidence(loss), logit_confidence(outside)),
     }
     scores["rmia"] = np.zeros(600)
-    scores["rmia"][judged] = rmia_scores(
-        loss[judged], loss[population], outside[:, judged], outside[:, population], a=1.0
-    )
+    scores["rmia"][judged] = rmia_scores(loss[judged], loss[population], outside[:, judged], outside[:, population])
     auc = {
         name: attack_result(values[member], values[judged & ~member], seed=0).auc for name, values in scores.items()
     }
     assert auc["loss"].value < 0.7
-    assert all(auc[name].low > 0.9 for name in ("calibrated", "lira", "offline", "rmia"))
+    assert all(auc[name].low > 0.9 for name in ("calibrated", "lira", "rmia"))
