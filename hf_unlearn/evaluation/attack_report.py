@@ -7,8 +7,8 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..files import written_whole
 from ..models.tasks import TASKS, Task
+from .plots import save_figure
 from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
 from .relearning import QuantisedScore, RelearningCurve, Taught
 from .wording import ARM_NAMES, ARM_STYLES, TAUGHT
@@ -86,16 +86,16 @@ class AttackReport:
 
     def leak_finding(self) -> str | None:
         """What sampling came to, None where it was not made."""
-        told = {arm: found.sampling for arm, found in self.models.items() if found.sampling is not None}
-        if not told:
+        curves = {arm: found.sampling for arm, found in self.models.items() if found.sampling is not None}
+        if not curves:
             return None
-        mine = told["unlearned"]
+        mine = curves["unlearned"]
         guessed = f" (and {mine.holdout[-1].verbatim.value:.0%} of H)" if mine.holdout is not None else ""
         often = mine.forget[-1].samples
         return self._compared(
             f"Asked {often} time{'s' if often > 1 else ''}, the unlearned model writes "
             f"{mine.forget[-1].verbatim.value:.0%} of the records of S word for word{guessed}",
-            {arm: f"{curve.forget[-1].verbatim.value:.0%}" for arm, curve in told.items()},
+            {arm: f"{curve.forget[-1].verbatim.value:.0%}" for arm, curve in curves.items()},
         )
 
     def _reminder(self) -> str | None:
@@ -136,12 +136,7 @@ class AttackReport:
 
 
 def plot_relearning(report: AttackReport, path: Path) -> None:
-    """Draw how the loss of the part of S that is not taught falls while the models are taught something else.
-
-    Args:
-        report: the curves.
-        path: where to write the PNG; it holds no data besides the drawing.
-    """
+    """Draw how the loss of the part of S that is not taught falls while the models are taught something else."""
     lessons = [curve.taught for curve in report.models["unlearned"].relearning]
     figure = Figure(figsize=(5.5 * len(lessons), 4.6), layout="constrained")
     panels = figure.subplots(1, len(lessons), sharey=True)
@@ -166,17 +161,11 @@ def plot_relearning(report: AttackReport, path: Path) -> None:
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel(f"loss of the rest of S (nats{TASKS[report.task].unit}), 95 % intervals")
     panels[0].legend(fontsize=8, frameon=False)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(figure, path)
 
 
 def plot_leaks(report: AttackReport, path: Path) -> None:
-    """Draw what share of the records of S the models write in so many samples, and of H the unlearned one.
-
-    Args:
-        report: with the curves.
-        path: where to write the PNG; it holds no data besides the drawing.
-    """
+    """Draw what share of the records of S the models write in so many samples, and of H the unlearned one."""
     curves = {arm: found.sampling for arm, found in report.models.items() if found.sampling is not None}
     lines: list[tuple[tuple[LeakPoint, ...], dict[str, Any]]] = [
         (curve.forget, ARM_STYLES[arm] | {"label": f"S, {ARM_NAMES[arm]}"}) for arm, curve in curves.items()
@@ -206,8 +195,7 @@ def plot_leaks(report: AttackReport, path: Path) -> None:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set_ylabel("share of records written, 95 % intervals")
     panels[0].legend(fontsize=8, frameon=False)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(figure, path)
 
 
 def _lower(gain: float) -> str:

@@ -224,21 +224,20 @@ def generation_tables(
     """Let a model continue records of S and H, and compare what it writes with them.
 
     Args:
-        model: as for :func:`generate`.
+        model, tokenizer, context: as for :func:`generate`.
         evidence: the encoded records.
-        tokenizer: the model's.
         records: of each set at most, drawn at random.
         seed: of the draw.
-        context: as for :func:`generate`.
 
     Returns:
         By set the table of :func:`measure`, with the column ``group`` where the examples have it; and how many tokens
         were read and written, of two texts half as many, because each passes through half of the model.
     """
-    sets = {name: part for name, part in evidence.sets.items() if name in JUDGED}
     tables: dict[SetName, pa.Table] = {}
     tokens = 0
-    for name, part in replace(evidence, sets=sets).at_most(records, seed).sets.items():
+    for name, part in evidence.at_most(records, seed).sets.items():
+        if name not in JUDGED:
+            continue
         found = generate(model, part, tokenizer, task=evidence.task, batch_size=evidence.batch_size, context=context)
         tokens += sum(len(ids) for one in found for ids in (one.read, one.begun, one.written))
         tables[name] = measure(found, tokenizer)

@@ -126,11 +126,10 @@ class EvidenceSets:
             if "group" in self.sets[name].column_names and len(set(self.sets[name]["group"])) > 1:
                 # Other records of the same author are no fresh evidence; of one alone there are no others.
                 units = np.array(self.sets[name]["group"])
-            first = _first_half(units, seed)
+            first = first_half(units, seed)
             for part, mask in zip(parts, (first, ~first), strict=True):
                 part[name] = self.sets[name].select(np.flatnonzero(mask))
-        first_half, second_half = (replace(self, sets=part) for part in parts)
-        return first_half, second_half
+        return replace(self, sets=parts[0]), replace(self, sets=parts[1])
 
     def at_most(self, records: int, seed: int) -> "EvidenceSets":
         """The same sets with at most so many records, drawn at random, in each."""
@@ -201,19 +200,13 @@ def evidence_sets(
 
 
 def halves_of_records(records: AnyDataset, group_column: str | None, seed: int) -> tuple[Dataset, Dataset]:
-    """Records of S or of H in two halves, as :meth:`EvidenceSets.halves` divides them.
-
-    Args:
-        records: of S or of H.
-        group_column: the column with each record's group; groups stay whole unless there is only one.
-        seed: of the halves.
-    """
+    """Records of S or of H in two halves, as :meth:`EvidenceSets.halves` divides them: groups stay whole."""
     if not isinstance(records, Dataset):
         records = Dataset.from_list(list(records), features=records.features)
     units = np.arange(len(records))
     if group_column is not None and len(set(codes := _group_codes(records, group_column, {}))) > 1:
         units = codes
-    first = _first_half(units, seed)
+    first = first_half(units, seed)
     return records.select(np.flatnonzero(first)), records.select(np.flatnonzero(~first))
 
 
@@ -247,11 +240,7 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
 
 
 def loss_and_auc(tables: Mapping[SetName, pa.Table]) -> tuple[Estimate, Estimate | None]:
-    """The mean loss of S in nats, and the membership AUC by the loss, None without H.
-
-    Args:
-        tables: as scored; where they name groups, these are the unit of sampling.
-    """
+    """The mean loss of S in nats, and the membership AUC by the loss, None without H; both of groups, if any."""
     forget, found = tables["forget"], attack_scores(tables)
     units = forget["group"].to_numpy() if "group" in forget.column_names else None
     auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], groups=found.groups) if found else None
@@ -312,7 +301,7 @@ def _group_codes(part: Dataset, column: str, codes: dict[Any, int]) -> np.ndarra
     return np.array(found)
 
 
-def _first_half(units: np.ndarray, seed: int) -> np.ndarray:
+def first_half(units: np.ndarray, seed: int) -> np.ndarray:
     """Which lines belong to the half of the units that is drawn first."""
     drawn = np.random.default_rng(seed).permutation(np.unique(units))
     return np.isin(units, drawn[: len(drawn) // 2])

@@ -13,7 +13,7 @@ from ..files import written_whole
 from ..models.tasks import TASKS
 from .measured_sets import attack_scores
 from .report import CurvePoint, SetName, UnlearningReport
-from .statistics import Estimate, mean_loss
+from .statistics import Estimate, clustered_mean
 from .verdict import ATTACKS
 from .wording import ARM_NAMES, ARM_STYLES
 
@@ -46,13 +46,7 @@ Tables = dict[str, dict[SetName, pa.Table]]
 
 
 def draw_pictures(report: UnlearningReport, tables: Tables, folder: Path) -> None:
-    """Draw all that there is to see, and remove what another run may have left of the rest.
-
-    Args:
-        report: of the run.
-        tables: by model and set, as scored.
-        folder: where to write the PNGs; they hold no data besides the drawing.
-    """
+    """Draw all that there is to see, and remove what another run may have left of the rest."""
     plot_losses(report, tables, folder / PLOT_FILE)
     if report.curve:
         plot_forgetting(report, tables, folder / FORGETTING_FILE)
@@ -65,13 +59,7 @@ def draw_pictures(report: UnlearningReport, tables: Tables, folder: Path) -> Non
 
 
 def plot_losses(report: UnlearningReport, tables: Tables, path: Path) -> None:
-    """Draw one histogram a model of the losses of S, H and L, so that one sees whether S and H still lie apart.
-
-    Args:
-        report: for the verdict and the numbers in the titles.
-        tables: by model and set, as scored.
-        path: where to write the PNG.
-    """
+    """Draw one histogram a model of the losses of S, H and L, so that one sees whether S and H still lie apart."""
     arms = [arm for arm in ARM_NAMES if arm in tables]
     figure = Figure(figsize=(4 * len(arms), 3.6), layout="constrained")
     axes = figure.subplots(1, len(arms), squeeze=False, sharex=True, sharey=True)[0]
@@ -96,12 +84,8 @@ def plot_losses(report: UnlearningReport, tables: Tables, path: Path) -> None:
 def plot_roc(report: UnlearningReport, tables: Tables, path: Path) -> None:
     """Draw the ROC of the attack that decided, and of the loss, on log axes, where single records can be seen.
 
-    The false positive rate begins at one record of H, below which so many cannot tell anything.
-
-    Args:
-        report: for the verdict and the numbers in the titles.
-        tables: by model and set, as scored, those of the base too where they were used for the report.
-        path: where to write the PNG.
+    The false positive rate begins at one record of H, below which so many show nothing. The tables of the base are
+    needed where the report used them.
     """
     found = {arm: attack_scores(tables[arm], tables.get("base")) for arm in ARM_NAMES if arm in tables}
     assert report.verdict.attack is not None
@@ -143,11 +127,6 @@ def plot_forgetting(report: UnlearningReport, tables: Tables, path: Path) -> Non
     """Draw the losses of S, H and L and the membership AUC over the steps of the training.
 
     Large open points are the original, at step 0, and the finished model, both on the records of the verdict.
-
-    Args:
-        report: its curve has points.
-        tables: by model and set, as scored.
-        path: where to write the PNG.
     """
     end = report.method.steps or report.curve[-1].step
     aucs = {arm: found.membership_auc for arm, found in report.arms.items()}
@@ -226,10 +205,7 @@ def _roc(forget: np.ndarray, holdout: np.ndarray) -> np.ndarray:
 
 def _mean(tables: dict[SetName, pa.Table], name: SetName) -> Estimate | None:
     """The mean over records, as in the curve."""
-    if name not in tables:
-        return None
-    losses = tables[name]["loss"].to_numpy()
-    return mean_loss(losses, np.ones(len(losses)))
+    return clustered_mean(tables[name]["loss"].to_numpy(), None) if name in tables else None
 
 
 def _finding(found: dict[str, Estimate | None], what: str) -> str:
@@ -239,5 +215,10 @@ def _finding(found: dict[str, Estimate | None], what: str) -> str:
 
 def _write(figure: Figure, report: UnlearningReport, path: Path) -> None:
     figure.suptitle(f"{report.method.name}: {report.verdict.word.replace('_', ' ')}", fontweight="bold")
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, which holds no data besides the drawing."""
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

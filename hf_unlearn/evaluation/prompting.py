@@ -81,9 +81,9 @@ def sample_leaks(
     document only the first piece counts.
 
     Args:
-        model: a language model or an encoder-decoder; it stays as it is, and so do the random number generators.
+        model, tokenizer: a language model or an encoder-decoder; it stays as it is, and so do the random number
+            generators.
         evidence: S, and H where there is one, encoded.
-        tokenizer: the model's.
         records: of each set at most, drawn at random.
         samples: of each record.
         seed: of both.
@@ -130,11 +130,11 @@ def _leak_points(table: pa.Table, samples: int, groups: dict[int, int] | None) -
 
     def shares(rows: np.ndarray, hits: np.ndarray, counts: list[int]) -> list[Estimate]:
         records, which = np.unique(rows, return_inverse=True)
-        told = np.zeros((len(records), samples), bool)
-        np.logical_or.at(told, (which, np.arange(len(rows)) % samples), hits)
-        told = np.logical_or.accumulate(told, axis=1)
+        given = np.zeros((len(records), samples), bool)
+        np.logical_or.at(given, (which, np.arange(len(rows)) % samples), hits)
+        given = np.logical_or.accumulate(given, axis=1)
         units = None if groups is None else np.array([groups[row] for row in records])
-        return [share(told[:, k - 1], units) for k in counts]
+        return [share(given[:, k - 1], units) for k in counts]
 
     counts = sorted({2**i for i in range(samples.bit_length())} | {samples})
     verbatim = shares(rows, table["extracted"].to_numpy(), counts)
@@ -256,10 +256,5 @@ class WordingScore:
 
 
 def other_words(model: Model, wordings: Mapping[str, EvidenceSets]) -> tuple[WordingScore, ...]:
-    """Score the completions of S and H after prompts in several wordings.
-
-    Args:
-        model: a language model or an encoder-decoder; it stays as it is.
-        wordings: S, and H where it has the wording, encoded with it.
-    """
+    """Score the completions of S and H after prompts in several wordings, with which they are encoded."""
     return tuple(WordingScore(name, *loss_and_auc(sets.score(model))) for name, sets in wordings.items())

@@ -38,12 +38,7 @@ REFERENCES_VERSION = 1
 def outside_attacks(
     judged: Mapping[SetName, pa.Table], outside: Sequence[Mapping[SetName, pa.Table]], *, seed: int
 ) -> dict[str, AttackResult]:
-    """Judge a model by attacks that know models which saw neither S nor H.
-
-    Args:
-        judged: its tables, by set.
-        outside: those of the other models, on the same records.
-        seed: of the halves and of the draws.
+    """Judge a model by attacks that know other models, which saw neither S nor H, on the same records.
 
     Returns:
         By name in :data:`~hf_unlearn.evaluation.wording.OUTSIDE_ATTACKS`; empty without S, H or two models to compare
@@ -139,15 +134,8 @@ def score_references(
 ) -> dict[Arm, ScoredArm]:
     """Score trained references on the very records that the evidence about a model rests on.
 
-    What was scored once beside a reference may have been other records, so it is scored again.
-
-    Args:
-        references: by arm and seed.
-        evidence: the records.
-        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
-        device: to score on.
-        trust_remote_code: whether to run code from the models' folders.
-        context: makes what is entered around the forward passes.
+    What was scored once beside a reference may have been other records, so it is scored again. ``loading`` holds
+    options of :func:`~hf_unlearn.models.loading.load_model`.
     """
     found: dict[Arm, ScoredArm] = {}
     for reference in references:
@@ -161,25 +149,19 @@ def score_references(
 
 
 def summarise_references(arm: ScoredArm, base: Tables | None = None) -> ReferenceEntry:
-    """What the models of one arm make of the records.
-
-    Args:
-        arm: the models.
-        base: the tables of the base model, for the attack that takes the difficulty of a record into account.
-    """
-    losses = {
-        name: float(np.mean([tables[name]["loss"].to_numpy().mean() for tables in arm.tables]))
-        for name in arm.tables[0]
-    }
+    """What the models of one arm make of the records; ``base`` shows the attacks how difficult a record is."""
     found: dict[str, list[float]] = {}
     for tables in arm.tables:
-        scores = attack_scores(tables, base)
-        for attack in scores.forget if scores is not None else ():
-            auc = membership_auc(-scores.forget[attack], -scores.holdout[attack])  # type: ignore[union-attr]
-            found.setdefault(attack, []).append(auc.value)
+        if (scores := attack_scores(tables, base)) is not None:
+            for attack in scores.forget:
+                auc = membership_auc(-scores.forget[attack], -scores.holdout[attack])
+                found.setdefault(attack, []).append(auc.value)
     return ReferenceEntry(
         seeds=[model.seed for model in arm.models],
-        losses={str(name): loss for name, loss in losses.items()},
+        losses={
+            name: float(np.mean([tables[name]["loss"].to_numpy().mean() for tables in arm.tables]))
+            for name in arm.tables[0]
+        },
         aucs={
             attack: Spread(
                 mean=float(np.mean(aucs)),
@@ -193,32 +175,19 @@ def summarise_references(arm: ScoredArm, base: Tables | None = None) -> Referenc
 
 
 def references_report(scored: Mapping[Arm, ScoredArm], task: Task, *, delta: float, seed: int) -> ReferencesReport:
-    """Sum up what references were trained for.
-
-    Args:
-        scored: the models of each arm.
-        task: what they do.
-        delta: of the definition of epsilon.
-        seed: of the halves of the models.
-    """
+    """Sum up what references were trained for; delta is of the definition of epsilon, seed of the models' halves."""
     arms = {arm: summarise_references(found) for arm, found in scored.items()}
+    enough = [arm for arm, found in scored.items() if len(found.models) >= FEWEST_MODELS]
     compared: dict[Arm, Closeness] = {
         arm: closeness(scored["unlearned"].tables, scored[arm].tables, delta=delta, seed=seed)
-        for arm in scored
-        if arm != "unlearned" and _enough(scored, "unlearned") and _enough(scored, arm)
+        for arm in enough
+        if arm != "unlearned" and "unlearned" in enough
     }
     return ReferencesReport(task, arms, compared)
 
 
 def save_references(report: ReferencesReport, scored: Mapping[Arm, ScoredArm], folder: Path, seed: int) -> None:
-    """Write the report, its picture, and what each model makes of each record, beside the models.
-
-    Args:
-        report: of the models.
-        scored: the models.
-        folder: that of the references.
-        seed: of the deals in the picture.
-    """
+    """Write the report, its picture, and what each model makes of each record, beside the models in the folder."""
     for arm, found in scored.items():
         for model, tables in zip(found.models, found.tables, strict=True):
             save_tables({arm: tables}, model.folder / TABLES_FOLDER)
@@ -239,9 +208,8 @@ def with_references(
     """A report with the references, and with the attacks on its models that need retrained ones.
 
     Args:
-        report: the report.
-        tables: of its models, by arm.
-        scored: the references.
+        report, scored: the report and the references.
+        tables: of the report's models, by arm.
         seed: of what is drawn for the intervals.
         retrained: the place of the report's own retrained model, which is not compared with itself.
     """
@@ -256,7 +224,3 @@ def with_references(
         ]
         arms[name] = replace(entry, attacks={**entry.attacks, **outside_attacks(tables[name], outside, seed=seed)})
     return replace(report, arms=arms, references=entries)
-
-
-def _enough(scored: Mapping[Arm, ScoredArm], arm: Arm) -> bool:
-    return arm in scored and len(scored[arm].models) >= FEWEST_MODELS

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError
 from ..models.loading import Model, plain_model, quantised_bits
-from .measured_sets import EvidenceSets, loss_and_auc
+from .measured_sets import EvidenceSets, first_half, loss_and_auc
 from .report import SetName
 from .scoring import preserved_rng
 from .statistics import Estimate
@@ -114,9 +114,7 @@ def relearn(
         evidence: S, H where there is one, and L when it is taught, encoded.
         taught: ``forget``: the half of S that is not measured; ``retained``: the part of L in the evidence;
             ``public``: the argument ``public``.
-        steps: to take.
-        learning_rate: of AdamW.
-        batch_size: examples a step.
+        steps, learning_rate, batch_size: of the training; AdamW, examples a step.
         seed: of the halves of S, the order of what is taught, and dropout.
         measure_every: steps from one measurement to the next; the last step is measured too.
         public: texts that have nothing to do with S, encoded.
@@ -159,11 +157,6 @@ def relearn(
 def quantise(model: Model, evidence: EvidenceSets, bits: Literal[4, 8]) -> QuantisedScore:
     """Round the weights of a copy of a model, and score S and H with it (Zhang et al. 2024, arXiv:2410.16454).
 
-    Args:
-        model: the model; it stays as it is.
-        evidence: S, and H where there is one, encoded.
-        bits: of a weight; see :func:`round_to_nearest`.
-
     Raises:
         InputError: the weights have few bits already.
     """
@@ -175,9 +168,7 @@ def quantise(model: Model, evidence: EvidenceSets, bits: Literal[4, 8]) -> Quant
 def quantised_copy(model: Model, bits: Literal[4, 8]) -> Model:
     """A copy of a model whose linear layers hold rounded weights; embeddings and the layer that names tokens do not.
 
-    Args:
-        model: the model; an adapter is merged into the copy first.
-        bits: of a weight; see :func:`round_to_nearest`.
+    An adapter is merged into the copy first.
 
     Raises:
         InputError: the weights have few bits already.
@@ -220,10 +211,9 @@ def _parts(evidence: EvidenceSets, taught: Taught, seed: int, public: Dataset | 
     """What is taught, and the sets to measure, which are the same whatever is taught."""
     forget = evidence.sets["forget"]
     rows = np.array(forget["row"])
-    drawn = np.random.default_rng(seed).permutation(np.unique(rows))
-    if len(drawn) < 2:
+    if len(np.unique(rows)) < 2:
         raise InputError("Relearning teaches a part of S and measures the rest, so S needs two records or more.")
-    first = np.isin(rows, drawn[: len(drawn) // 2])
+    first = first_half(rows, seed)
     if taught == "forget":
         lesson = forget.select(np.flatnonzero(first))
     elif taught == "retained" and "retained" in evidence.sets:

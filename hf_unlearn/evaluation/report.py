@@ -51,20 +51,20 @@ class MethodEntry:
         name: the method; ``unknown`` for a model that another tool made.
         summary: one sentence.
         source: where the method was published.
-        alpha: how far the start lay between the original (0) and the anchor (1).
+        alpha: how far the start lay from the original (0) to the base model or a fresh model (1).
         budget: epochs as a fraction of the original training's, None when they were set directly.
         epochs, steps: trained.
         seed: of data order, dropout and new weights.
         settings: the training arguments that matter.
         lora: the LoRA settings, None for full training.
         adapter_of: the model that the result is an adapter of; None when it is a full model, merged or not.
-        stopped_early: whether training stopped because S could no longer be told from H, or was treated worse.
+        stopped_early: whether training stopped because nothing distinguished S from H, or S was treated worse.
         stop_reason: why, in words that begin with ``forgotten`` or ``overshoot``, with the tests' values.
         checkpoint: the name of the checkpoint of the original's training that the fine-tuning began at.
         start: the method whose start was taken, None for its own.
         options: its other settings.
         trained_on_forget: whether S was trained on; otherwise it was only measured.
-        alternates: what it was to say in the place of S, None where nobody made anything up.
+        alternates: what it was to say in the place of S, None where nothing was written for that.
     """
 
     name: str
@@ -169,7 +169,7 @@ class ArmEntry:
 
     Attributes:
         sets: by ``forget`` (S), ``holdout`` (H), ``retained`` (L) and ``test``.
-        membership_auc: how well its loss tells S from H, None without H.
+        membership_auc: how well its loss distinguishes S from H, None without H.
         attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`; with two
             retrained references or more, also in :data:`~hf_unlearn.evaluation.wording.OUTSIDE_ATTACKS`.
         generation: what it writes, by set; only when it was asked for, and where the texts are long enough.
@@ -239,8 +239,8 @@ class TrialEntry:
         method, alpha: as in :class:`MethodEntry`.
         cost: at which price; ``training_ratio`` is its share of retraining's operations.
         measured_on: ``all`` of S and H, or the half of each that was kept for a ``search``.
-        membership_auc: how well its loss tells S from H there, None without H.
-        told: whether the verdict's tests tell S from the reference there; None where nobody asked.
+        membership_auc: how well its loss distinguishes S from H there, None without H.
+        told: whether the verdict's tests distinguish S from the reference there; None where nobody asked.
         utility: compared with the original, None where nobody asked.
         outcome: what was found and done, in words.
     """
@@ -305,15 +305,15 @@ class UnlearningReport:
         software: versions.
         hardware: device and number of processes.
         schema_version: 1.
-        references: by arm of ``TrainedReference``, the models to compare with; the attacks
-            that need some took those of ``retrained``, without the arm ``retrained`` itself when it is among them.
+        references: by arm of ``TrainedReference``, the models to compare with; the attacks that need some took those
+            of ``retrained``, without the arm ``retrained`` itself when it is among them.
         utility: what the unlearning cost in utility; None where there was nothing to compare.
         group_column: the column that says whose record it is, None where records count as independent.
         harness: what each model does on tasks of lm-evaluation-harness, by its name in ``arms``.
         road: which way to the result was chosen; the cost holds that of all trials.
         base_is_clean: whether the base that the fine-tuning began at never saw S: ``stated`` by the user; ``checked``:
-            its own membership tests do not tell S from H; ``doubtful``: they do; ``unchecked``; None where it did not
-            begin at a base.
+            its own membership tests do not distinguish S from H; ``doubtful``: they do; ``unchecked``; None where it
+            did not begin at a base.
         ledger: the line of the ledger beside the report that is about this run; None where no ledger was kept.
     """
 

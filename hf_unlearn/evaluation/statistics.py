@@ -134,8 +134,9 @@ def clustered_rate(hits: np.ndarray, trials: np.ndarray, groups: np.ndarray | No
     """A proportion over trials that come in records, where the trials of one record resemble each other.
 
     The 95 % interval is that of Clopper and Pearson for the number of independent trials that is worth as much (Korn
-    and Graubard 1998, Survey Methodology 24): the proportion's binomial variance over the variance between the records,
-    as a ratio estimator. Where there is none, because all trials or no trial succeeded, a record counts as one trial.
+    and Graubard 1998, Survey Methodology 24): the proportion's binomial variance over the variance between the
+    records, as a ratio estimator. Where there is none, because all trials or no trial succeeded, a record counts as
+    one trial.
 
     Args:
         hits: successes of each record, shape (n,).

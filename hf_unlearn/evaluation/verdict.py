@@ -50,11 +50,11 @@ class Provenance:
         start_saw_forget: whether the fine-tuning began at weights that S had shaped; None when unknown.
         stage: the stage of training that a clean start covers, in words.
         duplicates_retained: rows of L with the text of a row of S; None when nobody looked.
-        stopped_by_forget: whether S had a say in when the training stopped.
-        chosen_by_forget: whether S had a say in what was trained.
+        stopped_by_forget: whether measurements of S decided when the training stopped.
+        chosen_by_forget: whether measurements of S decided what was trained.
         base_is_clean: whether the model that a clean start is at never saw S; None where it is no trained model.
         base_finding: what the tests of that model found, in words; empty where they could not be made.
-        base_is_told: whether they tell S from H.
+        base_is_told: whether they distinguish S from H.
         near_duplicates_retained: rows of L that are near copies of a row of S or quote one; None when nobody looked.
         trained_on_forget: whether the method trained on S itself.
     """
@@ -92,9 +92,9 @@ class Verdict:
 
     Attributes:
         word: ``exact``: the weights never depended on S. ``certified``: reserved. ``not_distinguished``: none of the
-            attacks can tell S from H, within the margin. ``not_forgotten``: one can. ``over_forgotten``: S is treated
-            worse than records never seen. ``undecided``: the records are too few to say, or the attacks are blind
-            here.
+            attacks distinguishes S from H, within the margin. ``not_forgotten``: one does. ``over_forgotten``: S is
+            treated worse than records never seen. ``undecided``: the records are too few to say, or the attacks are
+            blind here.
         reasons: why, in words.
         warnings: what contradicts or weakens it.
         margin: the distance in AUC within which S counts as not distinguished.
@@ -158,11 +158,11 @@ def decide(
     - ``over_forgotten``: the mirror image. Where the loss shows it, it goes before ``not_forgotten``: of a model that
       is certain and wrong about S, an attack that does not look at the label finds that it knows S.
     - ``not_distinguished``: the 90 % intervals of all gaps lie within the margin (two one-sided tests at 5 %; all have
-      to pass, so that needs no correction), and one of the attacks does tell S from H in the original model.
+      to pass, so that needs no correction), and one of the attacks distinguishes S from H in the original model.
     - ``undecided``: otherwise.
 
-    Where the texts alone tell S from H, H is a poor stand-in for a model that never saw S. Without a retrained model
-    the only word left is then ``not_forgotten``, and only where an attack tells S from H better than the texts do: the
+    Where the texts alone distinguish S from H, H is a poor stand-in for a model that never saw S. Without a retrained
+    model the only word left is then ``not_forgotten``, and only where an attack does better than the texts: the
     interval of its AUC lies above theirs.
 
     Args:
@@ -175,8 +175,8 @@ def decide(
         looks: of how many verdicts on the same records this is one; each then gets its share of the 5 % (Bonferroni).
     """
     reasons, warnings = _provenance_reasons(provenance)
-    had_a_say = provenance.stopped_by_forget or provenance.chosen_by_forget
-    clean = provenance.start_saw_forget is False and provenance.base_is_clean != "doubtful" and not had_a_say
+    decided_by_forget = provenance.stopped_by_forget or provenance.chosen_by_forget
+    clean = provenance.start_saw_forget is False and provenance.base_is_clean != "doubtful" and not decided_by_forget
     exact = clean and provenance.duplicates_retained == 0
     if unlearned is None:
         word: VerdictWord = "exact" if exact else "undecided"
@@ -216,7 +216,7 @@ def decide(
 
 
 def _any_sees(names: list[str], original: Scores, retrained: Scores | None) -> bool:
-    """Whether one of the attacks tells S from H in the original model."""
+    """Whether one of the attacks distinguishes S from H in the original model."""
     return any(_gap(original, retrained, name, len(names)).strict_gap.low > 0 for name in names)
 
 
@@ -293,10 +293,10 @@ def _differ(blind: BlindBaseline, worst: _Gap) -> str:
 
 def _measured(gaps: list[_Gap], margin: float) -> tuple[VerdictWord, _Gap, str]:
     """The word that the measurements alone give, the attack that decides, and the finding in words."""
-    told = [g for g in gaps if g.gap.value > margin and g.above]
+    known = [g for g in gaps if g.gap.value > margin and g.above]
     avoided = [g for g in gaps if g.gap.value < -margin and g.below]
-    if told and not any(g.attack == "loss" for g in avoided):
-        worst = max(told, key=lambda g: g.gap.value)
+    if known and not any(g.attack == "loss" for g in avoided):
+        worst = max(known, key=lambda g: g.gap.value)
         return "not_forgotten", worst, f"The attack by {_name(worst)} still distinguishes S from H"
     if avoided:
         worst = min(avoided, key=lambda g: g.gap.value)
@@ -334,8 +334,8 @@ def _gap(scores: Scores, retrained: Scores | None, attack: str, attacks: int, lo
     elif above or below:
         side = "greater" if above else "less"
         ranks = stats.mannwhitneyu(scores.forget[attack], scores.holdout[attack], alternative=side)
-        told = bool(ranks.pvalue < (1 - strict) / 2)
-        above, below = above and told, below and told
+        significant = bool(ranks.pvalue < (1 - strict) / 2)
+        above, below = above and significant, below and significant
     return _Gap(
         attack, auc.interval(CONFIDENCE), gap(CONFIDENCE), gap(equivalence), strict_gap, strict_auc, above, below
     )
@@ -404,8 +404,8 @@ def check_base(
         f"membership AUC {auc:.2f} (95 % interval {low:.2f} to {high:.2f}) by {ATTACKS[found.attack]}, {sides[0]} "
         f"records of S against {sides[1]} of H"
     )
-    told = found.word == "not_forgotten"
-    if told:
+    distinguished = found.word == "not_forgotten"
+    if distinguished:
         finding = f"an attack distinguishes S from H under the base model, {numbers}."
     elif blind is not None and blind.separable:
         finding = f"S and H differ by nature, so its {numbers}, may come from that or from memory."
@@ -417,5 +417,5 @@ def check_base(
         )
     word = provenance.base_is_clean
     if word == "unchecked":
-        word = "doubtful" if told else "checked"
-    return replace(provenance, base_is_clean=word, base_finding=finding, base_is_told=told)
+        word = "doubtful" if distinguished else "checked"
+    return replace(provenance, base_is_clean=word, base_finding=finding, base_is_told=distinguished)

@@ -15,8 +15,8 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from ...errors import InputError
-from ...files import written_whole
 from ..membership import logit_confidence
+from ..plots import save_figure
 from ..report import SetName
 from ..statistics import Estimate
 from .challenge import BIN_WIDTH, LARGEST_EPSILON, challenge_epsilons, dealt_epsilons, qualities
@@ -213,14 +213,7 @@ def _finding(name: Compared, found: SetCloseness, confidence: float) -> str:
 def plot_closeness(
     unlearned: Sequence[Tables], arms: Mapping[str, tuple[Sequence[Tables], Closeness]], path: Path, *, seed: int = 0
 ) -> None:
-    """Draw the challenge's epsilon of each record, and that of the same models divided at random.
-
-    Args:
-        unlearned: the tables of each unlearned model.
-        arms: by name, the tables of each reference model and how close they are; a row of pictures each.
-        path: of the PNG, which holds no data besides the drawing.
-        seed: of the divisions.
-    """
+    """Draw the challenge's epsilon of each record, and that of the same models divided at random, an arm a row."""
     columns = max(len(found.sets) for _, found in arms.values())
     figure = Figure(figsize=(5.6 * columns, 3.9 * len(arms)), layout="constrained")
     panels = figure.subplots(len(arms), columns, squeeze=False)
@@ -245,5 +238,4 @@ def plot_closeness(
             axis.legend(loc="upper left", fontsize=8, frameon=False)
             axis.set_xlabel(f"epsilon of a record as the challenge estimates it ({n} models a side)")
             axis.set_ylabel(f"% of the {numbers.records:,} records of {LETTERS[name]}")
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(figure, path)
