@@ -82,7 +82,6 @@ def blind_baseline(
     labels: Labelled | None = None,
     *,
     seed: int,
-    margin: float = BLIND_MARGIN,
 ) -> BlindBaseline | None:
     """Try to distinguish S from H by their texts alone.
 
@@ -102,7 +101,6 @@ def blind_baseline(
         groups: label of each record's group (author, customer), for S and H; None when records are independent.
         labels: the classes of the records, with records of L that show which classes are likely.
         seed: of the draw and of the folds.
-        margin: how far from 0.5 an interval must lie for ``separable``.
 
     Returns:
         The comparison, or None when a side has fewer than two records.
@@ -139,13 +137,13 @@ def blind_baseline(
         forget_length=clustered_mean(lengths[:m], units[0] if units else None),
         holdout_length=clustered_mean(lengths[m:], units[1] if units else None),
         by_group=units is not None,
-        separable=auc.low > 0.5 + margin or any(_off(found, margin) for found in (length_auc, label_auc) if found),
+        separable=auc.low > 0.5 + BLIND_MARGIN or any(map(_off, (length_auc, label_auc))),
         label_auc=label_auc,
     )
 
 
-def _off(found: Estimate, margin: float) -> bool:
-    return found.low > 0.5 + margin or found.high < 0.5 - margin
+def _off(found: Estimate | None) -> bool:
+    return found is not None and (found.low > 0.5 + BLIND_MARGIN or found.high < 0.5 - BLIND_MARGIN)
 
 
 def _label_auc(

@@ -100,10 +100,9 @@ def generate(
     without any cut. Of the model's generation settings only the tokens that end a text count.
 
     Args:
-        model: a language model or an encoder-decoder; its training mode is restored afterwards, and so are the random
-            number generators.
+        model, tokenizer: a language model or an encoder-decoder; its training mode is restored afterwards, and so are
+            the random number generators.
         examples: as made by :func:`~hf_unlearn.data.encoding.encode`; the labelled tokens are the text.
-        tokenizer: the model's.
         task: what the model does.
         batch_size: sequences in a forward pass; the processes of a launch share the batches.
         prefixes: how many tokens of the text to give. With 0 the model sees the prompt only, so texts without a
@@ -159,36 +158,24 @@ def generate(
     return [replace(request, written=written[j]) for j, request in enumerate(requests)]
 
 
-def measure(
-    generations: list[Generation], tokenizer: PreTrainedTokenizerBase, continuation: int = CONTINUATION
-) -> pa.Table:
+def measure(generations: list[Generation], tokenizer: PreTrainedTokenizerBase) -> pa.Table:
     """Compare what a model wrote with the texts.
 
     ROUGE is that of Lin (2004) as ``rouge-score`` computes it, with stemming; the text's words are those of a-z and
     0-9, so it says nothing of other scripts.
 
-    Args:
-        generations: as returned by :func:`generate`.
-        tokenizer: the model's.
-        continuation: tokens that the model must reproduce for a text to count as extracted.
-
     Returns:
         A table without any text, a line for each passage and prefix: ``row``, ``passage`` and ``prefix`` (see
-        :class:`Generation`), ``tokens`` (those compared: ``continuation``, or what is left of the text if that is
-        less; few tokens are easily guessed), ``matched`` (those of them that the model wrote before it first
+        :class:`Generation`), ``tokens`` (those compared: :data:`CONTINUATION`, or what is left of the text if that
+        is less; few tokens are easily guessed), ``matched`` (those of them that the model wrote before it first
         differed), ``extracted`` (whether it wrote all of them), ``rouge1_recall`` and ``rougeL_recall`` (against all
         that is left of the text; null where that has no word), ``written`` (tokens that the model wrote) and
         ``refused`` (whether its first sentence contains one of :data:`REFUSALS`).
-
-    Raises:
-        InputError: ``continuation`` is less than 1.
     """
-    if continuation < 1:
-        raise InputError(f"continuation={continuation} must be at least 1.")
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     lines = []
     for generation in generations:
-        wanted = generation.wanted[:continuation]
+        wanted = generation.wanted[:CONTINUATION]
         pairs = zip(wanted, generation.written, strict=False)
         matched = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
         text, reference = (

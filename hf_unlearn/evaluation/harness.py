@@ -39,12 +39,7 @@ class HarnessScore:
 
 
 def check_harness_tasks(tasks: Sequence[str], task: str) -> None:
-    """Raise InputError unless the harness is installed, knows the tasks, and the model is for them.
-
-    Args:
-        tasks: names, or YAML files that bear a task's name.
-        task: what the model does.
-    """
+    """Raise InputError unless the harness is installed, knows the tasks, and the model's task is for them."""
     if task != "text-generation":
         raise InputError(f"--lm_eval_tasks needs a causal language model, and this model is for {task}.")
     if importlib.util.find_spec("lm_eval") is None:
@@ -61,8 +56,7 @@ def harness_scores(
     """Measure a model on tasks of the harness; every process of a launch does all of it.
 
     Args:
-        model: a causal language model; it stays as it is, and so do the random number generators.
-        tokenizer: the model's.
+        model, tokenizer: a causal language model; it stays as it is, and so do the random number generators.
         tasks: names, or YAML files that bear a task's name.
         batch_size: sequences in a forward pass.
         seed: of the examples in the prompts, and of the bootstrap.

@@ -21,7 +21,6 @@ from ..errors import InputError
 from ..files import written_whole
 from ..models.tasks import IGNORED, TASKS, Task
 from .blind_baseline import BlindBaseline, Labelled, blind_baseline
-from .membership import calibrated_scores, loss_scores, zlib_scores
 from .report import SetName
 from .scoring import Collator, Context, gradient_norms, score
 from .statistics import Estimate, mean_loss, membership_auc
@@ -213,6 +212,10 @@ def halves_of_records(records: AnyDataset, group_column: str | None, seed: int) 
 def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.Table] | None = None) -> Scores | None:
     """The score of each attack for each record of S and H, None unless both were scored.
 
+    With the sign turned: the mean loss per token in nats (Yeom et al. 2018), that over the bytes of the compressed
+    text (Carlini et al. 2021), that less the base model's (Watson et al. 2022), entropy and gradient norm. The other
+    columns are scores as they stand.
+
     Args:
         tables: a model's, by set.
         base: those of the base model, which show how hard a record is by nature.
@@ -222,15 +225,15 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
 
     def scores(name: SetName) -> dict[str, np.ndarray]:
         columns = {column: tables[name][column].to_numpy() for column in tables[name].column_names}
-        found = {"loss": loss_scores(columns["loss"])}
+        found = {"loss": -columns["loss"]}
         if "zlib" in columns:
-            found["zlib"] = zlib_scores(columns["loss"], columns["zlib"])
+            found["zlib"] = -columns["loss"] / columns["zlib"]
         found |= {name: columns[name] for name in ("min_k", "min_k_plus", "exact", "extraction") if name in columns}
         for column in ("entropy", "gradient_norm"):
             if column in columns:
                 found[column] = -columns[column]
         if base is not None:
-            found["reference"] = calibrated_scores(columns["loss"], base[name]["loss"].to_numpy())
+            found["reference"] = base[name]["loss"].to_numpy() - columns["loss"]
         return found
 
     groups = None

@@ -1,7 +1,7 @@
 """Membership inference: scores of records, and how well an attack by such a score works.
 
-A higher score means that the model more likely saw the record. The means of the lowest log-probabilities (min-k and
-min-k++) are scores as they stand, and minus the gradient norm is one.
+A higher score means that the model more likely saw the record. Scores that need one model only are made from its
+tables by :func:`~hf_unlearn.evaluation.measured_sets.attack_scores`.
 """
 
 import math
@@ -76,35 +76,6 @@ def attack_result(
         tpr_at_01pct=rare,
         balanced_accuracy=_balanced_accuracy(forget, holdout, groups, seed),
     )
-
-
-def loss_scores(loss: np.ndarray) -> np.ndarray:
-    """The loss attack (Yeom et al. 2018): minus the mean loss.
-
-    Args:
-        loss: mean loss per token in nats, shape (records,).
-    """
-    return -loss
-
-
-def zlib_scores(loss: np.ndarray, zlib_bytes: np.ndarray) -> np.ndarray:
-    """The loss over how much there is to compress (Carlini et al. 2021), with its sign turned.
-
-    Args:
-        loss: mean loss per token in nats, shape (records,).
-        zlib_bytes: length of the compressed text, shape (records,).
-    """
-    return -loss / zlib_bytes
-
-
-def calibrated_scores(loss: np.ndarray, reference_loss: np.ndarray) -> np.ndarray:
-    """How much lower the loss is than under a model that never saw the record (Watson et al. 2022).
-
-    Args:
-        loss: mean loss per token in nats, shape (records,).
-        reference_loss: of the base model, shape (records,).
-    """
-    return reference_loss - loss
 
 
 def logit_confidence(loss: np.ndarray) -> np.ndarray:

@@ -124,9 +124,8 @@ def sample_leaks(
 def _leak_points(table: pa.Table, samples: int, groups: dict[int, int] | None) -> tuple[LeakPoint, ...]:
     """The points of a curve from the measured samples, those of a passage together in the order they were drawn."""
     rows = table["row"].to_numpy()
-    recall = table["rougeL_recall"].to_pylist()
-    readable = np.array([value is not None for value in recall])
-    similar = np.array([value is not None and value >= SIMILAR for value in recall])
+    recall = table["rougeL_recall"].to_numpy(zero_copy_only=False)
+    readable, similar = ~np.isnan(recall), recall >= SIMILAR
 
     def shares(rows: np.ndarray, hits: np.ndarray, counts: list[int]) -> list[Estimate]:
         records, which = np.unique(rows, return_inverse=True)

@@ -45,7 +45,7 @@ class RelearningCurve:
     """How a model recovers records of S that it is not taught.
 
     Attributes:
-        taught: what it was trained on: the other records of S, records of L, or texts that have nothing to do with S.
+        taught: what it was trained on: the other records of S, records of L, or texts unrelated to S.
         learning_rate: of AdamW, constant.
         batch_size: examples a step.
         seed: of the parts of S, the order of the records, and dropout.

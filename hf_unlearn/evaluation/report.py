@@ -57,7 +57,7 @@ class MethodEntry:
         seed: of data order, dropout and new weights.
         settings: the training arguments that matter.
         lora: the LoRA settings, None for full training.
-        adapter_of: the model that the result is an adapter of; None when it is a full model, merged or not.
+        adapter_of: the model that the result is an adapter of; None for a full model, merged or not.
         stopped_early: whether training stopped because nothing distinguished S from H, or S was treated worse.
         stop_reason: why, in words that begin with ``forgotten`` or ``overshoot``, with the tests' values.
         checkpoint: the name of the checkpoint of the original's training that the fine-tuning began at.
@@ -96,14 +96,12 @@ class CostEntry:
         measuring_seconds: of that, and of the measurements before and after, the measuring.
         tokens: tokens trained on, without padding.
         flops: floating point operations of the training, padding included, adapters accounted for.
-        measuring_flops: floating point operations of all measuring of the original and the unlearned model that this
-            run did itself.
+        measuring_flops: those of all measuring of the original and the unlearned model that this run did itself.
         peak_memory_bytes: most memory held: of the accelerator, else resident memory of the process.
         retraining_flops: what training A(L) costs, from the reference or the training record; None when unknown.
         training_ratio: flops / retraining_flops, None when unknown.
         total_ratio: (flops + measuring_flops) / retraining_flops, None when unknown.
-        kept_flops: what the measurements of the original that were read, because an earlier run had made them, cost
-            then; in no ratio.
+        kept_flops: what the measurements of the original cost that an earlier run had made; in no ratio.
     """
 
     seconds: float
@@ -130,8 +128,7 @@ class SetScores:
         sampled: whether the set is larger and this is a random part of it.
         probability: mean over records of exp(-loss of the record) (language models of all kinds).
         exact_memorization: mean share of a record's tokens that greedy decoding gives (language models of all kinds).
-        extraction_strength: mean share at the end of a record that greedy decoding gives (causal language models and
-            encoder-decoders).
+        extraction_strength: mean share at the end of a record that greedy decoding gives (all but masked ones).
     """
 
     records: int
@@ -150,8 +147,8 @@ class GenerationScores:
 
     Attributes:
         records: how many it was shown.
-        rouge_l_recall: mean ROUGE-L recall of the true text in what it writes after the prompt, or, where a text has
-            none, after the first tokens; None where no text has a word.
+        rouge_l_recall: mean ROUGE-L recall of the true text in what it writes after the prompt, or after the first
+            tokens of a text without one; None where no text has a word.
         refusal_rate: share of these in which it says that it does not know or will not tell.
         extracted: by the number of tokens of the text that it was given besides the prompt, the share of texts whose
             next 50 tokens (or what is left of them) it writes without a mistake.
@@ -172,7 +169,7 @@ class ArmEntry:
         membership_auc: how well its loss distinguishes S from H, None without H.
         attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`; with two
             retrained references or more, also in :data:`~hf_unlearn.evaluation.wording.OUTSIDE_ATTACKS`.
-        generation: what it writes, by set; only when it was asked for, and where the texts are long enough.
+        generation: what it writes, by set; where it was asked for and the texts are long enough.
     """
 
     sets: dict[str, SetScores]

@@ -303,8 +303,6 @@ def test_what_cannot_be_asked(lm_base: Path) -> None:
     for wrong in ({"prefixes": ()}, {"prefixes": (-1,)}, {"new_tokens": 0}):
         with pytest.raises(InputError, match="must be at least 0 and 1"):
             generate(model, examples, tokenizer, **options, **wrong)
-    with pytest.raises(InputError, match="continuation=0"):
-        measure([], tokenizer, continuation=0)
     nothing = generate(model, examples, tokenizer, **options, prefixes=(100,))
     assert measure(nothing, tokenizer).num_rows == len(nothing) == 0
 
@@ -312,9 +310,9 @@ def test_what_cannot_be_asked(lm_base: Path) -> None:
 # Measures
 
 
-def compared(tokenizer: Any, wanted: str, written: str, **options: Any) -> dict[str, Any]:
+def compared(tokenizer: Any, wanted: str, written: str) -> dict[str, Any]:
     ids = [tokenizer(text)["input_ids"] for text in (wanted, written)]
-    return measure([Generation(3, 0, 8, [1], [], ids[0], 50, ids[1])], tokenizer, **options).to_pylist()[0]
+    return measure([Generation(3, 0, 8, [1], [], ids[0], 50, ids[1])], tokenizer).to_pylist()[0]
 
 
 def longest_common(a: list[str], b: list[str]) -> int:
@@ -335,7 +333,7 @@ def test_rouge_against_the_formula(byte_level_tokenizer: PreTrainedTokenizerFast
     assert line["rougeL_recall"] == pytest.approx(longest_common(wanted, written) / 9)
 
 
-def test_a_line_of_the_table(byte_level_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_line_of_the_table(byte_level_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     line = compared(byte_level_tokenizer, "The cats were running home.", "the cat runs home!")
     assert line["rougeL_recall"] == pytest.approx(3 / 5 + 1 / 5), "words are stemmed and their case is ignored"
     assert (line["row"], line["passage"], line["prefix"], line["refused"]) == (3, 0, 8, False)
@@ -344,7 +342,8 @@ def test_a_line_of_the_table(byte_level_tokenizer: PreTrainedTokenizerFast) -> N
     start = byte_level_tokenizer.decode(ids[:6])
     assert byte_level_tokenizer(start)["input_ids"] == ids[:6]
     for continuation, tokens, extracted in ((50, len(ids), False), (6, 6, True), (5, 5, True), (7, 7, False)):
-        line = compared(byte_level_tokenizer, whole, start, continuation=continuation)
+        monkeypatch.setattr("hf_unlearn.evaluation.generation.CONTINUATION", continuation)
+        line = compared(byte_level_tokenizer, whole, start)
         assert (line["tokens"], line["extracted"]) == (tokens, extracted)
         assert (line["matched"], line["written"]) == (min(6, tokens), 6)
     assert not compared(byte_level_tokenizer, whole, "")["extracted"]

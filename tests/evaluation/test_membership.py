@@ -3,19 +3,18 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from hf_unlearn.errors import InputError
+from hf_unlearn.evaluation.measured_sets import attack_scores
 from hf_unlearn.evaluation.membership import (
     attack_result,
-    calibrated_scores,
     lira_scores,
     logit_confidence,
-    loss_scores,
     rmia_scores,
-    zlib_scores,
 )
 from hf_unlearn.evaluation.statistics import folds, rate
 
@@ -130,10 +129,13 @@ def test_scores_that_cannot_be_judged() -> None:
 
 
 def test_the_scores_of_one_model() -> None:
-    loss, size, base = np.array([2.0, 0.5]), np.array([40, 10]), np.array([3.0, 0.4])
-    assert loss_scores(loss) == pytest.approx([-2.0, -0.5])
-    assert zlib_scores(loss, size) == pytest.approx([-0.05, -0.05])
-    assert calibrated_scores(loss, base) == pytest.approx([1.0, -0.1])
+    scored, base = pa.table({"loss": [2.0, 0.5], "zlib": [40, 10]}), pa.table({"loss": [3.0, 0.4]})
+    found = attack_scores({"forget": scored, "holdout": scored}, {"forget": base, "holdout": base})
+    assert found is not None
+    for scores in (found.forget, found.holdout):
+        assert scores["loss"] == pytest.approx([-2.0, -0.5])
+        assert scores["zlib"] == pytest.approx([-0.05, -0.05])
+        assert scores["reference"] == pytest.approx([1.0, -0.1])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -203,8 +205,8 @@ def test_references_see_what_the_loss_does_not(monkeypatch: pytest.MonkeyPatch) 
 
     loss, outside = model(member), np.stack([model(np.zeros(600, dtype=bool)) for _ in range(8)])
     scores = {
-        "loss": loss_scores(loss),
-        "calibrated": calibrated_scores(loss, outside.mean(0)),
+        "loss": -loss,
+        "calibrated": outside.mean(0) - loss,
         "lira": lira_scores(logit_confidence(loss), logit_confidence(outside)),
     }
     scores["rmia"] = np.zeros(600)

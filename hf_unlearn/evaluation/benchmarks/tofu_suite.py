@@ -7,7 +7,6 @@ H, questions about authors that no model saw, for the attacks.
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -25,7 +24,6 @@ from ..generation import NEW_TOKENS, generate, measure, positions
 from ..measured_sets import EvidenceSets, attack_scores, evidence_sets
 from ..report import SetName
 from ..score_cache import data_digest, score_once
-from ..scoring import Context
 from ..statistics import Estimate, clustered_mean, membership_auc
 from .tofu import (
     Mean,
@@ -176,13 +174,13 @@ def tofu_suite(
     return TofuSuite(evidence, places, authors, _fingerprint(records, texts))
 
 
-def score_tofu(suite: TofuSuite, model: Model, context: Context = nullcontext) -> TofuScores:
+def score_tofu(suite: TofuSuite, model: Model) -> TofuScores:
     """Score a model on every answer (see :func:`~hf_unlearn.evaluation.score_cache.score_once`).
 
     Raises:
         InputError: the loss of an answer is no finite number.
     """
-    return TofuScores(suite, score_once(suite.evidence, model, context)[0])
+    return TofuScores(suite, score_once(suite.evidence, model)[0])
 
 
 def recall_tofu(
@@ -190,16 +188,13 @@ def recall_tofu(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
     new_tokens: int = NEW_TOKENS,
-    context: Context = nullcontext,
 ) -> dict[TofuSet, np.ndarray]:
     """ROUGE-L recall of a model's greedy answers, all sets in one generation.
 
     Args:
         suite: the answers.
-        model: a causal language model.
-        tokenizer: the model's.
+        model, tokenizer: a causal language model.
         new_tokens: written at most.
-        context: as for :func:`score_tofu`.
 
     Returns:
         By set, from 0 to 1, shape (records,); 0 where the right answer has no word of a-z and 0-9.
@@ -209,7 +204,7 @@ def recall_tofu(
     asked = asked.add_column("row", list(range(len(asked))))
     written = generate(
         model, asked, tokenizer, task="text-generation", batch_size=suite.evidence.batch_size,
-        prefixes=(0,), new_tokens=new_tokens, context=context,
+        prefixes=(0,), new_tokens=new_tokens,
     )  # fmt: skip
     table = measure(written, tokenizer)
     recall = np.zeros(len(asked))

@@ -110,8 +110,7 @@ def closeness(
     """Measure how far unlearned models are from reference models.
 
     Args:
-        unlearned: the tables of each unlearned model by set, as :func:`~hf_unlearn.evaluation.scoring.score` makes
-            them, all on the same records.
+        unlearned: the tables of each unlearned model by set, all on the same records.
         reference: the same of the reference models; their number may differ.
         delta: of the definition.
         alpha: the probability that a bound is too large.
@@ -128,7 +127,9 @@ def closeness(
         )
     n = min(n_u, n_r)
     sets: dict[Compared, SetCloseness] = {}
-    for name in compared_sets(unlearned, reference):
+    for name in LETTERS:
+        if not all(name in tables for tables in (*unlearned, *reference)):
+            continue
         u, r = model_scores(unlearned, name), model_scores(reference, name)
         examples = example_bounds(u, r, alpha=alpha, delta=delta, seed=seed)
         lira = unlearning_lira(u, r, seed=seed)
@@ -160,11 +161,6 @@ def closeness(
         confidence=1 - alpha,
         assumptions=_assumptions(sets["forget"].pooled, originals),
     )
-
-
-def compared_sets(unlearned: Sequence[Tables], reference: Sequence[Tables]) -> list[Compared]:
-    """Of S and H those that every model was scored on."""
-    return [name for name in LETTERS if all(name in tables for tables in (*unlearned, *reference))]
 
 
 def model_scores(models: Sequence[Tables], name: Compared) -> np.ndarray:
