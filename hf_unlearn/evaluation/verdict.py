@@ -57,6 +57,7 @@ class Provenance:
         base_is_told: whether they distinguish S from H.
         near_duplicates_retained: rows of L that are near copies of a row of S or quote one; None when nobody looked.
         trained_on_forget: whether the method trained on S itself.
+        other_ways: what else of the result may depend on S, one sentence each.
     """
 
     start_saw_forget: bool | None
@@ -69,6 +70,7 @@ class Provenance:
     base_is_told: bool = False
     near_duplicates_retained: int | None = None
     trained_on_forget: bool = False
+    other_ways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def decide(
     reasons, warnings = _provenance_reasons(provenance)
     decided_by_forget = provenance.stopped_by_forget or provenance.chosen_by_forget
     clean = provenance.start_saw_forget is False and provenance.base_is_clean != "doubtful" and not decided_by_forget
-    exact = clean and provenance.duplicates_retained == 0
+    exact = clean and provenance.duplicates_retained == 0 and not provenance.other_ways
     if unlearned is None:
         word: VerdictWord = "exact" if exact else "undecided"
         if not exact:
@@ -231,6 +233,7 @@ def _provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
             warnings.append("S decided when the training stopped, so the weights depend on it a little.")
         if provenance.chosen_by_forget:
             warnings.append("S decided where the training began, so the weights depend on it a little.")
+        warnings.extend(provenance.other_ways)
         _add_base(provenance, reasons, warnings)
     elif provenance.start_saw_forget:
         began = "The fine-tuning began at weights that depend on S"
@@ -260,11 +263,11 @@ def _add_base(provenance: Provenance, reasons: list[str], warnings: list[str]) -
         if provenance.base_is_told:
             warnings.append(f"The tests contradict the statement: {found}")
         elif found:
-            reasons.append(found)
+            reasons.append(f"It was tested for S: {found}")
     elif provenance.base_is_clean == "checked":
-        reasons.append(f"The base model was tested for S. {found}")
+        reasons.append(f"The base model was tested for S, and no attack distinguishes S from H: {found}")
     elif provenance.base_is_clean == "unchecked":
-        reasons.append(f"The base model was not tested for S{f': {found}' if found else '.'}")
+        reasons.insert(0, f"Nobody could test whether the base model saw S{f': {found}' if found else '.'}")
     elif provenance.base_is_clean == "doubtful":
         warnings.append(
             f"The clean start proves nothing, because the tests contradict it; if they err, set base_is_clean: {found}"
@@ -404,7 +407,7 @@ def check_base(
         f"membership AUC {auc:.2f} (95 % interval {low:.2f} to {high:.2f}) by {ATTACKS[found.attack]}, {sides[0]} "
         f"records of S against {sides[1]} of H"
     )
-    distinguished = found.word == "not_forgotten"
+    distinguished = found.word in ("not_forgotten", "over_forgotten")
     if distinguished:
         finding = f"an attack distinguishes S from H under the base model, {numbers}."
     elif blind is not None and blind.separable:
@@ -412,10 +415,12 @@ def check_base(
         return replace(provenance, base_finding=finding if provenance.base_is_clean == "unchecked" else "")
     else:
         finding = (
-            f"No attack distinguishes S from H under the base model: the strongest has {numbers}. This many records "
-            f"show a difference of {found.smallest_margin:.2f}."
+            f"the strongest attack on it has {numbers}. This many records can confirm a margin of "
+            f"±{found.smallest_margin:.2f}; the run asks for ±{margin:.2f}."
         )
     word = provenance.base_is_clean
-    if word == "unchecked":
-        word = "doubtful" if distinguished else "checked"
+    if word == "unchecked" and distinguished:
+        word = "doubtful"
+    elif word == "unchecked" and found.word == "not_distinguished":
+        word = "checked"
     return replace(provenance, base_is_clean=word, base_finding=finding, base_is_told=distinguished)

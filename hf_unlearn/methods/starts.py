@@ -5,11 +5,13 @@ is the original, at 1 the anchor, both bit for bit. Starts that change a part of
 :mod:`~hf_unlearn.methods.resets`.
 """
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
@@ -17,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..models.layers import own_weights, placed_like, plain_name
-from ..models.loading import Model, plain_model
+from ..models.loading import Model, kept_of_adapter, plain_model
 from .items import Items
 
 
@@ -100,7 +102,7 @@ def move_to_anchor(model: Model, inputs: StartInputs, alpha: float, chosen: Coll
     ``chosen`` are the plain names of the weights to move, None for all.
     """
     if inputs.trained_adapter:
-        shrink_adapter(model, alpha, inputs.seed, chosen)
+        _move_adapter(model, inputs, alpha, chosen)
         return
     anchor = inputs.load_base() if inputs.load_base else fresh_model(plain_model(model), inputs.seed)
     interpolate(model, anchor, alpha, chosen)
@@ -130,6 +132,11 @@ def interpolate(
     for name, weight in weights:
         if (weight.requires_grad or not adapter) and (chosen is None or name in chosen):
             _mix(weight, counterpart(anchor_weights, name, weight), alpha)
+    if chosen is None and not adapter:
+        buffers = dict(plain_model(anchor).named_buffers())
+        for name, buffer in plain_model(model).named_buffers():
+            if buffer.is_floating_point() and name in buffers and buffers[name].shape == buffer.shape:
+                _mix(buffer, buffers[name], alpha)
 
 
 def counterpart(anchor: Mapping[str, torch.Tensor], name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -144,16 +151,41 @@ def counterpart(anchor: Mapping[str, torch.Tensor], name: str, weight: torch.Ten
     return target
 
 
+def _move_adapter(model: Model, inputs: StartInputs, alpha: float, chosen: Collection[str] | None = None) -> None:
+    """Move an adapter by alpha toward its base; where it holds more than LoRA's matrices, all the way only."""
+    kept = isinstance(model, PeftModel) and kept_of_adapter(model.active_peft_config)
+    if kept and alpha == 1 and chosen is None and inputs.load_base is not None:
+        wrap_anew(model, inputs.load_base(), inputs.seed)
+    else:
+        shrink_adapter(model, alpha, inputs.seed, chosen)
+
+
+@torch.no_grad()
+def wrap_anew(model: Model, base: PreTrainedModel, seed: int) -> None:
+    """Copy all that a base has under a fresh adapter of the same kind: weights, biases, magnitudes, buffers."""
+    assert isinstance(model, PeftModel)
+    config = model.active_peft_config
+    # What draws its first matrices from the base's weights would change those of the base, also when it is loaded.
+    config.init_lora_weights = True
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh = get_peft_model(base, copy.deepcopy(config), adapter_name=model.active_adapter)
+    targets = dict([*fresh.named_parameters(), *fresh.named_buffers()])
+    for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+        _mix(weight, counterpart(targets, name, weight), 1)
+
+
 @torch.no_grad()
 def shrink_adapter(model: nn.Module, alpha: float, seed: int, chosen: Collection[str] | None = None) -> None:
     """Scale the update of a LoRA adapter by 1 - alpha, in place; at 1 the adapter is drawn afresh.
 
     ``chosen`` are the plain names of the weights whose update is meant, None for all. Raises InputError when the
-    adapter is not LoRA.
+    adapter is not LoRA, or trains what this does not reach.
     """
     layers = [(plain_name(name), module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     if not layers:
         raise InputError("Only a LoRA adapter can be moved toward its base model; merge this adapter first.")
+    _refuse_other_trained(model)
     meant = [module for name, module in layers if chosen is None or f"{name}.weight" in chosen]
     if alpha == 1:
         with torch.random.fork_rng():
@@ -173,6 +205,23 @@ def shrink_adapter(model: nn.Module, alpha: float, seed: int, chosen: Collection
                 for (own, weight), target in zip(saved, originals, strict=True):
                     if chosen is None or own in chosen:
                         _mix(weight, target, alpha)
+
+
+def _refuse_other_trained(model: nn.Module) -> None:
+    """Raise InputError where an adapter trains weights besides LoRA's matrices and modules that are saved whole."""
+    reached: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            parts = (module.lora_A, module.lora_B, module.lora_embedding_A, module.lora_embedding_B)
+            reached |= {id(weight) for part in parts for weight in part.parameters()}
+        elif isinstance(module, ModulesToSaveWrapper):
+            reached |= {id(weight) for weight in module.modules_to_save.parameters()}
+    others = sum(weight.requires_grad and id(weight) not in reached for weight in model.parameters())
+    if others:
+        raise InputError(
+            f"The adapter trains {others} weights besides its LoRA matrices, such as biases or DoRA's magnitudes, and "
+            "they cannot be moved toward the base model; merge the adapter, and unlearn all weights."
+        )
 
 
 def _mix(weight: torch.Tensor, target: torch.Tensor, alpha: float) -> None:

@@ -338,6 +338,23 @@ def frozen_copy(
     return to_device(copied, device)
 
 
+# Of an adapter that changes nothing at first in the model under it.
+PLAIN_STARTS = (True, False, "gaussian")
+
+
+def kept_of_adapter(config: PeftConfig) -> str:
+    """What of a LoRA adapter stays when its matrices are drawn afresh, in words; empty where nothing does."""
+    if not isinstance(config, LoraConfig):
+        return ""
+    parts = {
+        "the magnitudes of DoRA": config.use_dora,
+        "the biases": config.bias != "none",
+        "the embeddings of single tokens": config.trainable_token_indices is not None,
+        f"what init_lora_weights={config.init_lora_weights!r} changed": config.init_lora_weights not in PLAIN_STARTS,
+    }
+    return " and ".join(part for part, is_there in parts.items() if is_there)
+
+
 def lora_settings(model: Model) -> dict[str, Any] | None:
     """The LoRA settings of a model, None when it has no adapter."""
     if not isinstance(model, PeftModel):

@@ -85,10 +85,15 @@ def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = 
     return replace(source, adapter=file_beside(source, ADAPTER_CONFIG_NAME) is not None)
 
 
+def adapter_config(source: ModelSource) -> PeftConfig:
+    """The settings of an adapter."""
+    with hub_errors(f"The adapter {source.name!r}"):
+        return PeftConfig.from_pretrained(source.name, revision=source.revision)
+
+
 def adapter_base(source: ModelSource) -> ModelSource:
     """The model that an adapter was trained on."""
-    with hub_errors(f"The adapter {source.name!r}"):
-        config = PeftConfig.from_pretrained(source.name, revision=source.revision)
+    config = adapter_config(source)
     if not config.base_model_name_or_path:
         raise InputError(f"The adapter {source.name!r} does not say which model it belongs to.")
     return locate(config.base_model_name_or_path, config.revision, trust_remote_code=source.trust_remote_code)

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from ..errors import InputError
 from ..evaluation.report import UnlearningReport
 from ..methods.method import Method
-from ..models.loading import Model
-from ..models.location import ModelSource, adapter_base, file_beside, locate, read_card
+from ..models.loading import Model, kept_of_adapter
+from ..models.location import ModelSource, adapter_base, adapter_config, file_beside, locate, read_card
 from ..models.training_record import TrainingRecord
 from ..publishing.card import TAGS
 from ..publishing.ledger import LEDGER_FILE, Ledger, ledger_text
@@ -20,11 +20,15 @@ from .config import UnlearningConfig
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where an original comes from: its training record, its base model if one is named, whether it is an adapter."""
+    """Where an original comes from: its training record, its base model if one is named, whether it is an adapter.
+
+    ``kept`` says in words what of the adapter no scaling of its matrices reaches; it is empty where there is nothing.
+    """
 
     record: TrainingRecord | None
     base: ModelSource | None
     adapter: bool
+    kept: str = ""
 
 
 def source_of(model: str | Model) -> ModelSource | None:
@@ -44,7 +48,26 @@ def find_lineage(
         name = model.active_peft_config.base_model_name_or_path
     base = find_base(source, record, name, args.base_model_revision)
     adapter = isinstance(model, PeftModel) if model is not None else source is not None and source.adapter
-    return Lineage(record, base, adapter)
+    if base is not None and source is not None and source.adapter:
+        _check_under_adapter(base, adapter_base(source))
+    if isinstance(model, PeftModel):
+        kept = kept_of_adapter(model.active_peft_config)
+    else:
+        kept = kept_of_adapter(adapter_config(source)) if source is not None and source.adapter else ""
+    return Lineage(record, base, adapter, kept)
+
+
+def _check_under_adapter(base: ModelSource, under: ModelSource) -> None:
+    """Raise InputError where an adapter lies on other weights than those of the base that is named for it.
+
+    An adapter is trained, measured and published on the model under it. If that is another model than the named base,
+    what a clean adapter rests on may have seen the records to forget.
+    """
+    if (base.name, base.revision) != (under.name, under.revision) and weights_of(base) != weights_of(under):
+        raise InputError(
+            f"The adapter lies on {under.public_name!r}, which has other weights than the base {base.public_name!r}; "
+            "leave the base out, or merge the adapter into its model and unlearn all weights."
+        )
 
 
 def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> None:
@@ -54,6 +77,12 @@ def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> 
         raise InputError(
             f"{needing} needs the model that the original was fine-tuned from, which neither a "
             "training record nor the card names; give it with base_model_name_or_path."
+        )
+    # Without either, nobody knows which training the method repeats.
+    if method.budget is not None and lineage.base is None and lineage.record is None:
+        raise InputError(
+            f"The method {args.method!r} repeats the original's training, and nobody says how that began: there is no "
+            "training_record.json, and no base model is known; name that model with base_model_name_or_path."
         )
     if args.budget is not None:
         if lineage.record is None:

@@ -57,6 +57,11 @@ def check_adapter(args: UnlearningConfig, method: Method, alpha: float, lineage:
         )
     if lineage.adapter and new:
         raise InputError("The model is an adapter already, and that is what will be trained; leave peft_config out.")
+    if lineage.kept and method.moves(alpha) and not method.begins_at_base(alpha, known=lineage.base is not None):
+        raise InputError(
+            f"{args.method!r} moves the adapter a part of the way toward its base model, and {lineage.kept} would "
+            "stay; use the method base, or merge the adapter into its model and unlearn all weights."
+        )
     # The weights under a new adapter would become others than a model has.
     moved = method.moves(alpha) and not method.begins_at_base(alpha, known=lineage.base is not None)
     if new and moved and not args.merge_adapter:

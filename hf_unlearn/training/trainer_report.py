@@ -1,16 +1,24 @@
 """From a trainer that has run to its report."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from datasets import Dataset
 from peft import PeftModel
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, SchedulerType
 
 from ..data.split import ForgetRows, SplitAudit
+from ..errors import InputError
 from ..evaluation.assemble import Judging, assemble_report, model_entry
 from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.report import CurvePoint, MethodEntry, SetName, UnlearningReport
 from ..evaluation.verdict import BaseIsClean, Provenance
+from ..models.loading import load_tokenizer
+from ..models.tasks import IGNORED, TASKS
 from ..models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
 from .callbacks import StopWhenForgotten
 from .first_use_of_rows import NEVER, FirstUse, training_identity
@@ -50,6 +58,7 @@ def trainer_report(
             chosen_by_forget=chosen_by_forget,
             base_is_clean=_base_is_clean(trainer, clean),
             trained_on_forget=trainer.method.uses_forget,
+            other_ways=tuple(_other_ways(trainer, evidence)) if clean else (),
         ),
         original=trainer.source,
         base=trainer.base,
@@ -75,6 +84,31 @@ def _began_before(trainer: MethodTrainer, forget_rows: ForgetRows | None) -> boo
     if found is None or (forget_rows.fingerprint, len(found.steps)) != (trained.fingerprint, trained.rows):
         return False
     return bool((found.steps[forget_rows.rows] == NEVER).all())
+
+
+def _other_ways(trainer: MethodTrainer, evidence: EvidenceSets) -> Iterator[str]:
+    """What else of a model from a clean start may depend on S."""
+    args = trainer.args
+    stops_early = any(isinstance(one, EarlyStoppingCallback) for one in trainer.callback_handler.callbacks)
+    if args.load_best_model_at_end or stops_early or args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+        yield (
+            "A test split chose the checkpoint, the learning rate or the last step, and nothing shows that it holds "
+            "no record to forget."
+        )
+    if TASKS[trainer.task].classes and (extra := _classes(evidence.sets["forget"]) - _classes(trainer.train_dataset)):
+        yield f"{len(extra)} classes of the head have records to forget and no retained ones, so S gave them to it."
+    if trainer.base is not None and isinstance(tokenizer := trainer.processing_class, PreTrainedTokenizerBase):
+        # A base without a tokenizer has none to compare with.
+        with suppress(InputError):
+            if load_tokenizer([trainer.base]).get_vocab() != tokenizer.get_vocab():
+                yield "The tokenizer has other tokens than that of the base model, and S may have shaped them."
+
+
+def _classes(examples: Any) -> set[int]:
+    """The classes in examples; none of a stream, which is not read for this."""
+    if not isinstance(examples, Dataset):
+        return set()
+    return {one for label in examples["labels"] for one in ([label] if isinstance(label, int) else label)} - {IGNORED}
 
 
 def _stage(trainer: MethodTrainer) -> str:

@@ -33,7 +33,7 @@ def scores(shift: float, n: int = 100) -> Scores:
             0.0,
             "checked",
             "exact",
-            "No attack distinguishes S from H under the base model: the strongest has membership",
+            "The base model was tested for S, and no attack distinguishes S from H: the strongest attack on it has",
         ),
         (
             CLEAN,
@@ -47,7 +47,7 @@ def scores(shift: float, n: int = 100) -> Scores:
     ],
 )
 def test_what_is_stated_and_what_is_tested(before: Provenance, shift: float, after: str, word: str, said: str) -> None:
-    found = check_base(before, scores(shift), measurable=True, blind=None, margin=0.1)
+    found = check_base(before, scores(shift, 400), measurable=True, blind=None, margin=0.1)
     assert found.base_is_clean == after
     verdict = decide(found, scores(0.0), original=scores(2.0), retrained=None, margin=0.1)
     assert (verdict.word == "exact") == (word == "exact")
@@ -70,10 +70,42 @@ def test_what_cannot_be_tested_is_unchecked() -> None:
         assert found.base_is_clean == "unchecked"
         verdict = decide(found, None, original=None, retrained=None, margin=0.1)
         assert verdict.word == "exact"
-        assert "The base model was not tested for S: " in verdict.reasons[1]
-        assert why in verdict.reasons[1]
+        assert "Nobody could test whether the base model saw S: " in verdict.reasons[0], "it stands first"
+        assert why in verdict.reasons[0]
     nothing = Provenance(True, "", 0)
     assert check_base(nothing, scores(2.0), measurable=True, blind=None, margin=0.1) == nothing
+
+
+@pytest.mark.parametrize(
+    ("forget", "holdout", "shift", "groups", "word"),
+    [
+        (6, 6, 8.0, None, "unchecked"),
+        (1, 100, 8.0, None, "unchecked"),
+        (40, 40, 8.0, 1, "unchecked"),
+        (20, 20, 0.95, None, "unchecked"),
+        (30, 30, 0.0, None, "unchecked"),
+        (400, 400, -2.0, None, "doubtful"),
+    ],
+)
+def test_a_test_without_power_clears_nobody(
+    forget: int, holdout: int, shift: float, groups: int | None, word: str
+) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        found = check_base(
+            CLEAN,
+            Scores(
+                {"loss": rng.normal(shift, 1, forget)},
+                {"loss": rng.normal(0, 1, holdout)},
+                None if groups is None else (np.arange(forget) % groups, 1000 + np.arange(holdout) % groups),
+            ),
+            measurable=True,
+            blind=None,
+            margin=0.1,
+        )
+        assert found.base_is_clean in (word, "doubtful")
+        if word == "unchecked" and found.base_is_clean == word:
+            assert "can confirm a margin of" in found.base_finding
 
 
 # On models
@@ -111,16 +143,22 @@ def test_a_base_that_knows_s_is_found_out(lm_original: Path, tmp_path: Path) -> 
 def test_a_base_that_does_not_is_checked_and_what_cannot_be_asked_is_not(
     lm_original: Path, classifier_original: Path, tmp_path: Path
 ) -> None:
-    clean = run(tmp_path / "a", lm_original)
+    clean = run(tmp_path / "a", lm_original, auc_margin=0.45)
     assert (clean.base_is_clean, clean.verdict.word) == ("checked", "exact")
-    assert any("The base model was tested for S." in line for line in clean.verdict.reasons)
+    assert any("The base model was tested for S" in line for line in clean.verdict.reasons)
     head = run(tmp_path / "b", classifier_original, tickets())
     assert (head.base_is_clean, head.verdict.word) == ("unchecked", "exact")
     assert any("does another task, or has other tokens" in line for line in head.verdict.reasons)
     # where the start is not clean, or is no trained model, there is nothing to state
     assert run(tmp_path / "c", lm_original, method="toward_base").base_is_clean is None
     adapter = trainer(
-        tmp_path / "d", str(lm_original), many(), method="base", max_steps=1, peft_config=LoraConfig(r=2)
+        tmp_path / "d",
+        str(lm_original),
+        many(),
+        method="base",
+        max_steps=1,
+        auc_margin=0.45,
+        peft_config=LoraConfig(r=2),
     )
     adapter.train()
     assert adapter.report(audit=many().audit).base_is_clean == "checked"
