@@ -267,7 +267,7 @@ def _add_base(provenance: Provenance, reasons: list[str], warnings: list[str]) -
     elif provenance.base_is_clean == "checked":
         reasons.append(f"The base model was tested for S, and no attack distinguishes S from H: {found}")
     elif provenance.base_is_clean == "unchecked":
-        reasons.insert(0, f"Nobody could test whether the base model saw S{f': {found}' if found else '.'}")
+        reasons[0] = f"Nobody could test whether the base model saw S{f': {found}' if found else '.'} {reasons[0]}"
     elif provenance.base_is_clean == "doubtful":
         warnings.append(
             f"The clean start proves nothing, because the tests contradict it; if they err, set base_is_clean: {found}"

@@ -202,6 +202,12 @@ def check_needs(run: Preparation) -> None:
     """Raise InputError where a base, a record or whole weights are missing that the method needs."""
     config = run.config
     method = find_method(config.method, config.start)
+    # Without either, nobody knows which training the method repeats.
+    if method.budget is not None and run.lineage.base is None and run.lineage.record is None:
+        raise InputError(
+            f"The method {config.method!r} repeats the original's training, and nobody says how that began: there is "
+            "no training_record.json, and no base model is known; name that model with --base_model_name_or_path."
+        )
     fit_to_lineage(config, method, run.lineage)
     check_adapter(config, method, method.resolve_alpha(config.alpha), run.lineage, new=run.lora is not None)
 

@@ -49,7 +49,7 @@ def find_lineage(
     base = find_base(source, record, name, args.base_model_revision)
     adapter = isinstance(model, PeftModel) if model is not None else source is not None and source.adapter
     if base is not None and source is not None and source.adapter:
-        _check_under_adapter(base, adapter_base(source))
+        base = _under_adapter(source, base, named=name is not None)
     if isinstance(model, PeftModel):
         kept = kept_of_adapter(model.active_peft_config)
     else:
@@ -57,17 +57,20 @@ def find_lineage(
     return Lineage(record, base, adapter, kept)
 
 
-def _check_under_adapter(base: ModelSource, under: ModelSource) -> None:
-    """Raise InputError where an adapter lies on other weights than those of the base that is named for it.
+def _under_adapter(source: ModelSource, base: ModelSource, *, named: bool) -> ModelSource | None:
+    """The base of an adapter is the model that it lies on, for it is trained, measured and published there.
 
-    An adapter is trained, measured and published on the model under it. If that is another model than the named base,
-    what a clean adapter rests on may have seen the records to forget.
+    Raises InputError where the user names one with other weights.
     """
-    if (base.name, base.revision) != (under.name, under.revision) and weights_of(base) != weights_of(under):
+    under = adapter_base(source)
+    if (base.name, base.revision) == (under.name, under.revision) or weights_of(base) == weights_of(under):
+        return base
+    if named:
         raise InputError(
             f"The adapter lies on {under.public_name!r}, which has other weights than the base {base.public_name!r}; "
             "leave the base out, or merge the adapter into its model and unlearn all weights."
         )
+    return None if _had_to_forget(under, source, report_beside(source)) else under
 
 
 def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> None:
@@ -77,12 +80,6 @@ def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> 
         raise InputError(
             f"{needing} needs the model that the original was fine-tuned from, which neither a "
             "training record nor the card names; give it with base_model_name_or_path."
-        )
-    # Without either, nobody knows which training the method repeats.
-    if method.budget is not None and lineage.base is None and lineage.record is None:
-        raise InputError(
-            f"The method {args.method!r} repeats the original's training, and nobody says how that began: there is no "
-            "training_record.json, and no base model is known; name that model with base_model_name_or_path."
         )
     if args.budget is not None:
         if lineage.record is None:

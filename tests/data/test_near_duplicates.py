@@ -579,7 +579,7 @@ def test_the_verdict_names_near_copies_and_keeps_its_word(clean: bool) -> None:
     assert verdict.word == ("exact" if clean else "undecided")
     (warning,) = verdict.warnings
     assert warning.startswith("3 retained records are near copies of a record to forget, or quote one")
-    assert ("trained on L with these in it" in warning) == clean
+    assert ("A clean start does not remove what these taught" in warning) == clean
     nothing = decide(replace(provenance, near_duplicates_retained=0), None, original=None, retrained=None, margin=0.1)
     assert nothing.warnings == []
 

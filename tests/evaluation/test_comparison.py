@@ -204,7 +204,11 @@ def test_references_of_another_folder_are_named(
 @pytest.mark.parametrize(
     ("more", "flag", "message"),
     [
-        ({"forget_rows": [0, 1, 2]}, "HERE", "was trained for another request or on other data than this"),
+        (
+            {"forget_rows": [0, 1, 2]},
+            "HERE",
+            "was trained for another request or on other data, so it may have seen records to forget",
+        ),
         ({}, "HERE/retrained-seed3", "There are no trained references in"),
         ({}, "HERE/nowhere", "There are no trained references in"),
     ],

@@ -310,5 +310,5 @@ def test_a_run_reads_what_another_has_measured_and_does_not_count_it(
     assert second.arms["original"] == first.arms["original"]
     assert second.arms["unlearned"] != first.arms["unlearned"]
     card = (tmp_path / "second" / "README.md").read_text()
-    assert f"({second.cost.kept_flops:.3g} more in an earlier run" in card
+    assert f"{second.cost.kept_flops:.3g} more in an earlier run" in card
     assert "in an earlier run" not in (tmp_path / "first" / "README.md").read_text()

@@ -294,7 +294,7 @@ def edited(part: Dataset, **columns: Any) -> Dataset:
         ({"answer": None}, "1 of the 8 forget records have nothing in 'answer'"),
         ({"perturbed_answer": ["a", " ", "b", "c", "d"]}, "1 of the 8 forget records have nothing in 'perturbed"),
         ({"perturbed_answer": ["a"]}, "unequal numbers of texts in 'perturbed_answer'"),
-        ({"question": "who " * 200}, "takes up to .* tokens and this model reads 128"),
+        ({"question": "who " * 200}, "takes up to .* tokens, and this model reads 128"),
     ],
 )
 def test_records_that_would_spoil_the_numbers_are_refused(

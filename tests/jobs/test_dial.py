@@ -167,7 +167,7 @@ def test_s_had_a_say_even_where_the_training_begins_at_the_anchor(
     assert report.method.alpha == 1
     assert report.verdict.word != "exact"
     assert any("S decided where the training began" in line for line in report.verdict.warnings)
-    assert "so alpha is 1: the training begins at the anchor itself" in report.road.reasons[0]
+    assert "so alpha is 1: the training begins at weights without anything of the original" in report.road.reasons[0]
     assert "S and H are still distinguished" in report.road.reasons[1]
 
 

@@ -124,7 +124,7 @@ def test_records_of_one_group_are_no_independent_witnesses(
     assert report.utility is not None
     assert (report.utility.measured_on, report.utility.compared_with) == ("holdout", "original")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "S comes from 6 groups and H from 6 (`group`)" in card
+    assert "S comes from 6 groups and H from 6" in card
     assert "--group_column group" in card
     assert "g0" not in card + out + (tmp_path / "out" / "unlearning_report.json").read_text()
     assert f"Utility {report.utility.word}. On held-out records" in out
@@ -232,7 +232,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(
         ({"dataset_name": ""}, "dataset_name is empty"),
         ({"retrained_model": "."}, "holds no model that transformers can load"),
         ({"eval_strategy": "epoch"}, "eval_dataset"),
-        ({"max_length": 4096}, "max_length=4096 is not possible; this model reads 2 to 128 tokens"),
+        ({"max_length": 4096}, "max_length=4096 is not possible: this model reads 2 to 128 tokens"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(

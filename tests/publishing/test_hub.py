@@ -159,7 +159,7 @@ def test_the_model_from_before_beside_it(
     assert main(["card", str(finished)]) == 0
     owner.create_repo("owner/open")
     assert main([*push, "owner/beside-public", "--tell_users_to_move"]) == 0
-    assert "owner/open, the model from before, is public beside this one." in caplog.text
+    assert "owner/open, the original model, is public beside this one." in caplog.text
     card = ModelCard.load("owner/beside-public").text
     assert "**Both can be had: owner/open is public.**" in card
     assert "**If you use owner/open, please move to this model:**" in card

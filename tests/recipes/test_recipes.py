@@ -120,7 +120,7 @@ def test_methods_and_seeds_side_by_side(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "quickstart"))
     from side_by_side import main as side_by_side
 
     settings = {**lm_settings, ORIGINAL: {**lm_settings[ORIGINAL], "max_steps": 4, "num_train_epochs": 1}}

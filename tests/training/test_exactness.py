@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from hf_unlearn import InputError, Records, UnlearningTrainer, split_retained
+from hf_unlearn.jobs import run
 from hf_unlearn.methods.starts import interpolate, shrink_adapter
 
 from ..conftest import tickets_rows
@@ -117,9 +118,11 @@ def test_the_base_of_an_adapter_is_the_model_under_it(lm_base: Path, lm_original
     trainer(tmp_path / "out", str(folder), method="base", base_model_name_or_path=str(copy))
 
 
-def test_retraining_needs_to_know_what_to_repeat(lm_base: Path, tmp_path: Path) -> None:
+def test_retraining_needs_to_know_what_to_repeat(lm_base: Path, secrets_file: Path, tmp_path: Path) -> None:
+    settings = {"model_name_or_path": str(lm_base), "dataset_name": str(secrets_file), "forget_rows": [1, 2]}
     with pytest.raises(InputError, match="repeats the original's training, and nobody says how that began"):
-        trainer(tmp_path / "out", str(lm_base), method="retrain")
+        run({**settings, "method": "retrain", "output_dir": str(tmp_path / "out")})
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

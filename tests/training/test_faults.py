@@ -481,7 +481,7 @@ def test_a_folder_that_cannot_be_written(
 
 GREEDY = """
 import sys, torch
-from hf_unlearn import trainer_data
+from hf_unlearn.training import trainer_data
 from hf_unlearn.cli import main
 # Any model is too large for this machine once its batches are.
 class Greedy(trainer_data.PaddingCollator):
