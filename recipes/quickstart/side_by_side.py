@@ -99,7 +99,7 @@ def as_markdown(found: dict[str, Any]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], quality: str, path: Path) -> None:
-    """Two columns of dots, one a seed: how well S can be told, and how good the model is."""
+    """Two columns of dots, one a seed: how well an attack recognises S, and how good the model is."""
     figure = Figure(figsize=(9, 0.5 * len(rows) + 1.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     labels = []
@@ -113,7 +113,9 @@ def draw(rows: list[dict[str, Any]], quality: str, path: Path) -> None:
     left.set_xlim(-0.02, 1.02)
     left.axvline(0.5, color="0.8", zorder=0)
     left.set_xlabel("in brackets: operations of the training, as a share of retraining's", fontsize=8)
-    left.set_title("How well S is told from H\n0.5: not at all, 1: always", fontsize=10)
+    left.set_title(
+        "Membership AUC of the records to forget\n0.5: the attack guesses, 1: it is always right", fontsize=10
+    )
     better = "more is better" if quality.endswith("accuracy") else "less is better"
     right.set_title(f"{quality}\n{better}", fontsize=10)
     for axis in (left, right):
