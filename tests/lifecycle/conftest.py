@@ -10,7 +10,7 @@ from ..support.erasing import make_history
 from ..support.hub_server import HubServer
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def template(hub: HubServer) -> str:
     return make_history(hub, "owner/erase-template")
 
