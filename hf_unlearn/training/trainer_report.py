@@ -95,7 +95,10 @@ def _other_ways(trainer: MethodTrainer, evidence: EvidenceSets) -> Iterator[str]
             "A test split chose the checkpoint, the learning rate or the last step, and nothing shows that it holds "
             "no record to forget."
         )
-    if TASKS[trainer.task].classes and (extra := _classes(evidence.sets["forget"]) - _classes(trainer.train_dataset)):
+    classes = TASKS[trainer.task].classes
+    if classes and not isinstance(trainer.train_dataset, Dataset):
+        yield "The retained records are streamed, so nothing shows that each class of the head has one of them."
+    elif classes and (extra := _classes(evidence.sets["forget"]) - _classes(trainer.train_dataset)):
         yield f"{len(extra)} classes of the head have records to forget and no retained ones, so S gave them to it."
     if trainer.base is not None and isinstance(tokenizer := trainer.processing_class, PreTrainedTokenizerBase):
         # A base without a tokenizer has none to compare with.
@@ -105,9 +108,7 @@ def _other_ways(trainer: MethodTrainer, evidence: EvidenceSets) -> Iterator[str]
 
 
 def _classes(examples: Any) -> set[int]:
-    """The classes in examples; none of a stream, which is not read for this."""
-    if not isinstance(examples, Dataset):
-        return set()
+    """The classes in examples."""
     return {one for label in examples["labels"] for one in ([label] if isinstance(label, int) else label)} - {IGNORED}
 
 
