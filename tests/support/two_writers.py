@@ -40,6 +40,8 @@ def main() -> None:
     fully_shard(model, mesh=mesh)
     found["sharded"] = written()
     Path(output, f"{state.process_index}.json").write_text(json.dumps(found))
+    # Neither process takes the group away while the other still talks over it.
+    state.wait_for_everyone()
     state.destroy_process_group()
 
 
