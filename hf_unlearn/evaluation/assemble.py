@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +62,7 @@ def assemble_report(
     judging: Judging,
     *,
     generated: dict[str, dict[SetName, pa.Table]],
+    others: Sequence[Mapping[SetName, pa.Table]] = (),
     provenance: Provenance,
     original: ModelSource | None,
     base: ModelSource | None = None,
@@ -78,6 +79,7 @@ def assemble_report(
         evidence: the sets that were scored.
         judging: by what.
         generated: by model and set, what was written, as measured; empty when nobody asked.
+        others: tables of more retrained models; with them their spread over seeds counts in the verdict.
         provenance: what is known about the unlearned model without measuring it.
         original, base: where the models came from; None when unknown.
 
@@ -95,11 +97,12 @@ def assemble_report(
         blind=blind,
         margin=margin,
     )
+    every = [judged.get("retrained"), *(attack_scores(other, difficulty) for other in others)]
     verdict = decide(
         provenance,
         judged["unlearned"],
         original=judged.get("original"),
-        retrained=judged.get("retrained"),
+        retrained=[scores for scores in every if scores is not None],
         margin=margin,
         blind=blind,
     )

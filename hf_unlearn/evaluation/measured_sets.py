@@ -22,7 +22,7 @@ from ..files import written_whole
 from ..models.tasks import IGNORED, TASKS, Task
 from .blind_baseline import BlindBaseline, Labelled, blind_baseline
 from .report import SetName
-from .scoring import Collator, Context, gradient_norms, score
+from .scoring import WINDOWS, Collator, Context, best_windows, gradient_norms, score
 from .statistics import Estimate, mean_loss, membership_auc
 from .verdict import Scores
 
@@ -66,6 +66,8 @@ class EvidenceSets:
             for name, part in self.sets.items()
         }
         for name, part in self.sets.items():
+            if name not in JUDGED and "log_p" in tables[name].column_names:
+                tables[name] = tables[name].drop_columns("log_p")
             if "group" in part.column_names:
                 # The pieces of a document are all of one group; the table has a line for each document, in order.
                 groups = np.array(first_pieces(part)["group"])
@@ -213,8 +215,8 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
     """The score of each attack for each record of S and H, None unless both were scored.
 
     With the sign turned: the mean loss per token in nats (Yeom et al. 2018), that over the bytes of the compressed
-    text (Carlini et al. 2021), that less the base model's (Watson et al. 2022), entropy and gradient norm. The other
-    columns are scores as they stand.
+    text (Carlini et al. 2021), that less the base model's (Watson et al. 2022), entropy and gradient norm. With a base
+    the best windows are those of the difference to it, too. The other columns are scores as they stand.
 
     Args:
         tables: a model's, by set.
@@ -224,22 +226,34 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
         return None
 
     def scores(name: SetName) -> dict[str, np.ndarray]:
-        columns = {column: tables[name][column].to_numpy() for column in tables[name].column_names}
+        columns = {
+            column: tables[name][column].to_numpy() for column in tables[name].column_names if column != "log_p"
+        }
         found = {"loss": -columns["loss"]}
         if "zlib" in columns:
             found["zlib"] = -columns["loss"] / columns["zlib"]
-        found |= {name: columns[name] for name in ("min_k", "min_k_plus", "exact", "extraction") if name in columns}
+        stands = ("min_k", "min_k_plus", "exact", "extraction", *(f"window_{length}" for length in WINDOWS))
+        found |= {name: columns[name] for name in stands if name in columns}
         for column in ("entropy", "gradient_norm"):
             if column in columns:
                 found[column] = -columns[column]
         if base is not None:
             found["reference"] = base[name]["loss"].to_numpy() - columns["loss"]
+            found |= _window_gains(tables[name], base[name])
         return found
 
     groups = None
     if all("group" in tables[name].column_names for name in JUDGED):
         groups = tables["forget"]["group"].to_numpy(), tables["holdout"]["group"].to_numpy()
     return Scores(scores("forget"), scores("holdout"), groups)
+
+
+def _window_gains(table: pa.Table, base: pa.Table) -> dict[str, np.ndarray]:
+    """By how much a model is surer than the base of the passage where it is most so; empty for classifiers."""
+    if "log_p" not in table.column_names:
+        return {}
+    own, other = (part["log_p"].combine_chunks().flatten().to_numpy() for part in (table, base))
+    return best_windows(own - other, table["tokens"].to_numpy())
 
 
 def loss_and_auc(tables: Mapping[SetName, pa.Table]) -> tuple[Estimate, Estimate | None]:

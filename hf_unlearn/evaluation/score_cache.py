@@ -1,7 +1,7 @@
 """A cache of score tables, found by digests of the weights and the records, never by a name.
 
-It lies in ``HF_HOME/hf_unlearn/tables``, some 100 bytes a record and model, numbers only. Deleting the folder clears
-it; a missing or damaged table is made again.
+It lies in ``HF_HOME/hf_unlearn/tables``, numbers only: some 100 bytes a record and model, and 4 a token of S and H.
+Deleting the folder clears it; a missing or damaged table is made again.
 """
 
 import contextlib

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ Collator = Callable[[list[dict]], dict[str, torch.Tensor]]
 Context = Callable[[], AbstractContextManager]
 
 MIN_K = 0.4  # the share of a record's tokens that Min-K% reads, as in MUSE
+
+# In tokens: what is known by heart may be a name, a number or a sentence.
+WINDOWS = (5, 10, 20)
 
 # At most so many logits are held in float32 at a time, or one part in PART of a batch where that is more.
 CHUNK = 2**18
@@ -65,7 +68,8 @@ def score(
         et al. 2024, arXiv:2310.16789), ``min_k_plus`` (the same in standard deviations from the mean over the
         vocabulary, Zhang et al. 2024, arXiv:2404.02936), ``exact`` and ``extraction``
         (:func:`exact_memorization` and :func:`extraction_strength` of the text, 0 where there is none). For a
-        document in pieces these are means weighted by tokens. And ``zlib``.
+        document in pieces these are means weighted by tokens. And ``zlib``. And ``log_p``, the log-likelihood of each
+        labelled token, a list a record, with ``window_5`` and its like, :func:`best_windows` of it.
     """
     lengths = np.array([len(ids) for ids in examples["input_ids"]])
     order = np.argsort(-lengths, kind="stable")
@@ -78,7 +82,7 @@ def score(
             if counts:
                 columns = {name: np.array(picked[name]) for name in ("row", "zlib") if name in picked.column_names}
                 tail = np.array(picked["tail"]) if "tail" in picked.column_names else np.zeros(len(picked), int)
-                found.append(columns | _statistics(logits, labels, tail, task))
+                found.append(columns | {"place": batch} | _statistics(logits, labels, tail, task))
             # Freed before the next forward pass, which would otherwise hold two batches of logits.
             del logits
     found = gather_object(found)
@@ -155,7 +159,8 @@ def _statistics(logits: torch.Tensor, labels: torch.Tensor, tail: np.ndarray, ta
     columns = {"tokens": tokens, "nll": np.bincount(which, nll), "correct": np.bincount(which, hits).astype(int)}
     if TASKS[task].quality == "accuracy":
         return columns | {"margin": np.bincount(which, margin) / tokens, "entropy": np.bincount(which, -mean) / tokens}
-    return columns | _language_statistics(-nll, (-nll - mean) / deviation, hits > 0, which, tokens, tail)
+    each = {"log_p": _lists(-nll, tokens)}
+    return columns | each | _language_statistics(-nll, (-nll - mean) / deviation, hits > 0, which, tokens, tail)
 
 
 def _predictions(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -206,10 +211,44 @@ def _language_statistics(
     guessed, wanted = np.zeros(shape, int), np.full(shape, IGNORED)
     guessed[which, place] = hits
     wanted[np.arange(shape[1]) < (tokens - tail)[:, None]] = 1
-    return found | {
-        "exact": np.nan_to_num(exact_memorization(guessed, wanted)),
-        "extraction": np.nan_to_num(extraction_strength(guessed, wanted)),
-    }
+    return (
+        found
+        | {
+            "exact": np.nan_to_num(exact_memorization(guessed, wanted)),
+            "extraction": np.nan_to_num(extraction_strength(guessed, wanted)),
+        }
+        | best_windows(log_p, tokens)
+    )
+
+
+def best_windows(values: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """The largest mean of each record's values in a row of so many tokens, so that one known passage shows.
+
+    Args:
+        values: of each token, such as its log-likelihood in nats, shape (predictions,), record after record.
+        tokens: of each record, shape (records,).
+
+    Returns:
+        By name (``window_5`` for 5 tokens), shape (records,). Of a shorter record it is the mean of all its tokens.
+    """
+    ends = np.cumsum(tokens)
+    sums, left = np.concatenate([[0.0], np.cumsum(values)]), np.repeat(ends, tokens) - np.arange(len(values))
+    found = {}
+    for length in WINDOWS:
+        size = np.repeat(np.minimum(tokens, length), tokens)
+        # Near the end of a record the last window that fits counts again.
+        start = np.arange(len(values)) + np.minimum(0, left - size)
+        means = (sums[start + size] - sums[start]) / size
+        found[f"window_{length}"] = np.maximum.reduceat(means, ends - tokens)
+    return found
+
+
+def _lists(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Values in a row as one array of so many for each record, shape (records,) of objects."""
+    found = np.empty(len(counts), dtype=object)
+    for i, part in enumerate(np.split(values.astype(np.float32), np.cumsum(counts)[:-1])):
+        found[i] = part
+    return found
 
 
 def exact_memorization(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -254,15 +293,26 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _by_record(columns: dict[str, np.ndarray]) -> pa.Table:
     """Put the pieces of each record together."""
+    order = np.argsort(columns.pop("place"), kind="stable")
+    columns = {name: values[order] for name, values in columns.items()}
     rows, which = np.unique(columns.pop("row"), return_inverse=True)
     tokens = np.bincount(which, columns["tokens"])
-    found = {"row": rows}
+    found: dict[str, Any] = {"row": rows}
     for name, values in columns.items():
         if name in COUNTS:
             found[name] = np.bincount(which, values).astype(np.int64)
         elif name == "nll":
             found["nll"] = np.bincount(which, values.astype(np.float64))
             found["loss"] = found["nll"] / tokens
+        elif name == "log_p":
+            inside = np.argsort(which, kind="stable")
+            flat = np.concatenate(list(values[inside]))
+            ends = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int32)
+            found["log_p"] = pa.ListArray.from_arrays(ends, pa.array(flat, pa.float32()))
+        elif name.startswith("window_"):
+            best = np.full(len(rows), -np.inf)
+            np.maximum.at(best, which, values)
+            found[name] = best
         else:
             found[name] = np.bincount(which, values.astype(np.float64) * columns["tokens"]) / tokens
     return pa.table(found)

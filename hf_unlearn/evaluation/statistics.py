@@ -1,10 +1,10 @@
 """Estimates with their intervals: losses, rates, membership AUC."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 CONFIDENCE = 0.95
 DRAWS = 1000
@@ -179,7 +179,7 @@ def membership_auc(
     Returns:
         The AUC (ties count half) with its interval, see :meth:`Separation.interval`.
     """
-    return separation(forget_loss, holdout_loss, None, groups).interval(confidence)
+    return separation(forget_loss, holdout_loss, groups=groups).interval(confidence)
 
 
 @dataclass(frozen=True)
@@ -208,14 +208,16 @@ class Separation:
         Without groups the interval is the (paired) one of DeLong et al. (1988). With groups it is that of Obuchowski
         (1997, Biometrics 53), which is DeLong's with each group's components added up. Groups are often few, so its
         quantile is Student's, with the degrees of freedom of Brunner and Munzel (2000), at most one less than the
-        groups. Where S and H do not overlap at all these have no width; the exact interval for as many independent
-        pairs as the smaller side has records or groups takes their place.
+        groups, and at most what groups that all vary alike would give: with 2 against 20 groups 95 % intervals
+        covered in 96 to 99 % of draws, and in 84 to 88 % without this bound. Where S and H do not overlap at all
+        these have no width; the exact interval for as many independent pairs as the smaller side has records or
+        groups takes their place.
         """
         upper = (1 + confidence) / 2
         if self.error == 0:
             half = 1 - ((1 - confidence) / 2) ** (1 / self.fewer)
         else:
-            quantile = stats.norm.ppf(upper) if self.freedom is None else stats.t.ppf(upper, self.freedom)
+            quantile = special.ndtri(upper) if self.freedom is None else special.stdtrit(self.freedom, upper)
             half = float(quantile) * self.error
         return Estimate(self.value, max(self.value - half, self.lowest), min(self.value + half, 1.0), self.n)
 
@@ -223,25 +225,48 @@ class Separation:
 def separation(
     forget_loss: np.ndarray,
     holdout_loss: np.ndarray,
-    reference: tuple[np.ndarray, np.ndarray] | None = None,
+    references: Sequence[tuple[np.ndarray, np.ndarray]] = (),
     groups: Groups | None = None,
 ) -> Separation:
-    """The membership AUC of a model, or how far it lies above that of a reference on the same records.
+    """The membership AUC of a model, or how far it lies above the mean of that of references on the same records.
 
     Args:
         forget_loss, holdout_loss: the model's losses, shapes (m,) and (n,).
-        reference: the reference's losses on the same records, or None for the AUC itself.
+        references: losses on the same records, a pair a reference; empty for the AUC itself.
         groups: of the records of S and H, which may share groups; None when records are independent.
     """
     forget, holdout = placements(-forget_loss, -holdout_loss)
     value = float(forget.mean())
-    if reference is not None:
-        of_forget, of_holdout = placements(-reference[0], -reference[1])
+    if references:
+        others = [placements(-of_forget, -of_holdout) for of_forget, of_holdout in references]
+        of_forget, of_holdout = (np.mean(side, axis=0) for side in zip(*others, strict=True))
         forget, holdout = forget - of_forget, holdout - of_holdout
         value -= float(of_forget.mean())
     error, freedom, fewer, count = _error_of_two(forget - forget.mean(), holdout - holdout.mean(), groups)
-    lowest = 0.0 if reference is None else -1.0
+    lowest = -1.0 if references else 0.0
     return Separation(value, error, None if groups is None else freedom, fewer, count, lowest)
+
+
+def difference_of_shares(forget: np.ndarray, holdout: np.ndarray, groups: Groups) -> Separation:
+    """How much larger the share of S is than that of H, with groups as the unit.
+
+    Args:
+        forget, holdout: True for a record that counts, shapes (m,) and (n,).
+        groups: of the records of S and H.
+    """
+    shares = forget.mean(), holdout.mean()
+    error, freedom, fewer, count = _error_of_two(forget - shares[0], shares[1] - holdout, groups)
+    return Separation(float(shares[0] - shares[1]), error, freedom, fewer, count, -1.0)
+
+
+def distances_from_middle(forget: np.ndarray, holdout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far each record's rank among all lies from the middle rank, shapes (m,) and (n,).
+
+    The larger ones of S against those of H are the test of Ansari and Bradley (1960) for a wider spread.
+    """
+    ranks = stats.rankdata(np.concatenate([forget, holdout]))
+    distances = np.abs(ranks - (len(ranks) + 1) / 2)
+    return distances[: len(forget)], distances[len(forget) :]
 
 
 def placements(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -311,7 +336,9 @@ def _error_of_two(forget: np.ndarray, holdout: np.ndarray, groups: Groups | None
     if variance <= 0:
         return 0.0, 1.0, fewer, count
     satterthwaite = sum(parts) ** 2 / sum(part**2 / (k - 1) for k, part in zip(units, parts, strict=True))
-    return float(np.sqrt(variance)), min(satterthwaite, count - 1), fewer, count
+    # A variance of two or three groups is often far too small by chance, and would then seem not to matter.
+    alike = sum(1 / k for k in units) ** 2 / sum(1 / (k**2 * (k - 1)) for k in units)
+    return float(np.sqrt(variance)), min(satterthwaite, alike, count - 1), fewer, count
 
 
 def smallest_margin(m: int, n: int, attacks: int = 1, alpha: float = 0.05, power: float = 0.90) -> float:

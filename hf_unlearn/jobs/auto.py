@@ -113,7 +113,9 @@ def _trained(
 ) -> tuple[UnlearningTrainer, UnlearningReport]:
     parts = run.parts
     trainer = unlearn(run, settings, forget=parts.forget, holdout=parts.holdout, begin=choice.begin(*priced))
-    return trainer, trainer.report(audit=parts.audit, dataset=run.data, retrained=choice.retrained)
+    return trainer, trainer.report(
+        audit=parts.audit, dataset=run.data, retrained=choice.retrained, more_retrained=choice.more_retrained
+    )
 
 
 def _take(

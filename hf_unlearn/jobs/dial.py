@@ -124,7 +124,9 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     trainer = unlearn(final, choice.settings, forget=forget[1], holdout=holdout[1])
     trainer.chosen_by_forget = True
     verdict, _ = search.measure(trainer)
-    report = trainer.report(audit=parts.audit, dataset=run.data, retrained=choice.retrained)
+    report = trainer.report(
+        audit=parts.audit, dataset=run.data, retrained=choice.retrained, more_retrained=choice.more_retrained
+    )
     still = "still " if distinguished(verdict) else ""
     afterwards = f"On the half that the search looked at, S and H are {still}{_finding(verdict)}"
     reasons = [_reason(entries, alpha, share), afterwards]

@@ -1,6 +1,7 @@
 """``hf-unlearn evaluate``: measure a model that another tool unlearned."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -12,7 +13,7 @@ from ..evaluation.assemble import Judging, assemble_report, save_evidence
 from ..evaluation.generation import generation_tables
 from ..evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
 from ..evaluation.measured_sets import EvidenceSets
-from ..evaluation.references import score_references, with_references
+from ..evaluation.references import ScoredArm, score_references, with_references
 from ..evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.verdict import Provenance
@@ -85,19 +86,24 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
     evidence, tables, generated = _measured(places, sets, task, loading, config)
+    scored = score_references(references, evidence, loading=loading, device=config.device)
+    retrained = scored.get("retrained", ScoredArm([], []))
+    own = Path(compare.retrained_model or "").resolve()
     copies, near = parts.audit.duplicates_retained, parts.audit.near_duplicates_retained
     report = assemble_report(
         tables,
         evidence,
         Judging(config.auc_margin, config.utility_margin, config.group_column, config.seed),
         generated=generated,
+        others=[
+            other for one, other in zip(retrained.models, retrained.tables, strict=True) if one.folder.resolve() != own
+        ],
         provenance=Provenance(None, "", copies, near_duplicates_retained=near),
         original=places.get("original"),
         dataset=data_source,
         audit=parts.audit,
         method=UNKNOWN_METHOD,
     )
-    scored = score_references(references, evidence, loading=loading, device=config.device)
     report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
     if harness_tasks is not None:
         report = replace(report, harness=harness_of(places, harness_tasks, loading, config))

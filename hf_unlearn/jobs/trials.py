@@ -30,13 +30,14 @@ Begin = Callable[[UnlearningTrainer], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """The run to choose a method for, its settings (see :func:`~hf_unlearn.output_folder.start_folder`), and a model
-    that was trained on L alone, to compare with.
+    """The run to choose a method for, its settings (see :func:`~hf_unlearn.output_folder.start_folder`), and models
+    that were trained on L alone, to compare with.
     """
 
     run: Preparation
     settings: dict[str, Any]
     retrained: str | None
+    more_retrained: Sequence[str] = ()
 
     def begin(self, *methods: str) -> Begin:
         """What to do once the first trainer has found nothing wrong: show the prices, and say whose folder it is."""

@@ -99,11 +99,15 @@ def _unlearn(
     settings: dict[str, Any],
 ) -> UnlearningReport:
     parts, method = prepared.parts, prepared.config.method
+    references = named if named is not None else own_references(prepared)
+    # The one that is trained for this run may be among them.
+    own = retrained or (str(reference.folder) if reference is not None else None)
+    more = [str(one.folder) for one in references if one.arm == "retrained" and not _same_place(one.folder, own)]
     if method in CHOICES:
         if reference is not None:
             # What is chosen by it has to wait for it.
             retrained = str(train_reference(prepared, reference))
-        trainer, report = {"auto": auto, "dial": dial}[method](Choice(prepared, settings, retrained))
+        trainer, report = {"auto": auto, "dial": dial}[method](Choice(prepared, settings, retrained, more))
     else:
 
         def begin(trainer: UnlearningTrainer) -> None:
@@ -114,13 +118,17 @@ def _unlearn(
         if reference is not None:
             retrained = str(train_reference(prepared, reference))
         report = trainer.report(
-            audit=parts.audit, dataset=prepared.data, retrained=retrained, forget_rows=parts.forget_rows
+            audit=parts.audit,
+            dataset=prepared.data,
+            retrained=retrained,
+            more_retrained=more,
+            forget_rows=parts.forget_rows,
         )
     evidence = trainer.evidence
     assert evidence is not None
     assert parts.forgotten is not None
     scored = score_references(
-        named if named is not None else own_references(prepared),
+        references,
         evidence,
         loading=prepared.loading,
         device=prepared.config.device,
@@ -132,6 +140,10 @@ def _unlearn(
     trainer.save_model()
     clear_trials(prepared.config.folder)
     return report
+
+
+def _same_place(folder: Path, name: str | None) -> bool:
+    return name is not None and folder.resolve() == Path(name).resolve()
 
 
 def _publish(folder: Path, config: UnlearningConfig, run_args: RunArguments, out: Console) -> None:

@@ -1,6 +1,6 @@
 """The trainer: transformers' ``Trainer`` on the retained set, from a chosen start, with the evidence around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,6 +236,7 @@ class UnlearningTrainer(MethodTrainer):
         audit: SplitAudit | None = None,
         dataset: DataSource | None = None,
         retrained: str | None = None,
+        more_retrained: Sequence[str] = (),
         forget_rows: ForgetRows | None = None,
     ) -> UnlearningReport:
         """Measure the model as it is now and reach a verdict.
@@ -244,6 +245,7 @@ class UnlearningTrainer(MethodTrainer):
             audit: of the split that made L and S; without it nothing is known about copies of S in L.
             dataset: where D came from.
             retrained: a model that was trained on L alone, a folder or Hub id, to compare with.
+            more_retrained: others that differ from it in their seed; from two on their spread counts in the verdict.
             forget_rows: where S is in D, of the split; without it ``rewind`` cannot be shown to be exact.
 
         Returns:
@@ -265,6 +267,7 @@ class UnlearningTrainer(MethodTrainer):
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # What it is compared with is not part of what unlearning costs.
                 self.tables["retrained"], self.generated["retrained"] = self.measuring.uncounted(self.evidence, model)
+            others = [self._score_other(name) for name in more_retrained]
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
                 self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
@@ -274,6 +277,7 @@ class UnlearningTrainer(MethodTrainer):
             self.generated,
             self.evidence,
             self.stopping,
+            others=others,
             chosen_by_forget=self.chosen_by_forget,
             audit=audit,
             dataset=dataset or DataSource(),
@@ -281,6 +285,12 @@ class UnlearningTrainer(MethodTrainer):
             forget_rows=forget_rows,
         )
         return self.evidence_report
+
+    def _score_other(self, name: str) -> dict[SetName, pa.Table]:
+        """The tables of a model that the run's own are compared with."""
+        assert self.evidence is not None
+        model = load_any(locate(name), self.task, bits=quantised_bits(plain_model(self.model).config))
+        return score_once(self.evidence, to_device(model, self.args.device), self.accelerator.autocast)[0]
 
     def _base_to_measure(self) -> Model | None:
         """The base, where it does the same task with the same tokens; None where it does not."""

@@ -1,6 +1,6 @@
 """From a trainer that has run to its report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -34,13 +34,17 @@ def trainer_report(
     evidence: EvidenceSets,
     stopping: StopWhenForgotten,
     *,
+    others: Sequence[dict[SetName, pa.Table]],
     chosen_by_forget: bool,
     audit: SplitAudit | None,
     dataset: DataSource,
     retraining: TrainingRecord | None,
     forget_rows: ForgetRows | None,
 ) -> UnlearningReport:
-    """The report on a trainer that has trained and scored its models; scores and texts are by model and set."""
+    """The report on a trainer that has trained and scored its models; scores and texts are by model and set.
+
+    ``others`` are the scores of more retrained models.
+    """
     clean = trainer.method.is_clean(trainer.alpha) or _began_before(trainer, forget_rows)
     args = trainer.args
     on_part = args.stop_when_forgotten or chosen_by_forget
@@ -49,6 +53,7 @@ def trainer_report(
         evidence,
         Judging(args.auc_margin, args.utility_margin, args.group_column, args.seed, on_part),
         generated=generated,
+        others=others,
         provenance=Provenance(
             start_saw_forget=not clean,
             stage=_stage(trainer),

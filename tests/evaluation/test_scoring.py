@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
@@ -13,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation.measured_sets import EvidenceSets, evidence_sets
-from hf_unlearn.evaluation.scoring import _statistics, preserved_rng, score
+from hf_unlearn.evaluation.measured_sets import EvidenceSets, attack_scores, evidence_sets
+from hf_unlearn.evaluation.scoring import _statistics, best_windows, preserved_rng, score
 
 from ..conftest import secrets_rows, tickets_rows
 from ..support.models import corpus
@@ -100,6 +101,7 @@ def test_what_is_missed_at_the_end_has_no_strength() -> None:
 def test_a_token_that_is_ruled_out_leaves_numbers() -> None:
     logits = torch.tensor([[[-torch.inf, 1.0, 2.0], [0.0, 0.0, 0.0]]])
     found = _statistics(logits, torch.tensor([[0, 2]]), np.array([0]), "text-generation")
+    found["log_p"] = np.concatenate(list(found["log_p"]))
     assert all(np.isfinite(values).all() for values in found.values())
 
 
@@ -118,6 +120,58 @@ def test_a_small_part_of_the_logits_is_held_in_float32(monkeypatch: pytest.Monke
     assert max(held) <= logits.numel() / 50
 
 
+def assert_alike(table: pa.Table, other: pa.Table) -> None:
+    for name in other.column_names:
+        own, expected = (
+            np.concatenate(part[name].to_pylist()) if name == "log_p" else part[name].to_numpy()
+            for part in (table, other)
+        )
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_windows_are_those_of_every_place() -> None:
+    rng = np.random.default_rng(0)
+    lengths = [3, 5, 17, 40, 1]
+    records = [rng.normal(-2, 1, length) for length in lengths]
+    found = best_windows(np.concatenate(records), np.array(lengths))
+    assert list(found) == ["window_5", "window_10", "window_20"]
+    for name, size in zip(found, (5, 10, 20), strict=True):
+        expected = [
+            max(np.mean(record[i : i + size]) for i in range(max(1, len(record) - size + 1))) for record in records
+        ]
+        np.testing.assert_allclose(found[name], expected)
+
+
+def test_a_passage_that_the_base_finds_hard_shows_against_it(lm_base: Path, lm_original: Path) -> None:
+    collator, examples = examples_of(lm_base, secrets_rows(9), kind="prompt_completion")
+    sets = EvidenceSets("text-generation", {"forget": examples, "holdout": examples}, collator, 4)
+    own, base = (sets.score(AutoModelForCausalLM.from_pretrained(folder)) for folder in (lm_original, lm_base))
+    scores = attack_scores(own, base)
+    assert scores is not None
+    pairs = zip(*(table["forget"]["log_p"].to_pylist() for table in (own, base)), strict=True)
+    gains = [np.array(mine) - np.array(other) for mine, other in pairs]
+    expected = [max(np.mean(gain[i : i + 5]) for i in range(max(1, len(gain) - 4))) for gain in gains]
+    np.testing.assert_allclose(scores.forget["window_5"], expected, rtol=1e-5)
+    alone = attack_scores(own)
+    assert alone is not None
+    np.testing.assert_allclose(alone.forget["window_5"], own["forget"]["window_5"].to_numpy())
+    # the pieces of a document are put together in their order
+    rows = [{"text": "one two three four five six seven eight nine ten " * 6}]
+    collator, pieces = examples_of(lm_base, rows, 16, kind="text")
+    assert len(pieces) > 2
+    model = AutoModelForCausalLM.from_pretrained(lm_base)
+    whole = score(model, pieces, collator, task="text-generation", batch_size=2)
+    each = [
+        score(model, pieces.select([i]), collator, task="text-generation", batch_size=1) for i in range(len(pieces))
+    ]
+    np.testing.assert_allclose(
+        whole["log_p"].to_pylist()[0], np.concatenate([one["log_p"].to_pylist()[0] for one in each]), rtol=1e-4
+    )
+    assert whole["window_10"].to_pylist()[0] == pytest.approx(
+        max(one["window_10"].to_pylist()[0] for one in each), rel=1e-4
+    )
+
+
 @pytest.mark.parametrize("size", [1, 7, 10**9])
 def test_parts_of_a_batch_do_not_matter(lm_base: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     collator, examples = examples_of(lm_base, secrets_rows(9), kind="prompt_completion")
@@ -125,8 +179,7 @@ def test_parts_of_a_batch_do_not_matter(lm_base: Path, monkeypatch: pytest.Monke
     whole = score(model, examples, collator, task="text-generation", batch_size=4)
     monkeypatch.setattr("hf_unlearn.evaluation.scoring.CHUNK", size)
     parts = score(model, examples, collator, task="text-generation", batch_size=4)
-    for name in whole.column_names:
-        np.testing.assert_allclose(parts[name].to_numpy(), whole[name].to_numpy(), rtol=1e-5, atol=1e-6)
+    assert_alike(parts, whole)
 
 
 @pytest.mark.parametrize("max_length", [128, 12])
@@ -166,8 +219,7 @@ def test_batches_do_not_matter(lm_base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(lm_base)
     tables = [score(model, examples, collator, task="text-generation", batch_size=b) for b in (1, 7, 64)]
     for table in tables[1:]:
-        for name in table.column_names:
-            np.testing.assert_allclose(table[name].to_numpy(), tables[0][name].to_numpy(), rtol=1e-5, atol=1e-6)
+        assert_alike(table, tables[0])
         assert table["row"].to_pylist() == tables[0]["row"].to_pylist() == list(range(30))
 
 

@@ -11,6 +11,7 @@ from hf_unlearn.evaluation.statistics import (
     Groups,
     bootstrap,
     clustered_mean,
+    distances_from_middle,
     equivalent,
     folds,
     mean_loss,
@@ -45,7 +46,7 @@ def test_the_gap_is_delongs_paired_difference(seed: int) -> None:
     m, n = rng.integers(5, 40, 2)
     skill_forget, skill_holdout = rng.normal(0, 1, m), rng.normal(0.5, 1, n)
     models = [(skill_forget + rng.normal(0, 1, m), skill_holdout + rng.normal(0, 1, n)) for _ in range(2)]
-    measured = separation(*models[0], reference=models[1])
+    measured = separation(*models[0], [models[1]])
     psi = [(f[:, None] < h[None, :]) + 0.5 * (f[:, None] == h[None, :]) for f, h in models]
     s10 = np.cov([p.mean(1) for p in psi])
     s01 = np.cov([p.mean(0) for p in psi])
@@ -69,6 +70,39 @@ def test_the_intervals_of_the_auc_cover() -> None:
     assert 0.925 <= hits / 1000 <= 0.975
 
 
+@pytest.mark.parametrize(("of_forget", "of_holdout"), [(2, 20), (3, 100), (10, 10), (20, 20)])
+def test_the_intervals_of_few_groups_cover(of_forget: int, of_holdout: int) -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(of_forget), 10), 1000 + np.repeat(np.arange(of_holdout), 10)
+    hits = 0
+    for _ in range(400):
+        forget, holdout = (
+            np.repeat(rng.normal(0, 0.5, k), 10) + rng.normal(0, 0.9, k * 10) for k in (of_forget, of_holdout)
+        )
+        found = membership_auc(forget, holdout, groups=groups)
+        hits += found.low <= 0.5 <= found.high
+    assert hits / 400 >= 0.93
+
+
+def test_the_gap_to_several_references_is_that_to_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    models = [(rng.normal(0, 1, 30), rng.normal(0.5, 1, 40)) for _ in range(4)]
+    aucs = [membership_auc(*model).value for model in models]
+    assert separation(*models[0], models[1:]).value == pytest.approx(aucs[0] - np.mean(aucs[1:]))
+    # more of them agree better with their mean
+    few, many = (separation(*models[0], [models[1]] * times).interval() for times in (1, 3))
+    assert (few.low, few.high) == pytest.approx((many.low, many.high))
+
+
+def test_a_wider_set_lies_farther_from_the_middle() -> None:
+    rng = np.random.default_rng(0)
+    forget, holdout = rng.normal(0, 1.3, 200), rng.normal(0, 1, 200)
+    own, other = distances_from_middle(forget, holdout)
+    # scipy's statistic adds up the ranks counted from both ends
+    assert stats.ansari(forget, holdout).statistic == pytest.approx((401 / 2 - own).sum())
+    assert membership_auc(-own, -other).low > 0.5
+
+
 def test_sets_that_do_not_overlap_have_an_exact_interval() -> None:
     found = membership_auc(np.zeros(20), np.ones(30))
     assert found.value == 1
@@ -76,7 +110,7 @@ def test_sets_that_do_not_overlap_have_an_exact_interval() -> None:
     # 20 independent pairs, all right: Clopper and Pearson's lower limit
     assert found.low == pytest.approx(stats.beta.ppf(0.025, 20, 1))
     assert membership_auc(np.ones(20), np.zeros(30)).high == pytest.approx(stats.beta.ppf(0.975, 1, 20))
-    gap = separation(np.zeros(20), np.ones(30), (np.zeros(20), np.ones(30))).interval()
+    gap = separation(np.zeros(20), np.ones(30), [(np.zeros(20), np.ones(30))]).interval()
     assert gap.value == 0
     assert gap.low == pytest.approx(-(1 - stats.beta.ppf(0.025, 20, 1)))
 
@@ -166,9 +200,11 @@ def test_the_auc_of_groups_against_obuchowskis_sums(seed: int) -> None:
     s11 = i / (i - 1) * sum(x * y for x, y in sums.values())
     variance = s10 / m + s01 / n + 2 * s11 / (m * n)
     freedom = (s10 / m + s01 / n) ** 2 / ((s10 / m) ** 2 / (i10 - 1) + (s01 / n) ** 2 / (i01 - 1))
+    # groups that all vary alike
+    alike = (1 / i10 + 1 / i01) ** 2 / (1 / (i10**2 * (i10 - 1)) + 1 / (i01**2 * (i01 - 1)))
     measured = separation(forget, holdout, groups=groups)
     for confidence in (0.90, 0.95, 0.99):
-        half = stats.t.ppf((1 + confidence) / 2, min(freedom, i - 1)) * math.sqrt(variance)
+        half = stats.t.ppf((1 + confidence) / 2, min(freedom, alike, i - 1)) * math.sqrt(variance)
         found = measured.interval(confidence)
         assert found == membership_auc(forget, holdout, confidence, groups)
         assert found.value == pytest.approx(value)

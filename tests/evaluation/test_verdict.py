@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.blind_baseline import BlindBaseline
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
@@ -22,6 +23,22 @@ def scores(shift: float, n: int = 400, seed: int = 0, **more: float) -> Scores:
     )
 
 
+def of_model(shift: float, seed: int, n: int = 400, world: int = 0) -> Scores:
+    """Scores of one of several models that find the same records hard."""
+    hard = np.random.default_rng(world).normal(0, 1, 2 * n)
+    own = hard + np.random.default_rng(1000 + seed).normal(0, 0.4, 2 * n)
+    return Scores({"loss": own[:n] + shift}, {"loss": own[n:]})
+
+
+def baseline(low: float, separable: bool) -> BlindBaseline:
+    auc = Estimate(low + 0.05, low, low + 0.1, 800)
+    half = Estimate(0.5, 0.48, 0.52, 800)
+    return BlindBaseline(auc, half, half, half, by_group=False, separable=separable)
+
+
+DIFFER, ALIKE = baseline(0.75, True), baseline(0.48, False)
+
+
 REMEMBERS, FORGOT, AVOIDS = scores(2.0), scores(0.0, seed=1), scores(-2.0)
 
 
@@ -33,7 +50,7 @@ REMEMBERS, FORGOT, AVOIDS = scores(2.0), scores(0.0, seed=1), scores(-2.0)
         (AVOIDS, "over_forgotten"),
         (scores(0.0, n=10), "undecided"),
         (scores(0.3, n=60), "undecided"),
-        (scores(2.0, n=10), "not_forgotten"),
+        (scores(5.0, n=30), "not_forgotten"),
     ],
 )
 @pytest.mark.parametrize("retrained", [None, scores(0.0, seed=2)])
@@ -85,9 +102,15 @@ def test_without_held_out_records_nothing_is_measured() -> None:
 
 def test_records_that_are_easy_by_nature_are_compared_with_the_retrained_model() -> None:
     # S is easier than H for any model: against chance it looks remembered, against retraining it does not
-    easy, reference = scores(1.0, seed=1), scores(1.0, seed=1)
+    easy, first, second = (of_model(0.4, seed) for seed in range(3))
     assert decide(SAW, easy, original=None, retrained=None, margin=0.10).word == "not_forgotten"
-    assert decide(SAW, easy, original=None, retrained=reference, margin=0.10).word == "not_distinguished"
+    verdict = decide(SAW, easy, original=None, retrained=[first, second], margin=0.10, blind=DIFFER)
+    assert verdict.word == "not_distinguished"
+    assert "2 retrained models have AUCs of" in verdict.reasons[-1]
+    # one alone does not show how much of that is its seed
+    verdict = decide(SAW, easy, original=None, retrained=first, margin=0.10, blind=DIFFER)
+    assert verdict.word == "undecided"
+    assert "name a second one" in verdict.reasons[-1]
 
 
 def test_one_retrained_model_is_a_noisy_yardstick() -> None:
@@ -101,10 +124,10 @@ def test_one_retrained_model_is_a_noisy_yardstick() -> None:
 
 def test_how_often_a_model_that_never_saw_s_is_called_not_forgotten() -> None:
     words = [
-        decide(SAW, scores(0.0, n=181, seed=s), original=None, retrained=None, margin=0.10).word for s in range(1000)
+        decide(SAW, scores(0.0, n=181, seed=s), original=None, retrained=None, margin=0.10).word for s in range(300)
     ]
-    assert words.count("not_forgotten") <= 5
-    assert words.count("not_distinguished") >= 870
+    assert words.count("not_forgotten") <= 8
+    assert words.count("not_distinguished") >= 240
 
 
 # Several attacks, of which the worst counts
@@ -125,10 +148,10 @@ def test_more_attacks_do_not_accuse_more_often() -> None:
     attacks = dict.fromkeys(("zlib", "min_k", "min_k_plus", "exact"), 0.0)
     words = [
         decide(SAW, scores(0.0, n=300, seed=s, **attacks), original=None, retrained=None, margin=0.02).word
-        for s in range(400)
+        for s in range(60)
     ]
     # 5 % for all attacks together, on both sides
-    assert words.count("not_forgotten") + words.count("over_forgotten") <= 30
+    assert words.count("not_forgotten") + words.count("over_forgotten") <= 6
 
 
 def test_one_attack_that_sees_the_original_can_witness_forgetting() -> None:
@@ -148,19 +171,19 @@ def test_more_attacks_need_more_records() -> None:
 @pytest.mark.parametrize(
     "attacks", [["loss"], ["loss", "zlib", "min_k", "min_k_plus", "exact", "extraction", "reference"]]
 )
-@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("n", [5, 20])
 def test_few_records_accuse_nobody_more_often(n: int, attacks: list[str]) -> None:
     more = dict.fromkeys(attacks[1:], 0.0)
     words = [
         decide(SAW, scores(0.0, n=n, seed=s, **more), original=None, retrained=None, margin=0.10).word
-        for s in range(200)
+        for s in range(60)
     ]
-    assert words.count("not_forgotten") <= 10  # 2.5 %, and two standard errors
-    assert words.count("over_forgotten") <= 10
+    assert words.count("not_forgotten") <= 4  # 2.5 %, and two standard errors
+    assert words.count("over_forgotten") <= 4
 
 
 def test_being_certain_and_wrong_is_not_knowing() -> None:
-    pushed = scores(-1.0, n=300, entropy=1.5)
+    pushed = scores(-2.5, n=300, entropy=1.5)
     for retrained in (None, scores(0.0, n=300, seed=7, entropy=0.0)):
         verdict = decide(SAW, pushed, original=None, retrained=retrained, margin=0.10)
         assert (verdict.word, verdict.attack) == ("over_forgotten", "loss")
@@ -179,15 +202,6 @@ def test_the_smallest_margin_against_a_retrained_model_is_that_of_the_difference
 
 
 # S and H that differ by nature
-
-
-def baseline(low: float, separable: bool) -> BlindBaseline:
-    auc = Estimate(low + 0.05, low, low + 0.1, 800)
-    half = Estimate(0.5, 0.48, 0.52, 800)
-    return BlindBaseline(auc, half, half, half, by_group=False, separable=separable)
-
-
-DIFFER, ALIKE = baseline(0.75, True), baseline(0.48, False)
 
 
 @pytest.mark.parametrize(
@@ -212,10 +226,121 @@ def test_a_holdout_that_differs_from_s_by_nature_says_little(unlearned: Scores, 
     assert same == replace(decide(SAW, unlearned, original=REMEMBERS, retrained=None, margin=0.10), blind=ALIKE)
 
 
-def test_a_retrained_model_makes_up_for_such_a_holdout() -> None:
-    easy, reference = scores(1.0, seed=1), scores(1.0, seed=1)
-    verdict = decide(SAW, easy, original=REMEMBERS, retrained=reference, margin=0.10, blind=DIFFER)
+def test_retrained_models_make_up_for_such_a_holdout() -> None:
+    easy, *references = (of_model(1.0, seed) for seed in range(3))
+    verdict = decide(SAW, easy, original=REMEMBERS, retrained=references, margin=0.10, blind=DIFFER)
     assert verdict.word == "not_distinguished"
+
+
+@pytest.mark.parametrize(("blind", "word"), [(None, "undecided"), (ALIKE, "undecided"), (DIFFER, "not_distinguished")])
+def test_a_retrained_model_that_knows_s_itself_is_no_yardstick(blind: BlindBaseline | None, word: str) -> None:
+    """Unless the texts of S and H explain it."""
+    knowing, *references = (of_model(1.0, seed) for seed in range(3))
+    verdict = decide(SAW, knowing, original=of_model(3.0, 9), retrained=references, margin=0.10, blind=blind)
+    assert verdict.word == word
+    assert any("may have seen S" in line for line in verdict.warnings) == (word == "undecided")
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.4])
+def test_the_seed_of_one_retrained_model_is_no_memory(spread: float) -> None:
+    """A second retrained model is the judged one, and a seed moves all of S together."""
+    words = []
+    for draw in range(60):
+        rng = np.random.default_rng(draw)
+        of_seeds = [of_model(rng.normal(0, spread), draw * 10 + i, world=draw) for i in range(2)]
+        words.append(decide(SAW, of_seeds[0], original=None, retrained=of_seeds[1], margin=0.10).word)
+    assert words.count("not_forgotten") + words.count("over_forgotten") <= 3
+
+
+def test_the_spread_of_retrained_models_is_used() -> None:
+    # 0.2 above models that agree, and among models that do not
+    judged = of_model(1.0, 0)
+    agree, differ = [[of_model(shift, i + 1) for i, shift in enumerate(shifts)] for shifts in (
+        (-0.1, 0.0, 0.1, 0.0), (-1.0, 1.0, 0.5, -0.5),
+    )]  # fmt: skip
+    assert decide(SAW, judged, original=None, retrained=agree, margin=0.10).word == "not_forgotten"
+    assert decide(SAW, judged, original=None, retrained=differ, margin=0.10).word == "undecided"
+
+
+def test_a_holdout_whose_authors_stay_in_l_is_no_yardstick() -> None:
+    stays = replace(SAW, holdout_groups_retained=12)
+    for found, word in ((FORGOT, "undecided"), (AVOIDS, "undecided"), (REMEMBERS, "not_forgotten")):
+        verdict = decide(stays, found, original=REMEMBERS, retrained=None, margin=0.10)
+        assert verdict.word == word
+        assert ("12 groups of H have other records in L" in verdict.reasons[-1]) == (word == "undecided")
+    references = [scores(0.0, seed=seed) for seed in (7, 8, 9)]
+    assert decide(stays, FORGOT, original=None, retrained=references, margin=0.10).word == "not_distinguished"
+
+
+# A part of S
+
+
+def with_part(known: float, avoided: float = 0.0, n: int = 400, seed: int = 0, groups: int | None = None) -> Scores:
+    """S of which a share is known by heart, and another avoided."""
+    rng = np.random.default_rng(seed)
+    forget = {name: rng.normal(0, 1, n) for name in ("loss", "min_k")}
+    for values in forget.values():
+        values[: int(known * n)] = rng.uniform(4, 5, int(known * n))
+        values[n - int(avoided * n) :] -= 4
+    labels = (np.arange(n) * groups // n, 1000 + np.arange(n) * groups // n) if groups else None
+    return Scores(forget, {name: rng.normal(0, 1, n) for name in forget}, labels)
+
+
+@pytest.mark.parametrize(("known", "avoided", "shown"), [
+    (0.1, 0.0, "known_part"), (0.15, 0.0, "known_part"), (0.15, 0.15, "known_part"), (0.0, 0.1, "avoided_part"),
+])  # fmt: skip
+def test_a_part_of_s_that_is_known_or_avoided_decides(known: float, avoided: float, shown: str) -> None:
+    references = [scores(0.0, seed=seed, min_k=0.0) for seed in (7, 8, 9)]
+    for retrained in (None, references):
+        verdict = decide(SAW, with_part(known, avoided), original=None, retrained=retrained, margin=0.10)
+        assert (verdict.word, verdict.shown) == ("not_forgotten" if known else "over_forgotten", shown)
+        assert verdict.gap is not None
+        assert abs(verdict.gap.value) < 0.10
+        assert "of the held-out records by" in verdict.reasons[-1]
+
+
+@pytest.mark.parametrize("n", [100, 181, 400])
+def test_one_record_in_twenty_that_is_known_is_never_acquitted(n: int) -> None:
+    words = [
+        decide(SAW, with_part(0.06, n=n, seed=seed), original=None, retrained=None, margin=0.10).word
+        for seed in range(30)
+    ]
+    assert "not_distinguished" not in words
+
+
+def test_some_known_a_little_and_others_avoided_a_little_is_a_mixture() -> None:
+    rng = np.random.default_rng(0)
+    mixed = Scores({"loss": rng.normal(0, 1, 600) + np.repeat([1.2, -1.2], 300)}, {"loss": rng.normal(0, 1, 600)})
+    verdict = decide(SAW, mixed, original=None, retrained=None, margin=0.10)
+    assert verdict.word in ("not_forgotten", "over_forgotten")
+    wide = Scores({"loss": rng.normal(0, 1.25, 600)}, {"loss": rng.normal(0, 1, 600)})
+    assert decide(SAW, wide, original=None, retrained=None, margin=0.10).word != "not_distinguished"
+
+
+def test_a_known_author_among_twenty_is_no_chance_and_one_among_two_may_be() -> None:
+    found = {
+        groups: decide(SAW, with_part(0.5, groups=groups), original=None, retrained=None, margin=0.10).word
+        for groups in (20, 2)
+    }
+    assert found == {20: "not_forgotten", 2: "undecided"}
+
+
+# A model that did not move
+
+
+def test_a_model_that_did_not_move_has_not_forgotten() -> None:
+    still = replace(SAW, unmoved=True)
+    for verdict in (
+        decide(still, FORGOT, original=REMEMBERS, retrained=None, margin=0.10),
+        decide(still, scores(1.9, n=400, seed=4), original=REMEMBERS, retrained=None, margin=0.10),
+    ):
+        assert verdict.word == "not_forgotten"
+    assert decide(still, FORGOT, original=scores(0.0, seed=5), retrained=None, margin=0.10).word == "undecided"
+
+
+def test_a_margin_within_which_memory_would_lie_is_refused() -> None:
+    with pytest.raises(InputError, match=r"auc_margin is 0\.49, and at most 0\.25"):
+        decide(SAW, FORGOT, original=None, retrained=None, margin=0.49)
 
 
 # Groups
@@ -236,14 +361,14 @@ def grouped(
 
 def test_authors_who_differ_are_not_taken_for_memory() -> None:
     words = {True: [], False: []}  # type: ignore[var-annotated]
-    for seed in range(200):
+    for seed in range(100):
         found = grouped(0.0, 10, 10, seed=seed)
         for clustered in words:
             given = found if clustered else replace(found, groups=None)
             words[clustered].append(decide(SAW, given, original=None, retrained=None, margin=0.10).word)
     wrong = {clustered: len(found) - found.count("undecided") for clustered, found in words.items()}
-    assert wrong[False] > 60
-    assert words[True].count("not_forgotten") + words[True].count("over_forgotten") <= 20  # 5 % a side
+    assert wrong[False] > 30
+    assert words[True].count("not_forgotten") + words[True].count("over_forgotten") <= 10  # 5 % a side
 
 
 def test_groups_are_counted_and_named() -> None:
