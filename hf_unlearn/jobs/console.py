@@ -119,6 +119,8 @@ def _print_audit(console: Console, audit: SplitAudit) -> None:
     for near in audit.near_duplicates:
         if near.pairs:
             console.print(f"  {near.pairs:,} pairs by {plain(near.measure)}, similarity: {near.shown_histogram}")
+        if near.too_common:
+            console.print(near.too_common)
     if audit.holdout_overlap:
         console.print(
             f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D.[/] The original model "

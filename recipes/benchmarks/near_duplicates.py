@@ -176,7 +176,7 @@ def paraphrased(path: Path, encoder: str, draw: random.Random, n: int = 400) -> 
     forget = pa.array([f"{row['question']} {row['answer']}".lower() for row in rows], pa.large_string())
     texts = [f"{row['paraphrased_question']} {row['paraphrased_answer']}" for row in rows]
     dataset, look = Dataset.from_dict({"text": texts}), np.ones(n, bool)
-    by_words = find_near_copies(dataset, ["text"], forget, look)
+    _, by_words = find_near_copies(dataset, ["text"], forget, look)
     own = sum(np.count_nonzero(pairs["row"].to_numpy() == pairs["forgotten"].to_numpy()) for pairs in by_words)
     print(f"{n} paraphrases by words: {own} found")
     sentences = SentenceEncoder(encoder)

@@ -64,6 +64,18 @@ def longest_passage(a: list[str], b: list[str], rare: set[tuple[str, ...]]) -> i
     return longest
 
 
+def has_run(words: list[str], run: list[str]) -> bool:
+    return tuple(run) in runs(words, len(run))
+
+
+def is_quoted(words: list[str], retained: list[list[str]]) -> bool:
+    """Whether a text of so few words is rare enough to count where a retained row has all of it."""
+    rows = sum(has_run(row, words) for row in retained)
+    rarest = min(sum(word in row for row in retained) for word in words)
+    most = min(20, max(3, 0.02 * len(retained))) if rarest <= 3 * rows else len(words) - 3
+    return 3 <= len(words) <= 7 and rows <= most
+
+
 def by_hand(forgotten: list[str], retained: list[str], threshold: float) -> dict[tuple[int, int], tuple[float, float]]:
     """The Jaccard index and the containment of each pair that counts, by places in the two lists."""
     frequency = Counter(run for text in retained for run in set(runs(text.split(), 4)))
@@ -78,6 +90,7 @@ def by_hand(forgotten: list[str], retained: list[str], threshold: float) -> dict
         particular |= {run for i, run in enumerate(runs(a, 2)) if i not in hidden_pairs}
         particular = particular or small(a)
         rare = {run for run in runs(a, 4) if frequency[run] <= bound}
+        short = bool(a) and is_quoted(a, [text.split() for text in retained if text])
         for i, retained_text in enumerate(retained):
             b = retained_text.split()
             if not a or not b:
@@ -86,6 +99,9 @@ def by_hand(forgotten: list[str], retained: list[str], threshold: float) -> dict
             jaccard = len(both) / len(small(a) | small(b))
             similar = jaccard >= (1 if min(len(a), len(b)) < 6 else threshold) - 1e-9
             has_digits = digits(both & particular) >= digits(particular) / 2 and digits(both) >= digits(small(a)) / 2
+            if short and has_run(b, a):
+                found[i, j] = (jaccard, 1.0)
+                continue
             if similar and not has_digits and digits(small(b) - both) and jaccard < 0.95 - 1e-9:
                 continue
             similar &= len(both & particular) >= len(particular) / 2
@@ -102,7 +118,7 @@ def by_hand(forgotten: list[str], retained: list[str], threshold: float) -> dict
 def search(forgotten: list[str], retained: list[str]) -> list[dict[str, Any]]:
     dataset = Dataset.from_dict({"text": retained})
     look = np.ones(len(retained), bool)
-    parts = list(find_near_copies(dataset, ["text"], pa.array(forgotten, pa.large_string()), look))
+    parts = list(find_near_copies(dataset, ["text"], pa.array(forgotten, pa.large_string()), look)[1])
     rows = [row for part in parts for row in set(part["row"].to_pylist())]
     assert len(rows) == len(set(rows)), "no row is in two parts"
     return [pair for part in parts for pair in part.to_pylist()]
@@ -300,7 +316,89 @@ def test_quotations_of_all_and_of_a_part() -> None:
     assert looked_at([long_text, f"{others[0]} {part} {others[1]}", part, part[:60]]) == [1, 2]
     interleaved = f"> {LETTER[:56]}\nThis is good to know!\n> {LETTER[56:]}\n{others[0]}"
     assert looked_at([LETTER, interleaved]) == [1]
-    assert looked_at(["see you at nine", "I said: see you at nine, or at ten, whatever you like best."]) == []
+
+
+# Texts of a few words
+
+FILLER = [" ".join(words) for words in zip(*[iter(" ".join(corpus()[:80]).split())] * 9, strict=False)]
+
+
+def quotes_of(text: str, rows: list[Any], columns: str = "text", **options: Any) -> tuple[int, int, int]:
+    """Rows that quote a record, and how many texts and rows were too common to count, among ordinary rows."""
+    made = {"text": lambda t: {"text": t}}
+    made["prompt"] = lambda t: {"prompt": " ".join(t.split()[:2]), "completion": " ".join(t.split()[2:])}
+    made["messages"] = lambda t: {
+        "messages": [
+            {"role": r, "content": c} for r, c in zip(["user", "assistant"], made["prompt"](t).values(), strict=True)
+        ]
+    }
+    make = made[columns]
+    rest = [row if isinstance(row, dict) else make(row) for row in [*rows, *FILLER]]
+    dataset = Dataset.from_list([{"id": i, **row} for i, row in enumerate([make(text), *rest])])
+    (found,) = split_retained(dataset, Records.ids("id", [0]), **options).audit.near_duplicates
+    return found.rows, found.common_texts, found.common_rows
+
+
+@pytest.mark.parametrize("columns", ["text", "prompt", "messages"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "door code 4821",
+        "Quillon owes Ann 48 crowns",
+        "PIN of Quillon Drabbeck is 4821",
+        "Quillon Drabbeck owes the bank 48213 crowns",
+        "the big dog ate the cake",
+    ],
+)
+def test_a_record_of_a_few_words_is_found_where_a_row_quotes_it_whole(text: str, columns: str) -> None:
+    quoting = f"Hello, as you wrote:\n> {text.upper()}!\nWe will look into it."
+    pieces = text.split()
+    parts = [" ".join(pieces[:-1]), " ".join(pieces[1:]), " ".join(reversed(pieces))]
+    others = [f"{before} {part} {after}" for before, part, after in zip(FILLER[:3], parts, FILLER[3:6], strict=True)]
+    assert quotes_of(text, [quoting, *others], columns) == (1, 0, 0)
+    assert quotes_of(text, others, columns) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("columns", ["text", "messages"])
+@pytest.mark.parametrize(
+    ("text", "rows", "counts"),
+    [
+        ("yes please", 1, (0, 1, 1)),
+        ("yes please", 30, (0, 1, 30)),
+        ("thanks", 12, (0, 1, 12)),
+        ("Yes, please do!", 30, (0, 1, 30)),
+        ("sorry I will call later today", 30, (0, 1, 30)),
+        ("the to is", 1, (0, 1, 1)),
+        ("Yes, please do!", 3, (3, 0, 0)),
+    ],
+)
+def test_what_many_say_is_counted_and_is_no_quotation(
+    text: str, rows: int, counts: tuple[int, int, int], columns: str
+) -> None:
+    repeated = [f"{before} {text} {after}" for before, after in zip(FILLER[:rows], FILLER[40:], strict=False)]
+    assert quotes_of(text, repeated, columns) == counts
+
+
+def test_what_a_held_out_row_says_too_is_no_quotation() -> None:
+    text, quoting = "we open at noon", ["They wrote: we open at noon."]
+    other = Dataset.from_dict({"id": [-1, -2], "text": ["So: we open at NOON, then", "nothing"]})
+    assert quotes_of(text, quoting) == (1, 0, 0)
+    assert quotes_of(text, quoting, holdout=other) == (0, 1, 1)
+    assert quotes_of(text, [*quoting, "Well, we open at noon!"], holdout=Records.ids("id", [2])) == (0, 1, 1)
+    assert quotes_of(text, quoting, holdout=other.select([1])) == (1, 0, 0)
+
+
+def test_short_quotes_are_moved_reviewed_and_found_in_a_stream(tmp_path: Path) -> None:
+    texts = ["PIN of Quillon is 4821", "He said: pin of Quillon is 4821.", "yes please", "yes please sir", *FILLER]
+    dataset = Dataset.from_dict({"text": texts, "n": list(range(len(texts)))})
+    review = tmp_path / "review.jsonl"
+    for data in (dataset, dataset.to_iterable_dataset()):
+        split = split_retained(data, Records.ids("n", [0, 2]), near_duplicates="forget", near_review=review)
+        assert numbers(split.forget) == [0, 1, 2]
+        about, pair = map(json.loads, review.read_text(encoding="utf-8").splitlines())
+        assert (about["rows"], pair["retained_row"], pair["forget_row"], pair["containment"]) == (1, 1, 0, 1)
+    with pytest.raises(InputError, match="1 retained rows are near copies"):
+        split_retained(dataset, Records.ids("n", [0]), near_duplicates="error")
 
 
 @pytest.mark.parametrize(
@@ -607,3 +705,19 @@ def test_the_report_and_the_card_say_what_was_found(tmp_path: Path) -> None:
     card = render_card(replace(report, audit=audit), "name")
     assert "\n# b" not in card
     assert "**a**" not in card
+
+
+def test_the_command_and_the_card_give_the_number_of_common_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "1 short text of S is also in 2 retained rows, but too short or too common to count as quoted there."
+    rows = [{"text": text} for text in ["yes please", "yes please sir", "so yes please", *FILLER]]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert main(["split", "--dataset_name", str(tmp_path / "rows.jsonl"), "--forget_rows", "0"]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+    report = example_report()
+    assert report.audit is not None
+    (near,) = report.audit.near_duplicates
+    assert "too common" not in render_card(report, "name")
+    audit = replace(report.audit, near_duplicates=[replace(near, common_texts=1, common_rows=2)])
+    assert said in render_card(replace(report, audit=audit), "name")

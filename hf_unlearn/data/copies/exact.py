@@ -50,11 +50,13 @@ class Copies(FoundRows):
     Attributes:
         columns: those that carry the text.
         keys: the distinct normalised texts of S.
+        holdout_keys: those of H, None without H.
         holdout_overlap: rows of H whose text also occurs in S or L, None without H.
     """
 
     columns: list[str]
     keys: pa.Array
+    holdout_keys: pa.Array | None
     holdout_overlap: int | None
 
 
@@ -149,7 +151,7 @@ def find_copies(
     Raises InputError where there are copies, under the policy ``error``.
     """
     if policy is None:
-        return Copies(None, np.zeros_like(forget), columns, pa.array([], pa.large_string()), None)
+        return Copies(None, np.zeros_like(forget), columns, pa.array([], pa.large_string()), None, None)
     forget_keys = texts_of(dataset, columns, forget).unique().drop_null()
     holdout_texts = None
     if other is not None or held_out.any():
@@ -175,4 +177,4 @@ def find_copies(
     if holdout_texts is not None:
         seen = pa.chunked_array(seen_in_holdout or [pa.array([], pa.large_string())]).unique()
         overlap = int(pc.sum(pc.is_in(holdout_texts, value_set=seen)).as_py() or 0)
-    return Copies(policy, mask, columns, forget_keys, overlap)
+    return Copies(policy, mask, columns, forget_keys, holdout_keys, overlap)

@@ -4,7 +4,8 @@ A retained record is a near copy of a record of S when it is
 
 - *similar*: the Jaccard index of their words and pairs of neighbouring words (shingles) is at least the threshold; it
   has to be 1 where either has fewer than 6 words;
-- *a quotation*: it has 80 % of the runs of four words of the record, or all of them where that has 8 to 19 words; or
+- *a quotation*: it has 80 % of the runs of four words of the record, or all of them where that has 8 to 19 words. A
+  record of 3 to 7 words is quoted whole, and only where it is rare, see :mod:`~hf_unlearn.data.copies.quotes`; or
 - *a passage*: it has 20 words in a row in common with the record.
 
 Text of many retained records says nothing about one of them. So half of the shingles outside boilerplate have to be
@@ -29,6 +30,7 @@ import pyarrow as pa
 from scipy.sparse import csr_array
 
 from ..arrow_tables import AnyDataset
+from .quotes import MOST_WORDS, CommonTexts, ShortTexts
 from .shingles import Shingles, ShingleVocabulary, Words, distinct, incidence
 from .text_slices import TextSlice, cuts, ranges, text_slices
 
@@ -37,7 +39,7 @@ NEARLY_ALL = 0.95
 CONTAINED = 0.8
 PASSAGE_WORDS = 20
 FEWEST_WORDS = 6
-FEWEST_QUOTED_WORDS = 8
+FEWEST_QUOTED_WORDS = MOST_WORDS + 1
 
 PARTICULAR = 0.5
 COMMON_ROWS = 20
@@ -53,24 +55,31 @@ ROUNDING = 1e-9
 
 
 def find_near_copies(
-    dataset: AnyDataset, columns: list[str], forgotten: pa.Array, look: np.ndarray
-) -> Iterator[pa.Table]:
-    """Find near copies and quotations of the texts of S, reading D twice.
+    dataset: AnyDataset,
+    columns: list[str],
+    forgotten: pa.Array,
+    look: np.ndarray,
+    held_out: pa.Array | None = None,
+) -> tuple[CommonTexts, Iterator[pa.Table]]:
+    """Find near copies and quotations of the texts of S, reading D once now and once for the tables.
 
-    ``forgotten`` are the distinct texts of S from ``normalised_text``, without nulls; ``look`` says which rows of D to
-    compare, bool of shape (rows,).
+    ``forgotten`` are the distinct texts of S from ``normalised_text``, without nulls, and ``held_out`` those of H;
+    ``look`` says which rows of D to compare, bool of shape (rows,).
 
-    Yields:
-        Tables with the columns ``row`` (the position of a retained row in D), ``forgotten`` (the place of a text among
-        those of S), ``jaccard``, ``containment`` (the share of the forgotten text's runs of four words that the row
-        has) and ``passage`` (words of the longest passage shared, 0 where it was not looked for). No row is in two
-        tables.
+    Returns:
+        The short texts of S that are too common to look for. And tables with the columns ``row`` (the position of a
+        retained row in D), ``forgotten`` (the place of a text among those of S), ``jaccard``, ``containment`` (the
+        share of the forgotten text's runs of four words that the row has; 1 for a short text that it quotes) and
+        ``passage`` (words of the longest passage shared, 0 where it was not looked for). No row is in two tables.
     """
     index = _Index(forgotten.cast(pa.large_string()))
     for part in text_slices(dataset, columns, look, "Counting shingles"):
         index.count(part)
-    index.arrange()
-    for part in text_slices(dataset, columns, look, "Near copies of S"):
+    return index.arrange(held_out), _tables(index, text_slices(dataset, columns, look, "Near copies of S"))
+
+
+def _tables(index: "_Index", parts: Iterator[TextSlice]) -> Iterator[pa.Table]:
+    for part in parts:
         for found in index.matches(part):
             pair, row = part.rows_of(found["row"].to_numpy())
             yield found.take(pair).set_column(0, "row", pa.array(row))
@@ -127,6 +136,7 @@ class _Index:
         self.words = Words.of(texts)
         self.vocabulary = ShingleVocabulary(self.words)
         self.own = self.vocabulary.shingles(self.words)
+        self.short = ShortTexts(self.words, self.own, self.vocabulary)
         self.small, self.four = self._matrices(self.own)
         self.digits = np.zeros(self.vocabulary.small, np.int64)
         self.digits[: len(self.words.vocabulary)] = self.words.digits
@@ -147,8 +157,9 @@ class _Index:
         text, four = distinct(shingles.words.text[known], shingles.four[known])
         rows = np.bincount(four, part.counts[text], minlength=self.vocabulary.four)
         self.rows_of_four += rows.astype(np.int64)
+        self.short.count(shingles, part)
 
-    def arrange(self) -> None:
+    def arrange(self, held_out: pa.Array | None) -> CommonTexts:
         """After counting, find what is particular to each text, and index the rarest shingles of that."""
         text, four = self.words.text, self.own.four
         begins = four >= 0
@@ -177,22 +188,32 @@ class _Index:
         )
         needed[self.words.lengths < FEWEST_QUOTED_WORDS] = -1
         self.quoted = _Postings.of(particular, needed, self.rows_of_four)
+        return self.short.arrange(held_out)
 
     def matches(self, part: TextSlice) -> Iterator[pa.Table]:
         """The near copies among some texts, whose places are in the column ``row``."""
         shingles = self.vocabulary.shingles(Words.of(part.texts))
         small, four = self._matrices(shingles)
         look_ups = np.cumsum(self.similar.look_ups(small) + self.quoted.look_ups(four))
+        whole = np.stack(self.short.quoted(shingles))
         for first, last in cuts(look_ups // LOOKED_UP):
-            candidates = [self.similar.candidates(small[first:last]), self.quoted.candidates(four[first:last])]
+            here = whole[:, (whole[0] >= first) & (whole[0] < last)] - [[first], [0]]
+            candidates = [self.similar.candidates(small[first:last]), self.quoted.candidates(four[first:last]), here]
             text, forgotten = distinct(*(np.concatenate(places) for places in zip(*candidates, strict=True)))
             if len(text):
-                yield self._checked(shingles, small, four, text + first, forgotten)
+                is_whole = np.isin(text * self.words.texts + forgotten, here[0] * self.words.texts + here[1])
+                yield self._checked(shingles, small, four, text + first, forgotten, is_whole)
 
     def _checked(
-        self, shingles: Shingles, small: csr_array, four: csr_array, text: np.ndarray, forgotten: np.ndarray
+        self,
+        shingles: Shingles,
+        small: csr_array,
+        four: csr_array,
+        text: np.ndarray,
+        forgotten: np.ndarray,
+        is_whole: np.ndarray,
     ) -> pa.Table:
-        """Those of some candidates that are near copies."""
+        """Those of some candidates that are near copies; ``is_whole`` says which quote a short text."""
         sizes, digits = _sizes(shingles.words, text)
         own = self.similar.particular[forgotten]
         both = small[text].multiply(self.small[forgotten]).tocsr()
@@ -216,7 +237,8 @@ class _Index:
         passage = np.zeros(len(text), np.int64)
         rest = np.flatnonzero(~similar & ~quoted & (self.words.lengths[forgotten] >= PASSAGE_WORDS))
         passage[rest] = self._passages(shingles, text[rest], forgotten[rest])
-        kept = (similar | quoted | (passage > 0)) & ~other_numbers
+        kept = ((similar | quoted | (passage > 0)) & ~other_numbers) | is_whole
+        containment = np.where(is_whole, 1.0, containment)
         columns = {"row": text, "forgotten": forgotten, "jaccard": jaccard, "containment": containment}
         return pa.table({**columns, "passage": passage}).filter(kept)
 

@@ -1,7 +1,7 @@
 """What a split does about near copies of S in L, and what it says of them in counts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +31,9 @@ class NearAudit:
         pairs: of such a row and a text of S.
         histogram: pairs by their similarity, see :func:`similarity`; ten counts: from 0 to 0.1, to 0.2, and so on, to
             1 with 1 itself.
+        common_texts: short texts of S that retained rows have, and that are too common to count as quoted, see
+            :mod:`~hf_unlearn.data.copies.quotes`.
+        common_rows: the retained rows that have each of them, added up.
     """
 
     encoder: str | None
@@ -38,6 +41,8 @@ class NearAudit:
     rows: int
     pairs: int
     histogram: list[int]
+    common_texts: int = 0
+    common_rows: int = 0
 
     @property
     def measure(self) -> str:
@@ -45,6 +50,15 @@ class NearAudit:
         if self.encoder is None:
             return f"their words (a Jaccard index of {self.threshold:g} or more, or a quotation)"
         return f"their embeddings by {self.encoder} (a cosine of {self.threshold:g} or more)"
+
+    @property
+    def too_common(self) -> str:
+        """What is too common to count as quoted, in a sentence; empty where there is nothing."""
+        if not self.common_texts:
+            return ""
+        texts = "1 short text of S is" if self.common_texts == 1 else f"{self.common_texts:,} short texts of S are"
+        rows = "1 retained row" if self.common_rows == 1 else f"{self.common_rows:,} retained rows"
+        return f"{texts} also in {rows}, but too short or too common to count as quoted there."
 
     @property
     def shown_histogram(self) -> str:
@@ -79,9 +93,8 @@ def look_for_near_copies(
     if policy is None:
         return NearCopies(None, mask, [])
     columns, look = copies.columns, retained & ~copies.mask
-    searches: list[tuple[str | None, float, Iterator[pa.Table]]] = [
-        (None, NEAR_THRESHOLD, find_near_copies(dataset, columns, copies.keys, look))
-    ]
+    common, by_words = find_near_copies(dataset, columns, copies.keys, look, copies.holdout_keys)
+    searches: list[tuple[str | None, float, Iterator[pa.Table]]] = [(None, NEAR_THRESHOLD, by_words)]
     if encoder is not None:
         paraphrases = encoder.find_paraphrases(dataset, columns, copies.keys, look)
         searches.append((encoder.public_name, encoder.threshold, paraphrases))
@@ -97,6 +110,7 @@ def look_for_near_copies(
                 shown.append(nearest(part))
         audits.append(NearAudit(name, threshold, int(np.count_nonzero(found)), pairs, histogram.tolist()))
         mask |= found
+    audits[0] = replace(audits[0], common_texts=common.texts, common_rows=common.rows)
     if review is not None:
         write_review(review, dataset, columns, copies.keys, forget, shown)
     if policy == "error" and mask.any():

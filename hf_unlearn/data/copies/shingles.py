@@ -94,7 +94,7 @@ class ShingleVocabulary:
         self._words = words.vocabulary
         pair_keys, begins = self._pair_keys(words.code), words.begins(2)
         self._pairs = pa.array(pair_keys[begins]).unique()
-        four_keys, begins = self._four_keys(_places(pair_keys, begins, self._pairs)), words.begins(4)
+        four_keys, begins = self._four_keys(places(pair_keys, begins, self._pairs)), words.begins(4)
         self._fours = pa.array(four_keys[begins]).unique()
         self.small, self.four = len(self._words) + len(self._pairs), len(self._fours)
 
@@ -104,9 +104,9 @@ class ShingleVocabulary:
         word = np.append(_numbers(place), -1)[words.code]
         known = word >= 0
         pair_known = words.begins(2) & known & _shifted(known, 1)
-        pair = _places(self._pair_keys(word), pair_known, self._pairs)
+        pair = places(self._pair_keys(word), pair_known, self._pairs)
         found = pair >= 0
-        four = _places(self._four_keys(pair), words.begins(4) & found & _shifted(found, 2), self._fours)
+        four = places(self._four_keys(pair), words.begins(4) & found & _shifted(found, 2), self._fours)
         return Shingles(words, np.stack([word, np.where(found, pair + len(self._words), -1)]), four)
 
     def _pair_keys(self, word: np.ndarray) -> np.ndarray:
@@ -123,7 +123,7 @@ def _shifted(values: np.ndarray, by: int) -> np.ndarray:
     return shifted
 
 
-def _places(keys: np.ndarray, asked: np.ndarray, known: pa.Array) -> np.ndarray:
+def places(keys: np.ndarray, asked: np.ndarray, known: pa.Array) -> np.ndarray:
     """The place of each key among the known ones, -1 where it has none or is not asked for."""
     places = np.full(len(keys), -1, np.int64)
     places[asked] = _numbers(pc.index_in(pa.array(keys[asked]), value_set=known))
