@@ -18,6 +18,7 @@ from .arrow_tables import AnyDataset, column_names, require_columns, row_count
 from .copies.exact import Copies, DuplicatePolicy, find_copies, text_columns, texts_of
 from .copies.review import check_review
 from .copies.search import NearAudit, NearCopies, look_for_near_copies
+from .groups import Groups, find_groups
 from .request.forgotten_digests import Forgotten, forgotten_digests
 from .request.records import Records
 from .request.selection import Masks, RowTaker, Selection, Selections, select_rows, take_rows
@@ -50,6 +51,12 @@ class SplitAudit:
         near_duplicates: what each search for near copies found.
         forgotten_before_rows: rows of D that earlier requests named; they are in neither S nor L.
         ids_honoured: ids and values of the request that earlier requests named too. The counts above leave them out.
+        group_column: the column that says whose record it is, see :func:`~hf_unlearn.data.groups.find_groups`; None
+            where each record counts as a group of its own.
+        forget_groups, holdout_groups: groups in S and H, None without groups.
+        holdout_groups_retained: groups of H that have other records in L, so that the model saw their like; None
+            without groups.
+        holdout_rows_of_retained_groups: the rows of H in those groups.
     """
 
     dataset_rows: int
@@ -73,9 +80,21 @@ class SplitAudit:
     near_duplicates: list[NearAudit] = field(default_factory=list)
     forgotten_before_rows: int = 0
     ids_honoured: int = 0
+    group_column: str | None = None
+    forget_groups: int | None = None
+    holdout_groups: int | None = None
+    holdout_groups_retained: int | None = None
+    holdout_rows_of_retained_groups: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this split this split, with no more than older folders of runs and references say of it."""
+        values = {name: value for name, value in asdict(self).items() if name not in vars(Groups())}
+        for near in values["near_duplicates"]:
+            del near["common_texts"], near["common_rows"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -129,6 +148,7 @@ def split_retained(
     revision: str | None = None,
     forgotten_before: Records | None = None,
     ask_again: bool = False,
+    group_column: str | None = None,
 ) -> RetainedSplit:
     """Split a data set into the records to forget, the retained records and the held-out records.
 
@@ -152,6 +172,8 @@ def split_retained(
         revision: the commit of the data set, for the audit.
         forgotten_before: what earlier requests named, see ``recognised``. It is left out of all parts.
         ask_again: keep in S what the request names although it was forgotten before, to measure it again.
+        group_column: the column that says whose record it is (author, customer). By default the column of ids, where
+            ids repeat.
 
     Returns:
         The parts and the audit.
@@ -163,6 +185,7 @@ def split_retained(
     """
     near_policy = _near_policy(duplicates, near_duplicates, near_encoder, near_review)
     dataset = _one_split(dataset, split)
+    _require_groups(group_column, dataset, holdout)
     selections = _selected(dataset, request, holdout, forgotten_before, ask_again, allow_unmatched)
     masks, forget = _masks(selections), selections.forget
     columns: list[str] = []
@@ -178,13 +201,14 @@ def split_retained(
     masks = replace(masks, forget=masks.forget | near.moved)
     if not masks.retained.any():
         raise InputError("The request removes every row, so nothing is left to train on; name fewer records.")
+    groups = find_groups(dataset, request, holdout, masks, group_column)
 
     take = RowTaker(dataset, selections, copies.columns, _keys(dataset, copies, near))
     return RetainedSplit(
         retained=take(masks.retained, "retained"),
         forget=take(masks.forget, "forget"),
-        holdout=take(masks.held_out, "held_out") if isinstance(holdout, Records) else holdout,
-        audit=_audit(dataset, forget, other, masks, copies, near, revision, digest_key),
+        holdout=take(masks.held_out, "held_out") if isinstance(holdout, Records) else groups.holdout,
+        audit=_audit(dataset, forget, other, masks, copies, near, groups, revision, digest_key),
         forget_rows=_forget_rows(dataset, masks),
         forgotten=forgotten_digests(dataset, forget, masks.forget, digest_key) if digest_key else None,
     )
@@ -219,6 +243,13 @@ def _one_split(dataset: Any, split: str | None) -> AnyDataset:
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise InputError("The data set is empty; there is nothing to forget.")
     return dataset
+
+
+def _require_groups(column: str | None, *parts: Records | AnyDataset | None) -> None:
+    """Raise InputError where a data set lacks the column of the groups that is asked for."""
+    for part in parts:
+        if column is not None and isinstance(part, Dataset | IterableDataset):
+            require_columns([column], column_names(part))
 
 
 def _selected(
@@ -277,6 +308,7 @@ def _audit(
     masks: Masks,
     copies: Copies,
     near: NearCopies,
+    groups: Groups,
     revision: str | None,
     digest_key: bytes | None,
 ) -> SplitAudit:
@@ -298,6 +330,7 @@ def _audit(
         near_duplicates=near.audits,
         forgotten_before_rows=int(np.count_nonzero(masks.before)),
         ids_honoured=sum(forget.honoured),
+        **groups.counts(),
     )
 
 

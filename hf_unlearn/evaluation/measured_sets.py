@@ -65,13 +65,10 @@ class EvidenceSets:
             name: score(model, part, self.collator, task=self.task, batch_size=self.batch_size, context=context)
             for name, part in self.sets.items()
         }
-        for name, part in self.sets.items():
-            if name not in JUDGED and "log_p" in tables[name].column_names:
-                tables[name] = tables[name].drop_columns("log_p")
-            if "group" in part.column_names:
-                # The pieces of a document are all of one group; the table has a line for each document, in order.
-                groups = np.array(first_pieces(part)["group"])
-                tables[name] = tables[name].append_column("group", pa.array(groups))
+        for name, table in tables.items():
+            if name not in JUDGED and "log_p" in table.column_names:
+                tables[name] = table.drop_columns("log_p")
+        tables = self.with_groups(tables)
         if self.gradients:
             for name in self._judged:
                 norms = gradient_norms(model, self.sets[name], self.collator, task=self.task, context=context)
@@ -85,6 +82,16 @@ class EvidenceSets:
                     "use bf16 instead of fp16."
                 )
         return tables
+
+    def with_groups(self, tables: dict[SetName, pa.Table]) -> dict[SetName, pa.Table]:
+        """Tables of these sets with the group of each record, where that is known."""
+        found = dict(tables)
+        for name, part in self.sets.items():
+            if "group" in part.column_names:
+                # The pieces of a document are all of one group; the table has a line for each document, in order.
+                groups = np.array(first_pieces(part)["group"])
+                found[name] = found[name].append_column("group", pa.array(groups))
+        return found
 
     @property
     def tokens(self) -> int:
@@ -209,6 +216,19 @@ def halves_of_records(records: AnyDataset, group_column: str | None, seed: int) 
         units = codes
     first = first_half(units, seed)
     return records.select(np.flatnonzero(first)), records.select(np.flatnonzero(~first))
+
+
+def grouped(evidence: EvidenceSets, records: Mapping[SetName, AnyDataset | None], group_column: str) -> EvidenceSets:
+    """Sets that were encoded without groups, with those of S and H, which ``records`` has as they were given."""
+    sets, codes = dict(evidence.sets), dict[Any, int]()
+    for name in JUDGED:
+        part = records.get(name)
+        if name in sets and part is not None:
+            if not isinstance(part, Dataset):
+                part = Dataset.from_list(list(part), features=part.features)
+            groups = _group_codes(part, group_column, codes)[np.array(sets[name]["row"])]
+            sets[name] = sets[name].add_column("group", groups)
+    return replace(evidence, sets=sets)
 
 
 def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.Table] | None = None) -> Scores | None:

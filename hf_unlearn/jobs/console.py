@@ -13,6 +13,7 @@ from ..data.request.id_files import request_files
 from ..data.split import RetainedSplit, SplitAudit
 from ..errors import in_one_line
 from ..evaluation.closeness.compare import Closeness
+from ..evaluation.reach import Reach
 from ..evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
@@ -121,6 +122,18 @@ def _print_audit(console: Console, audit: SplitAudit) -> None:
             console.print(f"  {near.pairs:,} pairs by {plain(near.measure)}, similarity: {near.shown_histogram}")
         if near.too_common:
             console.print(near.too_common)
+    if audit.group_column is not None:
+        counts = f"{audit.forget_groups:,} in S"
+        if audit.holdout_groups is not None:
+            counts += f" and {audit.holdout_groups:,} in H"
+        column = plain(f"`{audit.group_column}`")
+        console.print(f"Records with the same {column} count as one group: there are {counts}.")
+    if audit.holdout_groups_retained:
+        console.print(
+            f"[bold red]Groups of H with other records in L: {audit.holdout_groups_retained:,} "
+            f"({audit.holdout_rows_of_retained_groups:,} rows).[/] Every model knows them better than S. Compare with "
+            "models trained on L alone (--with_retrained, or `hf-unlearn references`)."
+        )
     if audit.holdout_overlap:
         console.print(
             f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D.[/] The original model "
@@ -339,9 +352,10 @@ def _price(cost: CostEntry) -> str:
     return f"{spent}. That is {cost.training_ratio:.0%} of retraining, {cost.total_ratio:.0%} with the measuring."
 
 
-def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments) -> None:
-    """Show what a request does to a data set, and each file of a folder of requests, which is named nowhere else."""
+def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments, reached: Reach) -> None:
+    """Show what a request does to a data set, which words a measurement can reach then, and each file of requests."""
     _print_audit(out, parts.audit)
+    out.print(plain(reached.sentence))
     if request_args.forget_requests is None or parts.forgotten is None:
         return
     files, ignored = request_files(Path(request_args.forget_requests))

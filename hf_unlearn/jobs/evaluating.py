@@ -26,7 +26,7 @@ from ..training.config import UnlearningConfig
 from ..training.measuring import check_measures
 from ..training.trainer_data import measured_sets
 from .console import console, plain, print_report, show_split
-from .preparation import loading_options, located, without_method
+from .preparation import loading_options, located, without_method, words_in_reach
 from .reference_models import named_references
 from .settings import DataArguments, EvaluateArguments, HarnessArguments, ModelArguments, RequestArguments, build
 from .splitting import named_data, split_data
@@ -68,9 +68,10 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     data, data_source = named_data(data_args)
     request_args, ledger = build(RequestArguments, values), ledger_of(source)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=True)
-    show_split(out, parts, request_args)
+    config.group_column = parts.audit.group_column
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
+    show_split(out, parts, request_args, words_in_reach(parts, config, task, halved=False, exact=False))
     loading = loading_options(model_args, source, training=False)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config))
     test = data_args.dataset_test_split

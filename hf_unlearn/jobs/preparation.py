@@ -20,6 +20,7 @@ from ..data.loading import pick_split
 from ..data.split import RetainedSplit
 from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets
+from ..evaluation.reach import Reach, Sizes, expected_attacks, reach
 from ..evaluation.report import SetName
 from ..methods.method import DEFAULT_BUDGET
 from ..methods.table import CHOICES, METHODS, find_method
@@ -151,9 +152,12 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     data, data_source = named_data(data_args)
     request_args = build(RequestArguments, values)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=ask_again)
-    show_split(out, parts, request_args)
+    config.group_column = parts.audit.group_column
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
+    show_split(
+        out, parts, request_args, words_in_reach(parts, config, task, halved=_judges_half(config, config.method))
+    )
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, source)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config))
@@ -178,6 +182,23 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
         ledger=ledger,
         alternates=alternates,
     )
+
+
+def words_in_reach(
+    parts: RetainedSplit, config: UnlearningConfig, task: Task | None, *, halved: bool, exact: bool = True
+) -> Reach:
+    """Which words a measurement of this split can reach; see :func:`~hf_unlearn.evaluation.reach.reach`."""
+    audit = parts.audit
+    groups = None if audit.forget_groups is None else (audit.forget_groups, audit.holdout_groups or 0)
+    sizes = Sizes(audit.forget_rows, audit.holdout_rows, groups)
+    attacks = expected_attacks(task, gradient_norm=config.gradient_norm_attack)
+    return reach(sizes, config.auc_margin, attacks, halved=halved, exact=exact)
+
+
+def _judges_half(config: UnlearningConfig, method: str) -> bool:
+    """Whether a run looks at one half of S and H and is judged on the other."""
+    row = METHODS.get(method)
+    return config.stop_when_forgotten or method == "dial" or (row is not None and row.chooses)
 
 
 def _alternates(
@@ -296,21 +317,28 @@ def lora_config(args: ModelArguments, task: Task) -> LoraConfig | None:
 
 def split(values: dict[str, Any]) -> None:
     """Show what a request would do; nothing is trained or written."""
-    data_args = build(DataArguments, values)
+    data_args, model_args = build(DataArguments, values), build(ModelArguments, values)
     config = build(UnlearningConfig, without_method(values))
     request_args, out = build(RequestArguments, values), console(config)
-    ledger = _ledger_of_named(build(ModelArguments, values), out)
+    ledger, task = _ledger_and_task(model_args, out)
     data, source = named_data(data_args)
-    show_split(out, split_data(data, source, data_args, request_args, config, ledger), request_args)
+    parts = split_data(data, source, data_args, request_args, config, ledger)
+    halved = _judges_half(config, str(values.get("method")))
+    show_split(out, parts, request_args, words_in_reach(parts, config, task, halved=halved))
 
 
-def _ledger_of_named(model_args: ModelArguments, out: Console) -> Ledger | None:
-    """The ledger of the model that a split is for, which need not be there yet."""
+def _ledger_and_task(model_args: ModelArguments, out: Console) -> tuple[Ledger | None, Task | None]:
+    """The ledger and the task of the model that a split is for, which need not be there yet."""
     if model_args.model_name_or_path is None:
-        return None
+        return None, model_args.task
     try:
         source = located(model_args)
     except InputError as error:
         out.print(f"This leaves out what the model had to forget before, as the model cannot be read: {plain(error)}")
-        return None
-    return ledger_of(source)
+        return None, model_args.task
+    try:
+        task = source_task(source, model_args.task)
+    except InputError:
+        # A split has no need of a model that can be measured.
+        task = None
+    return ledger_of(source), task

@@ -97,7 +97,7 @@ def plan_reference(run: Preparation, arm: Arm, seed: int) -> Reference:
         "num_train_epochs": record.epochs,
         "merge_adapter": record.peft is not None and not run.source.adapter,
     }
-    made: dict[str, Any] = {"arm": arm, "seed": seed, "split": run.parts.audit.to_dict()}
+    made: dict[str, Any] = {"arm": arm, "seed": seed, "split": run.parts.audit.identity()}
     trained = {
         "base": [base.name, base.revision],
         "task": record.task,
@@ -211,7 +211,7 @@ def named_references(values: dict[str, Any], audit: SplitAudit, task: Task) -> l
             f"There are no trained references in {folder}; name the folder {REFERENCES_FOLDER!r} that "
             "`hf-unlearn references` makes in its --output_dir."
         )
-    split = audit.to_dict()
+    split = audit.identity()
     for reference in found:
         if reference.settings["split"] != split:
             raise InputError(

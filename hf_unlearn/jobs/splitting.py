@@ -3,9 +3,9 @@
 from contextlib import nullcontext
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import DatasetDict, IterableDataset, IterableDatasetDict
 
-from ..data.arrow_tables import AnyDataset, column_names, require_columns
+from ..data.arrow_tables import AnyDataset, column_names
 from ..data.copies.paraphrases import SentenceEncoder
 from ..data.format import RecordFormat
 from ..data.loading import load_data, pick_split, reading
@@ -48,10 +48,6 @@ def split_data(
     """
     dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
     request, holdout = forget_request(request_args), _holdout(data, data_args, request_args)
-    if config.group_column is not None:
-        for part in (dataset, holdout):
-            if isinstance(part, Dataset | IterableDataset):
-                require_columns([config.group_column], column_names(part))
     if ledger is not None and ledger.runs:
         key = ledger_key(request_args.digest_key_file, ledger)
     else:
@@ -73,6 +69,7 @@ def split_data(
             revision=source.revision,
             forgotten_before=forgotten_before(ledger, key) if ledger is not None else None,
             ask_again=ask_again,
+            group_column=config.group_column,
         )
 
 

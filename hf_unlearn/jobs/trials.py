@@ -94,12 +94,14 @@ def with_method(
         else:
             values["num_train_epochs"] = config.num_train_epochs * share
     inherited = inherited_settings(run.lineage.record, values)
-    return replace(run, values=values, inherited=inherited, config=build(UnlearningConfig, {**inherited, **values}))
+    # What the split takes for the groups is in no setting.
+    made = {**inherited, **values, "group_column": config.group_column}
+    return replace(run, values=values, inherited=inherited, config=build(UnlearningConfig, made))
 
 
 def plan_trial(run: Preparation, name: str, method: str, alpha: float | None = None, share: float = 1.0) -> Trial:
     tried = with_method(run, method, alpha, folder=run.config.folder / TRIALS_FOLDER / name, share=share)
-    return Trial(name, tried, run_settings(tried.values, split=run.parts.audit.to_dict()))
+    return Trial(name, tried, run_settings(tried.values, split=run.parts.audit.identity()))
 
 
 def approximate_obstacle(run: Preparation) -> str | None:

@@ -64,7 +64,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     harness_tasks = harness_tasks_of(values, task)
     folder, forgotten = config.folder, prepared.parts.forgotten
     assert forgotten is not None
-    settings = run_settings(values, split=prepared.parts.audit.to_dict(), **prepared.made_up)
+    settings = run_settings(values, split=prepared.parts.audit.identity(), **prepared.made_up)
     if is_finished(folder, settings, CARD_FILE):
         clear_trials(folder)
         out.print(f"{plain(folder)} holds this run, finished.")

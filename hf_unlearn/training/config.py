@@ -162,8 +162,8 @@ class UnlearningConfig(TrainingArguments):
     group_column: str | None = field(
         default=None,
         metadata={
-            "help": "The column that says whose record it is (author, customer). With it 400 records of 20 people "
-            "count as 20 in every interval, as records of one person resemble each other."
+            "help": "The column that says whose record it is (author, customer); by default that of the ids, where "
+            "ids repeat. Then 400 records of 20 people count as 20, as records of one person resemble each other."
         },
     )
 

@@ -16,7 +16,7 @@ from ..data.arrow_tables import AnyDataset
 from ..data.split import ForgetRows, SplitAudit
 from ..errors import InputError
 from ..evaluation.assemble import save_evidence
-from ..evaluation.measured_sets import EvidenceSets
+from ..evaluation.measured_sets import EvidenceSets, grouped
 from ..evaluation.report import SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.scoring import preserved_rng
@@ -167,6 +167,7 @@ class UnlearningTrainer(MethodTrainer):
         self.measuring = Measuring(
             args, processing_class, self.accelerator.autocast, self.cost, lambda: self.flops_per_token[1]
         )
+        self.judged: dict[SetName, AnyDataset | None] = {"forget": forget_dataset, "holdout": holdout_dataset}
         self._prepare_measuring(data.evidence)
 
     def _prepare_measuring(self, evidence: EvidenceSets | None) -> None:
@@ -242,7 +243,8 @@ class UnlearningTrainer(MethodTrainer):
         """Measure the model as it is now and reach a verdict.
 
         Args:
-            audit: of the split that made L and S; without it nothing is known about copies of S in L.
+            audit: of the split that made L and S; without it nothing is known about copies of S in L. It also says
+                which records count as one group where ``args.group_column`` does not.
             dataset: where D came from.
             retrained: a model that was trained on L alone, a folder or Hub id, to compare with.
             more_retrained: others that differ from it in their seed; from two on their spread counts in the verdict.
@@ -252,10 +254,15 @@ class UnlearningTrainer(MethodTrainer):
             The evidence; ``save_model`` writes it beside the model.
 
         Raises:
-            InputError: there is no forget set to measure, or the retrained model does not fit.
+            InputError: there is no forget set to measure, S or H lack the column of their groups, or the retrained
+                model does not fit.
         """
         if self.evidence is None:
             raise InputError("Without forget_dataset there is nothing to report on.")
+        if audit is not None and audit.group_column is not None and self.args.group_column is None:
+            self.args.group_column = audit.group_column
+            self.evidence = grouped(self.evidence, self.judged, audit.group_column)
+            self.tables = {arm: self.evidence.with_groups(tables) for arm, tables in self.tables.items()}
         retraining = None
         with preserved_rng():
             self.tables["unlearned"] = self.measuring.score(self.evidence, self.model)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers import AutoModelForCausalLM
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.plots import PICTURES
+from hf_unlearn.jobs.preparation import prepare_run
+from hf_unlearn.jobs.trials import with_method
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import RECORD_FILE, load_record
 
@@ -132,6 +135,79 @@ def test_records_of_one_group_are_no_independent_witnesses(
     assert code == 2
     assert "no column 'author'" in err
     assert not (tmp_path / "no").exists()
+
+
+@pytest.fixture
+def by_customer(lm_settings: dict[str, Any], tmp_path: Path) -> Callable[[list[str], list[str]], dict[str, Any]]:
+    """A recipe that names customers of ten records each to forget, and customers that are held out."""
+
+    def settings(forget: list[str], held_out: list[str]) -> dict[str, Any]:
+        (tmp_path / "customers.txt").write_text("\n".join(forget))
+        (tmp_path / "strangers.txt").write_text("\n".join(held_out))
+        files = {"forget_ids": str(tmp_path / "customers.txt"), "holdout_ids": str(tmp_path / "strangers.txt")}
+        return {**lm_settings, **files, "forget_id_column": "group", "measure_steps": 0}
+
+    return settings
+
+
+def test_one_customer_against_one_is_known_before_the_run_to_decide_nothing(
+    command: Any, by_customer: Any, lm_original: Path, tmp_path: Path
+) -> None:
+    settings = by_customer(["g0"], ["g5"])
+    folder = tmp_path / "out"
+    code, out, err = command("run", {**settings, "output_dir": str(folder)})
+    assert code == 0, err
+    report = UnlearningReport.load(folder / "unlearning_report.json")
+    assert (report.group_column, report.verdict.groups, report.verdict.word) == ("group", [1, 1], "undecided")
+    flat = " ".join(out.split())
+    assert flat.count("Records with the same `group` count as one group: there are 1 in S and 1 in H.") == 1
+    before = flat.index("10 records to forget in 1 group against 10 held-out records in 1 group: a measurement")
+    assert before < flat.index("The evidence")
+    assert "An exact start (`--method base`) decides without a measurement." in flat
+    assert "--group_column group" in (folder / "README.md").read_text()
+    assert "g0" not in out + (folder / "README.md").read_text() + (folder / "unlearning_report.json").read_text()
+    code, out, _ = command("evaluate", {**settings, "output_dir": str(tmp_path / "evaluation")})
+    assert code == 0
+    report = UnlearningReport.load(tmp_path / "evaluation" / "unlearning_report.json")
+    assert (report.group_column, report.verdict.groups, report.verdict.word) == ("group", [1, 1], "undecided")
+    assert "1 held-out records" not in out
+    assert "exact start" not in out
+
+
+def test_the_split_says_what_a_measurement_can_decide(
+    command: Any, by_customer: Any, lm_settings: dict[str, Any], lm_original: Path
+) -> None:
+    def shown(settings: dict[str, Any], *flags: str) -> str:
+        code, out, err = command("split", settings, *flags)
+        assert code == 0, err
+        return " ".join(out.split())
+
+    out = shown(lm_settings)
+    assert "count as one group" not in out
+    assert "10 records to forget against 10 held-out records: a measurement with " in out
+    assert re.search(r"can confirm no margin. You ask for ±0.10, for which \d{3} records a side are enough", out)
+    assert "Half of each is judged" not in out
+    assert "Half of each is judged, 5 records to forget" in shown(lm_settings, "--method", "dial")
+    gone = {**lm_settings, "model_name_or_path": str(lm_original / "gone")}
+    assert "a measurement with one attack" in shown(gone)
+    without = {name: value for name, value in lm_settings.items() if name != "holdout_ids"}
+    assert "There are no held-out records, so a measurement can decide nothing." in shown(without)
+    some = {**by_customer(["g0", "g1"], ["g4", "g5"]), "auc_margin": 0.2}
+    assert "20 records to forget in 2 groups against 20 held-out records in 2 groups" in shown(some)
+    assert "You ask for ±0.20" in shown(some)
+    assert "the same `id` count as one group: there are 20 in S and 20 in H" in shown({**some, "group_column": "id"})
+    del some["holdout_ids"]
+    stays = shown({**some, "holdout_rows": [2, 3, 8, 9]})
+    assert "there are 2 in S and 2 in H" in stays
+    assert "Groups of H with other records in L: 2 (4 rows). Every model knows them better than S." in stays
+
+
+def test_a_choice_among_methods_keeps_the_groups(by_customer: Any, lm_original: Path) -> None:
+    prepared = prepare_run({**by_customer(["g0", "g1"], ["g4", "g5"]), "method": "auto", "output_dir": "none"})
+    assert prepared.config.group_column == "group"
+    assert "group_column" not in prepared.values
+    tried = with_method(prepared, "shrink_reheat", 0.5)
+    assert (tried.config.group_column, tried.config.alpha) == ("group", 0.5)
 
 
 def test_a_classifier_with_a_test_split_and_a_reference_of_its_own(

@@ -1,6 +1,7 @@
 """The trainer: what never changes, what never leaks into training, what it measures."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,25 @@ def test_fine_tuning_at_a_low_rate_does_not_forget_and_the_report_says_so(lm_ori
     assert report.arms["original"].membership_auc is not None
     assert report.arms["original"].membership_auc.value > 0.9
     assert report.verdict.word == "not_forgotten", report.verdict
+
+
+def test_the_audit_says_which_records_count_as_one_group(lm_original: Path, tmp_path: Path) -> None:
+    customers, strangers = Records.ids("group", ["g0", "g1"]), Records.ids("group", ["g4", "g5"])
+    split = split_retained(Dataset.from_list(secrets_rows()), customers, holdout=strangers)
+    run = trainer(tmp_path, str(lm_original), split, method="fine_tune", max_steps=1)
+    run.train()
+    report = run.report(audit=split.audit)
+    assert (report.group_column, report.verdict.groups) == ("group", [2, 2])
+    assert {arm: found.sets["forget"].loss.n for arm, found in report.arms.items()} == {"original": 2, "unlearned": 2}
+    again = run.report(audit=split.audit)
+    assert again.verdict.groups == [2, 2], "a second report finds the same"
+    # The settings go before the audit, and a set that lost the column cannot be judged.
+    named = trainer(tmp_path, str(lm_original), split, group_column="id").report(audit=split.audit)
+    assert (named.group_column, named.verdict.groups) == ("id", [20, 20])
+    assert split.holdout is not None
+    without = replace(split, holdout=split.holdout.remove_columns("group"))
+    with pytest.raises(InputError, match="no column 'group'"):
+        trainer(tmp_path, str(lm_original), without).report(audit=split.audit)
 
 
 def test_a_clean_start_is_exact_and_names_its_stage(lm_original: Path, tmp_path: Path) -> None:

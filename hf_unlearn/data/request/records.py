@@ -48,7 +48,7 @@ class Records:
         Raises:
             InputError: no ids, or ids of several types.
         """
-        return cls((Values(column, tuple(ids)),))
+        return cls((Values(column, tuple(ids), are_ids=True),))
 
     @classmethod
     def ids_from_file(cls, column: str, path: str | Path) -> "Records":
@@ -65,7 +65,7 @@ class Records:
         """
         values, lines = read_ids(Path(path), column)
         untyped = Path(path).suffix != ".jsonl"
-        return cls((Values(column, values, lines, Path(path).name, untyped=untyped),))
+        return cls((Values(column, values, lines, Path(path).name, untyped=untyped, are_ids=True),))
 
     @classmethod
     def where(cls, column: str, *values: Any) -> "Records":
@@ -195,13 +195,14 @@ class KeyMatcher(Matcher):
 
 @dataclass(frozen=True)
 class Values(Selector):
-    """Rows whose column holds one of the values."""
+    """Rows whose column holds one of the values; ``are_ids`` says that each value is a record, customer or author."""
 
     column: str
     values: tuple[Any, ...]
     lines: tuple[int, ...] = ()
     source: str = ""
     untyped: bool = False
+    are_ids: bool = False
 
     def __post_init__(self) -> None:
         if not self.values:
