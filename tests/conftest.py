@@ -347,6 +347,8 @@ def hub_settings(hub: HubServer, lm_settings: dict[str, Any], lm_original: Path,
         "dataset_name": "owner/secrets",
         "method": "base",
         "budget": 0.05,
+        # Random codes of other people are as hard as before, and harder for whoever is certain of wrong ones.
+        "utility_margin": 0.9,
     }
 
 

@@ -193,7 +193,7 @@ Publish a finished run on the Hub: the model (--hub_model_id), the data set with
             argument(
                 "--push_anyway",
                 action="store_true",
-                help="Publish also when the verdict is not_forgotten or over_forgotten.",
+                help="Publish also when the verdict is not_forgotten or over_forgotten, or the utility is lost.",
             ),
             argument(
                 "--push_to_existing", action="store_true", help="Publish also to a repository that has files already."

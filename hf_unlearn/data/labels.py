@@ -36,6 +36,12 @@ def class_ids(config: PretrainedConfig) -> dict[str, int]:
     return {name: int(i) for i, name in (config.id2label or {}).items()}
 
 
+def class_names_of(config: PretrainedConfig) -> tuple[str, ...]:
+    """The names of a model's classes in the order of their ids."""
+    names = {i: name for name, i in class_ids(config).items()}
+    return tuple(names.get(i, str(i)) for i in range(max(names, default=-1) + 1))
+
+
 def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -> dict[Any, int]:
     """Map the values of a label column to the classes of a model, by name where both have names.
 

@@ -4,7 +4,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from .report import (
     UnlearningReport,
 )
 from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, share
-from .utility import utility
+from .utility.comparison import utility
+from .utility.metrics import Truth, corrected_share, f1_score, predictions, recalls, tally
 from .verdict import Provenance, Scores, check_base, decide
 
 
@@ -43,7 +44,7 @@ class Judging:
 
     Attributes:
         margin: on the AUC.
-        utility_margin: on the accuracy, or on the loss as a fraction of it.
+        utility_margin: on the metric of the task, or as a fraction of what was gained in loss.
         group_column: the column that says whose record it is, None where records count as independent.
         seed: of what is drawn for the intervals.
         on_part: whether S and H are the halves that neither the training nor a search looked at.
@@ -71,6 +72,7 @@ def assemble_report(
     method: MethodEntry,
     cost: CostEntry | None = None,
     curve: Sequence[CurvePoint] = (),
+    weights_moved: bool | None = None,
 ) -> UnlearningReport:
     """Summarise the tables, reach the verdict and put everything into one report.
 
@@ -89,7 +91,7 @@ def assemble_report(
     difficulty = tables.get("base")
     arms = {arm: sets for arm, sets in tables.items() if arm != "base"}
     judged = {arm: attack_scores(sets, difficulty) for arm, sets in arms.items()}
-    blind = evidence.blind(seed)
+    blind, truth = evidence.blind(seed), evidence.truth()
     provenance = check_base(
         provenance,
         attack_scores(difficulty) if difficulty is not None else None,
@@ -115,7 +117,7 @@ def assemble_report(
         method=method,
         cost=cost,
         arms={
-            arm: summarise_arm(sets, task, evidence.sampled, judged[arm], seed, generated.get(arm))
+            arm: summarise_arm(sets, task, evidence.sampled, judged[arm], seed, generated.get(arm), truth)
             for arm, sets in arms.items()
         },
         curve=list(curve),
@@ -125,9 +127,10 @@ def assemble_report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         software=software_versions(),
         hardware={"device": _device(), "processes": str(PartialState().num_processes)},
-        utility=utility(arms, task, judging.utility_margin),
+        utility=utility(tables, task, judging.utility_margin, truth=truth, written=generated, seed=seed),
         group_column=judging.group_column,
         base_is_clean=provenance.base_is_clean,
+        weights_moved=weights_moved,
     )
 
 
@@ -152,8 +155,13 @@ def _device() -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
-    """The scores of a set from its table of records."""
+def summarise(
+    table: pa.Table, task: Task, sampled: bool, truth: Truth | None = None, seed: int = 0, *, named: bool = True
+) -> SetScores:
+    """The scores of a set from its table of records, and of a classifier from the true classes.
+
+    ``seed`` is of the bootstrap, and ``named`` says whether the names of the classes in this set may be told.
+    """
     columns = {name: table[name].to_numpy() for name in table.column_names}
     tokens, groups = columns["tokens"], columns.get("group")
     loss = mean_loss(columns["nll"], tokens, groups=groups)
@@ -161,12 +169,32 @@ def summarise(table: pa.Table, task: Task, sampled: bool) -> SetScores:
         correct = columns["correct"]
         one_each = (tokens == 1).all()
         accuracy = share(correct, groups) if one_each else clustered_rate(correct, tokens, groups)
-        return SetScores(table.num_rows, loss, accuracy, None, sampled)
+        found = SetScores(table.num_rows, loss, accuracy, None, sampled)
+        return found if truth is None else _with_f1(found, predictions(table), truth, groups, seed, named)
     perplexity = Estimate(_exp(loss.value), _exp(loss.low), _exp(loss.high), loss.n)
     probability = clustered_mean(np.exp(-columns["loss"]), groups)
     exact = clustered_mean(columns["exact"], groups)
     strength = None if task == "fill-mask" else clustered_mean(columns["extraction"], groups)
     return SetScores(table.num_rows, loss, None, perplexity, sampled, probability, exact, strength)
+
+
+def _with_f1(
+    scores: SetScores,
+    predicted: list[np.ndarray],
+    truth: Truth,
+    groups: np.ndarray | None,
+    seed: int,
+    named: bool,
+) -> SetScores:
+    counts = {kind: tally(truth, [predicted], groups, kind) for kind in dict.fromkeys(("macro_f1", truth.f1))}
+    one_each = groups is None and all(len(one) == 1 for one in truth.classes)
+    return replace(
+        scores,
+        macro_f1=f1_score(counts["macro_f1"], "macro_f1", seed),
+        entity_f1=f1_score(counts["entity_f1"], "entity_f1", seed) if "entity_f1" in counts else None,
+        recall=recalls(counts[truth.f1], one_each) if named else {},
+        corrected=corrected_share(truth, predicted, groups),
+    )
 
 
 def summarise_generation(table: pa.Table) -> GenerationScores:
@@ -184,6 +212,8 @@ def summarise_generation(table: pa.Table) -> GenerationScores:
     return GenerationScores(
         records=len(np.unique(columns["row"])),
         rouge_l_recall=clustered_mean(columns["rougeL_recall"][worded], unit[worded]) if len(worded) else None,
+        rouge_l=clustered_mean(columns["rougeL"][worded], unit[worded]) if len(worded) else None,
+        exact_match=share_of(first, "equal"),
         refusal_rate=share_of(first, "refused"),
         extracted={
             str(prefix): share_of(np.flatnonzero(columns["prefix"] == prefix), "extracted")
@@ -199,15 +229,23 @@ def summarise_arm(
     scores: Scores | None,
     seed: int,
     generated: dict[SetName, pa.Table] | None = None,
+    truth: Mapping[SetName, Truth] | None = None,
 ) -> ArmEntry:
-    """The scores of a model from its tables, one a set, from what the attacks make of S and H, and what it wrote."""
+    """The scores of a model from its tables, one a set, from what the attacks make of S and H, and what it wrote.
+
+    ``truth`` are the true classes of each set, for classifiers.
+    """
     attacks = {}
     if scores is not None:
         attacks = {
             name: attack_result(scores.forget[name], scores.holdout[name], scores.groups, seed=seed)
             for name in scores.forget
         }
-    sets: dict[str, SetScores] = {name: summarise(table, task, name in sampled) for name, table in tables.items()}
+    sets: dict[str, SetScores] = {
+        # A class that only S has is told to nobody.
+        name: summarise(table, task, name in sampled, (truth or {}).get(name), seed, named=name != "forget")
+        for name, table in tables.items()
+    }
     written: dict[str, GenerationScores] = {
         name: summarise_generation(table) for name, table in (generated or {}).items() if table.num_rows
     }

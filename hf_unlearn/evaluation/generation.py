@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby, takewhile
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import torch
@@ -25,6 +25,7 @@ from ..models.tasks import IGNORED, TASKS, Task
 from .measured_sets import JUDGED, EvidenceSets
 from .report import SetName
 from .scoring import Context, evaluating, preserved_rng, shared_batches
+from .utility.comparison import MeasuredOn
 
 PREFIXES = (0, 8, 16, 32)  # tokens of the text that the model is given
 NEW_TOKENS = 200  # after a prompt, as TOFU's evaluation
@@ -48,7 +49,8 @@ _FIRST_SENTENCE = re.compile(r".*?(?:[.!?\n]|$)", re.DOTALL)
 COLUMNS: list[tuple[str, pa.DataType]] = [
     *((name, pa.int64()) for name in ("row", "passage", "prefix", "tokens", "matched")),
     ("extracted", pa.bool_()),
-    *((name, pa.float64()) for name in ("rouge1_recall", "rougeL_recall")),
+    *((name, pa.float64()) for name in ("rouge1_recall", "rougeL_recall", "rougeL")),
+    ("equal", pa.bool_()),
     ("written", pa.int64()),
     ("refused", pa.bool_()),
 ]
@@ -168,8 +170,9 @@ def measure(generations: list[Generation], tokenizer: PreTrainedTokenizerBase) -
         A table without any text, a line for each passage and prefix: ``row``, ``passage`` and ``prefix`` (see
         :class:`Generation`), ``tokens`` (those compared: :data:`CONTINUATION`, or what is left of the text if that
         is less; few tokens are easily guessed), ``matched`` (those of them that the model wrote before it first
-        differed), ``extracted`` (whether it wrote all of them), ``rouge1_recall`` and ``rougeL_recall`` (against all
-        that is left of the text; null where that has no word), ``written`` (tokens that the model wrote) and
+        differed), ``extracted`` (whether it wrote all of them), ``rouge1_recall``, ``rougeL_recall`` and ``rougeL``,
+        the F-measure (against all that is left of the text; null where that has no word), ``equal`` (whether it wrote
+        all that is left and no more, up to blanks around it), ``written`` (tokens that the model wrote) and
         ``refused`` (whether its first sentence contains one of :data:`REFUSALS`).
     """
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
@@ -192,6 +195,8 @@ def measure(generations: list[Generation], tokenizer: PreTrainedTokenizerBase) -
                 "extracted": matched == len(wanted),
                 "rouge1_recall": rouge["rouge1"].recall if rouge else None,
                 "rougeL_recall": rouge["rougeL"].recall if rouge else None,
+                "rougeL": rouge["rougeL"].fmeasure if rouge else None,
+                "equal": text.strip() == reference.strip(),
                 "written": len(generation.written),
                 "refused": is_refusal(text),
             }
@@ -210,6 +215,8 @@ def generation_tables(
 ) -> tuple[dict[SetName, pa.Table], int]:
     """Let a model continue records of S and H, and compare what it writes with them.
 
+    A model that reads one text and writes another also writes for the set that utility is measured on.
+
     Args:
         model, tokenizer, context: as for :func:`generate`.
         evidence: the encoded records.
@@ -222,10 +229,22 @@ def generation_tables(
     """
     tables: dict[SetName, pa.Table] = {}
     tokens = 0
+    useful = next((name for name in get_args(MeasuredOn) if name in evidence.sets), None)
     for name, part in evidence.at_most(records, seed).sets.items():
+        prefixes: tuple[int, ...] = PREFIXES
         if name not in JUDGED:
-            continue
-        found = generate(model, part, tokenizer, task=evidence.task, batch_size=evidence.batch_size, context=context)
+            if name != useful or not TASKS[evidence.task].two_texts:
+                continue
+            prefixes = PREFIXES[:1]
+        found = generate(
+            model,
+            part,
+            tokenizer,
+            task=evidence.task,
+            batch_size=evidence.batch_size,
+            prefixes=prefixes,
+            context=context,
+        )
         tokens += sum(len(ids) for one in found for ids in (one.read, one.begun, one.written))
         tables[name] = measure(found, tokenizer)
         if "group" in part.column_names:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +24,7 @@ from .blind_baseline import BlindBaseline, Labelled, blind_baseline
 from .report import SetName
 from .scoring import WINDOWS, Collator, Context, best_windows, gradient_norms, score
 from .statistics import Estimate, mean_loss, membership_auc
+from .utility.metrics import Truth
 from .verdict import Scores
 
 # Membership is judged on these, so they are scored whole.
@@ -46,6 +47,7 @@ class EvidenceSets:
         gradients: whether the gradient norms of S and H are measured too.
         collator: stacks examples.
         batch_size: examples in a forward pass.
+        classes: the names of a classifier's classes.
     """
 
     task: Task
@@ -54,6 +56,13 @@ class EvidenceSets:
     batch_size: int
     sampled: set[SetName] = field(default_factory=set)
     gradients: bool = False
+    classes: tuple[str, ...] = ()
+
+    def truth(self) -> dict[SetName, Truth]:
+        """The true classes of each set; none where the models are no classifiers."""
+        if not TASKS[self.task].classes:
+            return {}
+        return {name: _truth(part, self.classes) for name, part in self.sets.items()}
 
     def score(self, model: nn.Module, context: Context = nullcontext) -> dict[SetName, pa.Table]:
         """Score a model on every set (see :func:`~hf_unlearn.evaluation.scoring.score`).
@@ -154,6 +163,8 @@ def evidence_sets(
     masking: TokenMasking | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     group_column: str | None = None,
+    classes: tuple[str, ...] = (),
+    corrected_column: str | None = None,
 ) -> EvidenceSets:
     """Encode the sets to measure on; of L and the test split a random part.
 
@@ -167,9 +178,11 @@ def evidence_sets(
         masking: hides what a masked language model has to guess, in the same way for every model.
         tokenizer: the model's; without it the attack by the size of the compressed text is left out.
         group_column: the column of S and H with each record's group, such as its author.
+        classes: the names of a classifier's classes.
+        corrected_column: the column of S with the label that each record should have had.
 
     Raises:
-        InputError: a set has no record or lacks the column of the groups, or some sets are encoded and some are not.
+        InputError: a set has no record or lacks a column, or some sets are encoded and some are not.
     """
     sets: dict[SetName, Dataset] = {}
     codes: dict[Any, int] = {}
@@ -188,6 +201,7 @@ def evidence_sets(
         if len(part) == 0:
             raise InputError(f"The {name} set is empty. Leave it out, or put records in it.")
         groups = _group_codes(part, group_column, codes) if group_column is not None and whole else None
+        corrected = _corrected(part, encoder, corrected_column) if name == "forget" and corrected_column else None
         if "input_ids" in part.column_names:
             sets[name] = with_rows(part)
         elif encoder is not None:
@@ -204,7 +218,48 @@ def evidence_sets(
         if groups is not None:
             encoded = "input_ids" in part.column_names
             sets[name] = sets[name].add_column("group", groups if encoded else groups[np.array(sets[name]["row"])])
-    return EvidenceSets(task, sets, collator, batch_size, sampled)
+        sets[name] = sets[name].remove_columns("corrected" if "corrected" in sets[name].column_names else [])
+        if corrected is not None:
+            sets[name] = _with_corrected(sets[name], corrected)
+    return EvidenceSets(task, sets, collator, batch_size, sampled, classes=classes)
+
+
+def _truth(examples: Dataset, names: tuple[str, ...]) -> Truth:
+    """The true classes in examples, by record; the pieces of a record in their order."""
+    rows, which = np.unique(examples["row"], return_inverse=True)
+    found: dict[str, list[list[int]]] = {
+        column: [[] for _ in rows] for column in ("labels", "corrected") if column in examples.column_names
+    }
+    for column, values in found.items():
+        for record, label, value in zip(which, examples["labels"], examples[column], strict=True):
+            labels, given = ([label], [value]) if isinstance(label, int) else (label, value)
+            values[record] += [one for own, one in zip(labels, given, strict=True) if own != IGNORED]
+    arrays = {column: [np.array(one, dtype=np.int32) for one in values] for column, values in found.items()}
+    return Truth(arrays["labels"], names, arrays.get("corrected"))
+
+
+def _corrected(part: Dataset, encoder: RecordEncoder | None, column: str) -> dict[int, Any]:
+    """The labels by row that another column gives, as numbers of classes; without the rows where it is empty."""
+    require_columns([column], part.column_names)
+    if encoder is None:
+        return dict(zip(with_rows(part)["row"], part[column], strict=True))
+    features = part.features
+    kinds = [getattr(features[name], "feature", features[name]) for name in (column, encoder.format.label)]
+    if isinstance(kinds[1], ClassLabel) and not isinstance(kinds[0], ClassLabel) and kinds[0].dtype.startswith("int"):
+        # They are numbers of the same classes.
+        part = part.cast_column(column, features[encoder.format.label])
+    given = [row for row, label in enumerate(part[column]) if label is not None]
+    reader = replace(encoder, format=replace(encoder.format, label=column))
+    examples = encode(part.select(given), reader, "corrected")
+    assert isinstance(examples, Dataset)
+    return {given[row]: labels for row, labels in zip(examples["row"], examples["labels"], strict=True)}
+
+
+def _with_corrected(examples: Dataset, corrected: dict[int, Any]) -> Dataset:
+    """Examples with the column ``corrected``, -100 where there is no other label."""
+    rows = zip(examples["row"], examples["labels"], strict=True)
+    unknown = [(row, IGNORED if isinstance(label, int) else [IGNORED] * len(label)) for row, label in rows]
+    return examples.add_column("corrected", [corrected.get(row, nothing) for row, nothing in unknown])
 
 
 def halves_of_records(records: AnyDataset, group_column: str | None, seed: int) -> tuple[Dataset, Dataset]:

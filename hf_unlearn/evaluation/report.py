@@ -16,7 +16,7 @@ from ..models.training_record import DataSource
 from .harness import HarnessScore
 from .membership import AttackResult
 from .statistics import Estimate
-from .utility import Utility
+from .utility.comparison import Utility
 from .verdict import BaseIsClean, Verdict
 
 REPORT_FILE = "unlearning_report.json"
@@ -129,6 +129,11 @@ class SetScores:
         probability: mean over records of exp(-loss of the record) (language models of all kinds).
         exact_memorization: mean share of a record's tokens that greedy decoding gives (language models of all kinds).
         extraction_strength: mean share at the end of a record that greedy decoding gives (all but masked ones).
+        macro_f1: mean F1 of the classes that the records have, as scikit-learn defines it (classifiers).
+        entity_f1: F1 of all entities together, as seqeval 1.2.2 defines it (classifiers of words, by BIO tags).
+        recall: share that is found of each class, or of each type of entity (classifiers); empty for S, whose classes
+            may be nobody else's.
+        corrected: share of wrong labels for which the corrected one is given; None where no such label is known.
     """
 
     records: int
@@ -139,6 +144,10 @@ class SetScores:
     probability: Estimate | None = None
     exact_memorization: Estimate | None = None
     extraction_strength: Estimate | None = None
+    macro_f1: Estimate | None = None
+    entity_f1: Estimate | None = None
+    recall: dict[str, Estimate] = field(default_factory=dict)
+    corrected: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -152,12 +161,16 @@ class GenerationScores:
         refusal_rate: share of these in which it says that it does not know or will not tell.
         extracted: by the number of tokens of the text that it was given besides the prompt, the share of texts whose
             next 50 tokens (or what is left of them) it writes without a mistake.
+        rouge_l: mean F-measure of ROUGE-L where the recall is its mean; None in older reports, too.
+        exact_match: share of texts that it writes as they are, without a word more; None in older reports.
     """
 
     records: int
     rouge_l_recall: Estimate | None
     refusal_rate: Estimate
     extracted: dict[str, Estimate]
+    rouge_l: Estimate | None = None
+    exact_match: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -311,6 +324,7 @@ class UnlearningReport:
         base_is_clean: whether the base that the fine-tuning began at never saw S: ``stated`` by the user; ``checked``:
             its own membership tests do not distinguish S from H; ``doubtful``: they do; ``unchecked``; None where it
             did not begin at a base.
+        weights_moved: whether a weight differs from the original's; None where nobody could compare them.
         ledger: the line of the ledger beside the report that is about this run; None where no ledger was kept.
     """
 
@@ -337,6 +351,7 @@ class UnlearningReport:
     road: Road = field(default_factory=Road)
     base_is_clean: BaseIsClean | None = None
     ledger: LedgerNote | None = None
+    weights_moved: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return json_values(self)

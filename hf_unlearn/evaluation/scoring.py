@@ -64,7 +64,8 @@ def score(
         made: labelled tokens, or 1 for a classifier of texts), ``nll`` (the sum of their negative log-likelihoods in
         nats), ``loss`` (``nll / tokens``) and ``correct`` (predictions that are the most likely one). Of a classifier
         also ``margin`` (logit of the label less the logsumexp of the others) and ``entropy`` (in nats), means over
-        the predictions. Of a language model also ``min_k`` (mean log-likelihood of the 40 % least likely tokens, Shi
+        the predictions, and ``predicted`` (the most likely class of each prediction, a list). Of a language model also
+        ``min_k`` (mean log-likelihood of the 40 % least likely tokens, Shi
         et al. 2024, arXiv:2310.16789), ``min_k_plus`` (the same in standard deviations from the mean over the
         vocabulary, Zhang et al. 2024, arXiv:2404.02936), ``exact`` and ``extraction``
         (:func:`exact_memorization` and :func:`extraction_strength` of the text, 0 where there is none). For a
@@ -150,15 +151,16 @@ def _statistics(logits: torch.Tensor, labels: torch.Tensor, tail: np.ndarray, ta
     wanted = labels[example, position]
     size = max(1, max(CHUNK, logits.numel() // PART) // logits.shape[-1])
     # Small results that stay between the large temporaries would keep the C library from using their memory again.
-    found = torch.empty(5, len(wanted), device=logits.device)
+    found = torch.empty(6, len(wanted), device=logits.device)
     for i in range(0, len(wanted), size):
         part = slice(i, i + size)
         found[:, part] = _predictions(logits[example[part], position[part]].float(), wanted[part])
-    nll, hits, mean, deviation, margin = found.cpu().double().numpy()
+    nll, hits, mean, deviation, margin, likeliest = found.cpu().double().numpy()
     which, tokens = example.cpu().numpy(), (labels != IGNORED).sum(1).cpu().numpy()
     columns = {"tokens": tokens, "nll": np.bincount(which, nll), "correct": np.bincount(which, hits).astype(int)}
     if TASKS[task].quality == "accuracy":
-        return columns | {"margin": np.bincount(which, margin) / tokens, "entropy": np.bincount(which, -mean) / tokens}
+        means = {"margin": np.bincount(which, margin) / tokens, "entropy": np.bincount(which, -mean) / tokens}
+        return columns | means | {"predicted": _lists(likeliest, tokens)}
     each = {"log_p": _lists(-nll, tokens)}
     return columns | each | _language_statistics(-nll, (-nll - mean) / deviation, hits > 0, which, tokens, tail)
 
@@ -171,11 +173,12 @@ def _predictions(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         wanted: the label, shape (predictions,).
 
     Returns:
-        Of shape (5, predictions): the negative log-likelihood, 1.0 where the label is the most likely one, mean and
-        standard deviation of the log-likelihood over the model's own distribution, and the margin
-        logit(label) - logsumexp(other logits).
+        Of shape (6, predictions): the negative log-likelihood, 1.0 where the label is the most likely one, mean and
+        standard deviation of the log-likelihood over the model's own distribution, the margin
+        logit(label) - logsumexp(other logits), and the most likely label.
     """
-    hits = (logits.argmax(-1) == wanted).float()
+    likeliest = logits.argmax(-1)
+    hits = (likeliest == wanted).float()
     log_p = logits.log_softmax(-1)
     own = log_p.gather(1, wanted[:, None])[:, 0]
     margin = logits.gather(1, wanted[:, None])[:, 0] - logits.scatter(1, wanted[:, None], -torch.inf).logsumexp(-1)
@@ -184,7 +187,7 @@ def _predictions(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     p = log_p.exp()
     mean = (p * log_p).sum(-1)
     variance = (p * log_p.sub_(mean[:, None]).square_()).sum(-1)
-    return torch.stack([-own, hits, mean, variance.clamp(min=1e-6).sqrt(), margin])
+    return torch.stack([-own, hits, mean, variance.clamp(min=1e-6).sqrt(), margin, likeliest.float()])
 
 
 def _language_statistics(
@@ -304,11 +307,12 @@ def _by_record(columns: dict[str, np.ndarray]) -> pa.Table:
         elif name == "nll":
             found["nll"] = np.bincount(which, values.astype(np.float64))
             found["loss"] = found["nll"] / tokens
-        elif name == "log_p":
+        elif name in ("log_p", "predicted"):
             inside = np.argsort(which, kind="stable")
             flat = np.concatenate(list(values[inside]))
             ends = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int32)
-            found["log_p"] = pa.ListArray.from_arrays(ends, pa.array(flat, pa.float32()))
+            kind = pa.float32() if name == "log_p" else pa.int32()
+            found[name] = pa.ListArray.from_arrays(ends, pa.array(flat.astype(kind.to_pandas_dtype())))
         elif name.startswith("window_"):
             best = np.full(len(rows), -np.inf)
             np.maximum.at(best, which, values)

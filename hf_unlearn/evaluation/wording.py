@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..models.tasks import TASKS
 from .statistics import Estimate
 
 if TYPE_CHECKING:
@@ -13,6 +14,16 @@ SET_NAMES = {
     "holdout": "held-out records (H)",
     "retained": "the retained records (L)",
     "test": "the test split",
+}
+# What a set is scored by besides the loss, by its name in SetScores.
+MEASURES = {
+    "accuracy": "accuracy on",
+    "perplexity": "perplexity on",
+    "macro_f1": "macro-F1 on",
+    "entity_f1": "F1 of entities on",
+    "corrected": "corrected labels of",
+    "exact_memorization": "exact memorization of",
+    "extraction_strength": "extraction strength of",
 }
 # The models that are compared, in this order in every table and picture.
 ARM_NAMES = {"original": "before", "unlearned": "after", "retrained": "retrained without S"}
@@ -55,13 +66,16 @@ def duration(seconds: float) -> str:
 def generation_rows(report: "UnlearningReport") -> list[tuple[str, dict[str, Estimate]]]:
     """What the models write, a row for each number: what it is, and by model how much."""
     rows: dict[str, dict[str, Estimate]] = {}
-    for name, letter in (("forget", "S"), ("holdout", "H")):
+    for name, letter in (("forget", "S"), ("holdout", "H"), ("retained", "L"), ("test", "the test split")):
         for arm, entry in report.arms.items():
             if (scores := entry.generation.get(name)) is None:
                 continue
             of = f"of {scores.records:,} records of {letter}"
             if scores.rouge_l_recall is not None:
                 rows.setdefault(f"ROUGE-L recall {of}", {})[arm] = scores.rouge_l_recall
+            if TASKS[report.task].two_texts and scores.rouge_l is not None and scores.exact_match is not None:
+                rows.setdefault(f"ROUGE-L {of}", {})[arm] = scores.rouge_l
+                rows.setdefault(f"exact matches {of}", {})[arm] = scores.exact_match
             rows.setdefault(f"refusals {of}", {})[arm] = scores.refusal_rate
             for given, share in scores.extracted.items():
                 rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share

@@ -32,6 +32,7 @@ from ..evaluation.prompting import WRAPPERS, in_context, other_words, sample_lea
 from ..evaluation.relearning import Taught, halfway, quantise, relearn
 from ..evaluation.report import SetName
 from ..files import save_json
+from ..methods.method import ADAPTER_RATE
 from ..models.loading import Model, load_any, load_tokenizer, source_task, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
@@ -40,10 +41,6 @@ from ..training.trainer_data import measured_sets
 from .console import console, plain, print_attacks
 from .preparation import Preparation, lora_config, prepare_run, without_method
 from .settings import AttackArguments, EvaluateArguments, ModelArguments, build
-
-# At the rate of all weights a fresh adapter moves a model little; its best rate is about ten times that
-# (Schulman et al. 2025, LoRA Without Regret).
-LORA_RATE = 10
 
 MOST_MEASUREMENTS = 20
 
@@ -281,7 +278,7 @@ def _attack_one(model: Model, run: Preparation, plan: _Plan, material: _Material
             evidence,
             taught=taught,
             steps=run.config.max_steps,
-            learning_rate=run.config.learning_rate * (LORA_RATE if taught == "public" else 1),
+            learning_rate=run.config.learning_rate * (ADAPTER_RATE if taught == "public" else 1),
             batch_size=run.config.per_device_train_batch_size,
             seed=seed,
             measure_every=max(1, run.config.max_steps // MOST_MEASUREMENTS),

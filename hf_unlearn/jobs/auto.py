@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..evaluation.report import Road, TrialEntry, UnlearningReport
-from ..evaluation.utility import Utility, utility
+from ..evaluation.utility.comparison import Utility, utility
 from ..training.trainer import UnlearningTrainer
 from .preparation import Preparation
 from .training_runs import unlearn
@@ -99,13 +99,18 @@ def _try(choice: Choice, trial: Trial) -> Tried:
         measured_on="all",
         membership_auc=report.arms["unlearned"].membership_auc,
         told=None,
-        # Compared with the original, also where there is a retrained model, which a run that has to choose lacks.
-        utility=utility(
-            {arm: trainer.tables[arm] for arm in ("original", "unlearned")}, trainer.task, trainer.args.utility_margin
-        ),
+        utility=_utility(trainer),
     )
     trial.keep(entry)
     return Tried(trial, entry, (trainer, report))
+
+
+def _utility(trainer: UnlearningTrainer) -> Utility | None:
+    """Compared with the original, also where there is a retrained model, which a run that has to choose lacks."""
+    tables = {arm: tables for arm, tables in trainer.tables.items() if arm != "retrained"}
+    truth = trainer.evidence.truth() if trainer.evidence is not None else {}
+    args = trainer.args
+    return utility(tables, trainer.task, args.utility_margin, truth=truth, written=trainer.generated, seed=args.seed)
 
 
 def _trained(

@@ -16,8 +16,7 @@ from ..evaluation.closeness.compare import Closeness
 from ..evaluation.reach import Reach
 from ..evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from ..evaluation.statistics import Estimate
-from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
-from ..models.tasks import TASKS
+from ..evaluation.wording import ARM_NAMES, MEASURES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
 from ..publishing.card import new_version
 from ..publishing.sections import BEFORE_AND_AFTER
 from ..training.config import UnlearningConfig
@@ -167,17 +166,15 @@ def print_report(console: Console, report: UnlearningReport) -> None:
     """Show the evidence and the verdict."""
     arms = [arm for arm in ARM_NAMES if arm in report.arms]
     shown = numbers(f"The evidence ({report.method.name})", (ARM_NAMES[arm] for arm in arms))
-    quality = TASKS[report.task].quality
     for name, label in SETS.items():
         if name in report.arms["unlearned"].sets:
             scores = [report.arms[arm].sets.get(name) for arm in arms]
             n = report.arms["unlearned"].sets[name].records
             shown.add_row(f"{label}, n={n:,}: loss", *(show(s.loss, 2) if s else "" for s in scores))
-            shown.add_row(f"{quality:>26}", *(show(s.accuracy or s.perplexity, 2) if s else "" for s in scores))
-            for measure in ("exact_memorization", "extraction_strength"):
+            for measure, title in MEASURES.items():
                 if any(s and vars(s)[measure] for s in scores):
-                    label = measure.replace("_", " ")
-                    shown.add_row(f"{label:>26}", *(show(vars(s)[measure] if s else None, 2) for s in scores))
+                    short = title.removesuffix(" on").removesuffix(" of")
+                    shown.add_row(f"{short:>26}", *(show(vars(s)[measure] if s else None, 2) for s in scores))
     for label, found in generation_rows(report):
         shown.add_row(f"{label:>26}", *(show(found.get(arm), 2) for arm in arms))
     if report.arms["unlearned"].membership_auc:
@@ -209,8 +206,11 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  {plain(line)}")
     for line in verdict.warnings:
         console.print(f"  [bold red]Warning:[/] {plain(line)}")
+    if report.weights_moved is False:
+        console.print("  [bold red]Warning:[/] All weights are those of the original, so nothing was unlearned.")
     if report.utility:
-        console.print(f"  Utility {report.utility.word}. {report.utility.sentence}")
+        lost = "[bold red]Warning:[/] " if report.utility.word == "lost" else ""
+        console.print(f"  {lost}Utility {report.utility.word}. {report.utility.sentence}")
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.")
 

@@ -24,6 +24,7 @@ from ..output_folder import require_folder
 from ..publishing.ledger_of_model import ledger_of
 from ..training.config import UnlearningConfig
 from ..training.measuring import check_measures
+from ..training.trained_weights import weights_digest
 from ..training.trainer_data import measured_sets
 from .console import console, plain, print_report, show_split
 from .preparation import loading_options, located, without_method, words_in_reach
@@ -73,7 +74,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     task = source_task(source, model_args.task, model_config)
     show_split(out, parts, request_args, words_in_reach(parts, config, task, halved=False, exact=False))
     loading = loading_options(model_args, source, training=False)
-    check_measures(task, config, loading["bits"] or quantised_bits(model_config))
+    check_measures(task, config, loading["bits"] or quantised_bits(model_config), parts.forget)
     test = data_args.dataset_test_split
     sets: dict[SetName, AnyDataset | None] = {
         "forget": parts.forget,
@@ -86,7 +87,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     harness_tasks = harness_tasks_of(values, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
-    evidence, tables, generated = _measured(places, sets, task, loading, config)
+    evidence, tables, generated, weights = _measured(places, sets, task, loading, config)
+    before, after = weights.get("original"), weights["unlearned"]
     scored = score_references(references, evidence, loading=loading, device=config.device)
     retrained = scored.get("retrained", ScoredArm([], []))
     own = Path(compare.retrained_model or "").resolve()
@@ -104,6 +106,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         dataset=data_source,
         audit=parts.audit,
         method=UNKNOWN_METHOD,
+        weights_moved=None if before is None or after is None else before != after,
     )
     report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
     if harness_tasks is not None:
@@ -146,11 +149,11 @@ def _measured(
     task: Task,
     loading: dict[str, Any],
     config: UnlearningConfig,
-) -> tuple[EvidenceSets, dict[str, Any], dict[str, Any]]:
-    """Score the models one at a time: the encoded sets, and by model its tables and what it writes."""
+) -> tuple[EvidenceSets, dict[str, Any], dict[str, Any], dict[str, str | None]]:
+    """Score the models one at a time: the encoded sets; and by model its tables, what it writes, and its digest."""
     sources = [places["unlearned"], *places.values()]
     tokenizer = load_tokenizer(sources) if config.generate_records else None
-    tables, generated = {}, {}
+    tables, generated, weights = {}, {}, {}
     evidence = None
     for arm, place in places.items():
         model = load_any(place, task, **loading)
@@ -158,9 +161,10 @@ def _measured(
             # A loaded model knows its labels, also those of an adapter.
             evidence = measured_sets(sets, sources, model.config, task, config)
             evidence.gradients = config.gradient_norm_attack
+        weights[arm] = weights_digest(model)
         tables[arm], _ = score_once(evidence, to_device(model, config.device))
         if tokenizer is not None:
             records, seed = config.generate_records, config.seed
             generated[arm], _ = generation_tables(model, evidence, tokenizer, records=records, seed=seed)
     assert evidence is not None
-    return evidence, tables, generated
+    return evidence, tables, generated, weights

@@ -33,7 +33,7 @@ from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..training.config import UnlearningConfig
 from ..training.lineage import Lineage, find_lineage, fit_to_lineage
 from ..training.measuring import check_measures
-from ..training.trained_weights import check_adapter
+from ..training.trained_weights import check_adapter, fit_rate
 from ..training.trainer import UnlearningTrainer
 from ..training.trainer_data import measured_sets
 from .console import console, plain, show_split
@@ -160,7 +160,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     )
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, source)
-    check_measures(task, config, loading["bits"] or quantised_bits(model_config))
+    check_measures(task, config, loading["bits"] or quantised_bits(model_config), parts.forget)
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
@@ -230,6 +230,13 @@ def check_needs(run: Preparation) -> None:
             "no training_record.json, and no base model is known; name that model with --base_model_name_or_path."
         )
     fit_to_lineage(config, method, run.lineage)
+    adapter, published = run.lineage.adapter or run.lora is not None, config.learning_rate
+    fit_rate(config, method, adapter=adapter)
+    if config.learning_rate != published:
+        console(config).print(
+            f"An adapter is trained, so the learning rate is {config.learning_rate:g}. {config.method} was published "
+            f"with {published:g} for all weights, at which an adapter hardly moves. --learning_rate sets another."
+        )
     check_adapter(config, method, method.resolve_alpha(config.alpha), run.lineage, new=run.lora is not None)
 
 

@@ -137,7 +137,8 @@ class RunArguments:
     )
     push: bool = field(default=False, metadata={"help": "Publish to --hub_model_id after the verdict."})
     push_anyway: bool = field(
-        default=False, metadata={"help": "Publish even if the verdict is not_forgotten or over_forgotten."}
+        default=False,
+        metadata={"help": "Publish even if the verdict is not_forgotten or over_forgotten, or the utility is lost."},
     )
     push_to_existing: bool = field(
         default=False, metadata={"help": "Publish even to a repository that has files already."}

@@ -168,6 +168,7 @@ FORGET_METHODS = (
         data=FORGET_ALONE,
         options={"strength": 10.0},
         settings=_settings(1e-4, 10.0),
+        rate_is_for_adapters=True,
         fits=ANSWERS,
         source="UNDIAL, Dong et al. 2024, arXiv:2402.10052: 3, 10 or 30 off the logit; rate 1e-4 with LoRA of rank 8, "
         "10 epochs",

@@ -12,6 +12,10 @@ from .forget_batches import RETAINED_ALONE, TrainingData
 from .objectives import OWN_LOSS
 from .step import Objective, Part
 
+# At the rate of all weights an adapter moves a model little; its best rate is about ten times that
+# (Schulman et al. 2025, LoRA Without Regret).
+ADAPTER_RATE = 10
+
 # The share of the original's training that a run may take when it does not say how long to train.
 DEFAULT_BUDGET = 0.25
 
@@ -43,6 +47,7 @@ class Method:
         fits: the tasks that it is for.
         settings: of ``UnlearningConfig``, where the user says nothing; they go before those of the original's
             training record.
+        rate_is_for_adapters: whether the rate in the settings was published for an adapter, and not for all weights.
         learning_rate_factor: multiplies the learning rate of the original's training record, or the default one.
         budget: of a run that says nothing about how long to train, None for the usual one.
         needs_base: whether the base model must be known.
@@ -68,6 +73,7 @@ class Method:
     rule: step_rules.Rule | None = None
     fits: Fit = ALL_TASKS
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rate_is_for_adapters: bool = False
     learning_rate_factor: float = 1.0
     budget: float | None = None
     needs_base: bool = False
@@ -139,6 +145,12 @@ class Method:
             for part, is_read in read.items()
             if is_read
         }
+
+    @property
+    def adapter_rate(self) -> float | None:
+        """The learning rate for an adapter, by the published one; None where none was published."""
+        rate: float | None = self.settings.get("learning_rate")
+        return rate if rate is None or self.rate_is_for_adapters else rate * ADAPTER_RATE
 
     @property
     def uses_forget(self) -> bool:

@@ -82,6 +82,7 @@ def render_card(
             pictures={name: text for name, text in PICTURES.items() if name in pictures},
             says=VERDICTS[report.verdict.word],
             is_alarming=report.verdict.word in ALARMING,
+            is_lost=report.utility is not None and report.utility.word == "lost",
             published=published,
             parent=_parent(report),
             coded=("checkpoint", *TEMPLATES),

@@ -58,7 +58,8 @@ def publish(
         private: whether a new repository is private.
         revision: the branch.
         commit_message: the commit's first line; says the method and the verdict when None.
-        push_anyway: publish a model whose verdict is ``not_forgotten`` or ``over_forgotten``.
+        push_anyway: publish a model whose verdict is ``not_forgotten`` or ``over_forgotten``, whose utility is
+            ``lost``, or whose weights are still the original's.
         push_to_existing: publish to a repository that has files already.
         tell_users_to_move: ask users of the original, in the card, to move to this model.
 
@@ -112,6 +113,16 @@ def _check_verdict(report: UnlearningReport, push_anyway: bool, tell_users_to_mo
         raise InputError(
             f"The verdict is {word}, so the model is not published as unlearned; choose another method, or add "
             "--push_anyway, and the card's first line will say so."
+        )
+    if report.weights_moved is False and not push_anyway:
+        raise InputError(
+            "All weights are those of the original, so nothing was unlearned; train at a higher learning rate or for "
+            "longer, or add --push_anyway, and the card's first line will say so."
+        )
+    if report.utility is not None and report.utility.word == "lost" and not push_anyway:
+        raise InputError(
+            "The utility is lost, so the model is not published as it is; train for longer, choose another method, or "
+            "add --push_anyway, and the card's first line will say so."
         )
     if tell_users_to_move and word in REFUSED:
         raise InputError(

@@ -7,8 +7,8 @@ from typing import Any
 from ..evaluation.report import UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
-from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows
-from ..methods.method import Method
+from ..evaluation.wording import ARM_NAMES, MEASURES, OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows
+from ..methods.method import ADAPTER_RATE, Method
 from ..methods.table import METHODS, find_method
 from ..models.tasks import TASKS
 
@@ -60,16 +60,17 @@ BEFORE_AND_AFTER = (
     "arXiv:2406.13348)."
 )
 
+MOST_CLASSES = 10
+
 Rows = list[tuple[str, dict[str, Estimate | None]]]
 
 
 def shared_values(report: UnlearningReport) -> dict[str, Any]:
     """The values that the templates of the card and of the page both use."""
-    row = method_of(report)
     return {
         "report": report,
         "facts": TASKS[report.task],
-        "ours": row.ours if row else "",
+        "ours": ours(report),
         "arms": {arm: title for arm, title in ARM_NAMES.items() if arm in report.arms},
         "reference_names": REFERENCE_NAMES,
         "settings": settings_rows(report),
@@ -77,6 +78,7 @@ def shared_values(report: UnlearningReport) -> dict[str, Any]:
         "stopped": stopped(report),
         "evidence": evidence_rows(report),
         "attacks": attack_rows(report),
+        "recalls": recall_rows(report),
         "notes": notes(report),
         "margin": margin(report),
         "before_and_after": BEFORE_AND_AFTER,
@@ -86,6 +88,17 @@ def shared_values(report: UnlearningReport) -> dict[str, Any]:
 def method_of(report: UnlearningReport) -> Method | None:
     """The method, with the start that it was given; None when another tool made the model."""
     return find_method(report.method.name, report.method.start) if report.method.name in METHODS else None
+
+
+def ours(report: UnlearningReport) -> str:
+    """How the method differs from what was published; empty where it does not."""
+    row, rate = method_of(report), report.method.settings.get("learning_rate")
+    if row is None:
+        return ""
+    differences = [row.ours] if row.ours else []
+    if report.method.lora and rate == row.adapter_rate != row.settings.get("learning_rate"):
+        differences.append(f"{ADAPTER_RATE} times the published rate, which is for all weights, for an adapter")
+    return "; ".join(differences)
 
 
 def settings_rows(report: UnlearningReport) -> dict[str, Any]:
@@ -121,7 +134,6 @@ def stopped(report: UnlearningReport) -> str | None:
 
 def evidence_rows(report: UnlearningReport) -> Rows:
     """What the models make of each set of records: the name of a number, and its value by model."""
-    quality = TASKS[report.task].quality
     rows: Rows = []
     for name, title in SET_NAMES.items():
         scored = {arm: entry.sets[name] for arm, entry in report.arms.items() if name in entry.sets}
@@ -130,13 +142,29 @@ def evidence_rows(report: UnlearningReport) -> Rows:
         part = ", a random part" if scored["unlearned"].sampled else ""
         label = f"loss on {title}, n={scored['unlearned'].records:,}{part}"
         rows.append((label, {arm: scores.loss for arm, scores in scored.items()}))
-        for measure in (quality, "exact_memorization", "extraction_strength"):
-            found = {arm: getattr(scores, measure) for arm, scores in scored.items()}
+        for measure, label in MEASURES.items():
+            found = {arm: vars(scores)[measure] for arm, scores in scored.items()}
             if found["unlearned"] is not None:
-                rows.append((f"{measure.replace('_', ' ')} {'on' if measure == quality else 'of'} {title}", found))
+                rows.append((f"{label} {title}", found))
     for label, written in generation_rows(report):
         rows.append((label, dict(written)))
     return rows
+
+
+def recall_rows(report: UnlearningReport) -> tuple[str, Rows]:
+    """What is found of each class where utility was measured, of many classes those that lost most; and a heading."""
+    if report.utility is None:
+        return "", []
+    name = report.utility.measured_on
+    scored = {arm: entry.sets[name].recall for arm, entry in report.arms.items() if name in entry.sets}
+    own, other = scored["unlearned"], scored[report.utility.compared_with]
+    most_lost = sorted(own, key=lambda label: own[label].value - other[label].value if label in other else 0.0)
+    heading = f"Recall of each class on {SET_NAMES[name]}"
+    if len(own) > MOST_CLASSES:
+        heading += f"; of {len(own):,} classes the {MOST_CLASSES} that lost most"
+    return heading, [
+        (label, {arm: found.get(label) for arm, found in scored.items()}) for label in most_lost[:MOST_CLASSES]
+    ]
 
 
 def attack_rows(report: UnlearningReport) -> Rows:

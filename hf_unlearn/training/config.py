@@ -12,7 +12,7 @@ from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
 from ..errors import InputError
-from ..methods.method import Method
+from ..methods.method import ADAPTER_RATE, Method
 from ..methods.retained_methods import HOT_FACTOR
 from ..methods.starts import checkpoint
 from ..methods.table import CHOICES, METHODS, STARTS, find_method
@@ -192,7 +192,14 @@ class UnlearningConfig(TrainingArguments):
         default=0.05,
         metadata={
             "help": "How much worse than the retrained model, or the original, the result may do on other records: in "
-            "accuracy, or as a fraction of the loss."
+            "F1 or ROUGE-L, or as a fraction of what the fine-tuning had gained in loss over the base."
+        },
+    )
+    corrected_label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "The column of the records to forget with the label that each should have had (classifiers). The "
+            "report then says how many now get it."
         },
     )
 
@@ -217,7 +224,8 @@ class UnlearningConfig(TrainingArguments):
         default=None,  # type: ignore[assignment]
         metadata={
             "help": "The peak of the learning rate. None: as the method, or the training record, says, else 5e-05; "
-            f"{HOT_FACTOR} times that for fine_tune_high_lr and shrink_reheat."
+            f"{HOT_FACTOR} times that for fine_tune_high_lr and shrink_reheat. Published rates are for all weights; "
+            f"an adapter gets {ADAPTER_RATE} times the method's."
         },
     )
     lr_scheduler_type: str = field(
@@ -264,6 +272,8 @@ class UnlearningConfig(TrainingArguments):
         method = find_method("fine_tune" if self.method in CHOICES else self.method, self.start)
         method.resolve_alpha(self.alpha)
         self._check_forget(method)
+        # Whoever knows whether an adapter is trained may replace it.
+        self.rate_is_published = self.learning_rate is None and "learning_rate" in method.settings
         rate = {"learning_rate": LEARNING_RATE * method.learning_rate_factor}
         for name, value in {**DEFAULTS, **rate, **method.settings}.items():
             if vars(self)[name] is None:

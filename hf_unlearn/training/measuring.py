@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase, TrainerState
 
+from ..data.arrow_tables import AnyDataset, column_names, require_columns
 from ..errors import InputError
 from ..evaluation.generation import check_writes, generation_tables
 from ..evaluation.measured_sets import EvidenceSets, attack_scores
@@ -18,7 +19,7 @@ from ..evaluation.statistics import membership_auc
 from ..machine_faults import measuring_memory, telling_memory
 from ..methods.table import CHOICES, find_method
 from ..models.loading import Model
-from ..models.tasks import Task
+from ..models.tasks import TASKS, Task
 from .callbacks import StopWhenForgotten
 from .config import UnlearningConfig
 from .cost import CostMeter
@@ -111,8 +112,15 @@ class Watching:
         return measured
 
 
-def check_measures(task: Task, config: UnlearningConfig, bits: Literal[4, 8] | None) -> None:
-    """Raise InputError where the measurements or the method do not fit a model; ``bits`` are of its weights."""
+def check_measures(
+    task: Task, config: UnlearningConfig, bits: Literal[4, 8] | None, forget: AnyDataset | None = None
+) -> None:
+    """Raise InputError where the measurements or the method do not fit a model or S; ``bits`` are of its weights."""
+    if config.corrected_label_column is not None:
+        if not TASKS[task].classes:
+            raise InputError(f"corrected_label_column is for classifiers, and this model is for {task}; leave it out.")
+        if forget is not None:
+            require_columns([config.corrected_label_column], column_names(forget))
     if config.gradient_norm_attack and bits is not None:
         raise InputError(f"gradient_norm_attack needs a gradient, and weights in {bits} bits have none; leave it out.")
     if config.generate_records:

@@ -44,6 +44,7 @@ from .lineage import Lineage
 from .saving import finish_checkpoint, last_checkpoint
 from .start_inputs import start_inputs
 from .teachers import held_teachers, log_probabilities
+from .trained_weights import weights_digest
 from .trainer_data import TrainerData
 
 
@@ -83,6 +84,7 @@ class MethodTrainer(Trainer):
         self.options = method.resolve_options(args.asked_options)
         self.start_log_p: dict[Part, torch.Tensor] = {}
         self.rule: TrainerCallback | None = None
+        self.weights_moved: bool | None = None
         try:
             super().__init__(
                 model=model,
@@ -143,6 +145,7 @@ class MethodTrainer(Trainer):
             if self.first_use is not None:
                 self.first_use = FirstUse.load(Path(checkpoint), self._identity(state.max_steps))
         with preserved_rng():
+            before = weights_digest(self.model)
             self._look_at_original(resumed=checkpoint is not None)
             self._hold_teachers()
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
@@ -162,6 +165,8 @@ class MethodTrainer(Trainer):
             self.interrupt.restore()
         if self.interrupt.interrupted:
             raise KeyboardInterrupt(f"stopped after step {self.state.global_step} of {self.state.max_steps}")
+        after = weights_digest(self.model)
+        self.weights_moved = None if before is None or after is None else after != before
         self.passes.teachers.clear()
         self._check_loss(output.training_loss)
         if self.args.merge_adapter and isinstance(self.model, PeftModel):

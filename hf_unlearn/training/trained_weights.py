@@ -2,8 +2,11 @@
 
 from typing import Any, cast
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import set_seed
+from xxhash import xxh3_128
 
 from ..errors import InputError
 from ..methods.method import Method
@@ -12,6 +15,27 @@ from ..models.loading import PEFT_TASKS, Model, check_quantised, lora_settings, 
 from ..models.tasks import Task
 from .config import UnlearningConfig
 from .lineage import Lineage
+
+
+def weights_digest(model: Model) -> str | None:
+    """A digest of the weights, 32 hexadecimal characters; None where this process does not hold all that are trained.
+
+    Weights that are quantised are frozen, and stay out of it.
+    """
+    digest = xxh3_128()
+    for name, weight in model.named_parameters():
+        if type(weight) is nn.Parameter and not weight.is_meta and weight.numel() > 0:
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
+        elif weight.requires_grad:
+            return None
+    return digest.hexdigest()
+
+
+def fit_rate(args: UnlearningConfig, method: Method, *, adapter: bool) -> None:
+    """Give an adapter a learning rate that moves one, where nobody asked for a rate and the method's is published."""
+    if adapter and args.rate_is_published and method.adapter_rate is not None:
+        args.learning_rate = method.adapter_rate
 
 
 def trained_weights(

@@ -43,7 +43,7 @@ from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
 from .measuring import Measuring, Watching, check_measures
 from .method_trainer import MethodTrainer
 from .saving import save_whole
-from .trained_weights import trained_weights
+from .trained_weights import fit_rate, trained_weights
 from .trainer_data import trainer_data
 from .trainer_report import trainer_report
 
@@ -127,6 +127,7 @@ class UnlearningTrainer(MethodTrainer):
             record = load_record(source) if source else None
             lineage = find_lineage(source, record, args, None if isinstance(model, str) else model)
         fit_to_lineage(args, method, lineage)
+        fit_rate(args, method, adapter=lineage.adapter or peft_config is not None)
         if isinstance(model, str):
             assert source is not None
             loaded = load_any(source, task)
@@ -134,7 +135,7 @@ class UnlearningTrainer(MethodTrainer):
             loaded = model
         plain = plain_model(loaded)
         task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
-        check_measures(task, args, quantised_bits(plain.config))
+        check_measures(task, args, quantised_bits(plain.config), forget_dataset)
         if processing_class is None:
             processing_class = load_tokenizer([place for place in (source, lineage.base) if place is not None])
 

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..data.alternates_file import AlternatesEntry, alternates_to
 from ..data.arrow_tables import AnyDataset
 from ..data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
+from ..data.labels import class_names_of
 from ..data.masking import MaskingCollator, token_masking
 from ..data.replacements import by_record, encoder_of, plain_form, with_refusals
 from ..errors import InputError
@@ -185,7 +186,16 @@ def _encoded_sets(
     encoder = make_encoder(retained, task, model_config, tokenizer, args.max_length, args.layout)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
     with args.main_process_first(desc="tokenising"):
-        batch_size = args.per_device_eval_batch_size
         return evidence_sets(
-            sets, encoder, collator, task, batch_size, args.seed, masking, tokenizer, args.group_column
+            sets,
+            encoder,
+            collator,
+            task,
+            args.per_device_eval_batch_size,
+            args.seed,
+            masking,
+            tokenizer,
+            args.group_column,
+            class_names_of(model_config) if TASKS[task].classes else (),
+            args.corrected_label_column,
         )

@@ -71,6 +71,7 @@ def trainer_report(
         audit=audit,
         method=_method_entry(trainer, stopping),
         cost=trainer.cost_entry(retraining),
+        weights_moved=trainer.weights_moved,
         curve=[
             CurvePoint(int(entry["step"]), *(entry.get(name) for name in CURVE_FIELDS))
             for entry in trainer.state.log_history

@@ -415,7 +415,8 @@ def test_a_report_on_what_was_written(lm_original: Path, lm_settings: dict[str, 
 
 def line(row: int, passage: int, prefix: int, extracted: bool, rouge: float | None, refused: bool) -> dict[str, Any]:
     return {"row": row, "passage": passage, "prefix": prefix, "tokens": 3, "matched": 0, "extracted": extracted,
-            "rouge1_recall": rouge, "rougeL_recall": rouge, "written": 3, "refused": refused}  # fmt: skip
+            "rouge1_recall": rouge, "rougeL_recall": rouge, "rougeL": rouge and rouge / 2, "equal": extracted,
+            "written": 3, "refused": refused}  # fmt: skip
 
 
 def test_several_texts_of_a_record_are_not_several_records() -> None:
@@ -428,6 +429,9 @@ def test_several_texts_of_a_record_are_not_several_records() -> None:
     assert scores.rouge_l_recall is not None
     assert (scores.rouge_l_recall.value, scores.rouge_l_recall.n) == (0.5, 2)
     assert (scores.refusal_rate.value, scores.refusal_rate.n) == (0.25, 3)
+    assert scores.rouge_l is not None
+    assert scores.exact_match is not None
+    assert (scores.rouge_l.value, scores.exact_match.value, scores.exact_match.n) == (0.25, 0.5, 3)
     assert {given: (share.value, share.n) for given, share in scores.extracted.items()} == {
         "0": (2 / 3, 2),
         "8": (2 / 3, 3),

@@ -9,13 +9,19 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from hf_unlearn.data.encoding import IGNORED, PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.measured_sets import EvidenceSets, attack_scores, evidence_sets
 from hf_unlearn.evaluation.scoring import _statistics, best_windows, preserved_rng, score
+from hf_unlearn.evaluation.utility.metrics import predictions
 
 from ..conftest import secrets_rows, tickets_rows
 from ..support.models import corpus
@@ -111,7 +117,7 @@ def test_a_small_part_of_the_logits_is_held_in_float32(monkeypatch: pytest.Monke
 
     def predictions(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         held.append(logits.numel())
-        return torch.ones(5, len(wanted))
+        return torch.ones(6, len(wanted))
 
     monkeypatch.setattr("hf_unlearn.evaluation.scoring._predictions", predictions)
     logits = torch.zeros(2, 128, 64_000, dtype=dtype)
@@ -209,9 +215,36 @@ def test_classifiers_against_the_formula(encoder_base: Path) -> None:
         assert (tokens.as_py(), correct.as_py()) == (1, int(logits.argmax() == example["labels"]))
         p = np.exp(logits) / np.exp(logits).sum()
         line = table.to_pylist()[example["row"]]
+        assert line["predicted"] == [int(logits.argmax())]
         assert line["entropy"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-4)
         own = p[example["labels"]]
         assert line["margin"] == pytest.approx(np.log(own / (1 - own)), rel=1e-3, abs=1e-5)
+
+
+def test_the_predictions_of_a_record_in_pieces_stand_in_their_order(wordpiece_base: Path) -> None:
+    """The pieces of a record are scored by their length, the longest first."""
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_pretrained(wordpiece_base, num_labels=5).eval()
+    lengths, rows = [3, 9, 6, 2, 8], [1, 0, 1, 1, 0]
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(5, 60, n).tolist() for n in lengths]
+    labels = [[-100, *rng.integers(0, 5, n - 1).tolist()] for n in lengths]
+    examples = Dataset.from_dict(
+        {"input_ids": ids, "attention_mask": [[1] * n for n in lengths], "labels": labels, "row": rows}
+    )
+    table = score(model, examples, PaddingCollator(0), task="token-classification", batch_size=2)
+    expected: dict[int, list[int]] = {0: [], 1: []}
+    for one, row in zip(ids, rows, strict=True):
+        with torch.no_grad():
+            expected[row] += model(torch.tensor([one])).logits[0].argmax(-1).tolist()[1:]
+    assert table["predicted"].to_pylist() == [expected[0], expected[1]]
+    sets: Any = {"forget": examples}
+    evidence = EvidenceSets("token-classification", sets, PaddingCollator(0), 2, classes=tuple("abcde"))
+    truth = evidence.truth()["forget"]
+    wanted = [[label for i in pieces for label in labels[i][1:]] for pieces in ((1, 4), (0, 2, 3))]
+    assert [one.tolist() for one in truth.classes] == wanted
+    right = [(a == b).sum() for a, b in zip(truth.classes, predictions(table), strict=True)]
+    assert right == table["correct"].to_pylist()
 
 
 def test_batches_do_not_matter(lm_base: Path) -> None:

@@ -14,7 +14,7 @@ from hf_unlearn import InputError, UnlearningConfig, UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import CostEntry
 from hf_unlearn.evaluation.statistics import Estimate
-from hf_unlearn.evaluation.utility import Utility
+from hf_unlearn.evaluation.utility.comparison import Utility
 from hf_unlearn.jobs import auto
 from hf_unlearn.jobs.trials import total_cost
 from hf_unlearn.models.training_record import RECORD_FILE

@@ -317,7 +317,8 @@ def test_the_whole_road(
 ) -> None:
     folder = tmp_path / "out"
     extra = ["--with_retrained"] if method == "base" else []
-    report = run({**settings, "method": method}, folder, *extra)
+    writes = bool(extra) and task == "text2text-generation"
+    report = run({**settings, "method": method, "generate_records": 8 if writes else 0}, folder, *extra)
     assert report.task == task
     record = load_record(locate(str(folder)))
     assert record is not None
@@ -335,6 +336,22 @@ def test_the_whole_road(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == loaded.config.get_text_config().vocab_size
     assert ("accuracy" if task == "token-classification" else "perplexity") in capsys.readouterr().out
+    assert report.utility is not None
+    if task == "token-classification":
+        assert report.utility.loss_of == "entity_f1"
+        assert scores.entity_f1 is not None
+        assert set(scores.recall) == {"NAME", "PLACE"}
+        assert report.arms["original"].sets["forget"].recall == {}
+    elif writes:
+        assert (report.utility.loss_of, report.utility.measured_on) == ("rouge_l", "holdout")
+        assert report.utility.decrease.n == 8
+        written = [entry.generation["holdout"] for entry in report.arms.values()]
+        assert all(found.rouge_l is not None and found.exact_match is not None for found in written)
+        assert "| ROUGE-L of 8 records of H |" in (folder / "README.md").read_text()
+    else:
+        assert report.utility.loss_of in ("gain", "loss")
+        # The encoder under a masked language model has no head that could be measured.
+        assert (report.utility.gain is None) == (task == "fill-mask")
 
 
 def test_the_card_says_how_to_use_the_model_and_it_is_true(
@@ -367,7 +384,7 @@ def test_from_the_hub_and_back(
     owner.upload_folder(repo_id=theirs, folder_path=original, ignore_patterns=["checkpoint-*", "run.json"])
     Dataset.from_list(ROWS[task]()).push_to_hub(f"owner/rows-{task}", token=TOKEN)
     named = {**settings, "model_name_or_path": theirs, "dataset_name": f"owner/rows-{task}", "method": "base"}
-    run({**named, "max_steps": 2, "hub_model_id": ours}, tmp_path / "out", "--push")
+    run({**named, "max_steps": 2, "hub_model_id": ours}, tmp_path / "out", "--push", "--push_anyway")
     local, pushed = (LOADERS[task].from_pretrained(name) for name in (tmp_path / "out", ours))
     assert all(torch.equal(a, b) for a, b in zip(local.parameters(), pushed.parameters(), strict=True))
     AutoTokenizer.from_pretrained(ours)

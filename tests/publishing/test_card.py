@@ -27,7 +27,7 @@ from hf_unlearn.evaluation.report import (
     UnlearningReport,
 )
 from hf_unlearn.evaluation.statistics import Estimate
-from hf_unlearn.evaluation.utility import Utility
+from hf_unlearn.evaluation.utility.comparison import Utility
 from hf_unlearn.evaluation.verdict import Verdict
 from hf_unlearn.models.tasks import TASKS
 from hf_unlearn.models.training_record import DataSource
@@ -249,6 +249,20 @@ def test_the_first_line_says_what_matters(word: str, first: str) -> None:
     card = render_card(example_report(word=word), "name")
     body = card.split("---\n", 2)[2].strip()
     assert body.startswith(first)
+
+
+@pytest.mark.parametrize("word", ["exact", "not_distinguished", "not_forgotten"])
+def test_lost_utility_stands_above_everything_that_could_please(word: str) -> None:
+    lost = Utility("test", "original", "accuracy", Estimate(0.30, 0.25, 0.35, 40), 0.05, "lost")
+    card = render_card(replace(example_report(word=word), utility=lost), "name")
+    first = card.split("---\n", 2)[2].split("# name")[0]
+    assert "> **This model does its task worse than the original model.**" in first
+    assert "Utility: `lost`. On the test split accuracy is lower by 0.30" in first
+    assert f"Verdict: `{word}`." in first
+    for word_of_utility in ("kept", "undecided"):
+        card = render_card(replace(example_report(), utility=replace(lost, word=word_of_utility)), "name")
+        assert "does its task worse" not in card
+        assert f"Verdict: **not_distinguished**. Utility: **{word_of_utility}**." in card
 
 
 def test_only_pictures_that_are_there_are_shown(tmp_path: Path) -> None:

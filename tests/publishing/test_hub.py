@@ -116,6 +116,23 @@ def test_a_model_that_did_not_forget_is_not_published(
     assert body.startswith("> **This model still knows the records it was asked to forget.**")
 
 
+def test_a_model_that_lost_its_utility_is_not_published(
+    owner: HfApi, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = UnlearningReport.load(finished / REPORT_FILE)
+    assert report.utility is not None
+    lost = replace(report, utility=replace(report.utility, word="lost"), ledger=None)
+    lost.save(finished / REPORT_FILE)
+    (finished / LEDGER_FILE).unlink()
+    assert main(["card", str(finished)]) == 0
+    push = ["push", str(finished), "--hub_model_id", "owner/useless"]
+    assert main(push) == 2
+    assert "The utility is lost" in capsys.readouterr().err
+    assert not owner.repo_exists("owner/useless")
+    assert main([*push, "--push_anyway"]) == 0
+    assert ModelCard.load("owner/useless").text.strip().startswith("> **This model does its task worse than the")
+
+
 def test_publishing_later_and_elsewhere(
     owner: HfApi, finished: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

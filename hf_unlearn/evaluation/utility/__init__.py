@@ -1,0 +1,1 @@
+"""What unlearning cost in utility, by the metric of the task, and whether the model moved at all."""
