@@ -2,10 +2,11 @@
 
     python recipes/benchmarks/calibration.py --task classifier --seeds 100
     python recipes/benchmarks/calibration.py --task lm --seeds 20
+    python recipes/benchmarks/calibration.py --worlds 200        draw scores whose truth is known, without training
     python recipes/benchmarks/calibration.py                     judge what is there again, without training
 
 Each seed draws L, S and H from Python's own reference texts (`pydoc_data`, which comes with Python) and trains an
-original on L and S, two models on L, one on L and half of S, and one that is the original pushed away from S. S and H
+original on L and S, four models on L, one on L and half of S, and one that is the original pushed away from S. S and H
 are alike: in the classifier all their labels are wrong, and each record of the language model ends in a random code,
 so S can only be learned by heart. Then the same with an S of one topic and an H of the others. What each model makes
 of each record is written to a folder a seed, and what is there is not trained again. The rules are applied to these
@@ -28,7 +29,8 @@ from typing import Any
 
 import datasets
 import torch
-from calibration_rates import FEW, judge
+from calibration_rates import FEW, REFERENCES, judge
+from calibration_worlds import draw_worlds
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -240,8 +242,9 @@ def run_condition(
     everything, nothing = torch.arange(sizes.forget), torch.arange(0)
     original = trained(everything, 2 * seed)
     tables = {"original": sets.score(original), "retrained": sets.score(trained(nothing, 2 * seed))}
-    # The reference differs from the retrained model in its initial weights and the order of its data.
-    tables["reference"] = sets.score(trained(nothing, 2 * seed + 1))
+    # The references differ from the retrained model in their initial weights and the order of their data.
+    for i in range(REFERENCES):
+        tables[f"reference{i}"] = sets.score(trained(nothing, 1_000_000 + REFERENCES * seed + i))
     if task == "lm":
         tables["base"] = sets.score(new_model(task, seed, root))
     facts: dict[str, Any] = {}
@@ -313,6 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=list(SIZES), help="which models to train; none when left out")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument("--worlds", type=int, default=0, help="draws of each world of scores (calibration_worlds.py)")
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each with one thread")
     parser.add_argument("--output", type=Path, default=Path("build/calibration"))
@@ -335,6 +339,9 @@ def main() -> None:
         else:
             with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as processes:
                 list(processes.map(one, seeds))
+    if args.worlds:
+        args.output.mkdir(parents=True, exist_ok=True)
+        draw_worlds(args.worlds, args.output)
     judge(args.output)
 
 

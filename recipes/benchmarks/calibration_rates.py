@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,17 @@ from matplotlib.figure import Figure
 
 from hf_unlearn.evaluation.blind_baseline import BlindBaseline
 from hf_unlearn.evaluation.measured_sets import attack_scores
-from hf_unlearn.evaluation.statistics import Estimate, rate
+from hf_unlearn.evaluation.statistics import Estimate, membership_auc, rate
 from hf_unlearn.evaluation.verdict import Provenance, Verdict, VerdictWord, decide
 from hf_unlearn.files import write_text
 
 MARGIN = 0.10  # the default
 FEW = 10
-COMPARED = ("H", "a retrained model")
+REFERENCES = 3
+COMPARED = ("H", f"{REFERENCES} retrained models")
 # By measurement alone.
 PROVENANCE = Provenance(start_saw_forget=None, stage="fine-tuning", duplicates_retained=None)
+WORLDS_FILE = "worlds.json"
 WORDS = [word for word in get_args(VerdictWord) if word not in ("exact", "certified")]
 
 
@@ -87,18 +90,20 @@ def judge_seed(folder: Path, facts: dict[str, Any]) -> list[tuple[Verdict, ...]]
         for root in ("typical", "atypical")
     }
 
+    references = [f"reference{i}" for i in range(REFERENCES)]
+
     def verdicts(case: Case) -> tuple[Verdict, ...]:
         # The first records are random ones.
         arms = {
             arm: {name: table.slice(0, case.records) for name, table in tables[case.folder][arm].items()}
-            for arm in {case.arm, "original", "reference", "base"} & tables[case.folder].keys()
+            for arm in {case.arm, "original", "base", *references} & tables[case.folder].keys()
         }
         scores = {arm: attack_scores(sets, arms.get("base")) for arm, sets in arms.items()}
         blind = read_blind(facts, case.blind)
         return tuple(
             decide(
                 PROVENANCE, scores[case.arm], original=scores["original"], margin=MARGIN, blind=blind,
-                retrained=None if compared == "H" else scores["reference"],
+                retrained=[] if compared == "H" else [scores[name] for name in references],
             )
             for compared in case.compared
         )  # fmt: skip
@@ -131,11 +136,16 @@ def rates_of(root: Path) -> dict[str, Any]:
                     "decided_by": dict(Counter(verdict.attack for verdict in verdicts).most_common()),
                 }
             )
+    worlds = [seed_spread(folder) for folder in folders]
     memorised = [f["typical"]["auc"]["original"] for f in facts]
     return {
         "seeds": len(folders),
         "sizes": facts[0]["sizes"],
         "seconds_a_seed": round(sum(f["seconds"] for f in facts) / len(facts), 1),
+        # Of the loss's AUC among models trained on L, as a standard deviation.
+        "seed_spread": {
+            name: round(math.sqrt(sum(one[name] ** 2 for one in worlds) / len(worlds)), 3) for name in worlds[0]
+        },
         "original_loss_auc": {"smallest": min(memorised), "mean": round(sum(memorised) / len(memorised), 3)},
         "blind_separable": {
             name: sum(bool(read_blind(f, where) and read_blind(f, where).separable) for f in facts)
@@ -143,6 +153,19 @@ def rates_of(root: Path) -> dict[str, Any]:
         },
         "rows": rows,
     }
+
+
+def seed_spread(folder: Path) -> dict[str, float]:
+    """How far the membership AUC by the loss varies among the models that were trained on L, by condition."""
+    found = {}
+    for condition in ("typical", "atypical"):
+        aucs = []
+        for name in ("retrained", *(f"reference{i}" for i in range(REFERENCES))):
+            scores = attack_scores(read_tables(folder / condition / f"{name}.parquet"))
+            assert scores is not None
+            aucs.append(membership_auc(-scores.forget["loss"], -scores.holdout["loss"]).value)
+        found[condition] = statistics.stdev(aucs)
+    return found
 
 
 def _error(verdict: Verdict) -> float:
@@ -177,7 +200,25 @@ def as_markdown(found: dict[str, Any]) -> str:
                 cells = [*start, _in_words(wanted), got, "yes" if wanted["met"] else "**no**"]
                 lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
+    if "worlds" in found:
+        parts.append(worlds_as_markdown(found["worlds"]))
     return "\n\n".join(parts)
+
+
+def worlds_as_markdown(worlds: dict[str, Any]) -> str:
+    """A line a world: how often its wrong words were said, how often the right one, and the others."""
+    lines = [
+        f"| world, {worlds['draws']} draws each | S and H | wrong words | said | right word | said |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in worlds["rows"]:
+        of = worlds["draws"]
+        wrong = rate(sum(row["words"].get(word, 0) for word in row["wrong"]), of)
+        right = rate(row["words"].get(row["right"], 0), of)
+        shown = [f"{_percent(found.value)} % (to {_percent(found.high)} %)" for found in (wrong, right)]
+        cells = [row["world"], row["sizes"], ", ".join(row["wrong"]), shown[0], row["right"], shown[1]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _in_words(wanted: dict[str, Any]) -> str:
@@ -232,9 +273,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
 def judge(output: Path) -> dict[str, Any]:
     """Apply the rules to every seed that is there; write `calibration.json` and `calibration.png`, print the table."""
     tasks = sorted(file.parents[1] for file in output.glob("*/seed*/facts.json"))
-    found = {"margin": MARGIN, "tasks": {root.name: rates_of(root) for root in dict.fromkeys(tasks)}}
+    found: dict[str, Any] = {"margin": MARGIN, "tasks": {root.name: rates_of(root) for root in dict.fromkeys(tasks)}}
+    if (drawn := output / WORLDS_FILE).is_file():
+        found["worlds"] = json.loads(drawn.read_text(encoding="utf-8"))
     write_text(output / "calibration.json", json.dumps(found, indent=1) + "\n")
-    draw(found, output / "calibration.png")
+    if found["tasks"]:
+        draw(found, output / "calibration.png")
     print(f"\n{as_markdown(found)}\n")
     print(f"calibration.json and calibration.png are in {output}.")
     return found
