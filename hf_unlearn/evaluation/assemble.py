@@ -35,6 +35,7 @@ from .report import (
 from .statistics import Estimate, clustered_mean, clustered_rate, mean_loss, share
 from .utility.comparison import utility
 from .utility.metrics import Truth, corrected_share, f1_score, predictions, recalls, tally
+from .utility.movement import moved
 from .verdict import Provenance, Scores, check_base, decide
 
 
@@ -99,6 +100,7 @@ def assemble_report(
         blind=blind,
         margin=margin,
     )
+    provenance = replace(provenance, unmoved=_unmoved(judged.get("original"), judged["unlearned"]))
     every = [judged.get("retrained"), *(attack_scores(other, difficulty) for other in others)]
     verdict = decide(
         provenance,
@@ -132,6 +134,14 @@ def assemble_report(
         base_is_clean=provenance.base_is_clean,
         weights_moved=weights_moved,
     )
+
+
+def _unmoved(original: Scores | None, unlearned: Scores | None) -> bool:
+    """Whether the losses of S lie where they lay in the original, within noise."""
+    if original is None or unlearned is None:
+        return False
+    groups = unlearned.groups[0] if unlearned.groups is not None else None
+    return moved(original.forget["loss"], unlearned.forget["loss"], groups).moved is False
 
 
 def model_entry(source: ModelSource | None) -> ModelEntry | None:

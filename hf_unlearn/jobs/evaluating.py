@@ -101,7 +101,13 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         others=[
             other for one, other in zip(retrained.models, retrained.tables, strict=True) if one.folder.resolve() != own
         ],
-        provenance=Provenance(None, "", copies, near_duplicates_retained=near),
+        provenance=Provenance(
+            None,
+            "",
+            copies,
+            near_duplicates_retained=near,
+            holdout_groups_retained=parts.audit.holdout_groups_retained,
+        ),
         original=places.get("original"),
         dataset=data_source,
         audit=parts.audit,

@@ -59,6 +59,7 @@ def trainer_report(
             stage=_stage(trainer),
             duplicates_retained=audit.duplicates_retained if audit else None,
             near_duplicates_retained=audit.near_duplicates_retained if audit else None,
+            holdout_groups_retained=audit.holdout_groups_retained if audit else None,
             stopped_by_forget=args.stop_when_forgotten,
             chosen_by_forget=chosen_by_forget,
             base_is_clean=_base_is_clean(trainer, clean),
