@@ -100,7 +100,8 @@ def assemble_report(
         blind=blind,
         margin=margin,
     )
-    provenance = replace(provenance, unmoved=_unmoved(judged.get("original"), judged["unlearned"]))
+    unmoved = weights_moved is False or _unmoved(judged.get("original"), judged["unlearned"])
+    provenance = replace(provenance, unmoved=unmoved)
     every = [judged.get("retrained"), *(attack_scores(other, difficulty) for other in others)]
     verdict = decide(
         provenance,

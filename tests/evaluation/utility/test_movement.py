@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from hf_unlearn.evaluation.utility.movement import moved
+from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
 
 
 @pytest.fixture
@@ -67,3 +69,21 @@ def test_groups_are_the_unit() -> None:
 def test_one_group_shows_nothing(scores: np.ndarray) -> None:
     assert moved(scores, scores * 0.1, np.zeros(200)).moved is None
     assert moved(scores[:1], scores[:1] + 9).moved is None
+
+
+def test_a_model_that_stands_still_keeps_the_word_of_the_original() -> None:
+    """The original lies just beyond the margin, and the result just within it, by less than S itself is certain."""
+    unseen = stats.norm.ppf((np.arange(3000) + 0.5) / 3000)
+    known = unseen + np.sqrt(2) * stats.norm.ppf(0.603)
+    original = Scores({"loss": known}, {"loss": unseen})
+    for shift, still, word in ((-0.015, True, "not_forgotten"), (known[0] - unseen[0], False, "not_distinguished")):
+        unlearned = Scores({"loss": known - abs(shift)}, {"loss": unseen})
+        assert moved(original.forget["loss"], unlearned.forget["loss"]).moved is not still
+        found = {
+            unmoved: decide(
+                Provenance(True, "", 0, unmoved=unmoved), unlearned, original=original, retrained=None, margin=0.10
+            ).word
+            for unmoved in (False, still)
+        }
+        assert found[still] == word
+        assert not still or found[False] == "undecided"
