@@ -312,7 +312,9 @@ def _by_record(columns: dict[str, np.ndarray]) -> pa.Table:
             flat = np.concatenate(list(values[inside]))
             ends = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int32)
             kind = pa.float32() if name == "log_p" else pa.int32()
-            found[name] = pa.ListArray.from_arrays(ends, pa.array(flat.astype(kind.to_pandas_dtype())))
+            # Parquet calls the elements so, and what is read again has to be the same.
+            lists = pa.list_(pa.field("element", kind))
+            found[name] = pa.ListArray.from_arrays(ends, pa.array(flat.astype(kind.to_pandas_dtype())), type=lists)
         elif name.startswith("window_"):
             best = np.full(len(rows), -np.inf)
             np.maximum.at(best, which, values)

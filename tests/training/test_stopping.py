@@ -19,13 +19,14 @@ from .test_trainer import StopAt, config, same, trainer, weights
 
 
 def many() -> RetainedSplit:
-    """Enough records to test on: 40 of S, which the original knows, 50 of H, which it does not, and 10 of L."""
-    dataset = Dataset.from_list(secrets_rows(100))
-    return split_retained(dataset, Records.rows(range(40)), holdout=Records.rows(range(50, 100)))
+    """Enough records to test on: 120 of S, of which the original knows 40, 120 of H, and 10 of L."""
+    dataset = Dataset.from_list(secrets_rows(250))
+    named = Records.rows([*range(40), *range(50, 130)])
+    return split_retained(dataset, named, holdout=Records.rows(range(130, 250)))
 
 
 def stopping(folder: Path, model: Path, split: RetainedSplit | None = None, **settings: Any) -> UnlearningTrainer:
-    options = {"stop_when_forgotten": True, "measure_steps": 2, "max_steps": 12, "auc_margin": 0.3}
+    options = {"stop_when_forgotten": True, "measure_steps": 2, "max_steps": 12, "auc_margin": 0.25}
     return trainer(folder, str(model), split or many(), **{**options, **settings})
 
 
@@ -97,7 +98,7 @@ def test_stopping_watches_one_half_and_is_judged_on_the_other(lm_original: Path,
     assert run.evidence is not None
     halves = [set(sets.sets["forget"]["row"]) for sets in (run.watched, run.evidence)]
     assert not halves[0] & halves[1]
-    assert [len(half) for half in halves] == [20, 20]
+    assert [len(half) for half in halves] == [60, 60]
     run.train()
     report = run.report(audit=many().audit)
     assert report.verdict.word != "exact", "S decided when to stop"
@@ -107,20 +108,20 @@ def test_stopping_watches_one_half_and_is_judged_on_the_other(lm_original: Path,
     assert report.method.stop_reason is not None
     assert report.method.stop_reason.startswith("forgotten, at look 1 of 5 at 1 % each. No attack distinguishes")
     assert report.judged_on_part
-    assert report.arms["unlearned"].sets["forget"].records == 20
+    assert report.arms["unlearned"].sets["forget"].records == 60
     assert "reference" in report.arms["unlearned"].attacks, "the base is known"
     point = report.curve[0]
     assert point.worst_gap is not None
     assert point.worst_gap_low is not None
-    assert point.worst_gap_low < point.worst_gap < 0.3
+    assert point.worst_gap_low < point.worst_gap < 0.25
     path = tmp_path / "report.json"
     report.save(path)
     assert UnlearningReport.load(path) == report
 
 
 def test_a_model_that_was_taught_otherwise_overshoots(lm_original: Path, tmp_path: Path) -> None:
-    split = many()
     rows = secrets_rows(100)
+    split = split_retained(Dataset.from_list(rows), Records.rows(range(40)), holdout=Records.rows(range(50, 100)))
     wrong = [{**row, "completion": f" 0000 {WORDS[i % 16]} {WORDS[i % 5]}."} for i, row in enumerate(rows[:40])]
     taught = UnlearningTrainer(
         str(lm_original),

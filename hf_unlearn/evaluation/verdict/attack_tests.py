@@ -23,8 +23,9 @@ from .facts import Scores
 # model alone cannot show it.
 SEED_SPREAD = 0.12
 
-# From these shares of S on beyond a threshold that so large a share of H lies beyond, a part of S counts as known.
-KNOWN_SHARES = {0.01: 0.05, 0.05: 0.10}
+# By the share of H that lies beyond a threshold: from what share of S on, in margins, a part of S counts as known. A
+# share of two margins would move the AUC by one.
+KNOWN_SHARES = {0.01: 0.5, 0.05: 1.0}
 
 # The error is spent in halves, on where S lies on the whole and on its parts: two shares on the side of the known
 # records and the mixture with it, each for every attack.
@@ -107,20 +108,23 @@ class Findings:
         return within and not any(part.large or part.shown for part in self.parts)
 
 
-def findings(scores: Scores, retrained: Sequence[Scores], attack: str, attacks: int, looks: int) -> Findings:
+def findings(
+    scores: Scores, retrained: Sequence[Scores], attack: str, margin: float, attacks: int, looks: int = 1
+) -> Findings:
     """Run the tests of one attack.
 
     Args:
         scores: under the judged model.
         retrained: under models that never saw S, which are then compared with instead of chance.
         attack: which.
+        margin: on the AUC.
         attacks, looks: of how many attacks and verdicts this is one; the error is divided among them (Bonferroni).
     """
     share = (1 - CONFIDENCE) / looks
     level = share / 4 / attacks
     return Findings(
         shift(scores, retrained, attack, 1 - 2 * level, 1 - 2 * share),
-        _parts(scores, retrained, attack, level / PARTS),
+        _parts(scores, retrained, attack, margin, level / PARTS),
         _mixture(scores, retrained, attack, level / PARTS, 1 - 2 * share),
     )
 
@@ -177,7 +181,7 @@ def _half_of_seeds(retrained: Sequence[Scores], attack: str, confidence: float, 
     return float(stats.t.ppf(upper, k - 1) * spread * np.sqrt(1 / k + apart))
 
 
-def _parts(scores: Scores, retrained: Sequence[Scores], attack: str, level: float) -> tuple[Part, ...]:
+def _parts(scores: Scores, retrained: Sequence[Scores], attack: str, margin: float, level: float) -> tuple[Part, ...]:
     """Whether a part of S lies beyond H, on either side."""
     sides: list[tuple[Side, int]] = [("known", 1), ("avoided", -1)]
     found = []
@@ -194,7 +198,7 @@ def _parts(scores: Scores, retrained: Sequence[Scores], attack: str, level: floa
             if gained is not None:
                 share, again = _beyond(*gained, allowed, scores.groups, level)
                 shown = shown and again
-            found.append(Part(attack, side, allowed, share, shown, share >= large))
+            found.append(Part(attack, side, allowed, share, shown, share >= large * margin))
     return tuple(found)
 
 

@@ -4,10 +4,10 @@ The gap of an attack is its AUC on the unlearned model minus the mean of that on
 The worst attack counts.
 
 - ``not_forgotten``: the gap of one is larger than the margin and its interval lies above zero; and a rank test
-  (Mann and Whitney 1947) puts the AUC above 0.5, because intervals of an AUC are too narrow with few records. Or
-  a part of S lies beyond nearly all of H: more than 5 % beyond 99 % of it, or 10 % beyond 95 %, and more than
-  chance gives. Or S spreads wider than H by more than the margin (Ansari and Bradley 1960), as it does where some
-  is known and some avoided. All tests together are at 5 % for all attacks (Bonferroni).
+  (Mann and Whitney 1947) puts the AUC above 0.5, because intervals of an AUC are too narrow with few records. Or a
+  part of S lies beyond nearly all of H: half a margin of it beyond 99 % of H, or a margin of it beyond 95 %, and more
+  than chance gives. Or S spreads wider than H by more than the margin (Ansari and Bradley 1960), as it does where
+  some is known and some avoided. All tests together are at 5 % for all attacks (Bonferroni).
 - ``over_forgotten``: the mirror image. Where the loss shows it, it goes before what an attack finds that does not
   look at the label: a model that is certain and wrong about S seems to know S.
 - ``not_distinguished``: for all attacks the 90 % intervals of gap and spread lie within the margin (two one-sided
@@ -115,7 +115,9 @@ class Judged:
 
     def __post_init__(self) -> None:
         names = list(self.scores.forget)
-        self.tests = [findings(self.scores, self.yardsticks, name, len(names), self.looks) for name in names]
+        self.tests = [
+            findings(self.scores, self.yardsticks, name, self.margin, len(names), self.looks) for name in names
+        ]
 
     @property
     def smallest_margin(self) -> float:
@@ -279,7 +281,7 @@ def _told(judged: Judged, blind: BlindBaseline | None) -> str:
 def _any_sees(judged: Judged, original: Scores) -> bool:
     """Whether one of the attacks distinguishes S from H in the original model, or S from what retraining leaves."""
     count = len(judged.tests)
-    tests = [findings(original, (), one.shift.attack, count, 1).shift for one in judged.tests]
+    tests = [findings(original, (), one.shift.attack, judged.margin, count).shift for one in judged.tests]
     if judged.yardsticks:
         # The seed matters to what a gap proves, and not to whether an attack sees one.
         pairs = [(original, model) for model in judged.yardsticks]
