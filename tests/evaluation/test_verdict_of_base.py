@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from peft import LoraConfig
 
+from hf_unlearn import Records, split_retained
 from hf_unlearn.evaluation.blind_baseline import blind_baseline
 from hf_unlearn.evaluation.verdict import Provenance, Scores, check_base, decide
 from hf_unlearn.models.training_record import RECORD_FILE
 
+from ..conftest import secrets_rows
 from ..training.test_stopping import many
 from ..training.test_trainer import tickets, trainer
 
@@ -127,23 +130,24 @@ def run(folder: Path, model: Path, split: Any = None, **settings: Any) -> Any:
 
 def test_a_base_that_knows_s_is_found_out(lm_original: Path, tmp_path: Path) -> None:
     original = knowing_base(lm_original, tmp_path / "original")
-    doubtful = run(tmp_path / "a", original, auc_margin=0.2, learning_rate=1e-5)
+    rows = Dataset.from_list(secrets_rows(100))
+    known = split_retained(rows, Records.rows(range(40)), holdout=Records.rows(range(50, 100)))
+    doubtful = run(tmp_path / "a", original, known, auc_margin=0.2, learning_rate=1e-5)
     assert doubtful.base_is_clean == "doubtful"
     assert doubtful.verdict.word == "not_forgotten"
-    stated = run(tmp_path / "b", original, auc_margin=0.2, learning_rate=1e-5, base_is_clean=True)
+    stated = run(tmp_path / "b", original, known, auc_margin=0.2, learning_rate=1e-5, base_is_clean=True)
     assert (stated.base_is_clean, stated.verdict.word) == ("stated", "exact")
     assert any("The tests contradict the statement" in line for line in stated.verdict.warnings)
     # the same as yardstick: a retrained model began at the same base, so it excuses nothing
-    split = many()
-    made = trainer(tmp_path / "c", str(original), split, method="base", max_steps=1, learning_rate=1e-5)
+    made = trainer(tmp_path / "c", str(original), known, method="base", max_steps=1, learning_rate=1e-5)
     made.train()
-    assert made.report(audit=split.audit, retrained=str(lm_original)).base_is_clean == "doubtful"
+    assert made.report(audit=known.audit, retrained=str(lm_original)).base_is_clean == "doubtful"
 
 
 def test_a_base_that_does_not_is_checked_and_what_cannot_be_asked_is_not(
     lm_original: Path, classifier_original: Path, tmp_path: Path
 ) -> None:
-    clean = run(tmp_path / "a", lm_original, auc_margin=0.45)
+    clean = run(tmp_path / "a", lm_original, auc_margin=0.25)
     assert (clean.base_is_clean, clean.verdict.word) == ("checked", "exact")
     assert any("The base model was tested for S" in line for line in clean.verdict.reasons)
     head = run(tmp_path / "b", classifier_original, tickets())
@@ -157,7 +161,7 @@ def test_a_base_that_does_not_is_checked_and_what_cannot_be_asked_is_not(
         many(),
         method="base",
         max_steps=1,
-        auc_margin=0.45,
+        auc_margin=0.25,
         peft_config=LoraConfig(r=2),
     )
     adapter.train()
