@@ -1,6 +1,7 @@
 """Names and numbers as people read them."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..models.tasks import TASKS
@@ -53,6 +54,36 @@ def show(estimate: Estimate | None, digits: int = 3) -> str:
         return ""
     digits = digits if abs(estimate.value) < 10 else 1
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def beside_word(word: str, margin: float | None, attacks: Sequence[str], decided: str | None) -> str:
+    """What a verdict's word rests on, to stand right after it.
+
+    Args:
+        word: of the verdict.
+        margin: on the AUC; None where nobody noted it.
+        attacks: the names of those that were made.
+        decided: the one that decided.
+
+    Returns:
+        As in `` (margin ±0.10 in AUC; attacks: loss, zlib; zlib decided)``; empty without a margin.
+    """
+    if margin is None:
+        return ""
+    terms = ["by how it was made, not by a test"] if word == "exact" else []
+    if attacks or word != "exact":
+        terms.append(f"margin ±{margin:.2f} in AUC")
+    if attacks:
+        terms.append(f"attacks: {', '.join(attacks)}")
+        if word != "exact" and decided is not None:
+            terms.append(f"{decided} decided")
+    return f" ({'; '.join(terms)})"
+
+
+def beside_verdict(report: "UnlearningReport") -> str:
+    """As :func:`beside_word`, of a report."""
+    verdict = report.verdict
+    return beside_word(verdict.word, verdict.margin, verdict.attacks, verdict.attack)
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,16 @@ from ..evaluation.closeness.compare import Closeness
 from ..evaluation.reach import Reach
 from ..evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from ..evaluation.statistics import Estimate
-from ..evaluation.wording import ARM_NAMES, MEASURES, OUTSIDE_ATTACKS, TAUGHT, duration, generation_rows, show
+from ..evaluation.wording import (
+    ARM_NAMES,
+    MEASURES,
+    OUTSIDE_ATTACKS,
+    TAUGHT,
+    beside_verdict,
+    duration,
+    generation_rows,
+    show,
+)
 from ..publishing.card import new_version
 from ..publishing.sections import BEFORE_AND_AFTER
 from ..training.config import UnlearningConfig
@@ -201,7 +210,7 @@ def print_report(console: Console, report: UnlearningReport) -> None:
     if report.method.stop_reason:
         console.print(f"Stopped early: {plain(report.method.stop_reason)}")
     verdict = report.verdict
-    console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]")
+    console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]{plain(beside_verdict(report))}")
     for line in verdict.reasons:
         console.print(f"  {plain(line)}")
     for line in verdict.warnings:
@@ -218,6 +227,7 @@ def print_report(console: Console, report: UnlearningReport) -> None:
 def print_published(console: Console, commit: "CommitInfo", report: UnlearningReport) -> None:
     """Show where a model was published, and what is left to do about the one from before."""
     console.print(f"Published: {plain(commit.commit_url)}")
+    console.print(f"Its verdict: {report.verdict.word}{plain(beside_verdict(report))}.")
     console.print(BEFORE_AND_AFTER)
     original, name = report.original, commit.repo_url.repo_id
     if original is not None and original.on_hub and original.name != name:

@@ -112,7 +112,7 @@ def _print_plan(out: Console, plan: ErasurePlan, page: str) -> None:
     if report.repo_type == "dataset":
         out.print("A data set has no verdict: make sure that main holds only the rows that stay (L).")
     elif report.verdict is not None:
-        out.print(f"The verdict on main: {plain(report.verdict)}.")
+        out.print(f"The verdict on main: {plain(report.verdict + report.beside_verdict)}.")
     if not plan.finished:
         _print_going(out, plan)
     _print_out_of_reach(out, report, page)

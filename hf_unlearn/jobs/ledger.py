@@ -7,6 +7,7 @@ from ..data.request.digests import digest_each
 from ..data.request.records import value_text
 from ..errors import InputError, in_one_line
 from ..evaluation.report import REPORT_FILE
+from ..evaluation.wording import beside_word
 from ..hub_access import hub_errors
 from ..models.location import ModelSource, locate
 from ..publishing.ledger import LEDGER_FILE, Ledger, Unlearned
@@ -40,7 +41,7 @@ def show(place: str, revision: str | None) -> None:
         cells: tuple[str, ...]
         if isinstance(event, Unlearned):
             parent = f"{event.parent.name} {_short(event.parent.commit)}" if event.parent else ""
-            verdict = f"[{COLOURS.get(event.verdict, 'default')}]{plain(event.verdict)}[/]"
+            verdict = f"[{COLOURS.get(event.verdict, 'default')}]{plain(event.verdict)}[/]{plain(_beside(event))}"
             what, counts = f"unlearned: {event.method}", (f"{event.rows:,}", f"{event.ids:,}")
             cells = (*counts, verdict, plain(parent), _short(results[number - 1]))
         else:
@@ -71,7 +72,8 @@ def prove(place: str, revision: str | None, column: str, value: str, digest_key_
             if part.columns == [column] and not part.whole_rows and digest in part.digests:
                 number = ledger.events.index(run) + 1
                 about = (
-                    f"The run of {run.time} ({run.method}) kept it out of the training; its verdict: {run.verdict}."
+                    f"The run of {run.time} ({run.method}) kept it out of the training; its verdict: "
+                    f"{run.verdict}{_beside(run)}."
                 )
                 print(f"Forgotten: line {number} of the ledger has its digest, {digest}. {in_one_line(about)}")
                 return 0
@@ -110,6 +112,10 @@ def _first_with(source: ModelSource, weights: dict[str, str]) -> str | None:
                 break
             first = commit.commit_id
     return first
+
+
+def _beside(run: Unlearned) -> str:
+    return beside_word(run.verdict, run.margin, run.attacks or [], run.attack)
 
 
 def _short(commit: str | None) -> str:

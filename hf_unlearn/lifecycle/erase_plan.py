@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import PurePosixPath
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.hf_api import GitRefInfo, LFSFileInfo
 
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE
+from ..evaluation.wording import beside_word
 from ..models.training_record import software_versions
 from ..publishing.ledger import LEDGER_FILE, Ledger
 from .erase_report import ERASURE_FILE, ErasureReport, Fate, OldCommit, OldObject, OldRef
@@ -97,6 +99,17 @@ def _require_owner(repo: HubRepo) -> None:
     repo.require_writable()
 
 
+def stated_verdict(report: Any) -> tuple[str, str]:
+    """The word of a report of any version, and what stands beside it.
+
+    Raises:
+        KeyError, TypeError, ValueError: the JSON values are no report.
+    """
+    verdict = report["verdict"]
+    word = str(verdict["word"])
+    return word, beside_word(word, verdict.get("margin"), verdict.get("attacks") or [], verdict.get("attack"))
+
+
 class _Survey:
     """All that a repository has and had."""
 
@@ -116,7 +129,7 @@ class _Survey:
         self.before, self.fresh = self._past_of_main()
 
     def plan(self, whatever_the_verdict: bool) -> ErasurePlan:
-        verdict, ledger = self._verdict(), self._ledger()
+        (verdict, beside), ledger = self._verdict(), self._ledger()
         fates = {ref.ref: self._fate(ref) for ref in self.refs}
         kept = {commit for ref in self.refs if fates[ref.ref] == "kept" for commit in self.reached[ref.ref]}
         fresh = self.fresh | kept
@@ -131,6 +144,7 @@ class _Survey:
             repo=self.repo.id,
             repo_type=self.repo.type,
             verdict=verdict,
+            beside_verdict=beside,
             started=now,
             finished=None,
             refs=[
@@ -161,7 +175,7 @@ class _Survey:
             staying=[self._object(info) for info in self.stored if info.file_oid in staying],
             older_commits=sum(commit.file is not None for commit in commits),
             old_files=self._old_files(old),
-            refusals=self._refusals(verdict, ledger, whatever_the_verdict),
+            refusals=self._refusals(verdict, beside, ledger, whatever_the_verdict),
             begun=begun,
             finished=finished,
             ledger=ledger,
@@ -225,11 +239,12 @@ class _Survey:
 
     # What to know before
 
-    def _verdict(self) -> str | None:
+    def _verdict(self) -> tuple[str | None, str]:
+        """The word, and what stands beside it."""
         if self.repo.type == "dataset" or REPORT_FILE not in self.files:
-            return None
+            return None, ""
         try:
-            return str(json.loads(self.repo.read(self.head, REPORT_FILE))["verdict"]["word"])
+            return stated_verdict(json.loads(self.repo.read(self.head, REPORT_FILE)))
         except (ValueError, KeyError, TypeError):
             raise InputError(f"The {REPORT_FILE} on the main branch of {self.repo.id} cannot be read.") from None
 
@@ -238,7 +253,9 @@ class _Survey:
             return None
         return Ledger.read(self.repo.read(self.head, LEDGER_FILE).decode(errors="replace"), f"in {self.repo.id}")
 
-    def _refusals(self, verdict: str | None, ledger: Ledger | None, whatever_the_verdict: bool) -> list[str]:
+    def _refusals(
+        self, verdict: str | None, beside: str, ledger: Ledger | None, whatever_the_verdict: bool
+    ) -> list[str]:
         refusals = []
         if self.repo.type == "model" and not whatever_the_verdict:
             if verdict is None:
@@ -248,8 +265,8 @@ class _Survey:
                 )
             elif verdict not in ERASABLE:
                 refusals.append(
-                    f"The verdict on the model in {self.repo.id} is {verdict}, and the old weights would be gone; "
-                    "unlearn it by another method first, or add --whatever_the_verdict."
+                    f"The verdict on the model in {self.repo.id} is {verdict}{beside}, and the old weights would be "
+                    "gone; unlearn it by another method first, or add --whatever_the_verdict."
                 )
             if ledger is not None and ledger.runs and not self._has_weights(ledger.runs[-1].weights):
                 refusals.append(

@@ -118,6 +118,7 @@ class ErasureReport:
         out_of_reach: what cannot be deleted through the Hub's API, in words.
         software: versions.
         schema_version: 1.
+        beside_verdict: the margin and the attacks that the word rests on, in words; empty where nobody says.
     """
 
     repo: str
@@ -132,6 +133,7 @@ class ErasureReport:
     software: dict[str, str]
     out_of_reach: list[str] = field(default_factory=lambda: list(OUT_OF_REACH))
     schema_version: int = ERASURE_VERSION
+    beside_verdict: str = ""
 
     @property
     def text(self) -> str:

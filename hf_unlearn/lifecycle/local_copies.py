@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.score_cache import tables_folder
 from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
-from .erase_plan import ERASABLE
+from .erase_plan import ERASABLE, stated_verdict
 from .hub_repository import RepoType
 
 BEFORE_THE_VERDICT = (
@@ -147,10 +147,10 @@ def _plan_revisions(plan: LocalPlan, cache: HFCacheInfo | None, name: str, kind:
         # What the Hub's cleaning cannot read holds weights all the same.
         plan.add(f"{name}, which looks damaged", folder, root)
         return
-    kept = _newest_unlearned(repo) if kind == "model" else None
+    kept, verdict = _newest_unlearned(repo) if kind == "model" else (None, "")
     old = sorted(repo.revisions - {kept}, key=lambda revision: revision.commit_hash)
     if kept is not None:
-        plan.staying.append((kept.snapshot_path, "the newest unlearned revision"))
+        plan.staying.append((kept.snapshot_path, f"the newest unlearned revision, {verdict}"))
         _plan_leftovers(plan, repo, root)
     if not old:
         return
@@ -166,17 +166,19 @@ def _plan_revisions(plan: LocalPlan, cache: HFCacheInfo | None, name: str, kind:
     ]
 
 
-def _newest_unlearned(repo: CachedRepoInfo) -> CachedRevisionInfo | None:
-    """The revision whose own report says that it forgot, the newest if there are several."""
-    created = {}
+def _newest_unlearned(repo: CachedRepoInfo) -> tuple[CachedRevisionInfo | None, str]:
+    """The revision whose own report says that it forgot, the newest if there are several, and its verdict."""
+    created, verdicts = {}, {}
     for revision in repo.revisions:
         try:
             report = json.loads((revision.snapshot_path / REPORT_FILE).read_text(encoding="utf-8"))
-            if report["verdict"]["word"] in ERASABLE:
-                created[revision] = str(report["created"])
+            word, beside = stated_verdict(report)
+            if word in ERASABLE:
+                verdicts[revision], created[revision] = word + beside, str(report["created"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return max(created, key=lambda revision: created[revision], default=None)
+    kept = max(created, key=lambda revision: created[revision], default=None)
+    return kept, verdicts[kept] if kept is not None else ""
 
 
 def _plan_leftovers(plan: LocalPlan, repo: CachedRepoInfo, root: Path) -> None:

@@ -11,13 +11,14 @@ import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from ..data.request.digests import ForgottenDigests
 from ..errors import InputError
 from ..files import typed, write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
+ADDED = ("margin", "attack", "attacks")
 HEXADECIMAL = re.compile("[0-9a-f]{64}")
 
 
@@ -66,6 +67,7 @@ class Unlearned:
         key_check: distinguishes a wrong key from an id that was not forgotten.
         software: version of this package.
         previous: SHA-256 of the line before, None on the first.
+        margin, attack, attacks: of the verdict; None in lines from before this was noted.
     """
 
     event: ClassVar[str] = "unlearned"
@@ -86,6 +88,9 @@ class Unlearned:
     key_check: str
     software: str
     previous: str | None = None
+    margin: float | None = None
+    attack: str | None = None
+    attacks: list[str] | None = None
 
     @property
     def checked(self) -> list[str | None]:
@@ -97,7 +102,7 @@ class Unlearned:
     @property
     def statement(self) -> str:
         """A digest of all that the line says but what the weights and the report are, for the report to name it by."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("weights", "report")}
+        values = {name: value for name, value in _values(self).items() if name not in ("weights", "report")}
         return digest_of(json.dumps(values, sort_keys=True))
 
 
@@ -198,7 +203,12 @@ def ledger_text(path: Path) -> str:
 
 def line_of(event: Event) -> str:
     """An event as a line of the file: JSON with sorted keys, no blanks, and nothing but ASCII."""
-    return json.dumps(asdict(event) | {"event": event.event}, sort_keys=True, separators=(",", ":"))
+    return json.dumps(_values(event) | {"event": event.event}, sort_keys=True, separators=(",", ":"))
+
+
+def _values(event: "Event") -> dict[str, Any]:
+    """What a line says; what was added later has no place in a line from before."""
+    return {name: value for name, value in asdict(event).items() if value is not None or name not in ADDED}
 
 
 def digest_of(content: str | bytes) -> str:

@@ -152,9 +152,15 @@ def _line(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source
         report="",
         key_check=forgotten.key_check,
         software=report.software["hf_unlearn"],
+        margin=report.verdict.margin,
+        attack=report.verdict.attack,
+        attacks=report.verdict.attacks,
     )
     placed = ledger.with_event(line).events[-1]
     assert isinstance(placed, Unlearned)
+    if report.ledger is not None and placed.statement != report.ledger.statement:
+        # A run of an earlier version, whose line said less.
+        placed = replace(placed, margin=None, attack=None, attacks=None)
     return placed
 
 

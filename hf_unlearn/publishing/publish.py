@@ -17,6 +17,7 @@ from yaml import YAMLError
 from ..errors import InputError
 from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..evaluation.wording import beside_verdict
 from ..files import write_text
 from ..hub_access import UNREACHABLE, Patience, publishing_errors
 from ..models.location import MODEL_FILES, ModelSource
@@ -95,7 +96,12 @@ def publish(
             operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
             commit = patiently(
                 lambda: api.create_commit(
-                    repo_id, operations, commit_message=message, revision=revision, parent_commit=info.sha
+                    repo_id,
+                    operations,
+                    commit_message=message,
+                    commit_description=f"Verdict: {report.verdict.word}{beside_verdict(report)}.",
+                    revision=revision,
+                    parent_commit=info.sha,
                 )
             )
         except BaseException:
@@ -108,11 +114,11 @@ def publish(
 
 def _check_verdict(report: UnlearningReport, push_anyway: bool, tell_users_to_move: bool) -> None:
     """Raise InputError where the verdict forbids to publish the model, or to ask users to move to it."""
-    word, original = report.verdict.word, report.original
+    word, original, beside = report.verdict.word, report.original, beside_verdict(report)
     if word in REFUSED and not push_anyway:
         raise InputError(
-            f"The verdict is {word}, so the model is not published as unlearned; choose another method, or add "
-            "--push_anyway, and the card's first line will say so."
+            f"The verdict is {word}{beside}, so the model is not published as unlearned; choose another method, "
+            "or add --push_anyway, and the card's first line will say so."
         )
     if report.weights_moved is False and not push_anyway:
         raise InputError(
@@ -126,7 +132,8 @@ def _check_verdict(report: UnlearningReport, push_anyway: bool, tell_users_to_mo
         )
     if tell_users_to_move and word in REFUSED:
         raise InputError(
-            f"The verdict is {word}, so nobody can be asked to move to this model; leave out --tell_users_to_move."
+            f"The verdict is {word}{beside}, so nobody can be asked to move to this model; leave out "
+            "--tell_users_to_move."
         )
     if tell_users_to_move and (original is None or not original.on_hub):
         raise InputError(

@@ -7,7 +7,15 @@ from typing import Any
 from ..evaluation.report import UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
-from ..evaluation.wording import ARM_NAMES, MEASURES, OUTSIDE_ATTACKS, REFERENCE_NAMES, SET_NAMES, generation_rows
+from ..evaluation.wording import (
+    ARM_NAMES,
+    MEASURES,
+    OUTSIDE_ATTACKS,
+    REFERENCE_NAMES,
+    SET_NAMES,
+    beside_verdict,
+    generation_rows,
+)
 from ..methods.method import ADAPTER_RATE, Method
 from ..methods.table import METHODS, find_method
 from ..models.tasks import TASKS
@@ -81,6 +89,7 @@ def shared_values(report: UnlearningReport) -> dict[str, Any]:
         "recalls": recall_rows(report),
         "notes": notes(report),
         "margin": margin(report),
+        "beside": beside_verdict(report),
         "before_and_after": BEFORE_AND_AFTER,
     }
 

@@ -91,6 +91,7 @@ def test_help_of_the_other_commands_needs_no_torch() -> None:
         (["run", "--model_name_or_path", "m" * 300], "cannot be looked for: File name too long"),
         (["run", "--model_name_or_path", "LM", "--learning_rate", "nan"], "learning_rate=nan is not possible"),
         (["run", "--model_name_or_path", "LM", "--seed", "-1"], "seed=-1 is not possible"),
+        (["run", "--model_name_or_path", "LM", "--auc_margin", "0.3"], "it must be above 0 and at most 0.25"),
         (["run", "--model_name_or_path", "LM", "--warmup_steps", "-1"], "Expected value warmup_steps >= 0"),
         (
             ["run", "--model_name_or_path", "LM", "--lr_scheduler_kwargs", '{"a": 1}'],

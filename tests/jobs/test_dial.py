@@ -32,7 +32,7 @@ from .test_auto import command, many, refused  # noqa: F401
 from .test_jobs import leaks, texts_in
 
 COST = CostEntry(1.0, 0.0, 1, 1.0, 0.0, 1, None, None, None)
-FLAGS = ("--method", "dial", "--auc_margin", "0.3")
+FLAGS = ("--method", "dial", "--auc_margin", "0.25")
 
 
 def tried(alpha: float, told: bool) -> TrialEntry:

@@ -88,7 +88,7 @@ def test_old_revisions_go_and_the_newest_unlearned_one_stays(
     out = capsys.readouterr().out
     assert everything(caches.hub) == before
     assert out.count("  revision ") == 1
-    assert "the newest unlearned revision" in out
+    assert "the newest unlearned revision, exact" in out
     assert f"what a broken download left of {repo}" in out
     assert "Nothing has been changed." in out
     assert main(["erase", "--cache", repo, "--yes"]) == 0

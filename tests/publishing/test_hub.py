@@ -107,7 +107,8 @@ def test_a_model_that_did_not_forget_is_not_published(
     settings = {**hub_settings, "method": "fine_tune", "learning_rate": 1e-5, "output_dir": str(tmp_path / "out")}
     code, _, err = run(recipe, capsys, "--push", **settings, hub_model_id="owner/remembers")
     assert code == 2
-    assert "The verdict is not_forgotten, so the model is not published" in err
+    assert "The verdict is not_forgotten (margin ±0.10 in AUC; attacks: loss, " in err
+    assert "so the model is not published" in err
     assert not owner.repo_exists("owner/remembers")
     code, out, _ = run(recipe, capsys, "--push", "--push_anyway", **settings, hub_model_id="owner/remembers")
     assert code == 0
@@ -202,7 +203,10 @@ def test_nobody_is_asked_to_move_to_what_is_not_better(owner: HfApi, finished: P
     assert report.original is not None
     remembers = replace(report, verdict=replace(report.verdict, word="not_forgotten"))
     local = replace(report, original=replace(report.original, on_hub=False))
-    for told, message in ((remembers, "The verdict is not_forgotten, so nobody"), (local, "is not on the Hub")):
+    for told, message in (
+        (remembers, r"The verdict is not_forgotten \(margin ±0\.10 in AUC; .*\), so nobody"),
+        (local, "is not on the Hub"),
+    ):
         told.save(finished / REPORT_FILE)
         with pytest.raises(InputError, match=message):
             publish(finished, "owner/nobody-moves", token=TOKEN, push_anyway=True, tell_users_to_move=True)

@@ -44,6 +44,10 @@ def a_run(number: int) -> Unlearned:
         report=digest_of(f"report {number}"),
         key_check=digest_of("check"),
         software="0.1.0",
+        # Lines from before say nothing of these.
+        margin=0.1 if number > 1 else None,
+        attack="loss" if number > 1 else None,
+        attacks=["loss", "zlib"] if number > 1 else None,
     )
 
 

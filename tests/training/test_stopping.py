@@ -96,7 +96,7 @@ def test_what_no_attack_saw_in_the_original_is_not_found_forgotten() -> None:
 
 
 def test_stopping_watches_one_half_and_is_judged_on_the_other(lm_original: Path, tmp_path: Path) -> None:
-    run = stopping(tmp_path, lm_original, method="base")
+    run = stopping(tmp_path, lm_original, method="base", measure_steps=6)
     assert run.evidence is not None
     halves = [set(sets.sets["forget"]["row"]) for sets in (run.watched, run.evidence)]
     assert not halves[0] & halves[1]
@@ -105,10 +105,10 @@ def test_stopping_watches_one_half_and_is_judged_on_the_other(lm_original: Path,
     report = run.report(audit=many().audit)
     assert report.verdict.word != "exact", "S decided when to stop"
     assert "S decided when the training stopped" in report.verdict.warnings[0]
-    assert run.state.global_step == 2
+    assert run.state.global_step == 6
     assert report.method.stopped_early
     assert report.method.stop_reason is not None
-    assert report.method.stop_reason.startswith("forgotten, at look 1 of 5 at 1 % each. No attack distinguishes")
+    assert report.method.stop_reason.startswith("forgotten, at look 1 of 1 at 5 % each. No attack distinguishes")
     assert report.judged_on_part
     assert report.arms["unlearned"].sets["forget"].records == 60
     assert "reference" in report.arms["unlearned"].attacks, "the base is known"
@@ -144,7 +144,7 @@ def test_an_original_that_knows_nothing_of_s_cannot_be_found_to_have_forgotten(l
     run.train()
     gaps = [point.worst_gap for point in run.report().curve if point.worst_gap is not None]
     assert gaps
-    assert max(map(abs, gaps)) < 0.3, "within the margin"
+    assert max(map(abs, gaps)) < 0.25, "within the margin"
     assert not run.stopping.stopped
 
 
@@ -160,15 +160,15 @@ def test_watching_does_not_change_the_training(lm_original: Path, tmp_path: Path
 def test_a_run_that_has_stopped_goes_on_where_it_stopped(
     lm_original: Path, tmp_path: Path, save_strategy: str
 ) -> None:
-    options = {"method": "base", "measure_steps": 3, "save_strategy": save_strategy, "save_steps": 3}
+    options = {"method": "base", "measure_steps": 6, "save_strategy": save_strategy, "save_steps": 6}
     stopped = stopping(tmp_path, lm_original, **options)
     stopped.train()
     assert stopped.stopping.stopped
-    assert stopped.state.global_step == 3
+    assert stopped.state.global_step == 6
     resumed = stopping(tmp_path, lm_original, **options)
     resumed.train(resume_from_checkpoint=True)
     assert same(weights(resumed.model), weights(stopped.model))
-    assert resumed.state.global_step == 3
+    assert resumed.state.global_step == 6
     assert resumed.report().method.stop_reason == stopped.stopping.reason
 
 

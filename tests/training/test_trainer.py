@@ -400,7 +400,7 @@ def test_a_clean_start_is_exact_and_names_its_stage(lm_original: Path, tmp_path:
         ({"method": "toward_base", "alpha": 1.5}, "alpha=1.5 is not possible; it must be between 0 and 1"),
         ({"alpha": 0.5}, "'fine_tune' has no alpha"),
         ({"budget": 0.0}, "budget=0.0 is not possible"),
-        ({"auc_margin": 0.6}, "auc_margin=0.6"),
+        ({"auc_margin": 0.26}, "auc_margin=0.26 is not possible; it must be above 0 and at most 0.25."),
         ({"measure_steps": -1}, "measure_steps=-1"),
         ({"dataloader_num_workers": -1}, "dataloader_num_workers=-1"),
         ({"train_last_layers": 0}, "train_last_layers=0"),
