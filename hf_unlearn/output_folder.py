@@ -1,6 +1,7 @@
 """Output folders: whose run is in one, and whether it is finished."""
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from .errors import InputError
 from .files import write_text
 
 SETTINGS_FILE = "run.json"
+IDENTITY_FILE = "run_id"
 REFERENCES_FOLDER = "references"
 TRIALS_FOLDER = "trials"
 PRIVATE_SETTINGS = (
@@ -72,3 +74,12 @@ def start_folder(folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
     PartialState().wait_for_everyone()
+
+
+def run_identity(folder: Path) -> str:
+    """What identifies the run in a started folder, through interruptions; another one after the folder is deleted."""
+    path = folder / IDENTITY_FILE
+    if not path.is_file() and PartialState().is_main_process:
+        write_text(path, secrets.token_hex(16))
+    PartialState().wait_for_everyone()
+    return path.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.alternates_file import AlternatesEntry
+from ..data.request.attempts import AttemptCount
 from ..data.split import SplitAudit
 from ..files import json_values, load_json, save_json
 from ..models.tasks import Task
@@ -326,6 +327,7 @@ class UnlearningReport:
             did not begin at a base.
         weights_moved: whether a weight differs from the original's; None where nobody could compare them.
         ledger: the line of the ledger beside the report that is about this run; None where no ledger was kept.
+        attempts: which attempt on the same records this is; None where nobody counted.
     """
 
     task: Task
@@ -352,6 +354,7 @@ class UnlearningReport:
     base_is_clean: BaseIsClean | None = None
     ledger: LedgerNote | None = None
     weights_moved: bool | None = None
+    attempts: AttemptCount | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return json_values(self)

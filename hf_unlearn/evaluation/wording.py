@@ -8,6 +8,7 @@ from ..models.tasks import TASKS
 from .statistics import Estimate
 
 if TYPE_CHECKING:
+    from ..data.request.attempts import AttemptCount
     from .report import UnlearningReport
 
 SET_NAMES = {
@@ -84,6 +85,18 @@ def beside_verdict(report: "UnlearningReport") -> str:
     """As :func:`beside_word`, of a report."""
     verdict = report.verdict
     return beside_word(verdict.word, verdict.margin, verdict.attacks, verdict.attack)
+
+
+def attempt_words(count: "AttemptCount | None") -> str:
+    """Which attempt on the same records a run is, in one sentence; empty where nobody counted."""
+    if count is None:
+        return ""
+    if count.number == 1:
+        return "This is the first attempt on these records."
+    return (
+        f"This is attempt {count.number:,} on these records; {count.others:,} of those before had another method, "
+        "seed or margin."
+    )
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from ..evaluation.wording import (
     MEASURES,
     OUTSIDE_ATTACKS,
     TAUGHT,
+    attempt_words,
     beside_verdict,
     duration,
     generation_rows,
@@ -222,6 +223,8 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"  {lost}Utility {report.utility.word}. {report.utility.sentence}")
     if verdict.smallest_margin is not None:
         console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.")
+    if report.attempts is not None:
+        console.print(f"  {attempt_words(report.attempts)}")
 
 
 def print_published(console: Console, commit: "CommitInfo", report: UnlearningReport) -> None:

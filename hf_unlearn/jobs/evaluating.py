@@ -1,5 +1,6 @@
 """``hf-unlearn evaluate``: measure a model that another tool unlearned."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from ..models.loading import load_any, load_config, load_tokenizer, quantised_bi
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
 from ..output_folder import require_folder
-from ..publishing.ledger_of_model import ledger_of
+from ..publishing.ledger import digest_of
+from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..training.config import UnlearningConfig
 from ..training.measuring import check_measures
 from ..training.trained_weights import weights_digest
@@ -30,7 +32,7 @@ from .console import console, plain, print_report, show_split
 from .preparation import loading_options, located, without_method, words_in_reach
 from .reference_models import named_references
 from .settings import DataArguments, EvaluateArguments, HarnessArguments, ModelArguments, RequestArguments, build
-from .splitting import named_data, split_data
+from .splitting import count_attempt, named_data, split_data
 
 UNKNOWN_METHOD = MethodEntry(
     name="unknown",
@@ -87,6 +89,9 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     harness_tasks = harness_tasks_of(values, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
+    # The same look again is no other attempt.
+    looked = [weights_of(source) or [source.name, source.revision], config.seed, config.auc_margin]
+    attempts = count_attempt(parts, request_args, config, digest_of(json.dumps(looked)), UNKNOWN_METHOD.name)
     evidence, tables, generated, weights = _measured(places, sets, task, loading, config)
     before, after = weights.get("original"), weights["unlearned"]
     scored = score_references(references, evidence, loading=loading, device=config.device)
@@ -115,6 +120,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         weights_moved=None if before is None or after is None else before != after,
     )
     report = with_references(report, tables, scored, seed=config.seed, retrained=compare.retrained_model)
+    report = replace(report, attempts=attempts)
     if harness_tasks is not None:
         report = replace(report, harness=harness_of(places, harness_tasks, loading, config))
     if PartialState().is_main_process:

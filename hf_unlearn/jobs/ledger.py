@@ -7,7 +7,7 @@ from ..data.request.digests import digest_each
 from ..data.request.records import value_text
 from ..errors import InputError, in_one_line
 from ..evaluation.report import REPORT_FILE
-from ..evaluation.wording import beside_word
+from ..evaluation.wording import attempt_words, beside_word
 from ..hub_access import hub_errors
 from ..models.location import ModelSource, locate
 from ..publishing.ledger import LEDGER_FILE, Ledger, Unlearned
@@ -42,7 +42,8 @@ def show(place: str, revision: str | None) -> None:
         if isinstance(event, Unlearned):
             parent = f"{event.parent.name} {_short(event.parent.commit)}" if event.parent else ""
             verdict = f"[{COLOURS.get(event.verdict, 'default')}]{plain(event.verdict)}[/]{plain(_beside(event))}"
-            what, counts = f"unlearned: {event.method}", (f"{event.rows:,}", f"{event.ids:,}")
+            tries = f", attempt {event.attempts.number:,}" if event.attempts else ""
+            what, counts = f"unlearned: {event.method}{tries}", (f"{event.rows:,}", f"{event.ids:,}")
             cells = (*counts, verdict, plain(parent), _short(results[number - 1]))
         else:
             what = f"erased: {event.repo}"
@@ -75,7 +76,8 @@ def prove(place: str, revision: str | None, column: str, value: str, digest_key_
                     f"The run of {run.time} ({run.method}) kept it out of the training; its verdict: "
                     f"{run.verdict}{_beside(run)}."
                 )
-                print(f"Forgotten: line {number} of the ledger has its digest, {digest}. {in_one_line(about)}")
+                tries = f" {attempt_words(run.attempts)}" if run.attempts else ""
+                print(f"Forgotten: line {number} of the ledger has its digest, {digest}. {in_one_line(about)}{tries}")
                 return 0
     print("Not forgotten: no line of the ledger has its digest.")
     return 1

@@ -17,6 +17,7 @@ from ..data.arrow_tables import AnyDataset, column_names
 from ..data.checks import check_fit
 from ..data.format import record_format
 from ..data.loading import pick_split
+from ..data.request.attempts import AttemptCount
 from ..data.split import RetainedSplit
 from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets
@@ -28,6 +29,7 @@ from ..models.loading import PEFT_TASKS, load_any, load_config, quantised_bits, 
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
 from ..models.training_record import DataSource, TrainingRecord, load_record
+from ..output_folder import run_identity
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..training.config import UnlearningConfig
@@ -38,7 +40,7 @@ from ..training.trainer import UnlearningTrainer
 from ..training.trainer_data import measured_sets
 from .console import console, plain, show_split
 from .settings import DataArguments, ModelArguments, RequestArguments, build
-from .splitting import named_data, split_data
+from .splitting import count_attempt, named_data, split_data
 
 # What says how to unlearn, and nothing else.
 METHOD_SETTINGS = (
@@ -98,6 +100,11 @@ class Preparation:
             "retained": self.parts.retained,
             "test": self.test,
         }
+
+    def count_attempt(self) -> AttemptCount:
+        """As :func:`~hf_unlearn.jobs.splitting.count_attempt`, for the run that the output folder was started for."""
+        args, run = build(RequestArguments, self.values), run_identity(self.config.folder)
+        return count_attempt(self.parts, args, self.config, run, self.config.method)
 
     def model_config(self) -> PretrainedConfig:
         """The original's configuration, read without its weights."""

@@ -3,12 +3,15 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..data.arrow_tables import AnyDataset, column_names
 from ..data.copies.paraphrases import SentenceEncoder
 from ..data.format import RecordFormat
 from ..data.loading import load_data, pick_split, reading
+from ..data.request.attempts import Attempt, AttemptCount, attempts_path, note_attempt
 from ..data.request.digests import key_path, load_digest_key
 from ..data.request.id_files import request_files
 from ..data.request.records import Records
@@ -71,6 +74,22 @@ def split_data(
             ask_again=ask_again,
             group_column=config.group_column,
         )
+
+
+def count_attempt(
+    parts: RetainedSplit, args: RequestArguments, config: UnlearningConfig, run: str, method: str
+) -> AttemptCount:
+    """Note that a run begins to measure S, unless that is noted already, and say which attempt on S it is.
+
+    ``run`` identifies it, through interruptions. Raises InputError where the file beside the key cannot be used.
+    """
+    assert parts.forgotten is not None
+    attempt = Attempt(run, parts.forgotten.records, method, config.seed, config.auc_margin)
+    found: list[AttemptCount | None] = [None]
+    if PartialState().is_main_process:
+        found = [note_attempt(attempts_path(key_path(args.digest_key_file)), attempt)]
+    (count,) = broadcast_object_list(found)
+    return count
 
 
 def forget_request(args: RequestArguments) -> Records:

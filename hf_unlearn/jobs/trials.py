@@ -47,6 +47,7 @@ class Choice:
             if not (folder / SETTINGS_FILE).is_file():
                 show_prices(self.run, trainer, methods)
                 start_folder(folder, self.settings)
+            self.run.count_attempt()
 
         return begin
 

@@ -7,13 +7,15 @@ from typing import Any
 from accelerate import PartialState
 from rich.console import Console
 
+from ..data.request.attempts import attempts_path, check_attempts
+from ..data.request.digests import key_path
 from ..errors import InputError
 from ..evaluation.references import TrainedReference, score_references, with_references
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..methods.table import CHOICES
 from ..models.loading import source_task
 from ..models.location import locate
-from ..output_folder import is_finished, run_settings
+from ..output_folder import is_finished, run_settings, start_folder
 from ..publishing.card import CARD_FILE, write_card
 from ..publishing.ledger import LEDGER_FILE
 from ..publishing.ledger_of_model import weights_of, with_note, write_line
@@ -26,7 +28,7 @@ from .dial import check_dial, dial
 from .evaluating import harness_of, harness_tasks_of
 from .preparation import Preparation, check_needs, prepare_run
 from .reference_models import Reference, named_references, own_references, plan_reference, train_reference
-from .settings import RunArguments, build
+from .settings import RequestArguments, RunArguments, build
 from .training_runs import unlearn
 from .trials import EXACT, Choice, clear_trials, show_prices
 
@@ -70,6 +72,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         out.print(f"{plain(folder)} holds this run, finished.")
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
+        check_attempts(attempts_path(key_path(build(RequestArguments, values).digest_key_file)))
         report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
     if PartialState().is_main_process:
         write_line(folder, report, prepared.ledger, forgotten, prepared.source)
@@ -113,6 +116,8 @@ def _unlearn(
         def begin(trainer: UnlearningTrainer) -> None:
             if not trainer.method.is_clean(trainer.alpha):
                 show_prices(prepared, trainer, [*([EXACT] if trainer.base is not None else []), method])
+            start_folder(prepared.config.folder, settings)
+            prepared.count_attempt()
 
         trainer = unlearn(prepared, settings, forget=parts.forget, holdout=parts.holdout, begin=begin)
         if reference is not None:
@@ -136,6 +141,7 @@ def _unlearn(
         context=trainer.accelerator.autocast,
     )
     report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
+    report = replace(report, attempts=prepared.count_attempt())
     trainer.evidence_report = report = with_note(report, prepared.ledger, parts.forgotten, prepared.source)
     trainer.save_model()
     clear_trials(prepared.config.folder)

@@ -9,7 +9,7 @@ from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
-from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, beside_word
+from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, attempt_words, beside_word
 from ..models.training_record import software_versions
 from ..publishing.ledger import Erased
 from ..publishing.sections import VERDICTS, Rows, method_of, shared_values
@@ -50,6 +50,7 @@ def render_page(audited: Audited) -> str:
             pairs=deciding_aucs(report),
             single=single_records(report),
             beside_word=beside_word,
+            attempt_words=attempt_words,
             kinds=KINDS,
             # Reports from before this was asked do not say it.
             base_is_clean=report.base_is_clean or ("unchecked" if report.base is not None else None),

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from ..data.request.attempts import AttemptCount
 from ..data.request.digests import ForgottenDigests
 from ..errors import InputError
 from ..files import typed, write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
-ADDED = ("margin", "attack", "attacks")
+ADDED = ("margin", "attack", "attacks", "attempts")
 HEXADECIMAL = re.compile("[0-9a-f]{64}")
 
 
@@ -68,6 +69,7 @@ class Unlearned:
         software: version of this package.
         previous: SHA-256 of the line before, None on the first.
         margin, attack, attacks: of the verdict; None in lines from before this was noted.
+        attempts: which attempt on the same records it was; None where nobody counted.
     """
 
     event: ClassVar[str] = "unlearned"
@@ -91,6 +93,7 @@ class Unlearned:
     margin: float | None = None
     attack: str | None = None
     attacks: list[str] | None = None
+    attempts: AttemptCount | None = None
 
     @property
     def checked(self) -> list[str | None]:

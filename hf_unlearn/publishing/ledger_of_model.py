@@ -155,12 +155,13 @@ def _line(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source
         margin=report.verdict.margin,
         attack=report.verdict.attack,
         attacks=report.verdict.attacks,
+        attempts=report.attempts,
     )
     placed = ledger.with_event(line).events[-1]
     assert isinstance(placed, Unlearned)
     if report.ledger is not None and placed.statement != report.ledger.statement:
         # A run of an earlier version, whose line said less.
-        placed = replace(placed, margin=None, attack=None, attacks=None)
+        placed = replace(placed, margin=None, attack=None, attacks=None, attempts=None)
     return placed
 
 

@@ -13,6 +13,7 @@ from ..evaluation.wording import (
     OUTSIDE_ATTACKS,
     REFERENCE_NAMES,
     SET_NAMES,
+    attempt_words,
     beside_verdict,
     generation_rows,
 )
@@ -90,6 +91,7 @@ def shared_values(report: UnlearningReport) -> dict[str, Any]:
         "notes": notes(report),
         "margin": margin(report),
         "beside": beside_verdict(report),
+        "attempts": attempt_words(report.attempts),
         "before_and_after": BEFORE_AND_AFTER,
     }
 

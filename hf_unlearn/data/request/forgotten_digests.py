@@ -40,11 +40,13 @@ class Forgotten:
         digests: of the ids, found in D or not, and of the rows that are named in another way or are copies.
         files: that the request came from.
         key_check: identifies the key.
+        records: a digest of the content of S, however the request names it.
     """
 
     digests: list[ForgottenDigests]
     files: list[RequestFile]
     key_check: str
+    records: str
 
 
 def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarray, key: bytes) -> Forgotten:
@@ -66,7 +68,8 @@ def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarra
         if matcher.source and named is not None
     ]
     parts = [ForgottenDigests(list(names), rows, sorted(found)) for (names, rows), found in digests.items() if found]
-    return Forgotten(parts, files, key_check(key))
+    records = keyed_digest(key, _texts(dataset, forget, columns))
+    return Forgotten(parts, files, key_check(key), records)
 
 
 def _texts(dataset: AnyDataset, mask: np.ndarray, columns: list[str]) -> Iterator[str]:
