@@ -1,7 +1,7 @@
 """The ledger: its chain, and deletions one after another."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,8 @@ def changed(value: Any) -> list[Any]:
 def test_each_field_of_each_line_but_the_last_is_under_the_chain() -> None:
     ledger = a_ledger()
     lines = [line_of(event) for event in ledger.events]
-    for number, event in enumerate(ledger.events[:-1]):
-        variants = changed(asdict(event) | {"event": event.event})
+    for number in range(len(lines) - 1):
+        variants = changed(json.loads(lines[number]))
         assert len(variants) > 10
         for variant in variants:
             line = json.dumps(variant, sort_keys=True, separators=(",", ":"))
