@@ -297,6 +297,22 @@ class LedgerNote:
 
 
 @dataclass(frozen=True)
+class MeasuredWeights:
+    """Which weights were measured, so that no others are published.
+
+    Attributes:
+        digest: SHA-256 of all weights, see :func:`~hf_unlearn.models.weights_digest.weights_digest`; None where they
+            were sharded over processes.
+        dtype: the number format they were in, such as ``float32``.
+        base: SHA-256 of each file of weights under an adapter, by name; None for a full model.
+    """
+
+    digest: str | None
+    dtype: str
+    base: dict[str, str] | None
+
+
+@dataclass(frozen=True)
 class UnlearningReport:
     """The evidence about one unlearned model.
 
@@ -328,6 +344,7 @@ class UnlearningReport:
         weights_moved: whether a weight differs from the original's; None where nobody could compare them.
         ledger: the line of the ledger beside the report that is about this run; None where no ledger was kept.
         attempts: which attempt on the same records this is; None where nobody counted.
+        measured: the weights that the report is about; None in older reports and for a model that another tool made.
     """
 
     task: Task
@@ -355,6 +372,7 @@ class UnlearningReport:
     ledger: LedgerNote | None = None
     weights_moved: bool | None = None
     attempts: AttemptCount | None = None
+    measured: MeasuredWeights | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return json_values(self)

@@ -29,6 +29,7 @@ from ..data.encoding import PaddingCollator
 from ..models.loading import Model, plain_model
 from ..models.tasks import TASKS
 from ..models.training_record import software_versions
+from ..models.weights_digest import is_whole
 from . import measured_sets, scoring
 from .measured_sets import EvidenceSets
 from .report import SetName
@@ -120,7 +121,7 @@ def model_digest(model: Model) -> str | None:
     if isinstance(model, PeftModel) and not isinstance(model.active_peft_config, LoraConfig):
         return None
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    if not all(_is_known(module) for module in model.modules()) or not all(_is_whole(t) for _, t in tensors):
+    if not all(_is_known(module) for module in model.modules()) or not all(is_whole(t) for _, t in tensors):
         return None
     config = {key: value for key, value in plain.config.to_dict().items() if key not in NAMES}
     digest = xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
@@ -139,11 +140,6 @@ def _is_known(module: nn.Module) -> bool:
     """Whether a layer runs the code of its class only, and that code is of a known version."""
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     return type(module).__module__.startswith(KNOWN_CODE) and not hooked
-
-
-def _is_whole(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds all of its numbers here; sharded and quantised ones are of other classes, or empty."""
-    return type(tensor) in (torch.Tensor, nn.Parameter) and not tensor.is_meta and tensor.numel() > 0
 
 
 def data_digest(examples: Dataset) -> str:

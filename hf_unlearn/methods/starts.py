@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..models.layers import own_weights, placed_like, plain_name
-from ..models.loading import Model, kept_of_adapter, plain_model
+from ..models.loading import Model, plain_model, quantised_bits
 from .items import Items
 
 
@@ -152,10 +152,12 @@ def counterpart(anchor: Mapping[str, torch.Tensor], name: str, weight: torch.Ten
 
 
 def _move_adapter(model: Model, inputs: StartInputs, alpha: float, chosen: Collection[str] | None = None) -> None:
-    """Move an adapter by alpha toward its base; where it holds more than LoRA's matrices, all the way only."""
-    kept = isinstance(model, PeftModel) and kept_of_adapter(model.active_peft_config)
-    if kept and alpha == 1 and chosen is None and inputs.load_base is not None:
-        wrap_anew(model, inputs.load_base(), inputs.seed)
+    """Move an adapter by alpha toward its base; all the way, what lies under it is read from the base again."""
+    quantised = quantised_bits(plain_model(model).config) is not None
+    all_the_way = alpha == 1 and chosen is None and not quantised
+    base = inputs.load_base() if all_the_way and inputs.load_base is not None else None
+    if base is not None:
+        wrap_anew(model, base, inputs.seed)
     else:
         shrink_adapter(model, alpha, inputs.seed, chosen)
 

@@ -25,6 +25,7 @@ from ..models.training_record import RECORD_FILE, load_record
 from .card import CARD_FILE, Published, rendered_card
 from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
 from .ledger_of_model import ledger_of
+from .measured_weights import check_measured
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +66,13 @@ def publish(
         tell_users_to_move: ask users of the original, in the card, to move to this model.
 
     Raises:
-        InputError: the verdict forbids it, the repository has files, or the Hub refuses; nothing is lost then.
+        InputError: the verdict forbids it, the weights are not those that were measured, the repository has files, or
+            the Hub refuses; nothing is lost then.
     """
     report = UnlearningReport.load(folder / REPORT_FILE)
     _check_verdict(report, push_anyway, tell_users_to_move)
     contents: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    check_measured(folder, report)
     records = f"{report.audit.forget_rows:,} records" if report.audit else "records"
     message = commit_message or f"Unlearn {records} with {report.method.name}: {report.verdict.word}"
     api, patiently = HfApi(token=token), Patience()

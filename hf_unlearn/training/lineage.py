@@ -48,8 +48,9 @@ def find_lineage(
         name = model.active_peft_config.base_model_name_or_path
     base = find_base(source, record, name, args.base_model_revision)
     adapter = isinstance(model, PeftModel) if model is not None else source is not None and source.adapter
-    if base is not None and source is not None and source.adapter:
-        base = _under_adapter(source, base, named=name is not None)
+    under = _under(source, model)
+    if base is not None and under is not None:
+        base = _under_adapter(under, base, source, named=name is not None)
     if isinstance(model, PeftModel):
         kept = kept_of_adapter(model.active_peft_config)
     else:
@@ -57,12 +58,23 @@ def find_lineage(
     return Lineage(record, base, adapter, kept)
 
 
-def _under_adapter(source: ModelSource, base: ModelSource, *, named: bool) -> ModelSource | None:
+def _under(source: ModelSource | None, model: Model | None) -> ModelSource | None:
+    """The model that an adapter lies on, None for a full model or where nobody names it."""
+    if source is not None:
+        return adapter_base(source) if source.adapter else None
+    config = model.active_peft_config if isinstance(model, PeftModel) else None
+    return (
+        locate(config.base_model_name_or_path, config.revision) if config and config.base_model_name_or_path else None
+    )
+
+
+def _under_adapter(
+    under: ModelSource, base: ModelSource, source: ModelSource | None, *, named: bool
+) -> ModelSource | None:
     """The base of an adapter is the model that it lies on, for it is trained, measured and published there.
 
     Raises InputError where the user names one with other weights.
     """
-    under = adapter_base(source)
     if (base.name, base.revision) == (under.name, under.revision) or weights_of(base) == weights_of(under):
         return base
     if named:
@@ -70,7 +82,7 @@ def _under_adapter(source: ModelSource, base: ModelSource, *, named: bool) -> Mo
             f"The adapter lies on {under.public_name!r}, which has other weights than the base {base.public_name!r}; "
             "leave the base out, or merge the adapter into its model and unlearn all weights."
         )
-    return None if _had_to_forget(under, source, report_beside(source)) else under
+    return None if source is not None and _had_to_forget(under, source, report_beside(source)) else under
 
 
 def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> None:

@@ -208,8 +208,9 @@ class MethodTrainer(Trainer):
 
     def _move_to_start(self) -> None:
         self.method.start(self.model, self.start_inputs)
-        base = self.base
-        if self.starts_at_base and isinstance(self.model, PeftModel) and base is not None:
+        base = self.adapter_base
+        if isinstance(self.model, PeftModel) and base is not None:
+            # What is published names the model that is under the adapter here, by its commit.
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path, config.revision = base.name, base.revision
 

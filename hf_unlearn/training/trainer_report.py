@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from ..data.split import ForgetRows, SplitAudit
 from ..errors import InputError
 from ..evaluation.assemble import Judging, assemble_report, model_entry
 from ..evaluation.measured_sets import EvidenceSets
-from ..evaluation.report import CurvePoint, MethodEntry, SetName, UnlearningReport
+from ..evaluation.report import CurvePoint, MeasuredWeights, MethodEntry, SetName, UnlearningReport
 from ..evaluation.verdict import BaseIsClean, Provenance
-from ..models.loading import load_tokenizer
+from ..models.loading import load_tokenizer, plain_model
+from ..models.location import locate
 from ..models.tasks import IGNORED, TASKS
 from ..models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
+from ..models.weights_digest import weights_digest
+from ..publishing.ledger_of_model import weights_of
 from .callbacks import StopWhenForgotten
 from .first_use_of_rows import NEVER, FirstUse, training_identity
 from .method_trainer import MethodTrainer
@@ -48,7 +51,7 @@ def trainer_report(
     clean = trainer.method.is_clean(trainer.alpha) or _began_before(trainer, forget_rows)
     args = trainer.args
     on_part = args.stop_when_forgotten or chosen_by_forget
-    return assemble_report(
+    report = assemble_report(
         tables,
         evidence,
         Judging(args.auc_margin, args.utility_margin, args.group_column, args.seed, on_part),
@@ -79,6 +82,17 @@ def trainer_report(
             if "forget_loss" in entry
         ],
     )
+    return replace(report, measured=_measured_weights(trainer))
+
+
+def _measured_weights(trainer: MethodTrainer) -> MeasuredWeights:
+    """The weights as they are now, and the files of those under an adapter."""
+    model, files = trainer.accelerator.unwrap_model(trainer.model), None
+    if isinstance(model, PeftModel):
+        named = model.active_peft_config
+        base = trainer.adapter_base or locate(str(named.base_model_name_or_path), named.revision)
+        files = weights_of(base)
+    return MeasuredWeights(weights_digest(model), str(plain_model(model).dtype).removeprefix("torch."), files)
 
 
 def _began_before(trainer: MethodTrainer, forget_rows: ForgetRows | None) -> bool:
