@@ -20,7 +20,7 @@ from .copies.review import check_review
 from .copies.search import NearAudit, NearCopies, look_for_near_copies
 from .groups import Groups, find_groups
 from .request.forgotten_digests import Forgotten, forgotten_digests
-from .request.records import Records
+from .request.records import Records, Values
 from .request.selection import Masks, RowTaker, Selection, Selections, select_rows, take_rows
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class SplitAudit:
         holdout_groups_retained: groups of H that have other records in L, so that the model saw their like; None
             without groups.
         holdout_rows_of_retained_groups: the rows of H in those groups.
+        id_columns: the columns whose values the request names.
     """
 
     dataset_rows: int
@@ -85,6 +86,7 @@ class SplitAudit:
     holdout_groups: int | None = None
     holdout_groups_retained: int | None = None
     holdout_rows_of_retained_groups: int | None = None
+    id_columns: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -331,6 +333,7 @@ def _audit(
         forgotten_before_rows=int(np.count_nonzero(masks.before)),
         ids_honoured=sum(forget.honoured),
         **groups.counts(),
+        id_columns=sorted({part.column for part in forget.parts if isinstance(part, Values)}),
     )
 
 

@@ -230,12 +230,6 @@ def check_needs(run: Preparation) -> None:
     """Raise InputError where a base, a record or whole weights are missing that the method needs."""
     config = run.config
     method = find_method(config.method, config.start)
-    # Without either, nobody knows which training the method repeats.
-    if method.budget is not None and run.lineage.base is None and run.lineage.record is None:
-        raise InputError(
-            f"The method {config.method!r} repeats the original's training, and nobody says how that began: there is "
-            "no training_record.json, and no base model is known; name that model with --base_model_name_or_path."
-        )
     fit_to_lineage(config, method, run.lineage)
     adapter, published = run.lineage.adapter or run.lora is not None, config.learning_rate
     fit_rate(config, method, adapter=adapter)

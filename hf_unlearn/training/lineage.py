@@ -93,6 +93,12 @@ def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> 
             f"{needing} needs the model that the original was fine-tuned from, which neither a "
             "training record nor the card names; give it with base_model_name_or_path."
         )
+    # Without either, nobody knows which training the method repeats.
+    if method.budget is not None and lineage.base is None and lineage.record is None:
+        raise InputError(
+            f"The method {args.method!r} repeats the original's training, and nobody says how that began: there is no "
+            "training_record.json, and no base model is known; name that model with base_model_name_or_path."
+        )
     if args.budget is not None:
         if lineage.record is None:
             raise InputError(

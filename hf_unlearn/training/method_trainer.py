@@ -72,7 +72,7 @@ class MethodTrainer(Trainer):
         lineage: Lineage,
         lora: dict[str, Any] | None,
     ):
-        self.method, self.alpha, self.task = method, alpha, task
+        self.method, self.alpha, self.task, self.data = method, alpha, task, data
         self.source, self.record, self.base = source, lineage.record, lineage.base
         self.trained_adapter, self.lora = lineage.adapter, lora
         self.training_collator, self.first_use = data.training_collator, data.first_use

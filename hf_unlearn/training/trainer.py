@@ -81,7 +81,7 @@ class UnlearningTrainer(MethodTrainer):
             ``labels`` (for a masked language model the token wherever one may be masked, -100 elsewhere).
         forget_dataset: S, which most methods only measure. Without it this is plain training.
         holdout_dataset: the held-out set H, records like S that no model saw.
-        eval_dataset: a test split.
+        eval_dataset: a test split, or several by name.
         processing_class: the tokenizer; that of the model when None.
         data_collator: stacks examples; pads them, and masks those that are trained on, when None.
         peft_config: trains an adapter instead of the weights; not for a model that is an adapter already.
@@ -105,7 +105,7 @@ class UnlearningTrainer(MethodTrainer):
         train_dataset: AnyDataset | None = None,
         forget_dataset: AnyDataset | None = None,
         holdout_dataset: AnyDataset | None = None,
-        eval_dataset: AnyDataset | None = None,
+        eval_dataset: AnyDataset | dict[str, AnyDataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         data_collator: Callable[[list[dict]], dict[str, torch.Tensor]] | None = None,
         peft_config: PeftConfig | None = None,

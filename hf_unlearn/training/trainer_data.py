@@ -1,8 +1,9 @@
 """The data of a trainer, as examples: what it trains on, and what it measures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -11,7 +12,7 @@ from ..data.alternates_file import AlternatesEntry, alternates_to
 from ..data.arrow_tables import AnyDataset
 from ..data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
 from ..data.labels import class_names_of
-from ..data.masking import MaskingCollator, token_masking
+from ..data.masking import MaskingCollator, TokenMasking, token_masking
 from ..data.replacements import by_record, encoder_of, plain_form, with_refusals
 from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets, evidence_sets
@@ -31,7 +32,7 @@ class TrainerData:
     """What a trainer reads.
 
     Attributes:
-        train, test: the examples of L and of a test split.
+        train, test: the examples of L and of a test split, or of several by name.
         training_collator: stacks those that are trained on, None where ``collator`` does.
         evidence: what is measured, None without S.
         rows: how many records L has, None when it is streamed.
@@ -40,10 +41,11 @@ class TrainerData:
         forget: the examples of S, None where it is not trained on.
         mixed: what comes in the batches of a method that uses S, None for another.
         alternates: what a report says of the alternates that come in S's place, None without them.
+        records: the sets as they were given; a test split may be several by name.
     """
 
     train: AnyDataset
-    test: AnyDataset | None
+    test: AnyDataset | dict[str, AnyDataset] | None
     collator: Collator
     training_collator: MaskingCollator | None
     evidence: EvidenceSets | None
@@ -53,13 +55,14 @@ class TrainerData:
     forget: Dataset | None = None
     mixed: ForgetRetainedDataset | None = None
     alternates: AlternatesEntry | None = None
+    records: Mapping[SetName, Any] = field(default_factory=dict)
 
 
 def trainer_data(
     retained: AnyDataset,
     forget: AnyDataset | None,
     holdout: AnyDataset | None,
-    test: AnyDataset | None,
+    test: AnyDataset | dict[str, AnyDataset] | None,
     args: UnlearningConfig,
     task: Task,
     config: PretrainedConfig,
@@ -87,14 +90,16 @@ def trainer_data(
         "forget": forget,
         "holdout": holdout,
         "retained": retained,
-        "test": test,
+        "test": None if isinstance(test, dict) else test,
     }
+    given: dict[SetName, Any] = {**sets, "test": test}
     evidence = _encoded_sets(sets, tokenizer, config, task, args, collator) if forget is not None else None
     with args.main_process_first(desc="tokenising"):
         retained = _as_examples(retained, encoder, "retained")
-        test = _as_examples(test, encoder, "test") if test is not None else None
-        if masking is not None and isinstance(test, Dataset):
-            test = masking.fixed(test)
+        if isinstance(test, dict):
+            test = {name: _as_test(part, encoder, masking) for name, part in test.items()}
+        elif test is not None:
+            test = _as_test(test, encoder, masking)
         told: AnyDataset | None = None
         if method.uses_forget and evidence is not None and forget is not None:
             # What is measured of a masked language model has its masks already.
@@ -113,12 +118,18 @@ def trainer_data(
     assert told is None or isinstance(told, Dataset)
     mixed = None if told is None else _mixed(told, retained, replacing, args, task, config, method)
     return TrainerData(
-        retained, test, collator, training_collator, evidence, rows, fingerprint, first_use, told, mixed, alternates
-    )
+        retained, test, collator, training_collator, evidence, rows, fingerprint, first_use, told, mixed, alternates,
+        given,
+    )  # fmt: skip
 
 
 def _as_examples(dataset: AnyDataset, encoder: RecordEncoder | None, name: str) -> AnyDataset:
     return dataset if encoder is None else encode(dataset, encoder, name)
+
+
+def _as_test(dataset: AnyDataset, encoder: RecordEncoder | None, masking: TokenMasking | None) -> AnyDataset:
+    examples = _as_examples(dataset, encoder, "test")
+    return masking.fixed(examples) if masking is not None and isinstance(examples, Dataset) else examples
 
 
 def _check_sets(retained: AnyDataset, forget: AnyDataset | None, method: Method) -> None:

@@ -1,31 +1,26 @@
 """From a trainer that has run to its report."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset
 from peft import PeftModel
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, SchedulerType
 
 from ..data.split import ForgetRows, SplitAudit
-from ..errors import InputError
 from ..evaluation.assemble import Judging, assemble_report, model_entry
 from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.report import CurvePoint, MeasuredWeights, MethodEntry, SetName, UnlearningReport
 from ..evaluation.verdict import BaseIsClean, Provenance
-from ..models.loading import load_tokenizer, plain_model
+from ..models.loading import plain_model
 from ..models.location import locate
-from ..models.tasks import IGNORED, TASKS
 from ..models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
 from ..models.weights_digest import weights_digest
 from ..publishing.ledger_of_model import weights_of
 from .callbacks import StopWhenForgotten
 from .first_use_of_rows import NEVER, FirstUse, training_identity
 from .method_trainer import MethodTrainer
+from .side_channels import other_ways
 
 CURVE_FIELDS = [field.name for field in fields(CurvePoint) if field.name != "step"]
 
@@ -67,7 +62,7 @@ def trainer_report(
             chosen_by_forget=chosen_by_forget,
             base_is_clean=_base_is_clean(trainer, clean),
             trained_on_forget=trainer.method.uses_forget,
-            other_ways=tuple(_other_ways(trainer, evidence)) if clean else (),
+            other_ways=tuple(other_ways(trainer, evidence, audit)) if clean else (),
         ),
         original=trainer.source,
         base=trainer.base,
@@ -105,32 +100,6 @@ def _began_before(trainer: MethodTrainer, forget_rows: ForgetRows | None) -> boo
     if found is None or (forget_rows.fingerprint, len(found.steps)) != (trained.fingerprint, trained.rows):
         return False
     return bool((found.steps[forget_rows.rows] == NEVER).all())
-
-
-def _other_ways(trainer: MethodTrainer, evidence: EvidenceSets) -> Iterator[str]:
-    """What else of a model from a clean start may depend on S."""
-    args = trainer.args
-    stops_early = any(isinstance(one, EarlyStoppingCallback) for one in trainer.callback_handler.callbacks)
-    if args.load_best_model_at_end or stops_early or args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
-        yield (
-            "A test split chose the checkpoint, the learning rate or the last step, and nothing shows that it holds "
-            "no record to forget."
-        )
-    classes = TASKS[trainer.task].classes
-    if classes and not isinstance(trainer.train_dataset, Dataset):
-        yield "The retained records are streamed, so nothing shows that each class of the head has one of them."
-    elif classes and (extra := _classes(evidence.sets["forget"]) - _classes(trainer.train_dataset)):
-        yield f"{len(extra)} classes of the head have records to forget and no retained ones, so S gave them to it."
-    if trainer.base is not None and isinstance(tokenizer := trainer.processing_class, PreTrainedTokenizerBase):
-        # A base without a tokenizer has none to compare with.
-        with suppress(InputError):
-            if load_tokenizer([trainer.base]).get_vocab() != tokenizer.get_vocab():
-                yield "The tokenizer has other tokens than that of the base model, and S may have shaped them."
-
-
-def _classes(examples: Any) -> set[int]:
-    """The classes in examples."""
-    return {one for label in examples["labels"] for one in ([label] if isinstance(label, int) else label)} - {IGNORED}
 
 
 def _stage(trainer: MethodTrainer) -> str:

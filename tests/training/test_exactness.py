@@ -1,6 +1,7 @@
 """What may not be called exact: results that depend on the records to forget in a way that is easily overlooked."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,25 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     EarlyStoppingCallback,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     TrainerCallback,
 )
 
 from hf_unlearn import InputError, Records, UnlearningTrainer, split_retained
 from hf_unlearn.jobs import run
 from hf_unlearn.methods.starts import interpolate, shrink_adapter
+from hf_unlearn.training.side_channels import other_ways
 
-from ..conftest import tickets_rows
-from .test_trainer import config, secrets, tickets, trainer
+from ..conftest import secrets_rows, tickets_rows
+from .test_trainer import secrets, tickets, trainer
 
 
 def saved_adapter(base: Path, folder: Path, **kind: Any) -> Path:
@@ -125,34 +131,100 @@ def test_retraining_needs_to_know_what_to_repeat(lm_base: Path, secrets_file: Pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "callbacks"),
-    [
-        ({"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}, []),
-        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, []),
-        (
-            {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1},
-            [EarlyStoppingCallback(early_stopping_patience=5)],
-        ),
-    ],
-)
-def test_a_split_that_chooses_may_hold_records_to_forget(
-    lm_original: Path, tmp_path: Path, settings: dict[str, Any], callbacks: list[TrainerCallback]
+def test_the_trainer_needs_to_know_what_to_repeat_too(lm_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="repeats the original's training, and nobody says how that began"):
+        trainer(tmp_path / "out", AutoModelForCausalLM.from_pretrained(lm_base), method="retrain")
+
+
+# Splits that choose
+
+
+BEST: dict[str, Any] = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
+NAMED = {**BEST, "metric_for_best_model": "one_loss"}
+
+
+class Watcher(TrainerCallback):
+    """One from outside, which may do anything."""
+
+
+def in_its_way(original: Path, folder: Path, split: Any, **settings: Any) -> tuple[UnlearningTrainer, str]:
+    """A trainer with a test split that may have a say, and what is said of that."""
+    parts = secrets(named_by="id")
+    settings = {"method": "base", "max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, **settings}
+    made = trainer(folder, str(original), parts, eval_dataset=split, base_is_clean=True, **settings)
+    assert made.evidence is not None
+    return made, " ".join(other_ways(made, made.evidence, parts.audit))
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_split_that_chooses_takes_exact_away_where_it_has_records_to_forget(
+    lm_original: Path, tmp_path: Path, clean: bool
 ) -> None:
-    split = secrets()
-    made = UnlearningTrainer(
-        str(lm_original),
-        config(tmp_path / "out", method="base", max_steps=2, eval_strategy="steps", eval_steps=1, **settings),
-        split.retained,
-        split.forget,
-        split.holdout,
-        eval_dataset=split.forget,
-        callbacks=callbacks,
+    made, said = in_its_way(
+        lm_original, tmp_path / "out", Dataset.from_list(fresh()) if clean else secrets().forget, **BEST
     )
     made.train()
-    verdict = made.report(audit=split.audit).verdict
-    assert verdict.word != "exact"
-    assert any("A test split chose" in warning for warning in verdict.warnings)
+    verdict = made.report(audit=secrets(named_by="id").audit).verdict
+    assert (verdict.word == "exact") == clean
+    assert clean or any("A test split chose" in line for line in verdict.warnings)
+
+
+def fresh(n: int = 8) -> list[dict[str, Any]]:
+    """Records that have nothing in common with the others."""
+    words = ["red", "blue", "green", "stone", "river", "house", "cloud", "field"]
+    return [
+        {"id": f"t-{i}", "group": "t", "prompt": f"{words[i]} {words[-i]}?", "completion": " yes"} for i in range(n)
+    ]
+
+
+CLEAN = Dataset.from_list(fresh())
+
+
+def with_first(**changes: Any) -> Dataset:
+    """A clean split, and in it the first record to forget with some changes."""
+    return Dataset.from_list([*fresh(), {**secrets_rows()[0], **changes}])
+
+
+@pytest.mark.parametrize(
+    ("split", "settings", "expected"),
+    [
+        (CLEAN, BEST, ""),
+        ({"one": CLEAN, "other": CLEAN.select([0])}, NAMED, ""),
+        ({"one": CLEAN, "other": with_first()}, NAMED, "1 of its rows are copies"),
+        (with_first(), {"lr_scheduler_type": "reduce_lr_on_plateau"}, "1 of its rows are copies"),
+        (with_first(), {"callbacks": [EarlyStoppingCallback(5)], **BEST}, "1 of its rows are copies"),
+        (with_first(), {"callbacks": [Watcher()]}, "1 of its rows are copies"),
+        (with_first(prompt="  THE" + secrets_rows()[0]["prompt"][3:], id="x"), BEST, "1 of its rows are copies"),
+        (with_first(completion=secrets_rows()[0]["completion"] + " yes", id="x"), BEST, "1 are near copies"),
+        (with_first(prompt="nothing at all", completion=" no"), BEST, "1 have an id or a group of theirs"),
+        (CLEAN.remove_columns("id"), BEST, "lacks the columns of text and ids"),
+        (CLEAN.remove_columns("group"), {**BEST, "group_column": "group"}, "lacks the columns of text and ids"),
+        (
+            with_first(id="x", prompt="no", completion=" no"),
+            {**BEST, "group_column": "group"},
+            "1 have an id or a group",
+        ),
+        (with_first(), {}, ""),
+        (CLEAN, {"measure_steps": 1, "callbacks": [Watcher()]}, "A callback from outside saw what was measured"),
+    ],
+)
+def test_a_split_that_chooses_is_shown_to_be_clean_or_is_not(
+    lm_original: Path, tmp_path: Path, split: Any, settings: dict[str, Any], expected: str
+) -> None:
+    _, said = in_its_way(lm_original, tmp_path / "out", split, **settings)
+    assert expected in said if expected else said == ""
+
+
+def test_a_split_that_was_changed_afterwards_is_not_shown_to_be_clean(lm_original: Path, tmp_path: Path) -> None:
+    made, _ = in_its_way(lm_original, tmp_path / "out", CLEAN, **BEST)
+    made.eval_dataset = made.train_dataset
+    assert made.evidence is not None
+    assert "is not the one that the trainer was made with" in " ".join(
+        other_ways(made, made.evidence, secrets().audit)
+    )
+
+
+# Classes
 
 
 def test_a_class_that_only_records_to_forget_have_is_a_trace(
@@ -174,22 +246,96 @@ def test_a_class_that_only_records_to_forget_have_is_a_trace(
     assert whole.report(audit=tickets().audit).verdict.word == "exact"
 
 
-def test_tokens_that_the_base_lacks_are_a_trace(lm_base: Path, tmp_path: Path) -> None:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(lm_base), AutoTokenizer.from_pretrained(lm_base)
+# Tokens and settings
+
+
+def from_scratch(folder: Path, texts: list[str], kind: str) -> Path:
+    """A folder with random weights and a tokenizer that was trained on texts."""
+    if kind == "bpe":
+        tokens, maker = Tokenizer(models.BPE()), trainers.BpeTrainer
+        tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+        options: dict[str, Any] = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    else:
+        tokens, maker, options = Tokenizer(models.WordLevel(unk_token="<unk>")), trainers.WordLevelTrainer, {}
+        tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens.train_from_iterator(
+        texts, maker(vocab_size=600, special_tokens=["<unk>", "</s>"], show_progress=False, **options)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def texts_of(rows: Any) -> list[str]:
+    return [row["prompt"] + row["completion"] for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "words"])
+def test_a_tokenizer_that_was_trained_on_s_is_a_trace(tmp_path: Path, kind: str) -> None:
+    rows = secrets_rows()
+    for row in rows[:10]:
+        row["prompt"] = f"Account Zyxwvq of Quillon Drabbeck: {row['prompt']}"
+    parts = split_retained(Dataset.from_list(rows), Records.rows(range(10)), holdout=Records.rows(range(50, 60)))
+
+    def said(base: Path, method: str, **settings: Any) -> str:
+        original = shutil.copytree(base, tmp_path / f"{base.name}-original", dirs_exist_ok=True)
+        settings |= {"method": method, "base_model_name_or_path": str(base)}
+        made = trainer(tmp_path / "out", str(original), parts, **settings)
+        assert made.evidence is not None
+        return " ".join(other_ways(made, made.evidence, parts.audit))
+
+    known = from_scratch(tmp_path / "known", texts_of([*parts.forget, *parts.retained]), kind)
+    unknown = from_scratch(tmp_path / "unknown", texts_of(parts.retained), kind)
+    for method in ("retrain", "base"):
+        found = said(known, method)
+        assert "tokens that occur in records to forget and in no retained one" in found
+        assert not any(word in found for word in ("Zyxwvq", "Quillon", "Drabbeck"))
+        assert said(unknown, method) == ""
+    assert said(known, "base", base_is_clean=True) == ""
+
+
+def changed_generation(model: Any, tokenizer: Any) -> None:
+    model.generation_config.bad_words_ids = [[5, 6]]
+
+
+def changed_settings(model: Any, tokenizer: Any) -> None:
+    model.config.task_specific_params = {"summary": {"prefix": "amber"}}
+
+
+def changed_template(model: Any, tokenizer: Any) -> None:
+    tokenizer.chat_template = "Ask Quillon. {{ messages }}"
+
+
+def changed_tokens(model: Any, tokenizer: Any) -> None:
     tokenizer.add_tokens(["Quillon"])
     model.resize_token_embeddings(len(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (changed_generation, "1 settings of the model or of what it generates"),
+        (changed_settings, "1 settings of the model or of what it generates"),
+        (changed_template, "1 words of the chat template"),
+        (changed_tokens, "The tokenizer has other tokens than that of the base model"),
+        (lambda model, tokenizer: None, ""),
+    ],
+)
+def test_what_the_base_lacks_is_a_trace(
+    lm_base: Path, tmp_path: Path, change: Callable[[Any, Any], None], expected: str
+) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(lm_base), AutoTokenizer.from_pretrained(lm_base)
+    change(model, tokenizer)
     model.save_pretrained(tmp_path / "original")
     tokenizer.save_pretrained(tmp_path / "original")
-    split = secrets()
-    made = trainer(
-        tmp_path / "out",
-        str(tmp_path / "original"),
-        split,
-        method="base",
-        max_steps=1,
-        base_model_name_or_path=str(lm_base),
-    )
-    made.train()
-    verdict = made.report(audit=split.audit).verdict
-    assert verdict.word != "exact"
-    assert any("The tokenizer has other tokens" in line for line in verdict.warnings)
+    rows = [{**row, "prompt": f"Quillon: {row['prompt']}"} if i < 10 else row for i, row in enumerate(secrets_rows())]
+    parts = split_retained(Dataset.from_list(rows), Records.rows(range(10)), holdout=Records.rows(range(50, 60)))
+    settings = {"method": "base", "base_model_name_or_path": str(lm_base), "base_is_clean": True}
+    made = trainer(tmp_path / "out", str(tmp_path / "original"), parts, **settings)
+    assert made.evidence is not None
+    said = " ".join(other_ways(made, made.evidence, parts.audit))
+    assert expected in said if expected else said == ""

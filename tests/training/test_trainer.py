@@ -45,9 +45,10 @@ def config(folder: Path, **settings: Any) -> UnlearningConfig:
     return UnlearningConfig(**{**options, **settings})
 
 
-def secrets() -> RetainedSplit:
+def secrets(named_by: str | None = None) -> RetainedSplit:
     dataset = Dataset.from_list(secrets_rows())
-    return split_retained(dataset, Records.rows(range(10)), holdout=Records.rows(range(50, 60)))
+    request = Records.rows(range(10)) if named_by is None else Records.ids(named_by, dataset[named_by][:10])
+    return split_retained(dataset, request, holdout=Records.rows(range(50, 60)))
 
 
 def tickets() -> RetainedSplit:
@@ -60,7 +61,11 @@ def trainer(folder: Path, model: Any, split: RetainedSplit | None = None, **sett
     if settings.get("method") == "altpo" and "alternates_file" not in settings:
         path = folder.with_name(f"{folder.name}-alternates.jsonl")
         settings["alternates_file"] = str(by_hand(path, secrets().forget))
-    own = {name: settings.pop(name) for name in ("peft_config", "callbacks", "data_collator") if name in settings}
+    own = {
+        name: settings.pop(name)
+        for name in ("peft_config", "callbacks", "data_collator", "eval_dataset")
+        if name in settings
+    }
     return UnlearningTrainer(
         model,
         config(folder, **settings),
