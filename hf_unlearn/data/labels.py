@@ -18,7 +18,7 @@ def class_names(dataset: AnyDataset, label_field: str) -> list[str]:
         return list(feature.names)
     if not isinstance(dataset, Dataset):
         raise InputError(f"The classes of {label_field!r} in a stream are unknown; declare them as a ClassLabel.")
-    labels = _distinct(dataset, label_field)
+    labels = distinct_labels(dataset, label_field)
     if labels and all(isinstance(label, str) for label in labels):
         return sorted(labels)
     if labels and all(isinstance(label, int) and label >= 0 for label in labels):
@@ -36,12 +36,6 @@ def class_ids(config: PretrainedConfig) -> dict[str, int]:
     return {name: int(i) for i, name in (config.id2label or {}).items()}
 
 
-def class_names_of(config: PretrainedConfig) -> tuple[str, ...]:
-    """The names of a model's classes in the order of their ids."""
-    names = {i: name for name, i in class_ids(config).items()}
-    return tuple(names.get(i, str(i)) for i in range(max(names, default=-1) + 1))
-
-
 def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -> dict[Any, int]:
     """Map the values of a label column to the classes of a model, by name where both have names.
 
@@ -54,7 +48,7 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
         known = {i: label2id[name] for i, name in enumerate(feature.names) if name in label2id} or known
     if not isinstance(dataset, Dataset):
         return known
-    unknown = [label for label in _distinct(dataset, label_field) if label is not None and label not in known]
+    unknown = [label for label in distinct_labels(dataset, label_field) if label is not None and label not in known]
     if unknown:
         raise InputError(
             f"{len(unknown)} of the labels in column {label_field!r} are none of the model's classes, "
@@ -69,7 +63,7 @@ def _label_feature(dataset: AnyDataset, label_field: str) -> Any:
     return feature.feature if isinstance(feature, List | LargeList) else feature
 
 
-def _distinct(dataset: Dataset, label_field: str) -> set[Any]:
+def distinct_labels(dataset: Dataset, label_field: str) -> set[Any]:
     """The labels that occur; a record may have one or a list of them, else InputError is raised."""
     kind = _label_feature(dataset, label_field)
     if not isinstance(kind, ClassLabel | Value):
@@ -81,3 +75,16 @@ def _distinct(dataset: Dataset, label_field: str) -> set[Any]:
             column = pc.list_flatten(column)
         found |= set(pc.unique(column).to_pylist())
     return found
+
+
+def of_classes(dataset: Dataset, label_field: str, label2id: dict[str, int]) -> Dataset:
+    """The records all of whose labels are classes of a model."""
+    feature = _label_feature(dataset, label_field)
+    known: set[Any] = {*label2id, *label2id.values()}
+    if isinstance(feature, ClassLabel):
+        known = {i for i, name in enumerate(feature.names) if name in label2id}
+
+    def is_known(label: Any) -> bool:
+        return all(one in known for one in (label if isinstance(label, list) else [label]))
+
+    return dataset.filter(is_known, input_columns=[label_field])

@@ -19,6 +19,7 @@ from ..data.encoding import RecordEncoder, encode
 from ..data.masking import TokenMasking
 from ..errors import InputError
 from ..files import written_whole
+from ..models.classes import in_classes
 from ..models.tasks import IGNORED, TASKS, Task
 from .blind_baseline import BlindBaseline, Labelled, blind_baseline
 from .report import SetName
@@ -47,7 +48,7 @@ class EvidenceSets:
         gradients: whether the gradient norms of S and H are measured too.
         collator: stacks examples.
         batch_size: examples in a forward pass.
-        classes: the names of a classifier's classes.
+        classes: the names of the classes that the labels are numbered by; a model may lack some of them.
     """
 
     task: Task
@@ -70,6 +71,7 @@ class EvidenceSets:
         Raises:
             InputError: the loss of a record is no finite number.
         """
+        model = in_classes(model, self.classes)
         tables = {
             name: score(model, part, self.collator, task=self.task, batch_size=self.batch_size, context=context)
             for name, part in self.sets.items()
@@ -178,7 +180,7 @@ def evidence_sets(
         masking: hides what a masked language model has to guess, in the same way for every model.
         tokenizer: the model's; without it the attack by the size of the compressed text is left out.
         group_column: the column of S and H with each record's group, such as its author.
-        classes: the names of a classifier's classes.
+        classes: the names of the classes that the labels are numbered by; a model may lack some of them.
         corrected_column: the column of S with the label that each record should have had.
 
     Raises:

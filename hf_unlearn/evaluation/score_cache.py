@@ -97,6 +97,7 @@ def _places(evidence: EvidenceSets, model: Model, context: Context) -> dict[SetN
         "task": [evidence.task, str(TASKS[evidence.task])],
         "batch_size": evidence.batch_size,
         "gradients": evidence.gradients,
+        "classes": evidence.classes,
         "padding": evidence.collator.pad_token_id,
         "autocast": autocast,
         "matmul": torch.backends.cuda.matmul.fp32_precision,

@@ -109,6 +109,13 @@ class UnlearningConfig(TrainingArguments):
             "where it can, and the report says which."
         },
     )
+    keep_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep classes that no retained record has. Without it a clean start (base, retrain) drops them, "
+            "with their names; with it the result is not exact."
+        },
+    )
     budget: float | None = field(
         default=None,
         metadata={

@@ -31,6 +31,7 @@ from ..methods.items import labels_in_place
 from ..methods.method import Method
 from ..methods.step import PARTS, Batch, Branch, InStep, Part, Passes, Step, count, in_parts
 from ..methods.step_rules import DualVariable, PreparedRule, Rewind
+from ..models.classes import keep_classes
 from ..models.layers import flops_per_token
 from ..models.loading import Model
 from ..models.location import ModelSource
@@ -207,6 +208,8 @@ class MethodTrainer(Trainer):
         return self.method.begins_at_base(self.alpha, known=self.base is not None)
 
     def _move_to_start(self) -> None:
+        if self.data.kept_classes is not None:
+            keep_classes(self.model, self.data.kept_classes)
         self.method.start(self.model, self.start_inputs)
         base = self.adapter_base
         if isinstance(self.model, PeftModel) and base is not None:

@@ -25,6 +25,7 @@ from ..data.labels import class_ids
 from ..data.split import SplitAudit
 from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets
+from ..models.classes import class_names_of
 from ..models.loading import load_config, load_tokenizer, plain_model
 from ..models.tasks import IGNORED, TASKS
 from .method_trainer import MethodTrainer
@@ -67,8 +68,8 @@ def _choosing(trainer: MethodTrainer, audit: SplitAudit | None) -> Iterator[str]
         return
     given, forget = trainer.data.records["test"], trainer.data.records["forget"]
     ids = [] if audit is None else list(audit.id_columns)
-    if args.group_column is not None:
-        ids.append(args.group_column)
+    group = args.group_column or (audit and audit.group_column)
+    ids += [group] if group else []
     for split in given.values() if isinstance(given, Mapping) else [given]:
         found = None
         if audit is not None and forget is not None:
@@ -91,12 +92,20 @@ def _classes(trainer: MethodTrainer, evidence: EvidenceSets) -> Iterator[str]:
         return
     if not isinstance(trainer.train_dataset, Dataset):
         yield "The retained records are streamed, so nothing shows that each class of the head has one of them."
-    elif extra := _found(evidence.sets["forget"]) - _found(trainer.train_dataset):
-        yield f"{len(extra)} classes of the head have records to forget and no retained ones, so S gave them to it."
+        return
+    names = class_names_of(plain_model(trainer.model).config)
+    own = {names[i] for i in _found(trainer.train_dataset)}
+    told = {(evidence.classes or names)[i] for i in _found(evidence.sets["forget"])}
+    if extra := (told & set(names)) - own:
+        asked = " keep_labels kept them." if trainer.args.keep_labels else ""
+        yield (
+            f"{len(extra)} classes of the head have records to forget and no retained ones, so S gave them to it."
+            + asked
+        )
 
 
 def _found(examples: Any) -> set[int]:
-    """The classes in examples."""
+    """The ids of the classes in examples."""
     return {one for label in examples["labels"] for one in ([label] if isinstance(label, int) else label)} - {IGNORED}
 
 
@@ -118,7 +127,7 @@ def _tokens(trainer: MethodTrainer) -> Iterator[str]:
     if number := len(_tokens_of_s_alone(trainer, tokenizer)):
         cure = "" if base is None else "; name the base by its Hub id, or state base_is_clean"
         yield (
-            f"The tokenizer has {number} tokens that occur in records to forget and in no retained one, and nothing "
+            f"The tokenizer has {number} tokens that occur in records to forget and in no others, and nothing "
             f"shows that it was not trained on S{cure}."
         )
 
@@ -130,23 +139,24 @@ def _pieces(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _tokens_of_s_alone(trainer: MethodTrainer, tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """The tokens of several characters that S has, and whose characters stand in no record of L."""
-    forget, retained = trainer.data.records["forget"], trainer.data.records["retained"]
+    """The tokens of several characters that S has, and whose characters stand in no record of L or H."""
+    given = trainer.data.records
+    forget, others = given["forget"], [given[name] for name in ("holdout", "retained") if given[name] is not None]
     own = {token for ids in _read(trainer, forget, tokenizer) for token in ids} - set(tokenizer.all_special_ids)
     texts = {tokenizer.convert_tokens_to_string([str(tokenizer.convert_ids_to_tokens(token))]) for token in own}
     texts = {text.strip().removeprefix("##") for text in texts}
     alone = {text for text in texts if len(text) > 1}
-    for ids in _read(trainer, retained, tokenizer):
-        if not alone:
-            break
-        text = str(tokenizer.decode(ids))
-        alone = {token for token in alone if token not in text}
+    for part in others:
+        for ids in _read(trainer, part, tokenizer) if alone else ():
+            text = str(tokenizer.decode(ids))
+            alone = {token for token in alone if token not in text}
     return alone
 
 
 def _read(trainer: MethodTrainer, records: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     """The tokens of each record, of which nothing is cut off."""
-    args, config = trainer.args, plain_model(trainer.model).config
+    args, config = trainer.args, trainer.data.config
+    assert config is not None
     encoder = make_encoder(records, trainer.task, config, tokenizer, args.max_length, args.layout)
     columns = ["input_ids", "labels"] if TASKS[trainer.task].two_texts else ["input_ids"]
     if encoder is not None:

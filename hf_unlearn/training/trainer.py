@@ -22,6 +22,7 @@ from ..evaluation.score_cache import score_once
 from ..evaluation.scoring import preserved_rng
 from ..files import save_json
 from ..methods.table import CHOICES, find_method
+from ..models.classes import class_names_of
 from ..models.loading import (
     Model,
     load_any,
@@ -39,6 +40,7 @@ from ..publishing.card import write_card
 from ..publishing.publish import publish
 from .callbacks import MeasureForgetting, StopWhenForgotten
 from .config import UnlearningConfig
+from .kept_classes import kept_classes
 from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
 from .measuring import Measuring, Watching, check_measures
 from .method_trainer import MethodTrainer
@@ -151,6 +153,7 @@ class UnlearningTrainer(MethodTrainer):
             processing_class,
             data_collator,
             method,
+            kept_classes(train_dataset, args, task, plain, method, alpha, lineage),
         )
         super().__init__(
             loaded,
@@ -318,8 +321,10 @@ class UnlearningTrainer(MethodTrainer):
         save_whole(lambda folder: save(str(folder), _internal_call=True), target, writes=self.args.should_save)
         if not self.args.should_save:
             return
-        if self.record is not None:
-            save_json(self.record, target / RECORD_FILE)
+        if (record := self.record) is not None:
+            if self.data.kept_classes is not None:
+                record = replace(record, labels=list(class_names_of(plain_model(self.model).config)))
+            save_json(record, target / RECORD_FILE)
         if self.evidence_report is not None:
             save_evidence(self.evidence_report, self.tables, target)
             self.create_model_card()

@@ -1,5 +1,6 @@
 """The data of a trainer, as examples: what it trains on, and what it measures."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..data.alternates_file import AlternatesEntry, alternates_to
 from ..data.arrow_tables import AnyDataset
 from ..data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
-from ..data.labels import class_names_of
+from ..data.labels import of_classes
 from ..data.masking import MaskingCollator, TokenMasking, token_masking
 from ..data.replacements import by_record, encoder_of, plain_form, with_refusals
 from ..errors import InputError
@@ -20,6 +21,7 @@ from ..evaluation.report import SetName
 from ..methods.forget_batches import Draws, ForgetRetainedDataset
 from ..methods.method import Method
 from ..methods.step import Part
+from ..models.classes import class_names_of, with_classes
 from ..models.loading import load_tokenizer
 from ..models.location import ModelSource
 from ..models.tasks import IGNORED, TASKS, Task
@@ -42,6 +44,8 @@ class TrainerData:
         mixed: what comes in the batches of a method that uses S, None for another.
         alternates: what a report says of the alternates that come in S's place, None without them.
         records: the sets as they were given; a test split may be several by name.
+        kept_classes: the ids of the classes that the result keeps, None for all.
+        config: of the original, with all of its classes.
     """
 
     train: AnyDataset
@@ -56,6 +60,8 @@ class TrainerData:
     mixed: ForgetRetainedDataset | None = None
     alternates: AlternatesEntry | None = None
     records: Mapping[SetName, Any] = field(default_factory=dict)
+    kept_classes: list[int] | None = None
+    config: PretrainedConfig | None = None
 
 
 def trainer_data(
@@ -69,8 +75,12 @@ def trainer_data(
     tokenizer: PreTrainedTokenizerBase,
     collator: Collator | None,
     method: Method,
+    kept_classes: list[int] | None = None,
 ) -> TrainerData:
-    """Encode L, S, H and a test split; raises InputError where one is empty or does not fit the task or method."""
+    """Encode L, S, H and a test split; raises InputError where one is empty or does not fit the task or method.
+
+    What is measured is numbered by all classes, what is trained on and tested by those that are kept.
+    """
     _check_sets(retained, forget, method)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
     training_collator = None
@@ -78,7 +88,8 @@ def trainer_data(
         collator = PaddingCollator(padding_id(tokenizer))
         if masking is not None:
             training_collator = MaskingCollator(masking, collator)
-    encoder = make_encoder(retained, task, config, tokenizer, args.max_length, args.layout)
+    trained = config if kept_classes is None else with_classes(config, kept_classes)
+    encoder = make_encoder(retained, task, trained, tokenizer, args.max_length, args.layout)
     rows = len(retained) if isinstance(retained, Dataset) else None
     fingerprint = retained._fingerprint if isinstance(retained, Dataset) else None
     # Of a training on all of D, S included, for those who will ask later what had been used by when.
@@ -97,9 +108,9 @@ def trainer_data(
     with args.main_process_first(desc="tokenising"):
         retained = _as_examples(retained, encoder, "retained")
         if isinstance(test, dict):
-            test = {name: _as_test(part, encoder, masking) for name, part in test.items()}
+            test = {name: _as_test(part, encoder, masking, kept_classes) for name, part in test.items()}
         elif test is not None:
-            test = _as_test(test, encoder, masking)
+            test = _as_test(test, encoder, masking, kept_classes)
         told: AnyDataset | None = None
         if method.uses_forget and evidence is not None and forget is not None:
             # What is measured of a masked language model has its masks already.
@@ -119,7 +130,7 @@ def trainer_data(
     mixed = None if told is None else _mixed(told, retained, replacing, args, task, config, method)
     return TrainerData(
         retained, test, collator, training_collator, evidence, rows, fingerprint, first_use, told, mixed, alternates,
-        given,
+        given, kept_classes, copy.deepcopy(config),
     )  # fmt: skip
 
 
@@ -127,7 +138,11 @@ def _as_examples(dataset: AnyDataset, encoder: RecordEncoder | None, name: str) 
     return dataset if encoder is None else encode(dataset, encoder, name)
 
 
-def _as_test(dataset: AnyDataset, encoder: RecordEncoder | None, masking: TokenMasking | None) -> AnyDataset:
+def _as_test(
+    dataset: AnyDataset, encoder: RecordEncoder | None, masking: TokenMasking | None, kept_classes: list[int] | None
+) -> AnyDataset:
+    if kept_classes is not None and encoder is not None and isinstance(dataset, Dataset):
+        dataset = of_classes(dataset, encoder.format.label, encoder.label2id)
     examples = _as_examples(dataset, encoder, "test")
     return masking.fixed(examples) if masking is not None and isinstance(examples, Dataset) else examples
 

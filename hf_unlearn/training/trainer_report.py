@@ -104,10 +104,11 @@ def _began_before(trainer: MethodTrainer, forget_rows: ForgetRows | None) -> boo
 
 def _stage(trainer: MethodTrainer) -> str:
     """The part of the original's training that a start from the base, random weights or a checkpoint leaves behind."""
+    dropped = "" if trainer.data.kept_classes is None else "; classes without a retained record are gone"
     if not _rests_on_base(trainer):
-        return "the whole training, from random weights on"
+        return f"the whole training, from random weights on{dropped}"
     name = trainer.base.public_name if trainer.base else "the base"
-    return f"the fine-tuning of {name}, and not what {name} had learned before"
+    return f"the fine-tuning of {name}, and not what {name} had learned before{dropped}"
 
 
 def _rests_on_base(trainer: MethodTrainer) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -22,11 +23,16 @@ from transformers import (
 )
 
 from hf_unlearn import InputError, Records, UnlearningTrainer, split_retained
-from hf_unlearn.jobs import run
+from hf_unlearn.data.split import RetainedSplit
+from hf_unlearn.jobs import run, train
 from hf_unlearn.methods.starts import interpolate, shrink_adapter
+from hf_unlearn.models.classes import class_names_of
+from hf_unlearn.models.loading import load_any, plain_model
+from hf_unlearn.models.location import locate
+from hf_unlearn.publishing.measured_weights import check_measured
 from hf_unlearn.training.side_channels import other_ways
 
-from ..conftest import secrets_rows, tickets_rows
+from ..conftest import secrets_rows, tagged_rows, tickets_rows, write_rows
 from .test_trainer import secrets, tickets, trainer
 
 
@@ -227,23 +233,111 @@ def test_a_split_that_was_changed_afterwards_is_not_shown_to_be_clean(lm_origina
 # Classes
 
 
-def test_a_class_that_only_records_to_forget_have_is_a_trace(
-    encoder_base: Path, classifier_original: Path, tmp_path: Path
-) -> None:
-    rows = [
-        {**row, "label": "other" if i < 10 else ("billing", "delivery")[i % 2]} for i, row in enumerate(tickets_rows())
-    ]
-    split = split_retained(Dataset.from_list(rows), Records.rows(range(10)), holdout=Records.rows(range(50, 60)))
-    made = trainer(tmp_path / "out", str(classifier_original), split, method="base", max_steps=1)
-    made.train()
-    verdict = made.report(audit=split.audit).verdict
-    assert verdict.word != "exact"
-    assert any(
-        "1 classes of the head have records to forget and no retained ones" in line for line in verdict.warnings
+NAME = "complaint of Quillon Drabbeck"
+
+
+def complaints(task: str = "text-classification") -> RetainedSplit:
+    """Records of which those to forget alone have a class, the one in the middle of the alphabet."""
+    if task == "text-classification":
+        labels = ("billing", "delivery")
+        rows = [{**row, "label": NAME if i < 10 else labels[i % 2]} for i, row in enumerate(tickets_rows())]
+    else:
+        rows = tagged_rows()
+        for row in rows[:10]:
+            row["ner_tags"] = [NAME, *row["ner_tags"][1:]]
+    return split_retained(Dataset.from_list(rows), Records.rows(range(10)), holdout=Records.rows(range(50, 60)))
+
+
+def original_with(parts: RetainedSplit, base: Path, folder: Path, task: str, adapter: bool) -> Path:
+    """An original that has all the classes, with its training record."""
+    write_rows(folder.with_suffix(".jsonl"), [*parts.forget, *parts.retained])
+    settings = {"model_name_or_path": str(base), "task": task, "dataset_name": str(folder.with_suffix(".jsonl"))}
+    lora = {"use_peft": True, "lora_target_modules": ["query"]} if adapter else {}
+    train(
+        {
+            **settings,
+            "output_dir": str(folder),
+            "max_steps": 1,
+            "use_cpu": True,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            **lora,
+        }
     )
-    whole = trainer(tmp_path / "whole", str(classifier_original), tickets(), method="base", max_steps=1)
-    whole.train()
-    assert whole.report(audit=tickets().audit).verdict.word == "exact"
+    return folder
+
+
+def holding(folder: Path, name: str) -> list[str]:
+    """The files that hold a name."""
+    return [path.name for path in folder.rglob("*") if path.is_file() and name.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("task", "adapter", "left"),
+    [
+        ("text-classification", False, ["billing", "delivery"]),
+        ("text-classification", True, ["billing", "delivery"]),
+        ("token-classification", False, ["B-NAME", "B-PLACE", "O"]),
+    ],
+)
+def test_a_class_that_only_records_to_forget_have_leaves_the_model(
+    encoder_base: Path, tmp_path: Path, task: Any, adapter: bool, left: list[str]
+) -> None:
+    parts, folder = complaints(task), tmp_path / "out"
+    original = original_with(parts, encoder_base, tmp_path / "original", task, adapter)
+    assert "config.json" in holding(original, NAME) or adapter
+    test = Dataset.from_list([*parts.forget.select([0]), *parts.retained.select([0, 1])])
+    made = trainer(
+        folder,
+        str(original),
+        parts,
+        method="base",
+        max_steps=2,
+        eval_dataset=test,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    made.train()
+    report = made.report(audit=parts.audit)
+    assert report.verdict.word == "exact", report.verdict.warnings
+    assert "classes without a retained record are gone" in report.verdict.reasons[0]
+    made.save_model()
+    assert holding(folder, NAME) == []
+    loaded = load_any(locate(str(folder)), task)
+    assert class_names_of(plain_model(loaded).config) == left
+    check_measured(folder, report)
+    # Of the model as it was loaded, records of its classes have the losses that were measured.
+    assert made.evidence is not None
+    again, before = (made.evidence.score(model)["retained"]["loss"].to_numpy() for model in (loaded, made.model))
+    assert np.allclose(again, before, atol=1e-5)
+    assert np.allclose(before, made.tables["unlearned"]["retained"]["loss"].to_numpy(), atol=1e-5)
+    assert (
+        made.tables["unlearned"]["forget"]["correct"].to_numpy()
+        < made.tables["unlearned"]["forget"]["tokens"].to_numpy()
+    ).all()
+
+
+@pytest.mark.parametrize(("method", "settings"), [("base", {"keep_labels": True}), ("fine_tune", {})])
+def test_a_class_that_stays_is_a_trace(
+    encoder_base: Path, tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    parts = complaints()
+    original = original_with(parts, encoder_base, tmp_path / "original", "text-classification", False)
+    made = trainer(tmp_path / "out", str(original), parts, method=method, max_steps=1, **settings)
+    assert made.evidence is not None
+    said = " ".join(other_ways(made, made.evidence, parts.audit))
+    assert "1 classes of the head have records to forget and no retained ones" in said
+    assert ("keep_labels kept them" in said) == bool(settings)
+    made._move_to_start()
+    assert made.model.config.num_labels == 3
+
+
+def test_classes_that_retained_records_have_stay(classifier_original: Path, tmp_path: Path) -> None:
+    made = trainer(tmp_path / "out", str(classifier_original), tickets(), method="base")
+    made._move_to_start()
+    assert made.evidence is not None
+    assert made.model.config.num_labels == 3
+    assert list(other_ways(made, made.evidence, tickets().audit)) == []
 
 
 # Tokens and settings
@@ -292,7 +386,7 @@ def test_a_tokenizer_that_was_trained_on_s_is_a_trace(tmp_path: Path, kind: str)
     unknown = from_scratch(tmp_path / "unknown", texts_of(parts.retained), kind)
     for method in ("retrain", "base"):
         found = said(known, method)
-        assert "tokens that occur in records to forget and in no retained one" in found
+        assert "tokens that occur in records to forget and in no others" in found
         assert not any(word in found for word in ("Zyxwvq", "Quillon", "Drabbeck"))
         assert said(unknown, method) == ""
     assert said(known, "base", base_is_clean=True) == ""
