@@ -189,7 +189,7 @@ def _generation(trainer: MethodTrainer, config: PretrainedConfig) -> GenerationC
     """The generation settings of the base, or those that follow from a configuration alone."""
     if trainer.base is not None:
         with suppress(OSError):
-            return GenerationConfig.from_pretrained(trainer.base.name, revision=trainer.base.revision)
+            return GenerationConfig.from_pretrained(trainer.base.name, revision=trainer.base.revision or "main")
     return GenerationConfig.from_model_config(config)
 
 

@@ -172,6 +172,9 @@ def made_in(folder: Path, draw: Draw, forget: list[dict[str, Any]], retained: li
     tokenizer.save_pretrained(folder / "original")
     # Only a training record tells which classes an adapter has.
     told_apart = draw.adapter is not None and draw.classes is not None
+    if draw.in_memory and draw.adapter is None:
+        # As one that was loaded from its own folder, and not from its base's.
+        model = type(model).from_pretrained(folder / "original")
     return (model, tokenizer) if draw.in_memory or told_apart else (str(folder / "original"), None)
 
 
@@ -260,7 +263,7 @@ def test_no_false_exact(tmp_path: Path, draw: Draw) -> None:
 @pytest.mark.slow
 def test_no_false_exact_in_many_draws(tmp_path: Path) -> None:
     words = Counter(check(tmp_path / "draw", drawn(seed)) for seed in range(500))
-    assert words["exact"] >= 100, words
+    assert words["exact"] >= 80, words
     assert words["refused"] >= 10, words
     assert sum(words.values()) - words["exact"] - words["refused"] >= 100, words
 
