@@ -12,6 +12,7 @@ from ..evaluation.assemble import Judging, assemble_report, model_entry
 from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.report import CurvePoint, MeasuredWeights, MethodEntry, SetName, UnlearningReport
 from ..evaluation.verdict import BaseIsClean, Provenance
+from ..models.classes import class_names_of
 from ..models.loading import plain_model
 from ..models.location import locate
 from ..models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
@@ -77,7 +78,24 @@ def trainer_report(
             if "forget_loss" in entry
         ],
     )
-    return replace(report, measured=_measured_weights(trainer))
+    return replace(_without_gone(report, trainer), measured=_measured_weights(trainer))
+
+
+def _without_gone(report: UnlearningReport, trainer: MethodTrainer) -> UnlearningReport:
+    """The report without the names of classes that have left the model."""
+    if trainer.data.kept_classes is None:
+        return report
+    kept = set(class_names_of(plain_model(trainer.model).config))
+    # Entities are named by their type.
+    kept |= {name[2:] for name in kept}
+    arms = {}
+    for arm, entry in report.arms.items():
+        sets = {
+            name: replace(scores, recall={label: share for label, share in scores.recall.items() if label in kept})
+            for name, scores in entry.sets.items()
+        }
+        arms[arm] = replace(entry, sets=sets)
+    return replace(report, arms=arms)
 
 
 def _measured_weights(trainer: MethodTrainer) -> MeasuredWeights:

@@ -304,7 +304,7 @@ def test_a_class_that_only_records_to_forget_have_leaves_the_model(
     made.save_model()
     assert holding(folder, NAME) == []
     loaded = load_any(locate(str(folder)), task)
-    assert class_names_of(plain_model(loaded).config) == left
+    assert list(class_names_of(plain_model(loaded).config)) == left
     check_measured(folder, report)
     # Of the model as it was loaded, records of its classes have the losses that were measured.
     assert made.evidence is not None

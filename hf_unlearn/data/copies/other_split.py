@@ -46,7 +46,8 @@ def shared_rows(
     copied = np.asarray(pc.is_in(texts_of(split, columns), value_set=keys))
     nearly, same = np.zeros_like(copied), np.zeros_like(copied)
     if near:
-        for part in find_near_copies(split, list(columns), keys, ~copied):
+        _, found = find_near_copies(split, list(columns), keys, ~copied)
+        for part in found:
             nearly[part["row"].to_numpy()] = True
     for column in id_columns:
         same |= np.asarray(pc.is_in(_values(split, column), value_set=_values(forget, column).unique()))
