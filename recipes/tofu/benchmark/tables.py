@@ -131,8 +131,9 @@ TABLES = {
             Column("price, %", _price, 1),
         ],
         {"verdict": lambda cell: cell["verdict"]},
-        "Forget quality: log10 of the p-value that the truth ratios on S are those of the retrained model; 0 is no "
-        "difference, -1.3 is p = 0.05, and a ruined model can have any. Utility on L: the harmonic mean of its "
+        "Forget quality, as published: log10 of the p-value that the truth ratios on S are those of the retrained "
+        "model; 0 is no difference, -1.3 is p = 0.05. It takes the same records for independent ones, so it hardly "
+        "sees a difference of a few, and a ruined model can have any. Utility on L: the harmonic mean of its "
         "probability, ROUGE-L recall and truth ratio, three of the nine parts of model utility. The other measures "
         "of S are to be read beside the retrained model's: less than its is over-forgotten. Worst attack: of this "
         "project's own, the one that the verdict rests on. Price: operations of the training, in percent of "
