@@ -202,6 +202,10 @@ class Separation:
     n: int
     lowest: float
 
+    def at_value(self) -> Estimate:
+        """The value as that of these very records, which nothing was drawn for."""
+        return Estimate(self.value, self.value, self.value, self.n)
+
     def interval(self, confidence: float = CONFIDENCE) -> Estimate:
         """The value with its interval.
 

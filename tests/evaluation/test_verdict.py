@@ -36,6 +36,7 @@ def baseline(low: float, separable: bool) -> BlindBaseline:
     return BlindBaseline(auc, half, half, half, by_group=False, separable=separable)
 
 
+LOPSIDED = baseline(0.90, True)
 DIFFER, ALIKE = baseline(0.75, True), baseline(0.48, False)
 
 
@@ -250,6 +251,24 @@ def test_the_seed_of_one_retrained_model_is_no_memory(spread: float) -> None:
         of_seeds = [of_model(rng.normal(0, spread), draw * 10 + i, world=draw) for i in range(2)]
         words.append(decide(SAW, of_seeds[0], original=None, retrained=of_seeds[1], margin=0.10).word)
     assert words.count("not_forgotten") + words.count("over_forgotten") <= 3
+
+
+def one_customer(scores: Scores) -> Scores:
+    n = len(scores.forget["loss"])
+    return replace(scores, groups=(np.zeros(n), np.ones(n)))
+
+
+def test_one_customer_a_side_is_decided_by_retrained_models_alone() -> None:
+    """Also where the customers differ by nature, as under all these models."""
+    for hard in (-0.5, 0.0, 0.5):
+        never, *references = (one_customer(of_model(hard, seed)) for seed in range(5))
+        knows, original = (one_customer(of_model(hard + by, 9)) for by in (6.0, 8.0))
+        for word, judged in (("not_distinguished", never), ("not_forgotten", knows)):
+            verdict = decide(SAW, judged, original=original, retrained=references, margin=0.10, blind=LOPSIDED)
+            assert verdict.word == word, (hard, verdict.reasons)
+            assert decide(SAW, judged, original=original, retrained=None, margin=0.10).word == "undecided"
+        alone = decide(SAW, never, original=original, retrained=references[0], margin=0.10, blind=LOPSIDED)
+        assert alone.word == "undecided"
 
 
 def test_the_spread_of_retrained_models_is_used() -> None:

@@ -133,7 +133,8 @@ def shift(scores: Scores, retrained: Sequence[Scores], attack: str, strict: floa
     """Where S lies on the whole, with intervals of the two confidences.
 
     Retrained models differ by their seed, and so does the judged one. To lie apart it has to lie where no further
-    retrained model is expected, and to lie near it has to lie near their mean.
+    retrained model is expected, and to lie near it has to lie near their mean. Of one customer a side nothing can be
+    said of customers; what then is said, of these very records under other seeds, rests on the retrained models alone.
     """
     auc = separation(*_losses(scores, attack), groups=scores.groups)
     found, chance = auc, 0.5
@@ -141,16 +142,20 @@ def shift(scores: Scores, retrained: Sequence[Scores], attack: str, strict: floa
         found = separation(*_losses(scores, attack), [_losses(model, attack) for model in retrained], scores.groups)
         chance = 0.0
 
+    alone = bool(retrained) and not np.isfinite(found.error)
+
     def gap(confidence: float, *, apart: bool) -> Estimate:
-        interval = found.interval(confidence)
-        seeds = _half_of_seeds(retrained, attack, confidence, apart=apart)
+        interval = found.at_value() if alone else found.interval(confidence)
+        seeds = _half_of_seeds([_auc(model, attack) for model in retrained], confidence, apart=apart)
         low, high = (np.hypot(interval.value - end, seeds) for end in (interval.low, interval.high))
         value = interval.value - chance
         return Estimate(value, float(value - low), float(value + high), interval.n)
 
     strict_gap, strict_auc = gap(strict, apart=True), auc.interval(strict)
     above, below = strict_gap.low > 0, strict_gap.high < 0
-    if scores.groups is not None:
+    if alone:
+        above, below = above and auc.value > 0.5, below and auc.value < 0.5
+    elif scores.groups is not None:
         above, below = above and strict_auc.low > 0.5, below and strict_auc.high < 0.5
     elif above or below:
         significant = _ranks(scores.forget[attack], scores.holdout[attack], above) < (1 - strict) / 2
@@ -166,19 +171,22 @@ def shift(scores: Scores, retrained: Sequence[Scores], attack: str, strict: floa
     )
 
 
-def _half_of_seeds(retrained: Sequence[Scores], attack: str, confidence: float, *, apart: bool) -> float:
+def _half_of_seeds(aucs: Sequence[float], confidence: float, *, apart: bool) -> float:
     """Half of the interval that the seed alone would give.
 
     Of k models the variance counts 1 + 1/k times where one more model is to be told from them, and 1/k times where
     their mean is to be met. The seed moves all attacks together, so its interval is never wider than 95 %.
     """
-    k, upper = len(retrained), (1 + min(confidence, CONFIDENCE)) / 2
+    k, upper = len(aucs), (1 + min(confidence, CONFIDENCE)) / 2
     if k == 0:
         return 0.0
     if k == 1:
         return float(stats.norm.ppf(upper) * np.sqrt(2) * SEED_SPREAD) if apart else 0.0
-    spread = np.std([separation(*_losses(model, attack)).value for model in retrained], ddof=1)
-    return float(stats.t.ppf(upper, k - 1) * spread * np.sqrt(1 / k + apart))
+    return float(stats.t.ppf(upper, k - 1) * np.std(aucs, ddof=1) * np.sqrt(1 / k + apart))
+
+
+def _auc(scores: Scores, attack: str) -> float:
+    return separation(*_losses(scores, attack)).value
 
 
 def _parts(scores: Scores, retrained: Sequence[Scores], attack: str, margin: float, level: float) -> tuple[Part, ...]:
@@ -236,6 +244,9 @@ def _mixture(scores: Scores, retrained: Sequence[Scores], attack: str, level: fl
     chance = 0.0 if retrained else 0.5
 
     def gap(confidence: float) -> Estimate:
+        if retrained and not np.isfinite(found.error):
+            half = _half_of_seeds([separation(-own, -other).value for own, other in others], confidence, apart=False)
+            return Estimate(found.value, found.value - half, found.value + half, found.n)
         interval = found.interval(confidence)
         return Estimate(interval.value - chance, interval.low - chance, interval.high - chance, interval.n)
 

@@ -285,13 +285,16 @@ def _any_sees(judged: Judged, original: Scores) -> bool:
     if judged.yardsticks:
         # The seed matters to what a gap proves, and not to whether an attack sees one.
         pairs = [(original, model) for model in judged.yardsticks]
-        return any(_sees(own, model, one.attack, count) for own, model in pairs for one in tests)
+        return any(_sees(own, model, one.attack, judged.margin, count) for own, model in pairs for one in tests)
     return any(one.strict_auc.low > 0.5 for one in tests)
 
 
-def _sees(original: Scores, retrained: Scores, attack: str, count: int) -> bool:
+def _sees(original: Scores, retrained: Scores, attack: str, margin: float, count: int) -> bool:
+    """Whether an attack finds S better known than under a retrained model; of one group a side, in these records."""
     losses = [(-scores.forget[attack], -scores.holdout[attack]) for scores in (original, retrained)]
     found = separation(*losses[0], [losses[1]], original.groups)
+    if not np.isfinite(found.error):
+        return found.value > margin
     return found.interval(1 - (1 - CONFIDENCE) / count).low > 0
 
 
