@@ -23,7 +23,7 @@ def test_the_calibration_trains_and_judges_and_judges_again(task: str, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = tmp_path / task / "seed0"
-    arms = {"original", "retrained", "reference"} | ({"base"} if task == "lm" else set())
+    arms = {"original", "retrained", "reference0", "reference1", "reference2"} | ({"base"} if task == "lm" else set())
     assert {file.stem for file in (folder / "atypical").iterdir()} == arms
     assert {file.stem for file in (folder / "typical").iterdir()} == arms | {"half", "over"}
     found = json.loads((tmp_path / "calibration.json").read_text())
@@ -43,9 +43,22 @@ def test_the_calibration_trains_and_judges_and_judges_again(task: str, tmp_path:
         run_seed(0, task, Sizes(**{**SMALLEST, "epochs": 2}), tmp_path / task)
 
 
+def test_worlds_of_scores_are_drawn_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import calibration_worlds
+    from calibration_rates import judge
+
+    kinds = {row.world.split(",")[0]: row for row in calibration_worlds.rows() if "1000" not in row.sizes}
+    monkeypatch.setattr(calibration_worlds, "rows", lambda: list(kinds.values())[::2])
+    calibration_worlds.draw_worlds(1, tmp_path)
+    found = judge(tmp_path)["worlds"]
+    assert found["draws"] == 1
+    assert len(found["rows"]) > 5
+    assert all(sum(row["words"].values()) == 1 for row in found["rows"])
+
+
 def test_the_table_is_what_the_numbers_say() -> None:
     from calibration_rates import as_markdown
 
     found = json.loads((BENCHMARKS / "calibration.json").read_text(encoding="utf-8"))
-    assert found["tasks"].keys() == {"classifier", "lm"}
+    assert found["worlds"]["draws"] >= 100
     assert as_markdown(found) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
