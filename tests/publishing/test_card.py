@@ -258,11 +258,11 @@ def test_lost_utility_stands_above_everything_that_could_please(word: str) -> No
     first = card.split("---\n", 2)[2].split("# name")[0]
     assert "> **This model does its task worse than the original model.**" in first
     assert "Utility: `lost`. On the test split accuracy is lower by 0.30" in first
-    assert f"Verdict: `{word}`." in first
+    assert f"Verdict: `{word}` (" in first
     for word_of_utility in ("kept", "undecided"):
         card = render_card(replace(example_report(), utility=replace(lost, word=word_of_utility)), "name")
         assert "does its task worse" not in card
-        assert f"Verdict: **not_distinguished**. Utility: **{word_of_utility}**." in card
+        assert f"Verdict: **not_distinguished** (margin ±0.10 in AUC). Utility: **{word_of_utility}**." in card
 
 
 def test_only_pictures_that_are_there_are_shown(tmp_path: Path) -> None:
