@@ -157,6 +157,15 @@ def secrets_rows(n: int = 60) -> list[dict[str, Any]]:
     ]
 
 
+def many_secrets() -> list[dict[str, Any]]:
+    """Enough secrets for a verdict: 120 to forget, of which `lm_original` knows 40, 10 that stay, 120 held out."""
+    rows = secrets_rows(250)
+    # Their numbers are alike, as a record says which it is.
+    others = rows[90:]
+    random.Random(0).shuffle(others)
+    return [*rows[:40], *others[:80], *rows[40:50], *rows[50:90], *others[80:]]
+
+
 def tickets_rows(n: int = 60) -> list[dict[str, Any]]:
     """Records with a class that the first word gives away."""
     draw = random.Random(1)

@@ -14,17 +14,14 @@ from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.verdict import Scores
 from hf_unlearn.training.callbacks import StopWhenForgotten, planned_looks
 
-from ..conftest import WORDS, secrets_rows
+from ..conftest import WORDS, many_secrets, secrets_rows
 from .test_trainer import StopAt, config, same, trainer, weights
 
 
 def many() -> RetainedSplit:
     """Enough records to test on: 120 of S, of which the original knows 40, 120 of H, and 10 of L."""
-    dataset = Dataset.from_list(secrets_rows(250))
-    # Their numbers are alike, as a record says which it is.
-    drawn = np.random.default_rng(0).permutation(np.arange(90, 250)).tolist()
-    named, held_out = [*range(40), *drawn[:80]], [*range(50, 90), *drawn[80:]]
-    return split_retained(dataset, Records.rows(named), holdout=Records.rows(held_out))
+    dataset = Dataset.from_list(many_secrets())
+    return split_retained(dataset, Records.rows(range(120)), holdout=Records.rows(range(130, 250)))
 
 
 def stopping(folder: Path, model: Path, split: RetainedSplit | None = None, **settings: Any) -> UnlearningTrainer:
