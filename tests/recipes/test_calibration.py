@@ -60,5 +60,5 @@ def test_the_table_is_what_the_numbers_say() -> None:
     from calibration_rates import as_markdown
 
     found = json.loads((BENCHMARKS / "calibration.json").read_text(encoding="utf-8"))
-    assert found["worlds"]["draws"] >= 100
+    assert found["worlds"]["draws"] >= 40
     assert as_markdown(found) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
