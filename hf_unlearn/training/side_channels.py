@@ -194,8 +194,17 @@ def _generation(trainer: MethodTrainer, config: PretrainedConfig) -> GenerationC
 
 
 def _other(own: dict[str, Any], others: dict[str, Any]) -> set[str]:
-    names = {name for name in own.keys() | others.keys() if name not in SETTLED and not name.startswith("_")}
-    return {name for name in names if own.get(name) != others.get(name)}
+    own, others = _unsettled(own), _unsettled(others)
+    return {name for name in own.keys() | others.keys() if own.get(name) != others.get(name)}
+
+
+def _unsettled(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that nobody else settles, also those of the parts of a model."""
+    return {
+        name: _unsettled(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if name not in SETTLED and not str(name).startswith("_")
+    }
 
 
 def _words(trainer: MethodTrainer, audit: SplitAudit | None) -> Iterator[str]:

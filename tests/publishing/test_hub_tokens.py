@@ -91,7 +91,16 @@ def test_run_push_and_evaluate(
     out = tmp_path / "out"
     settings = {**settings, "output_dir": str(out), "save_strategy": "steps", "save_steps": 2}
     repo_id = f"owner/{given}"
-    command = ["run", "--push", "--hub_model_id", repo_id, "--config", str(recipe(**settings)), *flags]
+    command = [
+        "run",
+        "--push",
+        "--hub_model_id",
+        repo_id,
+        "--config",
+        str(recipe(**settings)),
+        "--push_anyway",
+        *flags,
+    ]
     hub.fail(f"POST .*/{given}/commit/", 500)
     assert main(command) == 2
     assert SECRET not in everything_said()

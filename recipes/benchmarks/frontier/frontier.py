@@ -109,6 +109,9 @@ def variants(task: Task) -> list[Variant]:
 
 def train(task: Task, model: Model, rows: Dataset, seed: int, folder: Path, **more: Any) -> UnlearningTrainer:
     """One training, of which nothing is kept but the trainer and its model."""
+    if more.get("method") == "retrain":
+        # A model in memory has no record of its training; from random weights this is the same.
+        more |= {"method": "shrink_perturb", "alpha": 1.0}
     settings = {**task.settings, "seed": seed, "save_strategy": "no", "logging_strategy": "no", **more}
     quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "measure_steps": 0}
     config = UnlearningConfig(str(folder), **settings, **quiet)

@@ -44,7 +44,7 @@ Group = Literal["yardstick", "retained", "forget"]
 # The code that makes a row what it is; a change of it makes the finished cells old.
 CODE = (
     "models", "data", "methods", "training", "evaluation/membership.py", "evaluation/statistics.py",
-    "evaluation/assemble.py", "evaluation/verdict.py", "jobs/alternates.py", "jobs/dial.py", "jobs/preparation.py",
+    "evaluation/assemble.py", "evaluation/verdict", "jobs/alternates.py", "jobs/dial.py", "jobs/preparation.py",
     "jobs/training_runs.py", "jobs/unlearning.py",
 )  # fmt: skip
 
