@@ -54,6 +54,7 @@ def test_one_in_a_thousand_needs_a_thousand() -> None:
     assert attack_result(forget, holdout[:999], seed=0).tpr_at_01pct is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("records", "least"), [(50, 0.95), (200, 0.85)])
 def test_the_interval_of_the_rare_rate_knows_that_its_threshold_was_found(records: int, least: float) -> None:
     rng = np.random.default_rng(0)

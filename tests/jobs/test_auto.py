@@ -192,6 +192,7 @@ def test_a_trainer_trains_one_method(lm_original: Path, tmp_path: Path, recipe: 
 # Interrupted, and by two processes
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_gives_the_same_weights(
     many: dict[str, Any], tmp_path: Path, recipe: Any
 ) -> None:

@@ -135,6 +135,7 @@ def test_the_run_repeated_with_its_own_seed_gives_the_same_bits(
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == same.read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_in_any_arm_the_same_command_gives_the_same_bits(
     settings: dict[str, Any], tmp_path: Path, recipe: Callable[..., Path]
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_table_survives_kills_changes_and_a_row_that_fails(
     assert json.loads(output.read_text())["cells"] == found["cells"]
 
 
+@pytest.mark.slow
 def test_the_preset_for_a_gpu_goes_through_with_a_tiny_model(tmp_path: Path, shared: Path) -> None:
     import benchmark
     import cells

@@ -73,6 +73,7 @@ REFERENCE = {"method": "toward_base", "with_retrained": True}
 ADAPTER = {"method": "base", "use_peft": True, "lora_dropout": 0.1, "save_total_limit": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "moments"),
     [
@@ -97,6 +98,7 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_weights(
         same_result(tmp_path / str(i), tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_while_publishing_the_same_command_publishes_in_one_commit(
     settings: dict[str, Any], tmp_path: Path, recipe: Any, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
