@@ -417,7 +417,7 @@ def test_with_the_key_it_can_be_proven(
         out = capsys.readouterr().out
         assert f"Forgotten: line {line} of the ledger has its digest" in out
         assert "its verdict: " in out
-        assert " decided)" in out
+        assert "margin ±0.10 in AUC; attacks: " in out
         assert value not in out
     assert main([*prove, "p-020"]) == 1
     assert capsys.readouterr().out == "Not forgotten: no line of the ledger has its digest.\n"
