@@ -13,7 +13,7 @@ from .arrow_tables import AnyDataset, read_tables
 
 def class_names(dataset: AnyDataset, label_field: str) -> list[str]:
     """The class names of a data set in the order of their ids; raises InputError for neither names nor integers."""
-    feature = _label_feature(dataset, label_field)
+    feature = label_feature(dataset, label_field)
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     if not isinstance(dataset, Dataset):
@@ -41,7 +41,7 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
 
     Raises InputError for a label that the model has no class for.
     """
-    feature = _label_feature(dataset, label_field)
+    feature = label_feature(dataset, label_field)
     known: dict[Any, int] = {value: value for value in label2id.values()} | label2id
     if isinstance(feature, ClassLabel):
         # One unknown name must not make the other labels be read as numbers of the model's classes.
@@ -57,7 +57,7 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
     return known
 
 
-def _label_feature(dataset: AnyDataset, label_field: str) -> Any:
+def label_feature(dataset: AnyDataset, label_field: str) -> Any:
     """The type of a label; a record may have one or a list of them."""
     feature = (dataset.features or {}).get(label_field)
     return feature.feature if isinstance(feature, List | LargeList) else feature
@@ -65,7 +65,7 @@ def _label_feature(dataset: AnyDataset, label_field: str) -> Any:
 
 def distinct_labels(dataset: Dataset, label_field: str) -> set[Any]:
     """The labels that occur; a record may have one or a list of them, else InputError is raised."""
-    kind = _label_feature(dataset, label_field)
+    kind = label_feature(dataset, label_field)
     if not isinstance(kind, ClassLabel | Value):
         raise InputError(f"Column {label_field!r} holds {type(kind).__name__} values; a class is a name or a number.")
     found: set[Any] = set()
@@ -79,7 +79,7 @@ def distinct_labels(dataset: Dataset, label_field: str) -> set[Any]:
 
 def of_classes(dataset: Dataset, label_field: str, label2id: dict[str, int]) -> Dataset:
     """The records all of whose labels are classes of a model."""
-    feature = _label_feature(dataset, label_field)
+    feature = label_feature(dataset, label_field)
     known: set[Any] = {*label2id, *label2id.values()}
     if isinstance(feature, ClassLabel):
         known = {i for i, name in enumerate(feature.names) if name in label2id}

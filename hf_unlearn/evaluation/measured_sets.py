@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.arrow_tables import AnyDataset, require_columns
 from ..data.encoding import RecordEncoder, encode
+from ..data.labels import label_feature
 from ..data.masking import TokenMasking
 from ..errors import InputError
 from ..files import written_whole
@@ -245,11 +246,10 @@ def _corrected(part: Dataset, encoder: RecordEncoder | None, column: str) -> dic
     require_columns([column], part.column_names)
     if encoder is None:
         return dict(zip(with_rows(part)["row"], part[column], strict=True))
-    features = part.features
-    kinds = [getattr(features[name], "feature", features[name]) for name in (column, encoder.format.label)]
+    kinds = [label_feature(part, name) for name in (column, encoder.format.label)]
     if isinstance(kinds[1], ClassLabel) and not isinstance(kinds[0], ClassLabel) and kinds[0].dtype.startswith("int"):
         # They are numbers of the same classes.
-        part = part.cast_column(column, features[encoder.format.label])
+        part = part.cast_column(column, part.features[encoder.format.label])
     given = [row for row, label in enumerate(part[column]) if label is not None]
     reader = replace(encoder, format=replace(encoder.format, label=column))
     examples = encode(part.select(given), reader, "corrected")

@@ -8,11 +8,10 @@ from scipy import stats
 from ..models.tasks import TASKS, Task
 from .statistics import CONFIDENCE, smallest_margin
 from .verdict import ATTACKS, VerdictWord
+from .verdict.attack_tests import ACCUSING
 
 # From here on a margin allows every AUC.
 WHOLE = 0.5
-# The share of the error that is left for the AUC, on one of its sides.
-ACCUSING = (1 - CONFIDENCE) / 4
 MOST = 10**9
 
 

@@ -12,6 +12,7 @@ from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
 from ..errors import InputError
+from ..evaluation.verdict import LARGEST_MARGIN
 from ..methods.method import ADAPTER_RATE, Method
 from ..methods.retained_methods import HOT_FACTOR
 from ..methods.starts import checkpoint
@@ -193,7 +194,7 @@ class UnlearningConfig(TrainingArguments):
         default=0.10,
         metadata={
             "help": "Distance of the membership AUC from 0.5 within which S counts as not distinguished from H; "
-            "at most 0.25."
+            f"at most {LARGEST_MARGIN}."
         },
     )
     utility_margin: float = field(
@@ -301,7 +302,12 @@ class UnlearningConfig(TrainingArguments):
         _require(self.budget is None or self.budget > 0, "budget", self.budget, "above 0, such as 0.25")
         layers = self.train_last_layers
         _require(layers is None or layers >= 1, "train_last_layers", layers, "1 or more")
-        _require(0 < self.auc_margin <= 0.25, "auc_margin", self.auc_margin, "above 0 and at most 0.25")
+        _require(
+            0 < self.auc_margin <= LARGEST_MARGIN,
+            "auc_margin",
+            self.auc_margin,
+            f"above 0 and at most {LARGEST_MARGIN}",
+        )
         _require(0 < self.utility_margin < 1, "utility_margin", self.utility_margin, "between 0 and 1")
         _require(0 < self.mlm_probability < 1, "mlm_probability", self.mlm_probability, "between 0 and 1")
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")

@@ -27,6 +27,9 @@ SEED_SPREAD = 0.12
 # share of two margins would move the AUC by one.
 KNOWN_SHARES = {0.01: 0.5, 0.05: 1.0}
 
+# The error that is left on either side for where S lies on the whole, over all attacks and looks.
+ACCUSING = (1 - CONFIDENCE) / 4
+
 # The error is spent in halves, on where S lies on the whole and on its parts: two shares on the side of the known
 # records and the mixture with it, each for every attack.
 PARTS = len(KNOWN_SHARES) + 1
@@ -120,22 +123,27 @@ def findings(
         margin: on the AUC.
         attacks, looks: of how many attacks and verdicts this is one; the error is divided among them (Bonferroni).
     """
-    share = (1 - CONFIDENCE) / looks
-    level = share / 4 / attacks
+    level = ACCUSING / looks / attacks / PARTS
     return Findings(
-        shift(scores, retrained, attack, 1 - 2 * level, 1 - 2 * share),
-        _parts(scores, retrained, attack, margin, level / PARTS),
-        _mixture(scores, retrained, attack, level / PARTS, 1 - 2 * share),
+        shift(scores, retrained, attack, attacks, looks),
+        _parts(scores, retrained, attack, margin, level),
+        _mixture(scores, retrained, attack, level, _near(looks)),
     )
 
 
-def shift(scores: Scores, retrained: Sequence[Scores], attack: str, strict: float, equivalence: float) -> Shift:
-    """Where S lies on the whole, with intervals of the two confidences.
+def _near(looks: int) -> float:
+    """The confidence of the interval by which two one-sided tests find S near."""
+    return 1 - 2 * (1 - CONFIDENCE) / looks
+
+
+def shift(scores: Scores, retrained: Sequence[Scores], attack: str, attacks: int, looks: int = 1) -> Shift:
+    """Where S lies on the whole, for one of so many attacks and looks.
 
     Retrained models differ by their seed, and so does the judged one. To lie apart it has to lie where no further
     retrained model is expected, and to lie near it has to lie near their mean. Of one customer a side nothing can be
     said of customers; what then is said, of these very records under other seeds, rests on the retrained models alone.
     """
+    strict = 1 - 2 * ACCUSING / looks / attacks
     auc = separation(*_losses(scores, attack), groups=scores.groups)
     found, chance = auc, 0.5
     if retrained:
@@ -164,7 +172,7 @@ def shift(scores: Scores, retrained: Sequence[Scores], attack: str, strict: floa
         attack,
         auc.interval(CONFIDENCE),
         gap(CONFIDENCE, apart=True),
-        gap(equivalence, apart=False),
+        gap(_near(looks), apart=False),
         strict_auc,
         above,
         below,

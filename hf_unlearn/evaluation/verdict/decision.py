@@ -33,7 +33,7 @@ from scipy import stats
 from ...errors import InputError
 from ..blind_baseline import BlindBaseline
 from ..statistics import CONFIDENCE, equivalent, separation, smallest_margin
-from .attack_tests import Shift, findings
+from .attack_tests import Shift, findings, shift
 from .facts import ATTACKS, LARGEST_MARGIN, Provenance, Scores, Shown, Verdict, VerdictWord
 from .sentences import beyond_texts, differ, numbers, of_mixture, of_part, provenance_reasons
 
@@ -269,24 +269,24 @@ def _told(judged: Judged, blind: BlindBaseline | None) -> str:
     """What is wrong with retrained models that know S themselves; empty where none does."""
     explained = blind.natural_auc if blind is not None and blind.separable else 0.5
     for model in judged.yardsticks:
-        for one in Judged(model, (), judged.margin, judged.looks).tests:
-            if one.shift.above and one.shift.strict_auc.low > explained + judged.margin:
+        for attack in model.forget:
+            found = shift(model, (), attack, len(model.forget), judged.looks)
+            if found.above and found.strict_auc.low > explained + judged.margin:
                 return (
-                    f"A retrained model distinguishes S from H itself, with an AUC of {one.shift.auc.value:.2f} by "
-                    f"{ATTACKS[one.shift.attack]}, so it may have seen S; check what it was trained on."
+                    f"A retrained model distinguishes S from H itself, with an AUC of {found.auc.value:.2f} by "
+                    f"{ATTACKS[attack]}, so it may have seen S; check what it was trained on."
                 )
     return ""
 
 
 def _any_sees(judged: Judged, original: Scores) -> bool:
     """Whether one of the attacks distinguishes S from H in the original model, or S from what retraining leaves."""
-    count = len(judged.tests)
-    tests = [findings(original, (), one.shift.attack, judged.margin, count).shift for one in judged.tests]
+    attacks = list(judged.scores.forget)
     if judged.yardsticks:
         # The seed matters to what a gap proves, and not to whether an attack sees one.
-        pairs = [(original, model) for model in judged.yardsticks]
-        return any(_sees(own, model, one.attack, judged.margin, count) for own, model in pairs for one in tests)
-    return any(one.strict_auc.low > 0.5 for one in tests)
+        margin, count = judged.margin, len(attacks)
+        return any(_sees(original, model, name, margin, count) for model in judged.yardsticks for name in attacks)
+    return any(shift(original, (), name, len(attacks)).strict_auc.low > 0.5 for name in attacks)
 
 
 def _sees(original: Scores, retrained: Scores, attack: str, margin: float, count: int) -> bool:
