@@ -269,6 +269,8 @@ def test_one_customer_a_side_is_decided_by_retrained_models_alone() -> None:
             assert decide(SAW, judged, original=original, retrained=None, margin=0.10).word == "undecided"
         alone = decide(SAW, never, original=original, retrained=references[0], margin=0.10, blind=LOPSIDED)
         assert alone.word == "undecided"
+        assert alone.smallest_margin is not None
+        assert alone.smallest_margin > 0.5
 
 
 def test_the_spread_of_retrained_models_is_used() -> None:

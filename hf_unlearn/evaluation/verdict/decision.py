@@ -125,7 +125,9 @@ class Judged:
         attack = self.tests[0].shift.attack
         if self.scores.groups is None and not self.yardsticks:
             return smallest_margin(len(self.scores.forget[attack]), len(self.scores.holdout[attack]), len(self.tests))
-        half = max(one.shift.equivalence.high - one.shift.equivalence.low for one in self.tests) / 2
+        # With one retrained model chance has to be met too.
+        tests = self.tests + (self.against_chance().tests if len(self.yardsticks) == 1 else [])
+        half = max(one.shift.equivalence.high - one.shift.equivalence.low for one in tests) / 2
         test, power = stats.norm.ppf([1 - (1 - CONFIDENCE) / self.looks, 1 - 0.10 / (2 * len(self.tests))])
         return float(half * (test + power) / test)
 
@@ -199,7 +201,7 @@ def _undecided(judged: Judged, worst: Shift, found: Callable[..., _Finding]) -> 
         parts = [part for one in judged.tests for part in one.parts if part.large or part.shown]
         if parts:
             part = max(parts, key=lambda part: part.share / part.allowed)
-            reason = f"On the whole S lies within the margin, but {of_part(part)}, so that a part of S may be known"
+            reason = f"On the whole S lies within the margin, but {of_part(part)}, so that a part may be {part.side}"
             shown: Shown = "known_part" if part.side == "known" else "avoided_part"
             return found("undecided", worst, reason, shown)
         return found("undecided", worst, "On the whole S lies within the margin, but it may spread wider", "mixture")
