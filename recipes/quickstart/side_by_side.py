@@ -89,12 +89,14 @@ def as_markdown(found: dict[str, Any]) -> str:
     names = list(rows[0]["figures"][0])
     with_accuracy = any(name.endswith("accuracy") for name in names)
     columns = [name for name in names if not (with_accuracy and name.endswith("loss"))]
-    lines = ["| | " + " | ".join([*columns, "price", "verdict"]) + " |", "|---" * (len(columns) + 3) + "|"]
+    judged = any(row["verdicts"] for row in rows)
+    headings = [*columns, "price", *(["verdict"] if judged else [])]
+    lines = ["| | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
     for row in rows:
         figures = [spread([figure[name] for figure in row["figures"]]) for name in columns]
         price = f"{100 * sum(row['cost']['training']) / seeds:.0f} %" if row["cost"] else ""
         verdicts = ", ".join(f"{word} {n} of {seeds}" if seeds > 1 else word for word, n in row["verdicts"].items())
-        lines.append("| " + " | ".join([row["variant"], *figures, price, verdicts]) + " |")
+        lines.append("| " + " | ".join([row["variant"], *figures, price, *([verdicts] if judged else [])]) + " |")
     return "\n".join(lines)
 
 
