@@ -62,15 +62,14 @@ which no model was trained on, are the comparison: a model that forgot S treats 
 unlearning_report.json and a model card go to --output_dir. With --push the command then publishes that folder.
 
 --method auto, the default, fine-tunes the base model on L where the base model is known. This is exact for that stage
-of training. It is taken if its utility on other records is within --utility_margin of the original's. Otherwise an
-approximate method is tried too, and taken if it is more useful.
+of training. The training ends once more of it would bring little, at the latest as a retraining does; --budget bounds
+it. Neither S nor the original has a say in that. Where no base is known, an approximate method is taken.
 
 --method dial moves the original toward the base model, or toward a fresh initialisation where no base is known. It
 searches for the smallest move that forgets, with short trainings. One half of S and H guides the search; the other
 half judges the result.
 
-Both show the expected cost first, report what they tried, and count all of it in the cost. After an interruption the
-same command continues.
+Both show the expected cost first, and count all that they try. After an interruption the same command continues.
 
   hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned""",

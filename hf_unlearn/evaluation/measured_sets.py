@@ -32,8 +32,12 @@ from .verdict import Scores
 # Membership is judged on these, so they are scored whole.
 JUDGED: tuple[SetName, ...] = ("forget", "holdout")
 
-# Of L and the test split so many records are scored, which is enough for their mean losses.
+# Of L and the test split so many records are scored at most, which is enough for their mean losses.
 SAMPLE_ROWS = 1000
+# Where measuring is to cost little, so many: a part of L's size, but at least these.
+SAMPLE_PART, FEWEST_ROWS = 16, 64
+# Usefulness is judged on the test split, so that it takes more.
+FEWEST_TESTED = 400
 
 TABLES_FOLDER = "tables"
 
@@ -168,6 +172,7 @@ def evidence_sets(
     group_column: str | None = None,
     classes: tuple[str, ...] = (),
     corrected_column: str | None = None,
+    whole: bool = True,
 ) -> EvidenceSets:
     """Encode the sets to measure on; of L and the test split a random part.
 
@@ -183,6 +188,7 @@ def evidence_sets(
         group_column: the column of S and H with each record's group, such as its author.
         classes: the names of the classes that the labels are numbered by; a model may lack some of them.
         corrected_column: the column of S with the label that each record should have had.
+        whole: whether L and the test split are measured as far as they go, up to 1,000 records; else a part of that.
 
     Raises:
         InputError: a set has no record or lacks a column, or some sets are encoded and some are not.
@@ -190,20 +196,21 @@ def evidence_sets(
     sets: dict[SetName, Dataset] = {}
     codes: dict[Any, int] = {}
     sampled: set[SetName] = set()
+    rows = SAMPLE_ROWS if whole else _sample_rows(records.get("retained"))
     for name, part in records.items():
         if part is None:
             continue
-        whole = name in JUDGED
+        judged = name in JUDGED
         if not isinstance(part, Dataset):
-            part = Dataset.from_list(list(part if whole else part.take(SAMPLE_ROWS)), features=part.features)
-            if not whole:
+            part = Dataset.from_list(list(part if judged else part.take(rows)), features=part.features)
+            if not judged:
                 sampled.add(name)
-        elif not whole and len(part) > SAMPLE_ROWS:
-            part = part.select(_choice(len(part), SAMPLE_ROWS, seed))
+        elif not judged and len(part) > (most := rows if name == "retained" else max(rows, FEWEST_TESTED)):
+            part = part.select(_choice(len(part), most, seed))
             sampled.add(name)
         if len(part) == 0:
             raise InputError(f"The {name} set is empty. Leave it out, or put records in it.")
-        groups = _group_codes(part, group_column, codes) if group_column is not None and whole else None
+        groups = _group_codes(part, group_column, codes) if group_column is not None and judged else None
         corrected = _corrected(part, encoder, corrected_column) if name == "forget" and corrected_column else None
         if "input_ids" in part.column_names:
             sets[name] = with_rows(part)
@@ -225,6 +232,13 @@ def evidence_sets(
         if corrected is not None:
             sets[name] = _with_corrected(sets[name], corrected)
     return EvidenceSets(task, sets, collator, batch_size, sampled, classes=classes)
+
+
+def _sample_rows(retained: AnyDataset | None) -> int:
+    """How many records of L are measured where that is to cost little."""
+    if not isinstance(retained, Dataset):
+        return SAMPLE_ROWS
+    return min(SAMPLE_ROWS, max(FEWEST_ROWS, len(retained) // SAMPLE_PART))
 
 
 def _truth(examples: Dataset, names: tuple[str, ...]) -> Truth:

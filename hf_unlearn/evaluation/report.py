@@ -17,7 +17,7 @@ from ..models.training_record import DataSource
 from .harness import HarnessScore
 from .membership import AttackResult
 from .statistics import Estimate
-from .utility.comparison import Utility
+from .utility.comparison import LossOf, Utility
 from .verdict import BaseIsClean, Verdict
 
 REPORT_FILE = "unlearning_report.json"
@@ -45,6 +45,34 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class UsefulnessPoint:
+    """How useful the model was at one mark of a training that ends once more of it would bring little.
+
+    The average of the last weights is measured, on records of L that are held out and on some that are trained on.
+
+    Attributes:
+        share: of the original's epochs.
+        step: after which.
+        held_out_loss, trained_loss: mean losses in nats.
+        held_out_right, trained_right: shares of the predictions that are right.
+        gain_of: what the larger one of the two gains since the mark before is measured in, as in
+            :class:`~hf_unlearn.evaluation.utility.comparison.Utility`; None at the first mark.
+        gain: that gain, with its 90 % interval.
+        flattened: whether both intervals lie below the margin.
+    """
+
+    share: float
+    step: int
+    held_out_loss: float
+    trained_loss: float
+    held_out_right: float
+    trained_right: float
+    gain_of: LossOf | None
+    gain: Estimate | None
+    flattened: bool
+
+
+@dataclass(frozen=True)
 class MethodEntry:
     """How the model was unlearned.
 
@@ -66,6 +94,8 @@ class MethodEntry:
         options: its other settings.
         trained_on_forget: whether S was trained on; otherwise it was only measured.
         alternates: what it was to say in the place of S, None where nothing was written for that.
+        fitted: why the settings differ from those of the original's training record; empty where they do not.
+        usefulness: the curve that ended the training, or might have; None where nothing watched it.
     """
 
     name: str
@@ -86,6 +116,8 @@ class MethodEntry:
     options: dict[str, float] = field(default_factory=dict)
     trained_on_forget: bool = False
     alternates: AlternatesEntry | None = None
+    fitted: str = ""
+    usefulness: list[UsefulnessPoint] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.tasks import TASKS
 from .statistics import Estimate
+from .utility.comparison import NAMES
 
 if TYPE_CHECKING:
     from ..data.request.attempts import AttemptCount
-    from .report import UnlearningReport
+    from .report import MethodEntry, UnlearningReport
 
 SET_NAMES = {
     "forget": "the forgotten records (S)",
@@ -124,3 +125,22 @@ def generation_rows(report: "UnlearningReport") -> list[tuple[str, dict[str, Est
             for given, share in scores.extracted.items():
                 rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share
     return list(rows.items())
+
+
+def usefulness_words(method: "MethodEntry") -> str:
+    """Why a training that watched its usefulness ended, in a sentence; empty for another."""
+    curve = method.usefulness
+    if curve is None:
+        return ""
+    if not curve or not curve[-1].flattened:
+        return "Its usefulness had not flattened at any mark, so it trained as long as it might."
+    last, before = curve[-1], curve[-2]
+    assert last.gain is not None
+    assert last.gain_of is not None
+    part = last.gain_of in ("gain", "loss")
+    what = "of what had been learned" if part else f"in {NAMES[last.gain_of]}"
+    most = f"{100 * last.gain.high:.1f} % {what}" if part else f"{last.gain.high:.2f} {what}"
+    return (
+        f"From {100 * before.share:.0f} to {100 * last.share:.0f} % of the original's epochs it gained at most "
+        f"{most}. That is within the margin, so the training ended."
+    )

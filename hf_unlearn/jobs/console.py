@@ -30,7 +30,7 @@ from ..evaluation.wording import (
 from ..publishing.card import new_version
 from ..publishing.sections import BEFORE_AND_AFTER
 from ..training.config import UnlearningConfig
-from .prices import Prices
+from .prices import Price, Prices
 from .settings import RequestArguments
 
 if TYPE_CHECKING:
@@ -156,19 +156,24 @@ def print_prices(console: Console, prices: Prices) -> None:
     if prices.retraining is not None:
         costs = {"retraining on L": prices.retraining}
     for name, price in prices.roads.items():
-        costs[f"{name} ({'exact for its stage' if name in prices.exact else 'approximate'})"] = price
-    shown = numbers("What it will cost", ("operations", "time", "of retraining"))
+        label = f"{name} ({'exact for its stage' if name in prices.exact else 'approximate'})"
+        if prices.earliest < 1 and name in prices.exact:
+            costs[f"{label}, at least"] = price.times(prices.earliest)
+            label += ", at most"
+        costs[label] = price
+    shown = numbers("What it will cost", ("operations", "time", "of retraining", "with the measuring"))
     for label, price in costs.items():
-        share = prices.share(price)
-        shown.add_row(label, f"{price.flops:.2g}", duration(price.seconds), "" if share is None else f"{share:.0%}")
+        total = Price(price.flops + prices.measuring.flops, price.seconds + prices.measuring.seconds)
+        shares = ("" if (share := prices.share(one)) is None else f"{share:.0%}" for one in (price, total))
+        shown.add_row(label, f"{price.flops:.2g}", duration(price.seconds), *shares)
     console.print(shown)
-    if prices.timed is None:
-        basis = "the original's training record, in the time of its machine"
+    basis = f"a few training steps, timed in {duration(prices.timed)}"
+    if prices.retraining is None:
+        basis += "; no record says how many passes the original's training made"
     else:
-        basis = f"a few training steps, timed in {duration(prices.timed)}"
-        if prices.retraining is None:
-            basis += "; no record says how many passes the original's training made"
-    console.print(f"Estimated from {basis}. Each measurement of a model adds {prices.scoring:.2g} operations.")
+        basis = f"the original's training record, and {basis}"
+    measuring = prices.measuring
+    console.print(f"Estimated from {basis}. Measuring takes {measuring.flops:.2g} operations of that.")
     console.print(prices.recommendation)
 
 

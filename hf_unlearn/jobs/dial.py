@@ -19,12 +19,11 @@ from ..models.layers import flops_per_token
 from ..models.loading import Model, load_any, load_measurable, quantised_bits, to_device
 from ..models.location import locate
 from ..output_folder import start_folder
+from ..training.fitted import APPROXIMATE, EXACT
 from ..training.trainer import UnlearningTrainer
 from .preparation import Preparation, precision
 from .training_runs import unlearn
 from .trials import (
-    APPROXIMATE,
-    EXACT,
     Begin,
     Choice,
     Trial,

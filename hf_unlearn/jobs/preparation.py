@@ -23,7 +23,6 @@ from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.reach import Reach, Sizes, expected_attacks, reach
 from ..evaluation.report import SetName
-from ..methods.method import DEFAULT_BUDGET
 from ..methods.table import CHOICES, METHODS, find_method
 from ..models.loading import PEFT_TASKS, load_any, load_config, quantised_bits, quantization, source_task
 from ..models.location import ModelSource, locate
@@ -33,6 +32,7 @@ from ..output_folder import run_identity
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..training.config import UnlearningConfig
+from ..training.fitted import fitted_reason, inherited_settings
 from ..training.lineage import Lineage, find_lineage, fit_to_lineage
 from ..training.measuring import check_measures
 from ..training.trained_weights import check_adapter, fit_rate
@@ -155,7 +155,8 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     inherited = inherited_settings(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
     out = console(config)
-    _print_inherited(out, record, inherited, config)
+    if config.method != "auto":
+        print_inherited(out, record, inherited, config)
     data, data_source = named_data(data_args)
     request_args = build(RequestArguments, values)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=ask_again)
@@ -241,26 +242,15 @@ def check_needs(run: Preparation) -> None:
     check_adapter(config, method, method.resolve_alpha(config.alpha), run.lineage, new=run.lora is not None)
 
 
-def inherited_settings(record: TrainingRecord | None, values: dict[str, Any]) -> dict[str, Any]:
-    """The training settings that the original's record adds where neither the user nor the method says something."""
-    if record is None:
-        return {}
-    method = METHODS.get(values.get("method", UnlearningConfig.method), METHODS[UnlearningConfig.method])
-    given = {*values, *method.settings}
-    inherited = {name: value for name, value in record.settings.items() if name not in given}
-    if "learning_rate" in inherited:
-        inherited["learning_rate"] *= method.learning_rate_factor
-    if not method.uses_forget and not {"budget", "num_train_epochs", "max_steps"} & set(values):
-        inherited["budget"] = method.budget or DEFAULT_BUDGET
-    return inherited
-
-
-def _print_inherited(
+def print_inherited(
     out: Console, record: TrainingRecord | None, inherited: dict[str, Any], config: UnlearningConfig
 ) -> None:
+    """Show what the original's training record adds to the settings, and where they differ from it."""
     shown = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "budget")
     if settings := ", ".join(f"{name}={inherited[name]}" for name in shown if name in inherited):
         out.print(f"From the original's training record, or by default: {settings}.")
+    if reason := fitted_reason(record, config):
+        out.print(reason)
     if record is not None and record.world_size != config.world_size:
         out.print(
             f"The original was trained by {record.world_size} processes, this is {config.world_size}: with the same "

@@ -18,6 +18,7 @@ from ..models.layers import blocks_until, flops_per_token, names_until
 from ..models.loading import plain_model
 from ..models.tasks import TASKS
 from ..models.training_record import TrainingRecord
+from ..training.callbacks import planned_looks
 
 if TYPE_CHECKING:
     from ..training.trainer import UnlearningTrainer
@@ -46,16 +47,18 @@ class Prices:
         retraining: of the whole training on L; None where nobody recorded how long it was.
         roads: by method, for what the run may spend.
         exact: those of them that begin at the base.
-        scoring: operations of measuring one model on all the records once, which comes on top.
-        timed: seconds it took to find out by a few steps; None where the training record says it.
+        measuring: of the original, the base and the result, and of usefulness on the way; it comes on top.
+        earliest: the part of a training that is left where it ends at the first chance; 1 where it cannot end early.
+        timed: seconds it took to time a few steps, which the times come from.
     """
 
     one_pass: Price
     retraining: Price | None
     roads: dict[str, Price]
     exact: list[str]
-    scoring: float
-    timed: float | None = None
+    measuring: Price
+    timed: float
+    earliest: float = 1.0
 
     def share(self, price: Price) -> float | None:
         """A price as a fraction of retraining's operations."""
@@ -70,7 +73,7 @@ class Prices:
         if self.exact:
             return (
                 f"Recommended: {self.exact[0]}, which is exact for the stage of training that it repeats where "
-                f"{others[0]} can only be measured; --method auto takes it where its utility is within the margin."
+                f"{others[0]} can only be measured. --method auto takes it."
             )
         dear = ""
         if self.retraining is not None:
@@ -110,34 +113,53 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
     step, forward = flops_per_token(trainer.model)
     # Beside a method that trains a few matrices, one over L would train all weights, or a whole adapter.
     over_retained = forward * (2 if trainer.lora is not None else 3) if trainer.method.trains_block_ends else step
-    one_pass = recorded_pass(record, trainer.retained_rows) if record is not None else None
-    timed = None
-    if one_pass is None:
-        started = time.perf_counter()
-        one_pass = timed_pass(trainer)
-        timed = time.perf_counter() - started
+    started = time.perf_counter()
+    own = timed_pass(trainer, args.per_device_train_batch_size)
+    recorded = recorded_pass(record, trainer.retained_rows) if record is not None else None
+    one_pass, slower = own, 1.0
+    if record is not None and recorded is not None:
+        # Smaller batches take more time for the same operations.
+        as_recorded = timed_pass(trainer, record.settings["per_device_train_batch_size"])
+        one_pass = Price(recorded.flops, as_recorded.seconds * recorded.flops / as_recorded.flops)
+        slower = own.seconds / own.flops * as_recorded.flops / as_recorded.seconds
+    timed = time.perf_counter() - started
 
     # Beside a method that counts epochs on S, one that trains on L alone is priced for what it spends by default.
-    epochs = passes if record is None or not trainer.method.uses_forget else DEFAULT_BUDGET * record.epochs
+    epochs = passes if record is None or not trainer.method.uses_forget else DEFAULT_BUDGET * record.planned_epochs
 
     def price(method: Method) -> Price:
         teacher = forward if method.objective.needs_teacher else 0.0
         if method.uses_forget:
             trained = planned_flops(trainer, method) / one_pass.flops
-        elif record is None or timed is not None:
+        elif record is None or recorded is None:
             trained = epochs * ((over_retained + teacher) / step)
         else:
             trained = epochs * step_factor(over_retained, forward, teacher, record.peft is not None)
-        return one_pass.times(trained + looking_flops(trainer, method) / one_pass.flops)
+        found = one_pass.times(trained + looking_flops(trainer, method) / one_pass.flops)
+        return found if method.uses_forget else Price(found.flops, found.seconds * slower)
 
     return Prices(
         one_pass=one_pass,
-        retraining=one_pass.times(record.epochs) if record is not None else None,
+        retraining=one_pass.times(record.planned_epochs) if record is not None else None,
         roads={method.name: price(method) for method in methods},
         exact=[method.name for method in methods if method.needs_base and method.is_clean(method.resolve_alpha(None))],
-        scoring=forward * trainer.evidence.tokens,
+        measuring=_measuring(trainer, one_pass, step, forward),
+        earliest=1.0 if trainer.useful is None else trainer.useful.earliest,
         timed=timed,
     )
+
+
+def _measuring(trainer: "UnlearningTrainer", one_pass: Price, step: float, forward: float) -> Price:
+    """What a run measures by default, at the speed of training."""
+    assert trainer.evidence is not None
+    models = 2 if trainer.base is None else 3
+    tokens = models * trainer.evidence.tokens
+    if trainer.useful is not None:
+        tokens += trainer.useful.looks * trainer.useful.sets.tokens
+    if trainer.watching is not None:
+        tokens += planned_looks(trainer.args.measure_steps, 100) * trainer.watched.tokens
+    flops = forward * tokens
+    return Price(flops, one_pass.seconds * flops / one_pass.flops)
 
 
 def planned_flops(trainer: "UnlearningTrainer", method: Method) -> float:
@@ -198,12 +220,12 @@ def _step_records(trainer: "UnlearningTrainer") -> int:
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-def timed_pass(trainer: "UnlearningTrainer") -> Price:
-    """What one pass over L costs by a few timed steps, forward and back, on records drawn from it.
+def timed_pass(trainer: "UnlearningTrainer", size: int) -> Price:
+    """What one pass over L costs in batches of a size, by a few timed steps on records drawn from it.
 
     The optimiser's own work, which would change the weights, is left out.
     """
-    examples, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
+    examples = trainer.train_dataset
     assert isinstance(examples, Dataset)
     collator = trainer.training_collator or trainer.data_collator
     rng = np.random.default_rng(trainer.args.seed)

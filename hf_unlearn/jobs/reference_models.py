@@ -31,9 +31,10 @@ from ..models.tasks import Task
 from ..models.training_record import RECORD_FILE, TrainingRecord, load_record
 from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, run_settings
 from ..training.config import UnlearningConfig
+from ..training.fitted import inherited_settings
 from ..training.lineage import find_lineage
 from .console import console, plain, print_references
-from .preparation import METHOD_SETTINGS, Preparation, inherited_settings, precision, prepare_run
+from .preparation import METHOD_SETTINGS, Preparation, precision, prepare_run
 from .settings import ComparisonArguments, ReferencesArguments, RunArguments, build
 from .training_runs import train_plainly, unlearn
 
@@ -94,7 +95,7 @@ def plan_reference(run: Preparation, arm: Arm, seed: int) -> Reference:
     retraining = {
         **record.settings,
         **_batch(record, run.config),
-        "num_train_epochs": record.epochs,
+        "num_train_epochs": record.planned_epochs,
         "merge_adapter": record.peft is not None and not run.source.adapter,
     }
     made: dict[str, Any] = {"arm": arm, "seed": seed, "split": run.parts.audit.identity()}
@@ -119,7 +120,7 @@ def plan_reference(run: Preparation, arm: Arm, seed: int) -> Reference:
             given = {name: value for name, value in run.values.items() if name not in dropped}
             arguments = {**inherited_settings(record, given), **given}
         if run.config.budget is not None:
-            arguments["num_train_epochs"] = run.config.budget * record.epochs
+            arguments["num_train_epochs"] = run.config.budget * record.planned_epochs
         arguments.pop("budget", None)
         asked = {name: value for name, value in run.values.items() if name not in AROUND_IT}
         made = {**run_settings(asked, **run.made_up), **made, "original": trained}

@@ -1,7 +1,7 @@
 """Trials: trainings to choose from, each in a folder of its own until the choice is saved."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,13 @@ from ..files import load_json, save_json
 from ..methods.table import METHODS
 from ..output_folder import SETTINGS_FILE, TRIALS_FOLDER, is_finished, run_settings, start_folder
 from ..training.config import UnlearningConfig
+from ..training.fitted import inherited_settings
 from ..training.trainer import UnlearningTrainer
 from .console import console, print_prices
-from .preparation import Preparation, inherited_settings
+from .preparation import Preparation
 from .prices import estimate
 from .settings import build
 
-# The method that begins at the base, and the approximate one: auto takes it at its own strength, dial at one that it
-# searches for.
-EXACT, APPROXIMATE = "base", "shrink_reheat"
 # Written last: with it a trial is finished.
 TRIAL_FILE = "trial.json"
 
@@ -80,11 +78,17 @@ class Trial:
 
 
 def with_method(
-    run: Preparation, method: str, alpha: float | None = None, *, folder: Path | None = None, share: float = 1.0
+    run: Preparation,
+    method: str,
+    alpha: float | None = None,
+    *,
+    folder: Path | None = None,
+    share: float = 1.0,
+    settings: Mapping[str, Any] | None = None,
 ) -> Preparation:
-    """The same run with one method, in a folder of its own, for a share of what the run may spend."""
+    """The same run with one method and its settings, in a folder of its own, for a share of what the run may spend."""
     config = run.config
-    values = {**run.values, "method": method, "output_dir": str(folder or config.output_dir)}
+    values = {**run.values, **(settings or {}), "method": method, "output_dir": str(folder or config.output_dir)}
     if alpha is not None:
         values["alpha"] = alpha
     if share != 1:

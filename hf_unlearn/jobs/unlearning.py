@@ -21,6 +21,7 @@ from ..publishing.ledger import LEDGER_FILE
 from ..publishing.ledger_of_model import weights_of, with_note, write_line
 from ..publishing.publish import publish
 from ..training.config import UnlearningConfig
+from ..training.fitted import EXACT
 from ..training.trainer import UnlearningTrainer
 from .auto import auto, check_auto
 from .console import console, plain, print_published, print_report
@@ -30,7 +31,7 @@ from .preparation import Preparation, check_needs, prepare_run
 from .reference_models import Reference, named_references, own_references, plan_reference, train_reference
 from .settings import RequestArguments, RunArguments, build
 from .training_runs import unlearn
-from .trials import EXACT, Choice, clear_trials, show_prices
+from .trials import Choice, clear_trials, show_prices
 
 
 def run(values: dict[str, Any]) -> UnlearningReport:

@@ -10,7 +10,8 @@ from .retained_methods import RETAINED_METHODS
 
 # What `hf-unlearn run` takes in the place of a method: ways to choose one by what it does here.
 CHOICES: Mapping[str, str] = {
-    "auto": "fine-tune the base model if it is known and the result is useful enough, else an approximate method",
+    "auto": "fine-tune the base model, which is exact, until more brings little; where no base is known, an "
+    "approximate method",
     "dial": "search for how far to move the start toward the base model, or toward fresh weights if none is known",
 }
 

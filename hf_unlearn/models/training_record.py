@@ -80,6 +80,8 @@ class TrainingRecord:
         flops: floating point operations, padding included.
         seconds: wall-clock time of the training loop.
         software: versions of the libraries.
+        asked_epochs: passes over the data that were asked for; None where steps were, or in older records.
+        asked_steps: steps that were asked for, None where epochs were.
     """
 
     task: Task
@@ -98,6 +100,19 @@ class TrainingRecord:
     seconds: float
     software: dict[str, str] = field(default_factory=dict)
     schema_version: int = RECORD_VERSION
+    asked_epochs: float | None = None
+    asked_steps: int | None = None
+
+    @property
+    def planned_epochs(self) -> float:
+        """The epochs that a retraining takes: those asked for, for S may have shaped what was reached."""
+        return self.epochs if self.asked_epochs is None else self.asked_epochs
+
+    @property
+    def step_records(self) -> int:
+        """Records of an optimiser step, as they were asked for."""
+        of_process = self.settings["per_device_train_batch_size"] * self.settings["gradient_accumulation_steps"]
+        return of_process * self.world_size
 
 
 def load_record(source: ModelSource) -> TrainingRecord | None:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class UnlearningConfig(TrainingArguments):
     """Settings of :class:`~hf_unlearn.UnlearningTrainer`: those of transformers' ``TrainingArguments`` and its own.
 
     Each setting is explained in the ``help`` of its field, which ``hf-unlearn run --help`` shows. The trainer takes a
-    ``method`` of ``METHODS``; only :func:`hf_unlearn.jobs.run` and ``hf-unlearn run`` take one of ``CHOICES``.
+    ``method`` of ``METHODS``, or ``"auto"``; only ``hf-unlearn run`` takes ``"dial"``.
     Making the settings also checks how the processes were launched, so that a wrong launch fails early.
 
     NOTE: these defaults differ from the parent's: ``learning_rate`` is None, which mostly becomes the parent's 5e-5,
@@ -60,10 +60,10 @@ class UnlearningConfig(TrainingArguments):
 
     # > Parameters that control the method
     method: str = field(
-        default="fine_tune",
+        default="auto",
         metadata={
             "help": f"How to unlearn: {', '.join(METHODS)}. fine_tune is the baseline, which mostly forgets little. "
-            f"`hf-unlearn run` can choose: {'; '.join(f'{name}: {what}' for name, what in CHOICES.items())}.",
+            f"Or let it be chosen: {'; '.join(f'{name}: {what}' for name, what in CHOICES.items())}.",
             "choices": [*METHODS, *CHOICES],
         },
     )
@@ -176,11 +176,20 @@ class UnlearningConfig(TrainingArguments):
     )
 
     # > Parameters that control the measuring
+    measure: Literal["sample", "full"] = field(
+        default="sample",
+        metadata={
+            "help": "How much of L and of the test split is measured. sample: a sixteenth of L's size, from 64 to "
+            "1,000 records; full: up to 1,000, and a curve on the way. S and H are always measured whole.",
+            "choices": ["sample", "full"],
+        },
+    )
     measure_steps: float = field(
-        default=0.2,
+        default=None,  # type: ignore[assignment]
         metadata={
             "help": "Compare the records to forget (S) with the held-out ones (H) every so many steps, or after each "
-            "such fraction of the training when below 1; 0: never."
+            "such fraction of the training when below 1; 0: never. None: 0.2 with --measure full or "
+            "--stop_when_forgotten, else 0."
         },
     )
     stop_when_forgotten: bool = field(
@@ -188,6 +197,13 @@ class UnlearningConfig(TrainingArguments):
         metadata={
             "help": "Stop once the verdict's tests find S forgotten, or treated worse than H. They look at half of "
             "each and share its error of 0.05; the verdict judges the other half."
+        },
+    )
+    stop_when_useful: bool = field(
+        default=False,
+        metadata={
+            "help": "End the training once more of it would bring little: at marks on the way usefulness is measured "
+            "on a tenth of L, which is held out. For methods that train on L alone."
         },
     )
     auc_margin: float = field(
@@ -276,6 +292,9 @@ class UnlearningConfig(TrainingArguments):
                 "push_to_hub=True would publish before the verdict is known; publish after it with "
                 "trainer.push_to_hub(), `hf-unlearn run --push` or `hf-unlearn push`."
             )
+        self.given = {
+            one.name: value for one in fields(self) if one.init and (value := vars(self)[one.name]) != _default(one)
+        }
         self._check_choice()
         # Each method that a choice tries gets a configuration of its own; these settings are around them.
         method = find_method("fine_tune" if self.method in CHOICES else self.method, self.start)
@@ -287,6 +306,8 @@ class UnlearningConfig(TrainingArguments):
         for name, value in {**DEFAULTS, **rate, **method.settings}.items():
             if vars(self)[name] is None:
                 setattr(self, name, value)
+        if self.measure_steps is None:
+            self.measure_steps = 0.2 if self.measure == "full" or self.stop_when_forgotten else 0
         self._check_rewind()
         self._check_alternates(method)
         for name, value in vars(self).items():
@@ -346,7 +367,14 @@ class UnlearningConfig(TrainingArguments):
     def _check_forget(self, method: Method) -> None:
         """Refuse settings that mean nothing where S is trained on."""
         if not method.uses_forget:
+            if self.stop_when_useful and self.stop_when_forgotten:
+                raise InputError("stop_when_useful and stop_when_forgotten exclude each other; give one of them.")
             return
+        if self.stop_when_useful:
+            raise InputError(
+                f"stop_when_useful watches a training on the retained records alone, and {self.method!r} trains on "
+                "the records to forget; leave it out."
+            )
         if self.budget is not None:
             raise InputError(
                 f"budget is a fraction of the epochs over D, and {method.name!r} counts its epochs on the records to "
@@ -397,7 +425,7 @@ class UnlearningConfig(TrainingArguments):
                 "all of them; set it to false in the launcher's configuration."
             )
 
-        sharded = self.deepspeed_plugin is not None or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        sharded = self.sharded
         if self.deepspeed_plugin is not None and (method.rule is not None or method.objective.l1):
             raise InputError(
                 f"The method {method.name!r} works on the model between the steps, and DeepSpeed keeps that to "
@@ -407,6 +435,11 @@ class UnlearningConfig(TrainingArguments):
             raise InputError(
                 f"The method {method.name!r} needs whole weights, and these are sharded over processes; use one "
                 "process, or data parallelism (recipes/accelerate)."
+            )
+        if self.stop_when_useful and sharded:
+            raise InputError(
+                "stop_when_useful averages whole weights, and these are sharded over processes; leave it out, and say "
+                "how long to train with budget."
             )
         if self.gradient_norm_attack and sharded:
             raise InputError(
@@ -418,6 +451,11 @@ class UnlearningConfig(TrainingArguments):
                 "merge_adapter is not possible while the weights are sharded over processes; leave it out, and merge "
                 "the adapter in one process with its merge_and_unload()."
             )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are sharded over processes."""
+        return self.deepspeed_plugin is not None or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false")) == 1
 
     @property
     def asked_options(self) -> dict[str, Any]:
@@ -445,6 +483,10 @@ def _make_scheduler(name: str, options: dict[str, Any]) -> None:
     """Try out the options of the learning rate's schedule, which the trainer reads when it is training already."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     get_scheduler(name, optimizer, 1, 10, dict(options))
+
+
+def _default(setting: Field) -> Any:
+    return setting.default if setting.default_factory is MISSING else setting.default_factory()
 
 
 def _require(holds: bool, name: str, value: object, needed: str) -> None:

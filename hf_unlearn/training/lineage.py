@@ -105,7 +105,12 @@ def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> 
                 "budget is a fraction of the original training, and there is no training_record.json beside the "
                 "model that tells what that was; set num_train_epochs instead."
             )
-        args.num_train_epochs = args.budget * lineage.record.epochs
+        record = lineage.record
+        if record.asked_steps is None:
+            args.num_train_epochs = args.budget * record.planned_epochs
+        else:
+            own = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+            args.max_steps = max(1, round(args.budget * record.asked_steps * record.step_records / own))
     if args.base_is_clean and lineage.base is None:
         raise InputError(
             "base_is_clean is said of the model that the original was fine-tuned from, which nobody names; give "

@@ -6,6 +6,7 @@ made of the result, is not: see :mod:`~hf_unlearn.training.trainer`.
 
 import math
 import os
+import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -42,11 +43,13 @@ from .config import UnlearningConfig
 from .cost import CostMeter
 from .first_use_of_rows import CollatorWithRows, FirstUse, training_identity
 from .lineage import Lineage
+from .measuring import Tables
 from .saving import finish_checkpoint, last_checkpoint
 from .start_inputs import start_inputs
 from .teachers import held_teachers, log_probabilities
 from .trained_weights import weights_digest
 from .trainer_data import TrainerData
+from .useful import StopWhenUseful
 
 
 class MethodTrainer(Trainer):
@@ -85,6 +88,7 @@ class MethodTrainer(Trainer):
         self.options = method.resolve_options(args.asked_options)
         self.start_log_p: dict[Part, torch.Tensor] = {}
         self.rule: TrainerCallback | None = None
+        self.useful: StopWhenUseful | None = None
         self.weights_moved: bool | None = None
         try:
             super().__init__(
@@ -117,6 +121,10 @@ class MethodTrainer(Trainer):
         if method.rule is not None:
             self.rule = method.rule(self.start_inputs)
             self.add_callback(self.rule)
+        if data.useful is not None:
+            part = 1.0 if args.budget is None else args.budget
+            self.useful = StopWhenUseful(data.useful, self._usefulness, args.utility_margin, part, args.seed)
+            self.add_callback(self.useful)
         self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
         self.add_callback(self.cost)
         self.add_callback(self.interrupt)
@@ -154,6 +162,8 @@ class MethodTrainer(Trainer):
             self._find_start_log_p()
             if isinstance(self.rule, PreparedRule):
                 self.rule.prepare(self.model)
+            if self.useful is not None:
+                self.useful.begin()
             if checkpoint is not None:
                 # What was run now was run before the interruption, and the checkpoint counts it.
                 self.passes.flops = 0.0
@@ -217,6 +227,14 @@ class MethodTrainer(Trainer):
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path, config.revision = base.name, base.revision
 
+    def _usefulness(self, sets: EvidenceSets) -> Tables:
+        """The scores of what usefulness is measured on under the model as it is; draws no random number."""
+        started = time.perf_counter()
+        with preserved_rng():
+            tables = sets.score(self.model, self.accelerator.autocast)
+        self.cost.measured(time.perf_counter() - started, self.flops_per_token[1] * sets.tokens)
+        return tables
+
     def _error(self, name: str) -> float:
         """The share of its items that the model tells wrong now, on the half of a set that it may choose by."""
         half, chosen = self.half_to_choose_by, cast(SetName, name)
@@ -245,6 +263,16 @@ class MethodTrainer(Trainer):
                 self.passes.flops += self.flops_per_token[1] * tokens
 
     # A step
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The schedule of the settings, or one that may end early."""
+        if self.useful is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            made = self.optimizer if optimizer is None else optimizer
+            assert made is not None
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(made, self.useful.schedule(num_training_steps))
+        return self.lr_scheduler
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of L, or as the method says; those of a masked language model are masked here, and nowhere else."""
@@ -381,6 +409,8 @@ class MethodTrainer(Trainer):
         if "CostMeter" not in states:
             raise InputError(f"{checkpoint} is not a checkpoint of this trainer.")
         self.cost.restore(states["CostMeter"]["attributes"])
+        if self.useful is not None:
+            self.useful.restore(states["StopWhenUseful"]["attributes"], Path(checkpoint))
         if isinstance(self.rule, DualVariable | Rewind):
             self.rule.restore(states[type(self.rule).__name__]["attributes"])
 
@@ -403,6 +433,8 @@ class MethodTrainer(Trainer):
             self.args.save_total_limit = limit
         folder = self.args.folder / f"checkpoint-{self.state.global_step}"
         self._save_first_use(folder)
+        if self.useful is not None and self.args.should_save:
+            self.useful.average.save(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             finish_checkpoint(folder, limit, self.state.best_model_checkpoint)
@@ -440,6 +472,8 @@ class MethodTrainer(Trainer):
             flops=self.state.total_flos,
             seconds=self.cost.training_seconds,
             software=software_versions(),
+            asked_epochs=self.args.num_train_epochs if self.args.max_steps <= 0 else None,
+            asked_steps=self.args.max_steps if self.args.max_steps > 0 else None,
         )
 
     def cost_entry(self, retraining: TrainingRecord | None) -> CostEntry:

@@ -16,10 +16,11 @@ from ..data.arrow_tables import AnyDataset
 from ..data.split import ForgetRows, SplitAudit
 from ..errors import InputError
 from ..evaluation.assemble import save_evidence
-from ..evaluation.measured_sets import EvidenceSets, grouped
-from ..evaluation.report import SetName, UnlearningReport
+from ..evaluation.measured_sets import JUDGED, EvidenceSets, grouped
+from ..evaluation.report import Road, SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.scoring import preserved_rng
+from ..evaluation.wording import usefulness_words
 from ..files import save_json
 from ..methods.table import CHOICES, find_method
 from ..models.classes import class_names_of
@@ -34,11 +35,12 @@ from ..models.loading import (
     to_device,
 )
 from ..models.location import ModelSource, locate
-from ..models.tasks import Task
+from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, load_record
 from ..publishing.card import write_card
 from ..publishing.publish import publish
 from .callbacks import MeasureForgetting, StopWhenForgotten
+from .choosing import Way, auto_config
 from .config import UnlearningConfig
 from .kept_classes import kept_classes
 from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
@@ -61,9 +63,9 @@ def _check_settings(
         raise InputError("A streamed data set has no length; say how many steps to train with max_steps.")
     if args.stop_when_forgotten and (forget is None or holdout is None):
         raise InputError("stop_when_forgotten needs forget_dataset and holdout_dataset, which it compares.")
-    if args.method in CHOICES:
+    if args.method in CHOICES and args.method != "auto":
         raise InputError(
-            f"{args.method!r} chooses among methods, and this trains one; name a method, or let "
+            f"{args.method!r} trains several times, and this trains once; name a method, or let "
             "hf_unlearn.jobs.run (`hf-unlearn run`) choose."
         )
 
@@ -98,6 +100,7 @@ class UnlearningTrainer(MethodTrainer):
     Attributes:
         chosen_by_forget: whether S helped to choose what is trained, as in a search on one half of it. Whoever chose
             so sets it, and gives the other halves as S and H.
+        way: which method was chosen for ``method="auto"``, and why; None where one was named.
     """
 
     def __init__(
@@ -121,13 +124,20 @@ class UnlearningTrainer(MethodTrainer):
         if train_dataset is None:
             raise InputError("The trainer needs the retained set as train_dataset.")
         _check_settings(args, train_dataset, forget_dataset, holdout_dataset)
-        method = find_method(args.method, args.start)
-        alpha = method.resolve_alpha(args.alpha)
-
         source = source or source_of(model)
         if lineage is None:
             record = load_record(source) if source else None
             lineage = find_lineage(source, record, args, None if isinstance(model, str) else model)
+        way: Way | None = None
+        if args.method == "auto" and forget_dataset is None:
+            # Nothing is to be forgotten, so it is trained as it is.
+            args = UnlearningConfig(**{**args.given, "method": "fine_tune"})
+        elif args.method == "auto":
+            rows = len(train_dataset) if isinstance(train_dataset, Dataset) else None
+            args, way = auto_config(args, lineage, rows)
+        self.way = way
+        method = find_method(args.method, args.start)
+        alpha = method.resolve_alpha(args.alpha)
         fit_to_lineage(args, method, lineage)
         fit_rate(args, method, adapter=lineage.adapter or peft_config is not None)
         if isinstance(model, str):
@@ -281,7 +291,7 @@ class UnlearningTrainer(MethodTrainer):
             others = [self._score_other(name) for name in more_retrained]
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
-                self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
+                self.tables["base"] = self.measuring.score(self._of_base(), base, kept=True)
         self.evidence_report = trainer_report(
             self,
             self.tables,
@@ -295,6 +305,10 @@ class UnlearningTrainer(MethodTrainer):
             retraining=retraining,
             forget_rows=forget_rows,
         )
+        if self.way is not None:
+            ended = usefulness_words(self.evidence_report.method)
+            road = Road(self.way.taken, [*self.way.reasons, *([ended] if ended else [])])
+            self.evidence_report = replace(self.evidence_report, road=road)
         return self.evidence_report
 
     def _score_other(self, name: str) -> dict[SetName, pa.Table]:
@@ -302,6 +316,13 @@ class UnlearningTrainer(MethodTrainer):
         assert self.evidence is not None
         model = load_any(locate(name), self.task, bits=quantised_bits(plain_model(self.model).config))
         return score_once(self.evidence, to_device(model, self.args.device), self.accelerator.autocast)[0]
+
+    def _of_base(self) -> EvidenceSets:
+        """What is measured of the base: S and H, and the rest where usefulness is a part of the gain over it."""
+        assert self.evidence is not None
+        if not TASKS[self.task].classes:
+            return self.evidence
+        return replace(self.evidence, sets={name: part for name, part in self.evidence.sets.items() if name in JUDGED})
 
     def _base_to_measure(self) -> Model | None:
         """The base, where it does the same task with the same tokens; None where it does not."""

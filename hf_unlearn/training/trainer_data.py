@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -27,6 +28,7 @@ from ..models.location import ModelSource
 from ..models.tasks import IGNORED, TASKS, Task
 from .config import UnlearningConfig
 from .first_use_of_rows import BLIND_ORDERS, Collator, FirstUse
+from .useful import held_out_rows, usefulness_sets
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class TrainerData:
         records: the sets as they were given; a test split may be several by name.
         kept_classes: the ids of the classes that the result keeps, None for all.
         config: of the original, with all of its classes.
+        useful: what usefulness is measured on, a part of it held out from ``train``; None where nothing watches it.
     """
 
     train: AnyDataset
@@ -62,6 +65,7 @@ class TrainerData:
     records: Mapping[SetName, Any] = field(default_factory=dict)
     kept_classes: list[int] | None = None
     config: PretrainedConfig | None = None
+    useful: EvidenceSets | None = None
 
 
 def trainer_data(
@@ -126,11 +130,19 @@ def trainer_data(
             instead = encode(texts, replace(reader, format=plain_form(reader.format)), method.data.instead)
             assert isinstance(instead, Dataset)
             replacing = instead, by_record(told, instead, len(forget))
+    useful = None
+    if args.stop_when_useful and isinstance(retained, Dataset):
+        held_out = held_out_rows(retained, args.seed)
+        names = class_names_of(trained) if TASKS[task].classes else ()
+        measured = EvidenceSets(task, {}, collator, args.per_device_eval_batch_size, classes=names)
+        useful = usefulness_sets(retained, held_out, measured, masking, args.seed)
+        if useful is not None:
+            retained = retained.select(np.flatnonzero(~held_out))
     assert told is None or isinstance(told, Dataset)
     mixed = None if told is None else _mixed(told, retained, replacing, args, task, config, method)
     return TrainerData(
         retained, test, collator, training_collator, evidence, rows, fingerprint, first_use, told, mixed, alternates,
-        given, kept_classes, copy.deepcopy(config),
+        given, kept_classes, copy.deepcopy(config), useful,
     )  # fmt: skip
 
 
@@ -224,4 +236,5 @@ def _encoded_sets(
             args.group_column,
             class_names_of(model_config) if TASKS[task].classes else (),
             args.corrected_label_column,
+            whole=args.measure == "full",
         )

@@ -20,6 +20,7 @@ from ..models.weights_digest import weights_digest
 from ..publishing.ledger_of_model import weights_of
 from .callbacks import StopWhenForgotten
 from .first_use_of_rows import NEVER, FirstUse, training_identity
+from .fitted import fitted_reason
 from .method_trainer import MethodTrainer
 from .side_channels import other_ways
 
@@ -163,4 +164,6 @@ def _method_entry(trainer: MethodTrainer, stopping: StopWhenForgotten) -> Method
         options=trainer.options,
         trained_on_forget=trainer.method.uses_forget,
         alternates=trainer.alternates,
+        fitted=fitted_reason(trainer.record, trainer.args),
+        usefulness=trainer.useful.curve if trainer.useful is not None else None,
     )

@@ -1,7 +1,7 @@
 """Run a recipe with several methods and seeds, and put the results side by side.
 
     python recipes/quickstart/side_by_side.py --config recipes/sms_spam/recipe.yaml \\
-        --output build/sms_spam/side_by_side --seeds 0 1 2 --variants fine_tune "toward_base --alpha 0.6" base
+        --output build/sms_spam/side_by_side --seeds 0 1 2 --variants auto fine_tune "toward_base --alpha 0.6"
 
 For each seed the original is trained, then a retrained reference, then each variant runs: a method with flags of its
 own. Flags that are not this script's go to all commands, such as `--bf16 true --use_cpu true`. What is finished is not
@@ -23,6 +23,10 @@ from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main as hf_unlearn
 
 ARMS = {"original": "before", "retrained": "retrained on L"}
+SHAPES = {
+    "exact": "*", "not_distinguished": "o", "undecided": "D", "not_forgotten": "X", "over_forgotten": "v",
+    "certified": "P", "retrained": "s",
+}  # fmt: skip
 
 
 def run(*argv: str) -> None:
@@ -94,35 +98,35 @@ def as_markdown(found: dict[str, Any]) -> str:
     lines = ["| | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
     for row in rows:
         figures = [spread([figure[name] for figure in row["figures"]]) for name in columns]
-        price = f"{100 * sum(row['cost']['training']) / seeds:.0f} %" if row["cost"] else ""
+        price = f"{100 * sum(total_prices(row)) / seeds:.0f} %" if row["variant"] != ARMS["original"] else ""
         verdicts = ", ".join(f"{word} {n} of {seeds}" if seeds > 1 else word for word, n in row["verdicts"].items())
         lines.append("| " + " | ".join([row["variant"], *figures, price, *([verdicts] if judged else [])]) + " |")
     return "\n".join(lines)
 
 
+def total_prices(row: dict[str, Any]) -> list[float]:
+    """The whole price of each seed, as a share of retraining's operations; retraining's own is 1."""
+    return row["cost"]["with measuring"] if row["cost"] else [1.0] * len(row["figures"])
+
+
 def draw(rows: list[dict[str, Any]], quality: str, path: Path) -> None:
-    """Two columns of dots, one a seed: how well an attack recognises S, and how good the model is."""
-    figure = Figure(figsize=(9, 0.5 * len(rows) + 1.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    labels = []
-    for y, row in enumerate(reversed(rows)):
-        price = f"  ({100 * sum(row['cost']['training']) / len(row['figures']):.0f} %)" if row["cost"] else ""
-        labels.append(row["variant"] + price)
-        marker = {"marker": "s" if row["cost"] is None else "o", "color": "0.45" if row["cost"] is None else "#d95f02"}
-        for axis, name in ((left, "membership AUC"), (right, quality)):
-            axis.plot([f[name] for f in row["figures"]], [y] * len(row["figures"]), linestyle="", **marker)
-    left.set_yticks(range(len(rows)), labels)
-    left.set_xlim(-0.02, 1.02)
-    left.axvline(0.5, color="0.8", zorder=0)
-    left.set_xlabel("in brackets: operations of the training, as a share of retraining's", fontsize=8)
-    left.set_title(
-        "Membership AUC of the records to forget\n0.5: the attack guesses, 1: it is always right", fontsize=10
-    )
+    """The whole price across and the quality up, one dot a seed; the shape and the word say what is known."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for number, row in enumerate(row for row in rows if row["variant"] != ARMS["original"]):
+        prices, values = total_prices(row), [figure[quality] for figure in row["figures"]]
+        word = max(row["verdicts"], key=row["verdicts"].get) if row["verdicts"] else "retrained"
+        style = {"color": f"C{number}", "marker": SHAPES[word], "linestyle": "", "markersize": 9, "alpha": 0.8}
+        axis.plot(prices, values, **style, label=f"{row['variant']}: {word.replace('_', ' ')}")
+    before = [figure[quality] for figure in rows[0]["figures"]]
+    axis.axhline(sum(before) / len(before), color="0.6", linestyle=":", label="before, which knows S")
+    axis.axvline(1, color="0.85", zorder=0)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("operations with the measuring, as a share of retraining's")
     better = "more is better" if quality.endswith("accuracy") else "less is better"
-    right.set_title(f"{quality}\n{better}", fontsize=10)
-    for axis in (left, right):
-        axis.grid(axis="y", color="0.9")
-        axis.spines[["top", "right"]].set_visible(False)
+    axis.set_ylabel(f"{quality} ({better})")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
 
@@ -131,7 +135,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="the recipe")
     parser.add_argument("--output", type=Path, required=True, help="folder for the models and the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--variants", nargs="+", default=["fine_tune", "toward_base", "base"])
+    parser.add_argument("--variants", nargs="+", default=["auto", "fine_tune", "shrink_reheat"])
     args, flags = parser.parse_known_args()
     cells = {
         variant: [run_cell(args.config, args.output, seed, variant, flags) for seed in args.seeds]
@@ -152,7 +156,7 @@ def main() -> None:
     quality = next(n for n in ("test accuracy", "test loss", "retained accuracy", "holdout loss") if n in figures)
     draw(rows, quality, args.output / "results.png")
     print(f"\n{as_markdown(found)}\n")
-    print("S: forget, H: holdout, L: retained; price: operations of the training, as a share of retraining's.")
+    print("S: forget, H: holdout, L: retained; price: operations with the measuring, as a share of retraining's.")
     print(f"results.json and results.png are in {args.output}.")
 
 

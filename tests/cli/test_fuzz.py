@@ -290,7 +290,7 @@ def fuzz(
 
 
 QUICK = [
-    ("run", 40), ("split", 80), ("evaluate", 10), ("train", 10), ("references", 20), ("attack", 10),
+    ("run", 20), ("split", 80), ("evaluate", 10), ("train", 10), ("references", 20), ("attack", 10),
     ("alternates", 30),
 ]  # fmt: skip
 LONG = [
@@ -357,7 +357,7 @@ def test_any_plan_is_made_or_refused_in_a_sentence(
         assert "inf" not in shown.out
 
 
-@pytest.mark.parametrize("task", ["text-generation", "text-classification"])
+@pytest.mark.parametrize("task", [pytest.param("text-generation", marks=pytest.mark.slow), "text-classification"])
 def test_a_row_of_a_megabyte(
     task: str, smallest: dict[str, Path], tmp_path: Path, capsys: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

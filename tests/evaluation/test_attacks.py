@@ -393,6 +393,7 @@ def test_a_classifier_is_not_asked_to_write(
     assert "prompt of plain text" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_attack_as_one_does(
     lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Callable[..., Path]
 ) -> None:

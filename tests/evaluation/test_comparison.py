@@ -179,6 +179,7 @@ def test_what_belongs_to_another_run_is_left_out_and_said_so(
     assert "lira" not in report.arms["unlearned"].attacks, "one model shows no variance"
 
 
+@pytest.mark.slow
 def test_references_of_another_folder_are_named(
     settings: dict[str, Any], trained: tuple[Path, str], tmp_path: Path, command: Command
 ) -> None:

@@ -114,6 +114,7 @@ def test_batches_do_not_matter(lm_original: Path) -> None:
     assert tables[0].equals(tables[2])
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(lm_original: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(lm_original)
     model = AutoModelForCausalLM.from_pretrained(lm_original)

@@ -247,6 +247,7 @@ def test_from_the_original_to_the_card(settings: dict[str, Any], command: Any, t
     assert "holds a run with other settings (alternates)" in told
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_file(settings: dict[str, Any], command: Any, tmp_path: Path) -> None:
     path = Path(settings["alternates_file"])
     assert command("alternates", settings)[0] == 0

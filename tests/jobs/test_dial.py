@@ -23,6 +23,7 @@ from hf_unlearn.evaluation.measured_sets import halves_of_records
 from hf_unlearn.evaluation.report import CostEntry, TrialEntry
 from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
 from hf_unlearn.jobs.dial import chosen_alpha, distinguished, next_alpha
+from hf_unlearn.jobs.trials import total_cost
 from hf_unlearn.publishing.card import rendered_card
 
 from ..conftest import secrets_rows
@@ -40,6 +41,12 @@ def tried(alpha: float, told: bool) -> TrialEntry:
 
 
 # The search
+
+
+def test_the_trials_count_in_the_cost() -> None:
+    one = CostEntry(10.0, 2.0, 100, 4e9, 1e9, 5, 16e9, 0.25, 0.3125, 1.0)
+    both = total_cost(one, [CostEntry(5.0, 1.0, 50, 2e9, 5e8, 9, None, None, None, 2.0)])
+    assert both == CostEntry(15.0, 3.0, 150, 6e9, 1.5e9, 9, 16e9, 6 / 16, 7.5 / 16, 3.0)
 
 
 @pytest.mark.parametrize("enough", [0.01, 0.3, 0.5, 0.7, 0.99, 2.0])
@@ -242,6 +249,7 @@ def test_interrupted_it_goes_on_where_it_was(
     assert [(t.alpha, t.told) for t in report.road.trials] == [(t.alpha, t.told) for t in whole.road.trials]
 
 
+@pytest.mark.slow
 def test_two_processes_choose_alike(
     many: dict[str, Any],  # noqa: F811
     tmp_path: Path,

@@ -335,6 +335,7 @@ def test_references_of_a_classifier(
     assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_train_references_together(
     settings: dict[str, Any], tmp_path: Path, recipe: Callable[..., Path]
 ) -> None:

@@ -478,6 +478,7 @@ def test_the_last_blocks_of_an_encoder_decoder_are_the_decoders(seq2seq_base: Pa
 # A real model
 
 
+@pytest.mark.slow
 def test_a_real_encoder_learns_to_fill_masks(minilm: Path, tmp_path: Path) -> None:
     rows = Dataset.from_list([{"text": text[:200]} for text in corpus()[:40]])
     split = split_retained(rows, Records.rows(range(8)), holdout=Records.rows(range(32, 40)))

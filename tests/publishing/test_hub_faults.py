@@ -228,6 +228,7 @@ def test_no_such_branch(owner: HfApi, finished: Path) -> None:
     assert not owner.repo_exists("owner/branchless")
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_upload(hub: HubServer, owner: HfApi, finished: Path) -> None:
     command = [sys.executable, "-c", CLI, "push", str(finished), "--hub_model_id", "owner/killed"]
     before = content(finished)

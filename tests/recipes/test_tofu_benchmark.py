@@ -47,6 +47,7 @@ def times(folder: Path, pattern: str) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in folder.rglob(pattern)}
 
 
+@pytest.mark.slow
 def test_a_table_survives_kills_changes_and_a_row_that_fails(
     config: Path, tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

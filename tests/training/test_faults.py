@@ -414,7 +414,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("save_steps", [3, 1000])
+@pytest.mark.parametrize("save_steps", [3, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_file_that_cannot_be_written_whole(
     settings: dict[str, Any], tmp_path: Path, recipe: Any, save_steps: int
 ) -> None:

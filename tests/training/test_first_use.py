@@ -117,6 +117,7 @@ def test_an_interruption_changes_nothing_in_it(lm_base: Path, tmp_path: Path) ->
     assert not (tmp_path / "other" / "checkpoint-6" / FIRST_USE_FILE).exists()
 
 
+@pytest.mark.slow
 def test_killed_the_same_command_notes_the_same(
     lm_settings: dict[str, Any], tmp_path: Path, recipe: Callable[..., Path]
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_checkpoint_is_exact_up_to_the_step_that_used_a_row_of_s(
         assert "at weights that depend on S" in verdict.reasons[0]
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_to_the_original_proves_nothing(lm_base: Path, tmp_path: Path) -> None:
     rows = secrets_rows()[:ROWS]
     data = Dataset.from_list(rows)

@@ -53,6 +53,7 @@ def test_as_many_looks_are_planned_as_are_made(lm_base: Path, tmp_path: Path, ev
     assert planned_looks(every, max_steps) == made
 
 
+@pytest.mark.slow
 def test_all_looks_together_wrongly_find_it_forgotten_in_no_more_than_five_of_a_hundred_runs() -> None:
     # 0.358 standard deviations apart is an AUC of 0.60, which is just outside the margin, in ten different models
     rng, stopped, at_first = np.random.default_rng(0), 0, 0
