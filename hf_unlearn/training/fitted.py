@@ -40,8 +40,8 @@ def fitted(record: TrainingRecord, budget: float, device: str, processes: int = 
     """Fit the settings of the original's training to a part of its epochs.
 
     A quarter of the epochs in the same batches is a quarter of the steps, each at the same rate. Smaller batches give
-    back the number of steps, down to the smallest batch. From there on the rate rises with the square root of what is
-    missing, as the noise of Adam's steps does (Malladi et al. 2022, arXiv:2205.10287). A tenth of the steps warms up,
+    back the number of steps, in powers of two and down to the smallest. For what is still missing the rate rises with
+    the square root, as the noise of Adam's steps does (Malladi et al. 2022, arXiv:2205.10287). A tenth of the steps warms up,
     and the rate falls to zero at the end. S has no part in it: only what was asked for counts, not what was reached.
 
     Args:
@@ -57,8 +57,9 @@ def fitted(record: TrainingRecord, budget: float, device: str, processes: int = 
         return None
     own, asked = record.step_records, record.settings
     batch = min(own, SMALLEST_ON_CPU if device == "cpu" else SMALLEST)
-    while 2 * batch <= own * budget:
+    while batch < own * budget:
         batch *= 2
+    batch = min(batch, own)
     rise = min(LARGEST_RISE, max(1.0, (batch / (own * budget)) ** 0.5))
     of_process = -(-batch // processes)
     per_device = min(of_process, asked["per_device_train_batch_size"])

@@ -23,7 +23,7 @@ def record(**settings: Any) -> TrainingRecord:
 
 @pytest.mark.parametrize(
     ("budget", "batch", "rate"),
-    [(0.5, 8, 1e-3), (0.25, 4, 1e-3), (0.1, 4, 1e-3 * (4 / 1.6) ** 0.5), (0.01, 4, 2e-3), (0.35, 4, 1e-3)],
+    [(0.5, 8, 1e-3), (0.25, 4, 1e-3), (0.1, 4, 1e-3 * (4 / 1.6) ** 0.5), (0.01, 4, 2e-3), (0.35, 8, 1e-3 * (8 / 5.6) ** 0.5)],
 )
 def test_smaller_batches_give_back_the_steps_and_the_rate_does_the_rest(
     budget: float, batch: int, rate: float
@@ -74,7 +74,7 @@ def test_methods_with_a_rate_of_their_own_keep_it() -> None:
 def test_what_the_original_reached_decides_nothing() -> None:
     asked = {"method": "auto", "use_cpu": True, "budget": 1.0, "stop_when_useful": True}
     one = inherited_settings(record(), asked)
-    assert one["per_device_train_batch_size"] == 4
+    assert one["per_device_train_batch_size"] == 8
     other = replace(record(), epochs=1.3, steps=3, flops=7e12, seconds=1e4, tokens=5, dataset=DataSource(rows=7))
     assert inherited_settings(other, asked) == one
     assert other.planned_epochs == 4

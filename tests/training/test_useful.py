@@ -93,7 +93,7 @@ def test_the_default_is_exact_useful_and_ends_early(result: Path) -> None:
     assert report.cost.training_ratio < 0.45
     assert report.utility is not None
     assert report.utility.decrease.value <= 0
-    assert "4 records a step instead of 16" in report.method.fitted
+    assert "8 records a step instead of 16" in report.method.fitted
 
 
 def test_nothing_of_s_or_of_the_original_decides(settings: dict[str, Any], result: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_python_and_the_command_line_have_one_default(settings: dict[str, Any], 
         rows, Records.rows(settings["forget_rows"]), holdout=Records.rows(settings["holdout_rows"]),
         near_duplicates="ignore",
     )  # fmt: skip
-    args = UnlearningConfig(str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, measure_steps=0, seed=3)
+    args = UnlearningConfig(str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, seed=3, base_is_clean=True)
     assert args.method == "auto"
     trainer = UnlearningTrainer(
         settings["model_name_or_path"],
