@@ -26,7 +26,7 @@ from ..publishing.ledger import digest_of
 from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..training.config import UnlearningConfig
 from ..training.measuring import check_measures
-from ..training.trained_weights import weights_digest
+from ..training.trained_weights import movement_digest
 from ..training.trainer_data import measured_sets
 from .console import console, plain, print_report, show_split
 from .preparation import loading_options, located, without_method, words_in_reach
@@ -173,7 +173,7 @@ def _measured(
             # A loaded model knows its labels, also those of an adapter.
             evidence = measured_sets(sets, sources, model.config, task, config)
             evidence.gradients = config.gradient_norm_attack
-        weights[arm] = weights_digest(model)
+        weights[arm] = movement_digest(model)
         tables[arm], _ = score_once(evidence, to_device(model, config.device))
         if tokenizer is not None:
             records, seed = config.generate_records, config.seed
