@@ -32,7 +32,7 @@ from scipy import stats
 
 from ...errors import InputError
 from ..blind_baseline import BlindBaseline
-from ..statistics import CONFIDENCE, equivalent, separation, smallest_margin
+from ..statistics import CONFIDENCE, POWER, equivalent, separation, smallest_margin
 from .attack_tests import Shift, findings, shift
 from .facts import ATTACKS, LARGEST_MARGIN, Provenance, Scores, Shown, Verdict, VerdictWord
 from .sentences import beyond_texts, differ, numbers, of_mixture, of_part, provenance_reasons
@@ -128,7 +128,7 @@ class Judged:
         # With one retrained model chance has to be met too.
         tests = self.tests + (self.against_chance().tests if len(self.yardsticks) == 1 else [])
         half = max(one.shift.equivalence.high - one.shift.equivalence.low for one in tests) / 2
-        test, power = stats.norm.ppf([1 - (1 - CONFIDENCE) / self.looks, 1 - 0.10 / (2 * len(self.tests))])
+        test, power = stats.norm.ppf([1 - (1 - CONFIDENCE) / self.looks, 1 - (1 - POWER) / (2 * len(self.tests))])
         return float(half * (test + power) / test)
 
     def against_chance(self) -> "Judged":
