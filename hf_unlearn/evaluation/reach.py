@@ -9,9 +9,8 @@ from ..models.tasks import TASKS, Task
 from .statistics import CONFIDENCE, POWER, smallest_margin
 from .verdict import ATTACKS, VerdictWord
 from .verdict.attack_tests import ACCUSING
+from .verdict.sentences import WHOLE
 
-# From here on a margin allows every AUC.
-WHOLE = 0.5
 MOST = 10**9
 
 

@@ -16,6 +16,7 @@ from ..evaluation.closeness.compare import Closeness
 from ..evaluation.reach import Reach
 from ..evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from ..evaluation.statistics import Estimate
+from ..evaluation.verdict.sentences import confirmed
 from ..evaluation.wording import (
     ARM_NAMES,
     MEASURES,
@@ -222,7 +223,7 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         lost = "[bold red]Warning:[/] " if report.utility.word == "lost" else ""
         console.print(f"  {lost}Utility {report.utility.word}. {report.utility.sentence}")
     if verdict.smallest_margin is not None:
-        console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.")
+        console.print(f"  This sample can confirm {confirmed(verdict.smallest_margin)}.")
     if report.attempts is not None:
         console.print(f"  {attempt_words(report.attempts)}")
 

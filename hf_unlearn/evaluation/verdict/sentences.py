@@ -9,6 +9,14 @@ from ..statistics import membership_auc
 from .attack_tests import Mixture, Part, Shift
 from .facts import ATTACKS, Provenance, Scores
 
+# From here on a margin allows every AUC.
+WHOLE = 0.5
+
+
+def confirmed(smallest: float) -> str:
+    """What the smallest margin that a sample can confirm is worth, as in ``a margin of ±0.21``, or ``no margin``."""
+    return f"a margin of ±{smallest:.2f}" if smallest < WHOLE else "no margin"
+
 
 def provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
     """What provenance says for the verdict, and what contradicts or weakens it."""
