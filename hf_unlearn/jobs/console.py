@@ -65,10 +65,17 @@ def plain(text: object) -> str:
     return escape(in_one_line(text))
 
 
+class Terminal(Console):
+    """A console that leaves it to the command line what to do where nobody reads the output any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def terminal(*, quiet: bool = False) -> Console:
     """Where results are shown: as wide as the terminal, and not squeezed when they go to a file."""
-    shown = Console(quiet=quiet, soft_wrap=True)
-    return shown if shown.is_terminal else Console(quiet=quiet, soft_wrap=True, highlight=False, width=160)
+    shown = Terminal(quiet=quiet, soft_wrap=True)
+    return shown if shown.is_terminal else Terminal(quiet=quiet, soft_wrap=True, highlight=False, width=160)
 
 
 def console(config: UnlearningConfig) -> Console:
