@@ -61,6 +61,21 @@ class DataSource:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """The records to forget that a training left out of its data set.
+
+    Attributes:
+        rows: how many; 0 where it was trained on all of the data set.
+        records: a keyed digest of their content, None without any.
+        key_check: identifies the key.
+    """
+
+    rows: int = 0
+    records: str | None = None
+    key_check: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainingRecord:
     """One training of a model.
 
@@ -80,6 +95,7 @@ class TrainingRecord:
         flops: floating point operations, padding included.
         seconds: wall-clock time of the training loop.
         software: versions of the libraries.
+        left_out: what the data set held besides; None where nobody says, as in older records.
     """
 
     task: Task
@@ -98,6 +114,7 @@ class TrainingRecord:
     seconds: float
     software: dict[str, str] = field(default_factory=dict)
     schema_version: int = RECORD_VERSION
+    left_out: LeftOut | None = None
 
 
 def load_record(source: ModelSource) -> TrainingRecord | None:

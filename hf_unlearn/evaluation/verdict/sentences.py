@@ -37,6 +37,8 @@ def provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
         if provenance.trained_on_forget:
             began = "The method trained on S itself"
         reasons.append(f"{began}, so only measurements can show forgetting.")
+    if provenance.retrained_unrecorded:
+        warnings.append("Nothing shows what the retrained model was trained on: it has no training_record.json.")
     if copies:
         warnings.append(
             f"{copies} retained records have the text of a record to forget, so the model was trained on it."
