@@ -145,6 +145,7 @@ def _unlearn(
         device=prepared.config.device,
         trust_remote_code=prepared.source.trust_remote_code,
         context=trainer.accelerator.autocast,
+        known=trainer.others | ({own: trainer.tables["retrained"]} if own is not None else {}),
     )
     report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
     report = replace(report, attempts=prepared.count_attempt())

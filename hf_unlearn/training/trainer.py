@@ -99,6 +99,7 @@ class UnlearningTrainer(MethodTrainer):
     Attributes:
         chosen_by_forget: whether S helped to choose what is trained, as in a search on one half of it. Whoever chose
             so sets it, and gives the other halves as S and H.
+        others: what further retrained models make of the records, by their names in the report's ``more_retrained``.
     """
 
     def __init__(
@@ -179,6 +180,7 @@ class UnlearningTrainer(MethodTrainer):
         self.evidence = evidence
         self.tables: dict[str, dict[SetName, pa.Table]] = {}
         self.generated: dict[str, dict[SetName, pa.Table]] = {}
+        self.others: dict[str, dict[SetName, pa.Table]] = {}
         self.evidence_report: UnlearningReport | None = None
         self.chosen_by_forget = False
         self.stopping = StopWhenForgotten(self.args.auc_margin, self.args.measure_steps)
@@ -284,7 +286,7 @@ class UnlearningTrainer(MethodTrainer):
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # What it is compared with is not part of what unlearning costs.
                 self.tables["retrained"], self.generated["retrained"] = self.measuring.uncounted(self.evidence, model)
-            others = [self._score_other(name) for name in more_retrained]
+            self.others = {name: self._score_other(name) for name in more_retrained}
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
                 self.tables["base"], _ = score_once(self.evidence, base, self.accelerator.autocast)
@@ -294,7 +296,7 @@ class UnlearningTrainer(MethodTrainer):
             self.generated,
             self.evidence,
             self.stopping,
-            others=others,
+            others=list(self.others.values()),
             chosen_by_forget=self.chosen_by_forget,
             audit=audit,
             dataset=data,
