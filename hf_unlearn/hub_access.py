@@ -124,7 +124,8 @@ def erasing_errors(repo_id: str) -> Iterator[None]:
 def _one_sentence(sentence: Callable[[BaseException], str]) -> Iterator[None]:
     try:
         yield
-    except InputError:
+    except (InputError, BrokenPipeError):
+        # Clients of the Hub wrap theirs, so that a plain broken pipe is that of the output.
         raise
     except Exception as error:
         trouble = hub_trouble(error)

@@ -41,8 +41,26 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 for a finding that is not as asked (``ledger prove``), 2 for input that cannot be used, 130
-        after Ctrl-C or SIGTERM.
+        after Ctrl-C or SIGTERM, 141 where nobody reads the output any more.
     """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            # Help leaves by SystemExit, and at its own exit Python would say that a pipe is broken.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # As https://docs.python.org/3/library/signal.html#note-on-sigpipe says. Its code 1 would be a finding here.
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(argv: list[str] | None) -> int:
+    """As :func:`main`; raises BrokenPipeError where nobody reads the output any more."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -72,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
             again = COMMANDS[command].resumes
             print(f"hf-unlearn {command}: interrupted{why}. The same command {again}.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         from ..machine_faults import explain
 

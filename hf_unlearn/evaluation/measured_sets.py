@@ -77,10 +77,8 @@ class EvidenceSets:
             InputError: the loss of a record is no finite number.
         """
         model = in_classes(model, self.classes)
-        tables = {
-            name: score(model, part, self.collator, task=self.task, batch_size=self.batch_size, context=context)
-            for name, part in self.sets.items()
-        }
+        settings: dict[str, Any] = {"task": self.task, "batch_size": self.batch_size, "context": context}
+        tables = {name: score(model, part, self.collator, name=name, **settings) for name, part in self.sets.items()}
         for name, table in tables.items():
             if name not in JUDGED and "log_p" in table.column_names:
                 tables[name] = table.drop_columns("log_p")
@@ -89,14 +87,6 @@ class EvidenceSets:
             for name in self._judged:
                 norms = gradient_norms(model, self.sets[name], self.collator, task=self.task, context=context)
                 tables[name] = tables[name].append_column("gradient_norm", pa.array(norms))
-        for name, table in tables.items():
-            bad = np.count_nonzero(~np.isfinite(table["loss"].to_numpy()))
-            if bad:
-                raise InputError(
-                    f"The loss of {bad:,} of {table.num_rows:,} {name} records is no number: the model's weights are "
-                    "damaged or too large for their type. If they came from this training, lower the learning rate or "
-                    "use bf16 instead of fp16."
-                )
         return tables
 
     def with_groups(self, tables: dict[SetName, pa.Table]) -> dict[SetName, pa.Table]:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from scipy import stats
 
 from ..models.tasks import TASKS, Task
-from .statistics import CONFIDENCE, smallest_margin
+from .statistics import CONFIDENCE, POWER, smallest_margin
 from .verdict import ATTACKS, VerdictWord
 from .verdict.attack_tests import ACCUSING
+from .verdict.sentences import WHOLE
 
-# From here on a margin allows every AUC.
-WHOLE = 0.5
 MOST = 10**9
 
 
@@ -147,7 +146,7 @@ def _smallest(m: int, n: int, units: tuple[int, int], attacks: int, *, grouped: 
         return smallest_margin(m, n, attacks)
     freedom = sum(1 / k for k in units) ** 2 / sum(1 / (k**2 * (k - 1)) for k in units)
     error = math.sqrt((m + n + 1) / (12 * m * n))
-    return float(sum(stats.t.ppf([CONFIDENCE, 1 - 0.10 / (2 * attacks)], freedom)) * error)
+    return float(sum(stats.t.ppf([CONFIDENCE, 1 - (1 - POWER) / (2 * attacks)], freedom)) * error)
 
 
 def _needed(margin: float, attacks: int, *, grouped: bool) -> int:

@@ -131,19 +131,23 @@ def score_references(
     device: torch.device,
     trust_remote_code: bool = False,
     context: Callable[[], AbstractContextManager] = nullcontext,
+    known: Mapping[str, dict[SetName, pa.Table]] | None = None,
 ) -> dict[Arm, ScoredArm]:
     """Score trained references on the very records that the evidence about a model rests on.
 
     What was scored once beside a reference may have been other records, so it is scored again. ``loading`` holds
-    options of :func:`~hf_unlearn.models.loading.load_model`.
+    options of :func:`~hf_unlearn.models.loading.load_model`; ``known`` holds the tables of folders whose models were
+    loaded for this evidence before.
     """
     found: dict[Arm, ScoredArm] = {}
     for reference in references:
-        place = locate(str(reference.folder), trust_remote_code=trust_remote_code)
-        model = to_device(load_any(place, evidence.task, **loading), device)
+        tables = (known or {}).get(str(reference.folder))
+        if tables is None:
+            place = locate(str(reference.folder), trust_remote_code=trust_remote_code)
+            model = to_device(load_any(place, evidence.task, **loading), device)
+            tables, _ = score_once(evidence, model, context)
         arm = found.setdefault(reference.arm, ScoredArm([], []))
         arm.models.append(reference)
-        tables, _ = score_once(evidence, model, context)
         arm.tables.append(tables)
     return found
 

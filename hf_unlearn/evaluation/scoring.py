@@ -15,6 +15,7 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..errors import InputError
 from ..models.tasks import IGNORED, TASKS, Task
 
 Batch = TypeVar("Batch")
@@ -46,6 +47,7 @@ def score(
     task: Task,
     batch_size: int,
     context: Context = nullcontext,
+    name: str = "scored",
 ) -> pa.Table:
     """Score every record of a set.
 
@@ -58,6 +60,7 @@ def score(
         task: what the model does.
         batch_size: examples in a forward pass; the processes of a launch share the batches.
         context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
+        name: of the set, for the message.
 
     Returns:
         A table with one line a record, in their order: ``row`` (its position in the set), ``tokens`` (predictions
@@ -71,6 +74,9 @@ def score(
         (:func:`exact_memorization` and :func:`extraction_strength` of the text, 0 where there is none). For a
         document in pieces these are means weighted by tokens. And ``zlib``. And ``log_p``, the log-likelihood of each
         labelled token, a list a record, with ``window_5`` and its like, :func:`best_windows` of it.
+
+    Raises:
+        InputError: the loss of a record is no finite number.
     """
     lengths = np.array([len(ids) for ids in examples["input_ids"]])
     order = np.argsort(-lengths, kind="stable")
@@ -87,7 +93,20 @@ def score(
             # Freed before the next forward pass, which would otherwise hold two batches of logits.
             del logits
     found = gather_object(found)
-    return _by_record({name: np.concatenate([part[name] for part in found]) for name in found[0]})
+    columns = {column: np.concatenate([part[column] for part in found]) for column in found[0]}
+    _require_numbers(columns, name)
+    return _by_record(columns)
+
+
+def _require_numbers(columns: dict[str, np.ndarray], name: str) -> None:
+    """Raise InputError where a loss is no number, which a sorted or a largest value of its record could hide."""
+    bad = len(np.unique(columns["row"][~np.isfinite(columns["nll"])]))
+    if bad:
+        raise InputError(
+            f"The loss of {bad:,} of {len(np.unique(columns['row'])):,} {name} records is no number: the model's "
+            "weights are damaged or too large for their type. If they came from this training, lower the learning "
+            "rate or use bf16 instead of fp16."
+        )
 
 
 @contextmanager

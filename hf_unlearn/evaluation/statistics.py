@@ -7,6 +7,8 @@ import numpy as np
 from scipy import special, stats
 
 CONFIDENCE = 0.95
+# With which equivalence tests of all attacks confirm the smallest margin.
+POWER = 0.90
 DRAWS = 1000
 
 # The group (author, customer) of each record of S and of H, as labels of any one type.
@@ -345,7 +347,7 @@ def _error_of_two(forget: np.ndarray, holdout: np.ndarray, groups: Groups | None
     return float(np.sqrt(variance)), min(satterthwaite, alike, count - 1), fewer, count
 
 
-def smallest_margin(m: int, n: int, attacks: int = 1, alpha: float = 0.05, power: float = 0.90) -> float:
+def smallest_margin(m: int, n: int, attacks: int = 1, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> float:
     """The smallest AUC margin that equivalence tests on m records of S and n of H can be expected to confirm.
 
     Two one-sided tests at level alpha reach the power for a true gap of zero when the margin is

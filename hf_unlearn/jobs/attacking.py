@@ -37,6 +37,7 @@ from ..models.loading import Model, load_any, load_tokenizer, source_task, to_de
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
 from ..output_folder import require_folder
+from ..training.retrained_model import Retraining
 from ..training.trainer_data import measured_sets
 from .console import console, plain, print_attacks
 from .preparation import Preparation, lora_config, prepare_run, without_method
@@ -201,6 +202,8 @@ def _places(run: Preparation, compare: EvaluateArguments) -> dict[Attacked, Mode
     found = {arm: locate(name) for arm, name in names.items() if name is not None}
     for place in found.values():
         source_task(place, run.task)
+    if "retrained" in found:
+        Retraining.on(run.parts, run.data, found.get("original")).check(found["retrained"])
     order: tuple[Attacked, ...] = ("original", "unlearned", "retrained")
     places = found | {"unlearned": run.source}
     return {arm: places[arm] for arm in order if arm in places}

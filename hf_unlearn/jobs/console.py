@@ -16,6 +16,7 @@ from ..evaluation.closeness.compare import Closeness
 from ..evaluation.reach import Reach
 from ..evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
 from ..evaluation.statistics import Estimate
+from ..evaluation.verdict.sentences import confirmed
 from ..evaluation.wording import (
     ARM_NAMES,
     MEASURES,
@@ -64,10 +65,17 @@ def plain(text: object) -> str:
     return escape(in_one_line(text))
 
 
+class Terminal(Console):
+    """A console that leaves it to the command line what to do where nobody reads the output any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def terminal(*, quiet: bool = False) -> Console:
     """Where results are shown: as wide as the terminal, and not squeezed when they go to a file."""
-    shown = Console(quiet=quiet, soft_wrap=True)
-    return shown if shown.is_terminal else Console(quiet=quiet, soft_wrap=True, highlight=False, width=160)
+    shown = Terminal(quiet=quiet, soft_wrap=True)
+    return shown if shown.is_terminal else Terminal(quiet=quiet, soft_wrap=True, highlight=False, width=160)
 
 
 def console(config: UnlearningConfig) -> Console:
@@ -227,7 +235,7 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         lost = "[bold red]Warning:[/] " if report.utility.word == "lost" else ""
         console.print(f"  {lost}Utility {report.utility.word}. {report.utility.sentence}")
     if verdict.smallest_margin is not None:
-        console.print(f"  Smallest margin that this sample can test: ±{verdict.smallest_margin:.2f}.")
+        console.print(f"  This sample can confirm {confirmed(verdict.smallest_margin)}.")
     if report.attempts is not None:
         console.print(f"  {attempt_words(report.attempts)}")
 

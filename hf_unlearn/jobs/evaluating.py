@@ -10,6 +10,7 @@ from accelerate import PartialState
 from ..data.arrow_tables import AnyDataset
 from ..data.checks import check_fit
 from ..data.loading import pick_split
+from ..data.split import SplitAudit
 from ..evaluation.assemble import Judging, assemble_report, save_evidence
 from ..evaluation.generation import generation_tables
 from ..evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
@@ -26,7 +27,8 @@ from ..publishing.ledger import digest_of
 from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..training.config import UnlearningConfig
 from ..training.measuring import check_measures
-from ..training.trained_weights import weights_digest
+from ..training.retrained_model import Retraining
+from ..training.trained_weights import movement_digest
 from ..training.trainer_data import measured_sets
 from .console import console, plain, print_report, show_split
 from .preparation import loading_options, located, without_method, words_in_reach
@@ -85,10 +87,12 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         "test": pick_split(data, test, "dataset_test_split") if test is not None else None,
     }
     check_fit(list(sets.values()), source, model_config, task, config.layout)
-    references = named_references(values, parts.audit, task) or []
     harness_tasks = harness_tasks_of(values, task)
     names = {"original": compare.original_model, "unlearned": source.name, "retrained": compare.retrained_model}
     places = {arm: source if arm == "unlearned" else locate(name) for arm, name in names.items() if name is not None}
+    asked = Retraining.on(parts, data_source, places.get("original"))
+    unrecorded = "retrained" in places and asked.check(places["retrained"]) is None
+    references = named_references(values, asked, task) or []
     # The same look again is no other attempt.
     looked = [weights_of(source) or [source.name, source.revision], config.seed, config.auc_margin]
     attempts = count_attempt(parts, request_args, config, digest_of(json.dumps(looked)), UNKNOWN_METHOD.name)
@@ -97,7 +101,6 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     scored = score_references(references, evidence, loading=loading, device=config.device)
     retrained = scored.get("retrained", ScoredArm([], []))
     own = Path(compare.retrained_model or "").resolve()
-    copies, near = parts.audit.duplicates_retained, parts.audit.near_duplicates_retained
     report = assemble_report(
         tables,
         evidence,
@@ -106,13 +109,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
         others=[
             other for one, other in zip(retrained.models, retrained.tables, strict=True) if one.folder.resolve() != own
         ],
-        provenance=Provenance(
-            None,
-            "",
-            copies,
-            near_duplicates_retained=near,
-            holdout_groups_retained=parts.audit.holdout_groups_retained,
-        ),
+        provenance=_provenance(parts.audit, unrecorded=unrecorded),
         original=places.get("original"),
         dataset=data_source,
         audit=parts.audit,
@@ -129,6 +126,18 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     print_report(out, report)
     out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report
+
+
+def _provenance(audit: SplitAudit, *, unrecorded: bool) -> Provenance:
+    """What is known of a model that another tool made."""
+    return Provenance(
+        None,
+        "",
+        audit.duplicates_retained,
+        near_duplicates_retained=audit.near_duplicates_retained,
+        holdout_groups_retained=audit.holdout_groups_retained,
+        retrained_unrecorded=unrecorded,
+    )
 
 
 def harness_tasks_of(values: dict[str, Any], task: Task) -> list[str] | None:
@@ -173,7 +182,7 @@ def _measured(
             # A loaded model knows its labels, also those of an adapter.
             evidence = measured_sets(sets, sources, model.config, task, config)
             evidence.gradients = config.gradient_norm_attack
-        weights[arm] = weights_digest(model)
+        weights[arm] = movement_digest(model)
         tables[arm], _ = score_once(evidence, to_device(model, config.device))
         if tokenizer is not None:
             records, seed = config.generate_records, config.seed

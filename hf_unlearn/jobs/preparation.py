@@ -35,6 +35,7 @@ from ..training.config import UnlearningConfig
 from ..training.fitted import fitted_reason, inherited_settings
 from ..training.lineage import Lineage, find_lineage, fit_to_lineage
 from ..training.measuring import check_measures
+from ..training.retrained_model import Retraining
 from ..training.trained_weights import check_adapter, fit_rate
 from ..training.trainer import UnlearningTrainer
 from ..training.trainer_data import measured_sets
@@ -90,6 +91,11 @@ class Preparation:
     def made_up(self) -> dict[str, Any]:
         """What belongs to the settings of a run besides those that were given: what is said in S's place."""
         return {} if self.alternates is None else {"alternates": self.alternates.in_run()}
+
+    @property
+    def retraining(self) -> Retraining:
+        """What a retrained model has to have been trained on."""
+        return Retraining.on(self.parts, self.data, self.source)
 
     @property
     def sets(self) -> dict[SetName, AnyDataset | None]:

@@ -11,7 +11,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 
-from ..data.split import SplitAudit
 from ..errors import InputError
 from ..evaluation.closeness.compare import HISTOGRAM_FILE
 from ..evaluation.references import (
@@ -33,9 +32,11 @@ from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, run_settings
 from ..training.config import UnlearningConfig
 from ..training.fitted import inherited_settings
 from ..training.lineage import find_lineage
+from ..training.retrained_model import Retraining
 from .console import console, plain, print_references
 from .preparation import METHOD_SETTINGS, Preparation, precision, prepare_run
 from .settings import ComparisonArguments, ReferencesArguments, RunArguments, build
+from .splitting import left_out_of
 from .training_runs import train_plainly, unlearn
 
 # What of a run's settings holds for a retraining too, and does not change its result.
@@ -170,7 +171,10 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
             # PEFT notes in it what it was put on.
             lora, test = recorded if run.source.adapter else copy.deepcopy(run.lora), run.test
         config, retained = build(UnlearningConfig, reference.arguments), run.parts.retained
-        train_plainly(base, record.task, record.labels, retained, config, run.data, lora, loading, settings, test)
+        train_plainly(
+            base, record.task, record.labels, retained, config, run.data, lora, loading, settings,
+            left_out_of(run.parts), test,
+        )  # fmt: skip
     # The others must not look for a model that one process is still writing.
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
@@ -195,7 +199,7 @@ def own_references(run: Preparation) -> list[TrainedReference]:
     return ours
 
 
-def named_references(values: dict[str, Any], audit: SplitAudit, task: Task) -> list[TrainedReference] | None:
+def named_references(values: dict[str, Any], asked: Retraining, task: Task) -> list[TrainedReference] | None:
     """The references in the folder that the settings name, without loading them; None where they name none.
 
     Raises:
@@ -212,15 +216,26 @@ def named_references(values: dict[str, Any], audit: SplitAudit, task: Task) -> l
             f"There are no trained references in {folder}; name the folder {REFERENCES_FOLDER!r} that "
             "`hf-unlearn references` makes in its --output_dir."
         )
-    split = audit.identity()
+    split = asked.audit.identity()
     for reference in found:
         if reference.settings["split"] != split:
             raise InputError(
                 f"{reference.folder} was trained for another request or on other data, so it may have seen records to "
                 "forget; name references of this request, and the --digest_key_file that they were made with."
             )
-        source_task(locate(str(reference.folder)), task)
+        place = locate(str(reference.folder))
+        source_task(place, task)
+        if reference.arm != "unlearned":
+            asked.check(place)
     return found
+
+
+def named_retrained(name: str, asked: Retraining, task: Task) -> ModelSource:
+    """The retrained model that the settings name, without loading it; raises InputError where it is none."""
+    place = locate(name)
+    source_task(place, task)
+    asked.check(place)
+    return place
 
 
 def _found(folder: Path) -> list[TrainedReference]:

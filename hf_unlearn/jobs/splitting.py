@@ -17,7 +17,7 @@ from ..data.request.id_files import request_files
 from ..data.request.records import Records
 from ..data.split import RetainedSplit, split_retained
 from ..errors import InputError
-from ..models.training_record import DataSource
+from ..models.training_record import DataSource, LeftOut
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import forgotten_before, ledger_key
 from ..training.config import UnlearningConfig
@@ -90,6 +90,12 @@ def count_attempt(
         found = [note_attempt(attempts_path(key_path(args.digest_key_file)), attempt)]
     (count,) = broadcast_object_list(found)
     return count
+
+
+def left_out_of(parts: RetainedSplit) -> LeftOut:
+    """What a training on L leaves out, as its record says it."""
+    assert parts.forgotten is not None
+    return LeftOut(parts.audit.forget_rows, parts.forgotten.records, parts.forgotten.key_check)
 
 
 def forget_request(args: RequestArguments) -> Records:

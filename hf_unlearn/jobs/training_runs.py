@@ -17,7 +17,7 @@ from ..data.split import split_retained
 from ..models.loading import load_config, load_model, source_task
 from ..models.location import ModelSource
 from ..models.tasks import TASKS, Task
-from ..models.training_record import RECORD_FILE, DataSource, TrainingRecord
+from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord
 from ..output_folder import is_finished, run_settings, start_folder
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
@@ -25,7 +25,7 @@ from ..training.trainer import UnlearningTrainer
 from .console import console, plain
 from .preparation import Preparation, loading_options, located, lora_config
 from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
-from .splitting import holdout_rows, named_data, split_data
+from .splitting import holdout_rows, left_out_of, named_data, split_data
 
 
 def train_plainly(
@@ -38,6 +38,7 @@ def train_plainly(
     lora: LoraConfig | None,
     loading: dict[str, Any],
     settings: dict[str, Any],
+    left_out: LeftOut,
     test: AnyDataset | None = None,
 ) -> TrainingRecord:
     """Train a base model on a data set and save it with its training record; goes on from the last checkpoint.
@@ -52,7 +53,7 @@ def train_plainly(
     start_folder(config.folder, settings)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     record = trainer.training_record(replace(source, fingerprint=trainer.data_fingerprint, rows=trainer.retained_rows))
-    trainer.record = record
+    trainer.record = record = replace(record, left_out=left_out)
     trainer.save_model()
     return record
 
@@ -85,8 +86,10 @@ def train(values: dict[str, Any]) -> None:
     out = console(config)
     data, source = named_data(data_args)
     dataset: AnyDataset
+    left_out = LeftOut()
     if build(TrainArguments, values).train_on == "retained":
-        dataset = split_data(data, source, data_args, request_args, config).retained
+        parts = split_data(data, source, data_args, request_args, config)
+        dataset, left_out = parts.retained, left_out_of(parts)
     else:
         dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
         if (held_out := holdout_rows(request_args)) is not None:
@@ -107,7 +110,7 @@ def train(values: dict[str, Any]) -> None:
     if is_finished(folder, settings, RECORD_FILE):
         out.print(f"{plain(folder)} holds this training, finished.")
         return
-    record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings)
+    record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings, left_out)
     out.print(
         f"Trained {plain(base.public_name)} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} "
         f"epochs ({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in "

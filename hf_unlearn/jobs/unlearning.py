@@ -13,7 +13,6 @@ from ..errors import InputError
 from ..evaluation.references import TrainedReference, score_references, with_references
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..methods.table import CHOICES
-from ..models.loading import source_task
 from ..models.location import locate
 from ..output_folder import is_finished, run_settings, start_folder
 from ..publishing.card import CARD_FILE, write_card
@@ -28,7 +27,14 @@ from .console import console, plain, print_published, print_report
 from .dial import check_dial, dial
 from .evaluating import harness_of, harness_tasks_of
 from .preparation import Preparation, check_needs, prepare_run
-from .reference_models import Reference, named_references, own_references, plan_reference, train_reference
+from .reference_models import (
+    Reference,
+    named_references,
+    named_retrained,
+    own_references,
+    plan_reference,
+    train_reference,
+)
 from .settings import RequestArguments, RunArguments, build
 from .training_runs import unlearn
 from .trials import Choice, clear_trials, show_prices
@@ -61,9 +67,9 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     # The ledger will need it; asked now, nothing is lost where the Hub does not answer.
     weights_of(prepared.source)
     if run_args.retrained_model is not None:
-        source_task(locate(run_args.retrained_model), task)
+        named_retrained(run_args.retrained_model, prepared.retraining, task)
     reference = plan_reference(prepared, "retrained", config.seed) if run_args.with_retrained else None
-    named = named_references(values, prepared.parts.audit, task)
+    named = named_references(values, prepared.retraining, task)
     harness_tasks = harness_tasks_of(values, task)
     folder, forgotten = config.folder, prepared.parts.forgotten
     assert forgotten is not None
@@ -140,6 +146,7 @@ def _unlearn(
         device=prepared.config.device,
         trust_remote_code=prepared.source.trust_remote_code,
         context=trainer.accelerator.autocast,
+        known=trainer.others | ({own: trainer.tables["retrained"]} if own is not None else {}),
     )
     report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
     report = replace(report, attempts=prepared.count_attempt())

@@ -9,6 +9,7 @@ from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
+from ..evaluation.verdict.sentences import WHOLE
 from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, attempt_words, beside_word
 from ..models.training_record import software_versions
 from ..publishing.ledger import Erased
@@ -52,6 +53,7 @@ def render_page(audited: Audited) -> str:
             beside_word=beside_word,
             attempt_words=attempt_words,
             kinds=KINDS,
+            whole=WHOLE,
             # Reports from before this was asked do not say it.
             base_is_clean=report.base_is_clean or ("unchecked" if report.base is not None else None),
             earlier_runs=ledger.runs[:-1] if ledger is not None else [],

@@ -61,6 +61,21 @@ class DataSource:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """The records to forget that a training left out of its data set.
+
+    Attributes:
+        rows: how many; 0 where it was trained on all of the data set.
+        records: a keyed digest of their content, None without any.
+        key_check: identifies the key.
+    """
+
+    rows: int = 0
+    records: str | None = None
+    key_check: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainingRecord:
     """One training of a model.
 
@@ -82,6 +97,7 @@ class TrainingRecord:
         software: versions of the libraries.
         asked_epochs: passes over the data that were asked for; None where steps were, or in older records.
         asked_steps: steps that were asked for, None where epochs were.
+        left_out: what the data set held besides; None where nobody says, as in older records.
     """
 
     task: Task
@@ -102,6 +118,7 @@ class TrainingRecord:
     schema_version: int = RECORD_VERSION
     asked_epochs: float | None = None
     asked_steps: int | None = None
+    left_out: LeftOut | None = None
 
     @property
     def planned_epochs(self) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from ..evaluation.report import UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
+from ..evaluation.verdict.sentences import confirmed
 from ..evaluation.wording import (
     ARM_NAMES,
     MEASURES,
@@ -225,8 +226,8 @@ def margin(report: UnlearningReport) -> str | None:
     if len(verdict.attacks) > 1:
         tests += f"; where {len(verdict.attacks)} attacks can accuse the model, they share it"
     return (
-        f"Margin, fixed before the run: ±{verdict.margin:.2f} in AUC. The smallest margin that this sample can "
-        f"confirm: ±{verdict.smallest_margin:.2f}. {tests}."
+        f"Margin, fixed before the run: ±{verdict.margin:.2f} in AUC. This sample can confirm "
+        f"{confirmed(verdict.smallest_margin)}. {tests}."
     )
 
 

@@ -47,7 +47,7 @@ from .measuring import Tables
 from .saving import finish_checkpoint, last_checkpoint
 from .start_inputs import start_inputs
 from .teachers import held_teachers, log_probabilities
-from .trained_weights import weights_digest
+from .trained_weights import movement_digest
 from .trainer_data import TrainerData
 from .useful import StopWhenUseful
 
@@ -154,7 +154,7 @@ class MethodTrainer(Trainer):
             if self.first_use is not None:
                 self.first_use = FirstUse.load(Path(checkpoint), self._identity(state.max_steps))
         with preserved_rng():
-            before = weights_digest(self.model)
+            before = movement_digest(self.model)
             self._look_at_original(resumed=checkpoint is not None)
             self._hold_teachers()
             # Also before a checkpoint is loaded: an adapter's holds nothing of the weights under it.
@@ -176,7 +176,7 @@ class MethodTrainer(Trainer):
             self.interrupt.restore()
         if self.interrupt.interrupted:
             raise KeyboardInterrupt(f"stopped after step {self.state.global_step} of {self.state.max_steps}")
-        after = weights_digest(self.model)
+        after = movement_digest(self.model)
         self.weights_moved = None if before is None or after is None else after != before
         self.passes.teachers.clear()
         self._check_loss(output.training_loss)

@@ -17,10 +17,11 @@ from .config import UnlearningConfig
 from .lineage import Lineage
 
 
-def weights_digest(model: Model) -> str | None:
-    """A digest of the weights, 32 hexadecimal characters; None where this process does not hold all that are trained.
+def movement_digest(model: Model) -> str | None:
+    """A quick digest that shows whether a training moved the weights; None where some that are trained lie elsewhere.
 
-    Weights that are quantised are frozen, and stay out of it.
+    It has 32 hexadecimal characters. Weights that are quantised are frozen, and stay out of it. It is never kept: what
+    is kept is :func:`~hf_unlearn.models.weights_digest.weights_digest`.
     """
     digest = xxh3_128()
     for name, weight in model.named_parameters():

@@ -46,6 +46,7 @@ from .kept_classes import kept_classes
 from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
 from .measuring import Measuring, Watching, check_measures
 from .method_trainer import MethodTrainer
+from .retrained_model import Retraining
 from .saving import save_whole
 from .trained_weights import fit_rate, trained_weights
 from .trainer_data import trainer_data
@@ -101,6 +102,7 @@ class UnlearningTrainer(MethodTrainer):
         chosen_by_forget: whether S helped to choose what is trained, as in a search on one half of it. Whoever chose
             so sets it, and gives the other halves as S and H.
         way: which method was chosen for ``method="auto"``, and why; None where one was named.
+        others: what further retrained models make of the records, by their names in the report's ``more_retrained``.
     """
 
     def __init__(
@@ -188,6 +190,7 @@ class UnlearningTrainer(MethodTrainer):
         self.evidence = evidence
         self.tables: dict[str, dict[SetName, pa.Table]] = {}
         self.generated: dict[str, dict[SetName, pa.Table]] = {}
+        self.others: dict[str, dict[SetName, pa.Table]] = {}
         self.evidence_report: UnlearningReport | None = None
         self.chosen_by_forget = False
         self.stopping = StopWhenForgotten(self.args.auc_margin, self.args.measure_steps)
@@ -268,8 +271,8 @@ class UnlearningTrainer(MethodTrainer):
             The evidence; ``save_model`` writes it beside the model.
 
         Raises:
-            InputError: there is no forget set to measure, S or H lack the column of their groups, or the retrained
-                model does not fit.
+            InputError: there is no forget set to measure, S or H lack the column of their groups, or a retrained
+                model does not fit, or saw S by its own record.
         """
         if self.evidence is None:
             raise InputError("Without forget_dataset there is nothing to report on.")
@@ -277,18 +280,23 @@ class UnlearningTrainer(MethodTrainer):
             self.args.group_column = audit.group_column
             self.evidence = grouped(self.evidence, self.judged, audit.group_column)
             self.tables = {arm: self.evidence.with_groups(tables) for arm, tables in self.tables.items()}
-        retraining = None
+        data = dataset or DataSource()
+        place = locate(retrained) if retrained is not None else None
+        retraining = load_record(place) if place is not None else None
+        if audit is not None:
+            trained = forget_rows.fingerprint if forget_rows is not None else None
+            asked = Retraining(audit, data, self.data_fingerprint, trained, None, self.source)
+            for other in [*([place] if place is not None else []), *map(locate, more_retrained)]:
+                asked.check(other)
         with preserved_rng():
             self.tables["unlearned"] = self.measuring.score(self.evidence, self.model)
             self.generated["unlearned"] = self.measuring.write_on(self.evidence, self.model)
-            if retrained is not None:
-                place = locate(retrained)
-                retraining = load_record(place)
+            if place is not None:
                 bits = quantised_bits(plain_model(self.model).config)
                 model = to_device(load_any(place, self.task, bits=bits), self.args.device)
                 # What it is compared with is not part of what unlearning costs.
                 self.tables["retrained"], self.generated["retrained"] = self.measuring.uncounted(self.evidence, model)
-            others = [self._score_other(name) for name in more_retrained]
+            self.others = {name: self._score_other(name) for name in more_retrained}
             if (base := self._base_to_measure()) is not None:
                 # How hard each record is by nature, for the attack that takes it into account.
                 self.tables["base"] = self.measuring.score(self._of_base(), base, kept=True)
@@ -298,10 +306,10 @@ class UnlearningTrainer(MethodTrainer):
             self.generated,
             self.evidence,
             self.stopping,
-            others=others,
+            others=list(self.others.values()),
             chosen_by_forget=self.chosen_by_forget,
             audit=audit,
-            dataset=dataset or DataSource(),
+            dataset=data,
             retraining=retraining,
             forget_rows=forget_rows,
         )

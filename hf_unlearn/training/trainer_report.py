@@ -64,6 +64,7 @@ def trainer_report(
             chosen_by_forget=chosen_by_forget,
             base_is_clean=_base_is_clean(trainer, clean),
             trained_on_forget=trainer.method.uses_forget,
+            retrained_unrecorded="retrained" in tables and retraining is None,
             other_ways=tuple(other_ways(trainer, evidence, audit)) if clean else (),
         ),
         original=trainer.source,

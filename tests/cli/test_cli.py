@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import inspect
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from hf_unlearn.cli import main
 from hf_unlearn.cli.commands import COMMANDS
 from hf_unlearn.cli.main import job
 from hf_unlearn.cli.recipes import parse
+from hf_unlearn.jobs.console import Terminal
 from hf_unlearn.jobs.settings import SETTINGS, DataArguments, ModelArguments, RequestArguments, build
 
 
@@ -27,6 +29,35 @@ def test_help_is_fast_and_needs_no_torch() -> None:
     assert time.perf_counter() - started < 1
     for command in COMMANDS:
         assert f"hf-unlearn {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "stream"),
+    [
+        (["--help"], "stdout"),
+        (["--version"], "stdout"),
+        (["erase", "--help"], "stdout"),
+        (["no-such-command"], "stderr"),
+    ],
+)
+def test_a_reader_that_goes_away_ends_a_command_quietly(command: list[str], stream: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
+    script = "import sys; from hf_unlearn.cli import main; sys.exit(main())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", script, *command], **pipes, text=True, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stdout or "", done.stderr or "") == (141, "", "")
+
+
+def test_a_table_that_nobody_reads_ends_a_command_too() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe, open(os.devnull, "w") as nowhere:
+        with pytest.raises(BrokenPipeError):
+            Terminal(file=pipe).print("a table")
+        os.dup2(nowhere.fileno(), write)
 
 
 def test_every_command_starts_a_job_that_takes_what_its_flags_give() -> None:

@@ -17,10 +17,14 @@ import yaml
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
+from hf_unlearn.evaluation import references
 from hf_unlearn.evaluation.closeness.compare import closeness
 from hf_unlearn.evaluation.references import outside_attacks
 from hf_unlearn.evaluation.statistics import membership_auc
+from hf_unlearn.models.loading import load_any
+from hf_unlearn.models.location import ModelSource
 from hf_unlearn.publishing.card import render_card
+from hf_unlearn.training import trainer
 
 from ..jobs.test_jobs import texts_in
 
@@ -98,11 +102,24 @@ def test_once_there_are_both_kinds_the_command_says_how_close_they_are(trained: 
 
 
 def test_a_run_takes_the_references_in_its_folder(
-    settings: dict[str, Any], trained: tuple[Path, str], tmp_path: Path, command: Command
+    settings: dict[str, Any],
+    trained: tuple[Path, str],
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def counted(source: ModelSource, *args: Any, **options: Any) -> Any:
+        loaded.append(Path(source.name).name)
+        return load_any(source, *args, **options)
+
+    loaded: list[str] = []
+    for module in (references, trainer):
+        monkeypatch.setattr(module, "load_any", counted)
     out = shutil.copytree(trained[0], tmp_path / "out")
     code, said, err = command("run", {**settings, "output_dir": str(out)}, "--with_retrained")
     assert code == 0, err
+    models = [f"retrained-seed{seed}" for seed in (3, 4, 5)] + [f"unlearned-seed{seed}" for seed in (3, 4, 5, 6)]
+    assert sorted(loaded) == models, "each once, for the verdict and for what is shown"
     report = UnlearningReport.load(out / "unlearning_report.json")
     assert {arm: entry.seeds for arm, entry in report.references.items()} == {
         "retrained": [3, 4, 5],

@@ -368,3 +368,17 @@ def test_a_part_of_large_sets_is_enough(lm_base: Path, monkeypatch: pytest.Monke
         "retained": 12,
     }
     assert list(sets.score(AutoModelForCausalLM.from_pretrained(lm_base))) == ["forget", "holdout", "retained"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_that_is_no_number_is_told_before_a_largest_value_hides_it(lm_base: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(lm_base)
+    # Only where this token stands, and after it.
+    collator, examples = examples_of(lm_base, secrets_rows(4), 16, kind="prompt_completion")
+    hit = examples[0]["input_ids"][-2]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[hit] = torch.nan
+    bad = {example["row"] for example in examples if hit in example["input_ids"][:-1]}
+    with pytest.raises(InputError) as raised:
+        score(model, examples, collator, task="text-generation", batch_size=2, name="forget")
+    assert f"The loss of {len(bad)} of 4 forget records is no number" in str(raised.value)

@@ -8,7 +8,7 @@ import pytest
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.blind_baseline import BlindBaseline
 from hf_unlearn.evaluation.statistics import Estimate
-from hf_unlearn.evaluation.verdict import Provenance, Scores, decide
+from hf_unlearn.evaluation.verdict import Provenance, Scores, check_base, decide
 
 SAW = Provenance(start_saw_forget=True, stage="", duplicates_retained=0)
 CLEAN = Provenance(start_saw_forget=False, stage="the fine-tuning", duplicates_retained=0)
@@ -421,3 +421,15 @@ def test_looks_at_the_same_records_each_get_a_share_of_the_error() -> None:
         near = scores(shift, n=60, seed=3)
         assert decide(SAW, near, original=None, retrained=None, margin=0.02).word == word
         assert decide(SAW, near, original=None, retrained=None, margin=0.02, looks=1000).word == "undecided"
+
+
+def test_where_no_margin_can_be_confirmed_words_say_so() -> None:
+    """An AUC lies within ±0.5 of chance anyway."""
+    few = scores(0.0, 3)
+    verdict = decide(SAW, few, original=None, retrained=None, margin=0.10)
+    base = replace(SAW, start_saw_forget=False, base_is_clean="unchecked")
+    found = check_base(base, few, measurable=True, blind=None, margin=0.10)
+    for said in (verdict.reasons[-1], found.base_finding):
+        assert "This many records can confirm no margin; the run asks for ±0.10." in said
+    enough = decide(SAW, scores(0.0, 40), original=None, retrained=None, margin=0.10)
+    assert "can confirm a margin of ±0.21; the run asks for ±0.10." in enough.reasons[-1]

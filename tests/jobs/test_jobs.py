@@ -1,7 +1,10 @@
 """The commands from end to end on tiny models, and what they leave behind."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +175,17 @@ def test_one_customer_against_one_is_known_before_the_run_to_decide_nothing(
     assert (report.group_column, report.verdict.groups, report.verdict.word) == ("group", [1, 1], "undecided")
     assert "1 held-out records" not in out
     assert "exact start" not in out
+
+
+def test_a_split_that_nobody_reads_ends_quietly(recipe: Any, lm_settings: dict[str, Any]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    call = [sys.executable, "-m", "hf_unlearn.cli", "split", "--config", str(recipe(**lm_settings))]
+    done = subprocess.run(call, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr
+    assert "hf-unlearn" not in done.stderr
 
 
 def test_the_split_says_what_a_measurement_can_decide(

@@ -11,10 +11,12 @@ from rich.console import Console
 from hf_unlearn import InputError, publish
 from hf_unlearn.evaluation.report import REPORT_FILE, UnlearningReport
 from hf_unlearn.jobs.console import print_report
+from hf_unlearn.jobs.finished_run import audit
 from hf_unlearn.lifecycle.erase_plan import stated_verdict
 from hf_unlearn.publishing.card import render_card
 from hf_unlearn.publishing.ledger import Ledger, digest_of, line_of
 
+from ..support.hub_server import HubServer
 from .test_card import example_report
 from .test_ledger import a_run
 
@@ -34,6 +36,28 @@ def test_margin_and_attacks_stand_beside_the_word(word: str) -> None:
     print_report(Console(file=shown, width=300), report)
     assert f"Verdict: {word} {BESIDE}" in shown.getvalue()
     assert stated_verdict(report.to_dict()) == (word, f" {BESIDE}")
+
+
+@pytest.mark.parametrize(
+    ("smallest", "confirmed", "ruled_out"),
+    [
+        (0.21, "a margin of ±0.21", "a difference of 21 in 100"),
+        (0.5, "no margin", "no difference, however large"),
+        (1.1, "no margin", "no difference, however large"),
+    ],
+)
+def test_the_margin_that_a_sample_can_confirm_is_said_in_words_where_there_is_none(
+    hub: HubServer, tmp_path: Path, smallest: float, confirmed: str, ruled_out: str
+) -> None:
+    report, shown = judged("undecided"), io.StringIO()
+    report = replace(report, verdict=replace(report.verdict, smallest_margin=smallest))
+    assert f"This sample can confirm {confirmed}." in render_card(report, "unlearned")
+    print_report(Console(file=shown, width=300), report)
+    assert f"This sample can confirm {confirmed}." in shown.getvalue()
+    report.save(tmp_path / REPORT_FILE)
+    audit(str(tmp_path), tmp_path / "audit.html")
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert f"With so few records the tests can rule out {ruled_out}." in page
 
 
 def test_an_exact_word_says_that_it_rests_on_no_test() -> None:

@@ -23,6 +23,7 @@ from hf_unlearn import UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation import measured_sets
 from hf_unlearn.models.location import locate
+from hf_unlearn.models.training_record import RECORD_FILE
 from hf_unlearn.publishing.ledger_of_model import ledger_of
 from hf_unlearn.training import method_trainer
 from hf_unlearn.training.saving import MARKER, finish_checkpoint, last_checkpoint
@@ -381,7 +382,9 @@ def test_a_model_that_is_no_longer_one_is_refused(
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     folder = tmp_path / "out"
-    for more in ({"model_name_or_path": str(broken)}, {"retrained_model": str(broken)}):
+    # By its record it would be no retrained model.
+    without_record = shutil.copytree(broken, tmp_path / "without", ignore=shutil.ignore_patterns(RECORD_FILE))
+    for more in ({"model_name_or_path": str(broken)}, {"retrained_model": str(without_record)}):
         config = str(recipe(**{**settings, **more, "max_steps": 3, "output_dir": str(folder)}))
         assert main(["run", "--config", config]) == 2
         assert "The loss of 10 of 10 forget records is no number" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from hf_unlearn import InputError, UnlearningConfig, UnlearningReport, Unlearnin
 from hf_unlearn.cli import main
 from hf_unlearn.methods.table import METHODS
 from hf_unlearn.publishing.card import render_card
-from hf_unlearn.training.trained_weights import fit_rate, weights_digest
+from hf_unlearn.training.trained_weights import fit_rate, movement_digest
 
 from .test_trainer import trainer
 
@@ -33,14 +33,14 @@ def run(settings: dict[str, Any], folder: Path, **more: Any) -> UnlearningReport
 
 def test_a_digest_is_of_the_weights_alone(lm_base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(lm_base)
-    before = weights_digest(model)
-    assert before == weights_digest(model.train().requires_grad_(False))
-    assert before == weights_digest(AutoModelForCausalLM.from_pretrained(lm_base))
+    before = movement_digest(model)
+    assert before == movement_digest(model.train().requires_grad_(False))
+    assert before == movement_digest(AutoModelForCausalLM.from_pretrained(lm_base))
     with torch.no_grad():
         next(model.parameters()).view(-1)[3] += 1e-6
-    assert weights_digest(model) != before
+    assert movement_digest(model) != before
     elsewhere = model.to("meta")
-    assert weights_digest(elsewhere.requires_grad_(True)) is None
+    assert movement_digest(elsewhere.requires_grad_(True)) is None
 
 
 def test_a_model_that_did_not_move_is_not_published(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from ..blind_baseline import BlindBaseline
 from .decision import decide
 from .facts import ATTACKS, Provenance, Scores
+from .sentences import confirmed
 
 
 def check_base(
@@ -35,6 +36,7 @@ def check_base(
     found = decide(Provenance(None, "", None), base, original=None, retrained=None, margin=margin, blind=blind)
     assert found.gap is not None
     assert found.attack is not None
+    assert found.smallest_margin is not None
     auc, low, high = (0.5 + value for value in (found.gap.value, found.gap.low, found.gap.high))
     sides = [len(side[found.attack]) for side in (base.forget, base.holdout)]
     numbers = (
@@ -49,8 +51,8 @@ def check_base(
         return replace(provenance, base_finding=finding if provenance.base_is_clean == "unchecked" else "")
     else:
         finding = (
-            f"the strongest attack on it has {numbers}. This many records can confirm a margin of "
-            f"±{found.smallest_margin:.2f}; the run asks for ±{margin:.2f}."
+            f"the strongest attack on it has {numbers}. This many records can confirm "
+            f"{confirmed(found.smallest_margin)}; the run asks for ±{margin:.2f}."
         )
     word = provenance.base_is_clean
     if word == "unchecked" and distinguished:

@@ -32,10 +32,10 @@ from scipy import stats
 
 from ...errors import InputError
 from ..blind_baseline import BlindBaseline
-from ..statistics import CONFIDENCE, equivalent, separation, smallest_margin
+from ..statistics import CONFIDENCE, POWER, equivalent, separation, smallest_margin
 from .attack_tests import Shift, findings, shift
 from .facts import ATTACKS, LARGEST_MARGIN, Provenance, Scores, Shown, Verdict, VerdictWord
-from .sentences import beyond_texts, differ, numbers, of_mixture, of_part, provenance_reasons
+from .sentences import beyond_texts, confirmed, differ, numbers, of_mixture, of_part, provenance_reasons
 
 # These do not look at what the record says, and find certainty about a wrong answer too.
 BLIND_TO_CONTENT = {"entropy", "gradient_norm"}
@@ -128,7 +128,7 @@ class Judged:
         # With one retrained model chance has to be met too.
         tests = self.tests + (self.against_chance().tests if len(self.yardsticks) == 1 else [])
         half = max(one.shift.equivalence.high - one.shift.equivalence.low for one in tests) / 2
-        test, power = stats.norm.ppf([1 - (1 - CONFIDENCE) / self.looks, 1 - 0.10 / (2 * len(self.tests))])
+        test, power = stats.norm.ppf([1 - (1 - CONFIDENCE) / self.looks, 1 - (1 - POWER) / (2 * len(self.tests))])
         return float(half * (test + power) / test)
 
     def against_chance(self) -> "Judged":
@@ -211,8 +211,7 @@ def _undecided(judged: Judged, worst: Shift, found: Callable[..., _Finding]) -> 
         f"Neither forgetting nor remembering was shown; the strongest is the attack by {ATTACKS[worst.attack]}",
     )
     confirm = (
-        f" This many records can confirm a margin of ±{judged.smallest_margin:.2f}; the run asks for "
-        f"±{judged.margin:.2f}."
+        f" This many records can confirm {confirmed(judged.smallest_margin)}; the run asks for ±{judged.margin:.2f}."
     )
     return replace(finding, reason=finding.reason + confirm)
 

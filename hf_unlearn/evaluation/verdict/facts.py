@@ -56,6 +56,7 @@ class Provenance:
         other_ways: what else of the result may depend on S, one sentence each.
         holdout_groups_retained: groups (authors, customers) of H that have other records in L, so that every model
             knows them better than those of S; None when nobody looked.
+        retrained_unrecorded: whether a retrained model has no record of what it was trained on.
         unmoved: whether the model is the original as far as its weights or its scores of S can show.
     """
 
@@ -72,6 +73,7 @@ class Provenance:
     other_ways: tuple[str, ...] = ()
     holdout_groups_retained: int | None = None
     unmoved: bool = False
+    retrained_unrecorded: bool = False
 
 
 @dataclass(frozen=True)

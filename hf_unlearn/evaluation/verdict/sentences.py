@@ -9,6 +9,14 @@ from ..statistics import membership_auc
 from .attack_tests import Mixture, Part, Shift
 from .facts import ATTACKS, Provenance, Scores
 
+# From here on a margin allows every AUC.
+WHOLE = 0.5
+
+
+def confirmed(smallest: float) -> str:
+    """What the smallest margin that a sample can confirm is worth, as in ``a margin of ±0.21``, or ``no margin``."""
+    return f"a margin of ±{smallest:.2f}" if smallest < WHOLE else "no margin"
+
 
 def provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
     """What provenance says for the verdict, and what contradicts or weakens it."""
@@ -29,6 +37,8 @@ def provenance_reasons(provenance: Provenance) -> tuple[list[str], list[str]]:
         if provenance.trained_on_forget:
             began = "The method trained on S itself"
         reasons.append(f"{began}, so only measurements can show forgetting.")
+    if provenance.retrained_unrecorded:
+        warnings.append("Nothing shows what the retrained model was trained on: it has no training_record.json.")
     if copies:
         warnings.append(
             f"{copies} retained records have the text of a record to forget, so the model was trained on it."
