@@ -37,7 +37,7 @@ def test_smaller_batches_give_back_the_steps_and_the_rate_does_the_rest(
     found = fitted(record(), budget, "cpu")
     assert found is not None
     assert found.settings["per_device_train_batch_size"] * found.settings["gradient_accumulation_steps"] == batch
-    assert found.settings["learning_rate"] == pytest.approx(rate)
+    assert found.settings["learning_rate"] == pytest.approx(1e-3 * rate)
     assert (found.settings["warmup_steps"], found.settings["lr_scheduler_type"]) == (0.1, "cosine")
     assert f"{batch} records a step instead of 16" in found.reason
 
