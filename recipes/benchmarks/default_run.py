@@ -151,7 +151,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     train, test = read(args.source)
     for name, rows in (("train", train), ("test", test)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        # Written once, as a finished training is known by the age of its data, too.
+        if not (data := folder / f"{name}.jsonl").is_file():
+            data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     aside = random.Random(DATA_SEED).sample(range(len(train)), 2 * ASIDE)
     recipe = folder / "recipe.json"
     common = {

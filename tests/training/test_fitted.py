@@ -24,11 +24,11 @@ def record(**settings: Any) -> TrainingRecord:
 @pytest.mark.parametrize(
     ("budget", "batch", "rate"),
     [
-        (0.5, 8, 1e-3),
-        (0.25, 4, 1e-3),
-        (0.1, 4, 1e-3 * (4 / 1.6) ** 0.5),
-        (0.01, 4, 2e-3),
-        (0.35, 8, 1e-3 * (8 / 5.6) ** 0.5),
+        (0.5, 8, 1),
+        (0.25, 4, 1),
+        (0.1, 4, (4 / 1.6) ** 0.5),
+        (0.01, 4, 2),
+        (0.35, 8, (8 / 5.6) ** 0.5),
     ],
 )
 def test_smaller_batches_give_back_the_steps_and_the_rate_does_the_rest(
