@@ -212,6 +212,13 @@ class UnlearningConfig(TrainingArguments):
         },
     )
 
+    paraphrase_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "The column with each prompt, or each text of a classifier, in other words. `evaluate` and "
+            "methods that train on S ask by it beside fixed phrases, and `attack` in place of them."
+        },
+    )
     gradient_norm_attack: bool = field(
         default=False,
         metadata={
