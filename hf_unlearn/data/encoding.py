@@ -9,7 +9,7 @@ with a ``label``, or ``tokens`` (a list of words) with ``ner_tags`` (one for eac
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, islice
+from itertools import accumulate, dropwhile, islice
 from typing import Any, cast
 
 import torch
@@ -161,9 +161,10 @@ def _append(out: Columns, ids: list[int], labels: list[int] | int, row: int, tru
 def _with_answers_of(pieces: Pieces, own: Pieces, tokenizer: PreTrainedTokenizerBase) -> Pieces:
     """A record in another form with the very tokens that are trained on in its own."""
     answers = [ids for ids, trained in own if trained]
-    if own[0][1] and answers[0][:1] == [tokenizer.bos_token_id]:
-        # A text that nothing stands before begins with it.
-        answers[0] = answers[0][1:]
+    if own[0][1]:
+        # Where nothing stands before a text, it begins with BOS.
+        special = set(tokenizer.all_special_ids)
+        answers[0] = list(dropwhile(special.__contains__, answers[0]))
     left = iter(answers)
     return [(next(left) if trained else ids, trained) for ids, trained in pieces]
 

@@ -83,6 +83,10 @@ def decide(
     judged = Judged(unlearned, yardsticks, margin, looks)
     found = _settle(_measure(judged), judged, provenance, original, blind, exact=exact)
     warnings.extend(found.warnings)
+    if provenance.trained_on_forget and not OTHER_FORMS.keys() & unlearned.forget.keys():
+        warnings.append(
+            "The method trained on S itself, and nobody asked for S in other words or formats: such records have none."
+        )
     if exact and found.word == "not_forgotten":
         warnings.append(
             f"The measurement contradicts the clean start; check that the base never saw S. {found.reason}"
