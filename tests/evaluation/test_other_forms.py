@@ -141,6 +141,21 @@ def test_a_base_shows_how_hard_a_record_is_in_each_form() -> None:
         assert np.allclose(found.holdout[form], expected)
 
 
+def test_a_verdict_without_other_forms_says_so() -> None:
+    tables = of_drawn(np.random.default_rng(9), 300)
+    every, alone = (
+        attack_scores({name: table.select(columns) for name, table in tables.items()})
+        for columns in (tables["forget"].column_names, ["loss"])
+    )
+    said = "nobody asked for S in other words or formats"
+    for provenance, scores, warned in (
+        (TRAINED_ON, alone, True),
+        (TRAINED_ON, every, False),
+        (replace(TRAINED_ON, trained_on_forget=False), alone, False),
+    ):
+        assert any(said in warning for warning in decide(provenance, scores, **SETTINGS).warnings) == warned
+
+
 # Tables
 
 
