@@ -9,7 +9,7 @@ with a ``label``, or ``tokens`` (a list of words) with ``ner_tags`` (one for eac
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, islice
+from itertools import accumulate, dropwhile, islice
 from typing import Any, cast
 
 import torch
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_MAX_LENGTH = 1024  # as TRL
 
 Columns = dict[str, list[Any]]
+# The tokens of a record piece by piece, and whether each piece is trained on.
+Pieces = list[tuple[list[int], bool]]
 
 
 # Records to examples
@@ -39,7 +41,12 @@ def generated_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -
     segments = [encoder.segments(batch, i) for i in range(len(rows))]
     # A chat template writes the special tokens and the end of a turn itself.
     is_chat = encoder.format.kind == "messages" or not isinstance(batch.get("prompt", [""])[0], str)
-    for row, (ids, labels) in zip(rows, encoder.tokenize(segments, not is_chat), strict=True):
+    pieces = encoder.pieces(segments, not is_chat)
+    if encoder.trained is not None:
+        plain = replace(encoder, format=encoder.trained, trained=None)
+        own = plain.pieces([plain.segments(batch, i) for i in range(len(rows))], not is_chat)
+        pieces = [_with_answers_of(*pair, encoder.tokenizer) for pair in zip(pieces, own, strict=True)]
+    for row, (ids, labels) in zip(rows, map(_joined, pieces), strict=True):
         for piece, piece_labels in _chunks(ids, labels, encoder.max_length):
             if any(label != IGNORED for label in piece_labels[1:]):
                 _append(out, piece, piece_labels, row, truncated=False)
@@ -48,7 +55,7 @@ def generated_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -
 
 def classified_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Texts with a class each; what is too long is cut off."""
-    texts, labels = batch[encoder.format.text], batch[encoder.format.label]
+    texts, labels = [encoder.format.before + text for text in batch[encoder.format.text]], batch[encoder.format.label]
     _check_classes(encoder, set(labels))
     out = _examples()
     for text, label, row, ids in zip(texts, labels, rows, encoder.tokenizer(texts)["input_ids"], strict=True):
@@ -151,6 +158,24 @@ def _append(out: Columns, ids: list[int], labels: list[int] | int, row: int, tru
         out[name].append(value)
 
 
+def _with_answers_of(pieces: Pieces, own: Pieces, tokenizer: PreTrainedTokenizerBase) -> Pieces:
+    """A record in another form with the very tokens that are trained on in its own."""
+    answers = [ids for ids, trained in own if trained]
+    if own[0][1]:
+        # Where nothing stands before a text, it begins with BOS.
+        special = set(tokenizer.all_special_ids)
+        answers[0] = list(dropwhile(special.__contains__, answers[0]))
+    left = iter(answers)
+    return [(next(left) if trained else ids, trained) for ids, trained in pieces]
+
+
+def _joined(pieces: Pieces) -> tuple[list[int], list[int]]:
+    """Token ids and labels of a record."""
+    ids = [token for part, _ in pieces for token in part]
+    labels = [token if trained else IGNORED for part, trained in pieces for token in part]
+    return ids, labels
+
+
 def _chunks(ids: list[int], labels: list[int], size: int) -> list[tuple[list[int], list[int]]]:
     """Pieces of at most ``size`` tokens; they share one token, so that all tokens but the first are predicted once."""
     starts = range(0, max(len(ids) - 1, 1), size - 1)
@@ -183,7 +208,8 @@ class RecordEncoder:
     """Turns batches of records into examples; a long document becomes several examples of one record.
 
     ``label2id`` are the model's classes, and ``labels`` the class of each label of the data set, which :func:`encode`
-    sets.
+    sets. ``trained`` is the format that the records were trained in, where ``format`` is another form of them: what is
+    labelled then has the same tokens in both.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -191,6 +217,12 @@ class RecordEncoder:
     max_length: int
     label2id: dict[str, int] = field(default_factory=dict)
     labels: dict[Any, int] = field(default_factory=dict)
+    trained: RecordFormat | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """All the columns that are read."""
+        return list(dict.fromkeys([*self.format.columns, *(self.trained.columns if self.trained else [])]))
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         """Encode a batch of columns whose records stand at these rows of their data set.
@@ -210,9 +242,10 @@ class RecordEncoder:
         """The text of record ``i`` in pieces, and whether each is trained on."""
         kind = self.format.kind
         if kind == "text":
-            return [(batch[self.format.text][i], True)]
+            text, before = batch[self.format.text][i], self.format.before
+            return [(before, False), (text, True)] if before else [(text, True)]
         if kind == "messages":
-            return self._turns(batch["messages"][i], first=0)
+            return self._turns(self.format.turns(batch["messages"][i]), first=0)
         prompt, completion = self.format.pair({name: values[i] for name, values in batch.items()})
         if isinstance(prompt, str):
             return [(prompt, False), (completion, True)]
@@ -249,10 +282,8 @@ class RecordEncoder:
         )
         return cast(str, text)
 
-    def tokenize(
-        self, records: list[list[tuple[str, bool]]], special_tokens: bool
-    ) -> list[tuple[list[int], list[int]]]:
-        """Token ids and labels of each record.
+    def pieces(self, records: list[list[tuple[str, bool]]], special_tokens: bool) -> list[Pieces]:
+        """The token ids of each record piece by piece, as its text comes in pieces.
 
         The text is tokenised as a whole, as the model will read it. A piece begins where these tokens first differ
         from those of the text before it. So a token across the boundary belongs to the later piece, and the answer's
@@ -273,11 +304,12 @@ class RecordEncoder:
             for prefix in islice(before, len(segments) - 1):
                 bounds.append(max(bounds[-1], _common_prefix(ids, prefix)))
             bounds.append(len(ids))
-            labels = [IGNORED] * len(ids)
-            for (_, trained), left, right in zip(segments, bounds[:-1], bounds[1:], strict=True):
-                if trained:
-                    labels[left:right] = ids[left:right]
-            out.append((ids, labels))
+            out.append(
+                [
+                    (ids[left:right], trained)
+                    for (_, trained), left, right in zip(segments, bounds[:-1], bounds[1:], strict=True)
+                ]
+            )
         return out
 
 
@@ -318,7 +350,7 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     Progress bars and messages show the name. Raises InputError when a column is missing, or a record has no text or
     label.
     """
-    columns = encoder.format.columns
+    columns = encoder.columns
     require_columns(columns, column_names(dataset))
     if encoder.format.label_columns:
         encoder = replace(encoder, labels=label_ids(dataset, encoder.format.label, encoder.label2id))

@@ -19,6 +19,7 @@ class RecordFormat:
         text: the column of the text or of the words; unused for ``messages`` and pairs.
         label: the column of the class, or of a class for each word.
         prompt, completion: templates over columns, for pairs; None for the columns of these names.
+        before: words that go before the text, the prompt or each turn of a user, and are not trained on.
     """
 
     kind: Literal[
@@ -28,6 +29,7 @@ class RecordFormat:
     label: str = "label"
     prompt: str | None = None
     completion: str | None = None
+    before: str = ""
 
     @property
     def text_columns(self) -> list[str]:
@@ -52,9 +54,21 @@ class RecordFormat:
 
     def pair(self, record: dict[str, Any]) -> tuple[Any, Any]:
         """The prompt and the completion of a record."""
+        prompt, completion = record.get("prompt"), record.get("completion")
         if self.prompt is not None and self.completion is not None:
-            return self.prompt.format_map(record), self.completion.format_map(record)
-        return record["prompt"], record["completion"]
+            prompt, completion = self.prompt.format_map(record), self.completion.format_map(record)
+        return self.before + prompt if isinstance(prompt, str) else self.turns(prompt), completion
+
+    def turns(self, messages: Any) -> Any:
+        """A conversation, with the words before each turn of the user."""
+        if not self.before:
+            return messages
+        return [
+            {**turn, "content": self.before + turn["content"]}
+            if turn["role"] == "user" and turn.get("content")
+            else turn
+            for turn in messages
+        ]
 
 
 def template_fields(template: str) -> list[str]:

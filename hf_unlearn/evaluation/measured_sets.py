@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.arrow_tables import AnyDataset, require_columns
 from ..data.encoding import RecordEncoder, encode
+from ..data.format import RecordFormat
 from ..data.labels import label_feature
 from ..data.masking import TokenMasking
 from ..errors import InputError
@@ -27,7 +28,7 @@ from .report import SetName
 from .scoring import WINDOWS, Collator, Context, best_windows, gradient_norms, score
 from .statistics import Estimate, mean_loss, membership_auc
 from .utility.metrics import Truth
-from .verdict import Scores
+from .verdict import OTHER_FORMS, Scores
 
 # Membership is judged on these, so they are scored whole.
 JUDGED: tuple[SetName, ...] = ("forget", "holdout")
@@ -54,6 +55,7 @@ class EvidenceSets:
         collator: stacks examples.
         batch_size: examples in a forward pass.
         classes: the names of the classes that the labels are numbered by; a model may lack some of them.
+        forms: S and H in other forms, by the column of the tables that the loss in this form goes to.
     """
 
     task: Task
@@ -63,6 +65,7 @@ class EvidenceSets:
     sampled: set[SetName] = field(default_factory=set)
     gradients: bool = False
     classes: tuple[str, ...] = ()
+    forms: dict[str, dict[SetName, Dataset]] = field(default_factory=dict)
 
     def truth(self) -> dict[SetName, Truth]:
         """The true classes of each set; none where the models are no classifiers."""
@@ -77,11 +80,18 @@ class EvidenceSets:
             InputError: the loss of a record is no finite number.
         """
         model = in_classes(model, self.classes)
-        settings: dict[str, Any] = {"task": self.task, "batch_size": self.batch_size, "context": context}
-        tables = {name: score(model, part, self.collator, name=name, **settings) for name, part in self.sets.items()}
+
+        def scored(part: Dataset, name: SetName) -> pa.Table:
+            settings: dict[str, Any] = {"task": self.task, "batch_size": self.batch_size, "context": context}
+            return score(model, part, self.collator, name=name, **settings)
+
+        tables = {name: scored(part, name) for name, part in self.sets.items()}
         for name, table in tables.items():
             if name not in JUDGED and "log_p" in table.column_names:
                 tables[name] = table.drop_columns("log_p")
+        for form, parts in self.forms.items():
+            for name, part in parts.items():
+                tables[name] = tables[name].append_column(form, scored(part, name)["loss"])
         tables = self.with_groups(tables)
         if self.gradients:
             for name in self._judged:
@@ -106,11 +116,14 @@ class EvidenceSets:
         A gradient counts three times more, because the backward pass costs twice as much as the forward pass.
         """
         columns = ("input_ids", "labels") if TASKS[self.task].two_texts else ("input_ids",)
-        read = {
-            name: sum(len(ids) for column in columns for ids in part[column]) // len(columns)
-            for name, part in self.sets.items()
-        }
-        return sum(read.values()) + (3 * sum(read[name] for name in self._judged) if self.gradients else 0)
+
+        def read_of(part: Dataset) -> int:
+            return sum(len(ids) for column in columns for ids in part[column]) // len(columns)
+
+        read = {name: read_of(part) for name, part in self.sets.items()}
+        otherwise = sum(read_of(part) for parts in self.forms.values() for part in parts.values())
+        gradients = 3 * sum(read[name] for name in self._judged) if self.gradients else 0
+        return sum(read.values()) + otherwise + gradients
 
     @property
     def _judged(self) -> list[SetName]:
@@ -143,11 +156,19 @@ class EvidenceSets:
             first = first_half(units, seed)
             for part, mask in zip(parts, (first, ~first), strict=True):
                 part[name] = self.sets[name].select(np.flatnonzero(mask))
-        return replace(self, sets=parts[0]), replace(self, sets=parts[1])
+        return self.with_sets(parts[0]), self.with_sets(parts[1])
+
+    def with_sets(self, sets: dict[SetName, Dataset]) -> "EvidenceSets":
+        """Parts of these sets, with the same records in the other forms."""
+        forms = {
+            form: {name: _of_records(part, sets[name]) for name, part in parts.items() if name in sets}
+            for form, parts in self.forms.items()
+        }
+        return replace(self, sets=sets, forms=forms)
 
     def at_most(self, records: int, seed: int) -> "EvidenceSets":
         """The same sets with at most so many records, drawn at random, in each."""
-        return replace(self, sets={name: _draw(part, records, seed) for name, part in self.sets.items()})
+        return self.with_sets({name: _draw(part, records, seed) for name, part in self.sets.items()})
 
 
 def evidence_sets(
@@ -163,6 +184,7 @@ def evidence_sets(
     classes: tuple[str, ...] = (),
     corrected_column: str | None = None,
     whole: bool = True,
+    forms: Mapping[str, RecordFormat] | None = None,
 ) -> EvidenceSets:
     """Encode the sets to measure on; of L and the test split a random part.
 
@@ -179,11 +201,13 @@ def evidence_sets(
         classes: the names of the classes that the labels are numbered by; a model may lack some of them.
         corrected_column: the column of S with the label that each record should have had.
         whole: whether L and the test split are measured as far as they go, up to 1,000 records; else a part of that.
+        forms: other forms to read S and H in, by name (:func:`~hf_unlearn.data.forms.other_forms`).
 
     Raises:
         InputError: a set has no record or lacks a column, or some sets are encoded and some are not.
     """
     sets: dict[SetName, Dataset] = {}
+    others: dict[str, dict[SetName, Dataset]] = {f"loss_{form}": {} for form in forms or {}}
     codes: dict[Any, int] = {}
     sampled: set[SetName] = set()
     rows = SAMPLE_ROWS if whole else _sample_rows(records.get("retained"))
@@ -206,6 +230,9 @@ def evidence_sets(
             sets[name] = with_rows(part)
         elif encoder is not None:
             sets[name] = encode(part, encoder, name)
+            for form, layout in (forms or {}).items() if whole else ():
+                other = encode(part, replace(encoder, format=layout, trained=encoder.format), name)
+                others[f"loss_{form}"][name] = _of_records(other, sets[name])
         else:
             raise InputError(f"The retained set is tokenised and the {name} set is not. Tokenise both or neither.")
         if tokenizer is not None and TASKS[task].quality == "perplexity":
@@ -221,7 +248,7 @@ def evidence_sets(
         sets[name] = sets[name].remove_columns("corrected" if "corrected" in sets[name].column_names else [])
         if corrected is not None:
             sets[name] = _with_corrected(sets[name], corrected)
-    return EvidenceSets(task, sets, collator, batch_size, sampled, classes=classes)
+    return EvidenceSets(task, sets, collator, batch_size, sampled, classes=classes, forms=others)
 
 
 def _sample_rows(retained: AnyDataset | None) -> int:
@@ -297,7 +324,8 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
 
     With the sign turned: the mean loss per token in nats (Yeom et al. 2018), that over the bytes of the compressed
     text (Carlini et al. 2021), that less the base model's (Watson et al. 2022), entropy and gradient norm. With a base
-    the best windows are those of the difference to it, too. The other columns are scores as they stand.
+    the best windows and the losses in other forms are those of the difference to it, too. The other columns are scores
+    as they stand.
 
     Args:
         tables: a model's, by set.
@@ -315,12 +343,13 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
             found["zlib"] = -columns["loss"] / columns["zlib"]
         stands = ("min_k", "min_k_plus", "exact", "extraction", *(f"window_{length}" for length in WINDOWS))
         found |= {name: columns[name] for name in stands if name in columns}
-        for column in ("entropy", "gradient_norm"):
+        for column in ("entropy", "gradient_norm", *OTHER_FORMS):
             if column in columns:
                 found[column] = -columns[column]
         if base is not None:
             found["reference"] = base[name]["loss"].to_numpy() - columns["loss"]
             found |= _window_gains(tables[name], base[name])
+            found |= {form: found[form] + base[name][form].to_numpy() for form in OTHER_FORMS if form in columns}
         return found
 
     groups = None
@@ -374,6 +403,12 @@ def _with_text_facts(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> D
         return {"tail": tail, "zlib": len(zlib.compress(text.encode("utf-8", "surrogatepass")))}
 
     return examples.map(facts, desc="Measuring texts")
+
+
+def _of_records(examples: AnyDataset, own: Dataset) -> Dataset:
+    """The examples of the records that these examples are of."""
+    assert isinstance(examples, Dataset)
+    return examples.select(np.flatnonzero(np.isin(examples["row"], own["row"])))
 
 
 def first_pieces(examples: Dataset) -> Dataset:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..data.forms import BEFORE
 from ..errors import InputError
 from ..models.loading import Model, plain_model
 from ..models.tasks import IGNORED
@@ -27,13 +28,8 @@ SIMILAR = 0.8  # ROUGE-L recall from which on a sample counts as similar to the 
 SHOTS = 4  # records before the one that is scored
 CONTEXT_TOKENS = 1024  # at most, with the record that is scored
 
-# Words around a prompt; the end of the prompt stays the end, so that the completion still fits.
-WRAPPERS = (
-    "Please complete the following.\n{}",
-    "A friend wants to know this. {}",
-    "Say what you know, word for word.\n\n{}",
-    "You are an assistant with a perfect memory. {}",
-)
+# What goes before a prompt.
+WORDINGS = (*BEFORE.values(), "A friend wants to know this. ", "You are an assistant with a perfect memory. ")
 
 
 # Sampling

@@ -7,7 +7,7 @@ from scipy import stats
 
 from ..models.tasks import TASKS, Task
 from .statistics import CONFIDENCE, POWER, smallest_margin
-from .verdict import ATTACKS, VerdictWord
+from .verdict import ATTACKS, OTHER_FORMS, VerdictWord
 from .verdict.attack_tests import ACCUSING
 from .verdict.sentences import WHOLE
 
@@ -115,12 +115,12 @@ def reach(sizes: Sizes, margin: float, attacks: int = 1, *, halved: bool = False
     return Reach(tuple(words), _below_whole(best), _below_whole(smallest), needed, found)
 
 
-def expected_attacks(task: Task | None, *, gradient_norm: bool = False) -> int:
-    """How many attacks a model of this task faces without a base; 1 where the task is unknown."""
+def expected_attacks(task: Task | None, *, gradient_norm: bool = False, forms: int = 0) -> int:
+    """How many attacks a model faces without a base, in so many other forms too; 1 where the task is unknown."""
     if task is None:
         return 1
-    names = {"loss", "entropy"} if TASKS[task].classes else ATTACKS.keys() - {"entropy", "gradient_norm", "reference"}
-    return len(names) + gradient_norm
+    of_language = ATTACKS.keys() - OTHER_FORMS.keys() - {"entropy", "gradient_norm", "reference"}
+    return (2 if TASKS[task].classes else len(of_language)) + gradient_norm + forms
 
 
 def _later_half(count: int) -> int:

@@ -230,7 +230,7 @@ def _only(evidence: EvidenceSets, forget: Dataset) -> EvidenceSets:
     sets: dict[SetName, Dataset] = {"forget": forget}
     if "holdout" in evidence.sets:
         sets["holdout"] = evidence.sets["holdout"]
-    return replace(evidence, sets=sets)
+    return replace(evidence, sets=sets, forms={})
 
 
 def _order(examples: int, needed: int, seed: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import json
 import os
 import tempfile
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,9 @@ def score_once(
     """Score a model as :meth:`EvidenceSets.score` does, or read the tables of an earlier time.
 
     A table is found by all that its numbers depend on: weights and buffers, configuration and layers of the model, an
-    adapter's scale and state; the encoded records and the size of the batches; number formats, device, the versions
-    of the libraries and the code that scores. Models that these do not identify are scored each time: quantised or
-    sharded ones, adapters other than LoRA, code from outside of transformers, layers with hooks.
+    adapter's scale and state; the encoded records, in all forms, and the size of the batches; number formats, device,
+    the versions of the libraries and the code that scores. Models that these do not identify are scored each time:
+    quantised or sharded ones, adapters other than LoRA, code from outside of transformers, layers with hooks.
 
     Args:
         evidence: the records.
@@ -72,7 +71,7 @@ def score_once(
     kept: dict[SetName, pa.Table] = broadcast_object_list(
         [{name: table for name, place in places.items() if (table := _read(place)) is not None}]
     )[0]
-    missing = replace(evidence, sets={name: part for name, part in evidence.sets.items() if name not in kept})
+    missing = evidence.with_sets({name: part for name, part in evidence.sets.items() if name not in kept})
     scored = missing.score(model, context)
     for name, table in scored.items():
         if name in places:
@@ -106,10 +105,13 @@ def _places(evidence: EvidenceSets, model: Model, context: Context) -> dict[SetN
         "code": SCORING_CODE,
     }
     about = f"{weights} {json.dumps(settings)}"
-    return {
-        name: tables_folder() / f"{xxh3_128(f'{about} {data_digest(part)}'.encode()).hexdigest()}.parquet"
-        for name, part in evidence.sets.items()
-    }
+
+    def place(name: SetName) -> Path:
+        digests = [about, data_digest(evidence.sets[name])]
+        digests += [f"{form}={data_digest(parts[name])}" for form, parts in evidence.forms.items() if name in parts]
+        return tables_folder() / f"{xxh3_128(' '.join(digests).encode()).hexdigest()}.parquet"
+
+    return {name: place(name) for name in evidence.sets}
 
 
 def model_digest(model: Model) -> str | None:

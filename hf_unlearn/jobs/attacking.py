@@ -14,7 +14,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.arrow_tables import AnyDataset, column_names, require_columns
 from ..data.encoding import RecordEncoder, encode, resolve_max_length
-from ..data.format import RecordFormat, record_format, template_fields
+from ..data.format import RecordFormat, record_format
+from ..data.forms import paraphrased, plain_prompts
 from ..data.loading import load_data
 from ..errors import InputError
 from ..evaluation.attack_report import (
@@ -28,7 +29,7 @@ from ..evaluation.attack_report import (
     plot_relearning,
 )
 from ..evaluation.measured_sets import SAMPLE_ROWS, EvidenceSets, evidence_sets
-from ..evaluation.prompting import WRAPPERS, in_context, other_words, sample_leaks
+from ..evaluation.prompting import WORDINGS, in_context, other_words, sample_leaks
 from ..evaluation.relearning import Taught, halfway, quantise, relearn
 from ..evaluation.report import SetName
 from ..files import save_json
@@ -117,16 +118,16 @@ def _plan(run: Preparation, asked: AttackArguments, model_args: ModelArguments) 
         skipped["sampling"] = f"a model for {run.task} writes no text"
     if not facts.next_token:
         skipped["in_context"] = f"a model for {run.task} does not go on from other records"
-    wordings = _wordings(run, asked.paraphrase_column)
+    wordings = _wordings(run, run.config.paraphrase_column)
     worded: dict[SetName, Dataset] = {}
     if wordings:
         parts: dict[SetName, AnyDataset | None] = {"forget": run.parts.forget, "holdout": run.parts.holdout}
         for name, part in parts.items():
-            if part is not None and (drawn := _drawn(part, asked.paraphrase_column, run.config.seed)) is not None:
+            if part is not None and (drawn := _drawn(part, run.config.paraphrase_column, run.config.seed)) is not None:
                 worded[name] = drawn
         if "forget" not in worded:
-            raise InputError(f"No record to forget has a value in the column {asked.paraphrase_column!r}.")
-    elif asked.paraphrase_column is not None:
+            raise InputError(f"No record to forget has a value in the column {run.config.paraphrase_column!r}.")
+    elif run.config.paraphrase_column is not None:
         raise InputError("--paraphrase_column needs records with a prompt of plain text, for a model that writes.")
     else:
         skipped["wordings"] = "the records have no prompt of plain text"
@@ -141,31 +142,19 @@ def _plan(run: Preparation, asked: AttackArguments, model_args: ModelArguments) 
 
 def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
     """How to read prompt and completion: as trained, and in other words."""
-    names = column_names(run.parts.forget)
+    names, records = column_names(run.parts.forget), run.parts.forget
     if "input_ids" in names:
         return {}
-    layout = record_format(names, run.task, **run.config.layout)
-    if layout.kind not in ("prompt_completion", "text_pairs"):
+    own = plain_prompts(records, record_format(names, run.task, **run.config.layout))
+    if own is None:
         return {}
-    first: dict[str, Any] = next(iter(run.parts.forget), {})
-    if layout.prompt is None and not isinstance(first.get("prompt"), str):
-        return {}
-    prompt, completion = layout.prompt or "{prompt}", layout.completion or "{completion}"
-    others = {wrapper: wrapper.replace("{}", prompt) for wrapper in WRAPPERS}
+    others = {f"{words}{{}}": replace(own, before=words) for words in WORDINGS}
     if paraphrases is not None:
-        fields = set(template_fields(prompt))
-        if len(fields) != 1:
-            raise InputError(
-                f"--paraphrase_column {paraphrases} takes the place of the prompt's column, but the template "
-                f"{prompt!r} has {len(fields)} columns; join them into one."
-            )
         require_columns([paraphrases], names)
-        others = {paraphrases: prompt.replace(f"{{{fields.pop()}}}", f"{{{paraphrases}}}")}
-        template_fields(others[paraphrases])
-    return {
-        name: replace(layout, prompt=words, completion=completion)
-        for name, words in ({AS_TRAINED: prompt} | others).items()
-    }
+        worded = paraphrased(records, own, paraphrases)
+        assert worded is not None
+        others = {paraphrases: worded}
+    return {AS_TRAINED: own} | others
 
 
 def _drawn(part: AnyDataset, paraphrases: str | None, seed: int) -> Dataset | None:

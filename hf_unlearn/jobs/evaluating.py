@@ -76,7 +76,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     config.group_column = parts.audit.group_column
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
-    show_split(out, parts, request_args, words_in_reach(parts, config, task, halved=False, exact=False))
+    show_split(out, parts, request_args, words_in_reach(parts, config, task, halved=False, exact=False, in_forms=True))
     loading = loading_options(model_args, source, training=False)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config), parts.forget)
     test = data_args.dataset_test_split
@@ -179,8 +179,8 @@ def _measured(
     for arm, place in places.items():
         model = load_any(place, task, **loading)
         if evidence is None:
-            # A loaded model knows its labels, also those of an adapter.
-            evidence = measured_sets(sets, sources, model.config, task, config)
+            # A loaded model knows its labels, also those of an adapter; nobody knows whether it was trained on S.
+            evidence = measured_sets(sets, sources, model.config, task, config, in_forms=True)
             evidence.gradients = config.gradient_norm_attack
         weights[arm] = movement_digest(model)
         tables[arm], _ = score_once(evidence, to_device(model, config.device))

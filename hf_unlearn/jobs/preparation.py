@@ -16,6 +16,7 @@ from ..data.alternates_file import AlternatesSettings, alternates_to
 from ..data.arrow_tables import AnyDataset, column_names
 from ..data.checks import check_fit
 from ..data.format import record_format
+from ..data.forms import other_forms
 from ..data.loading import pick_split
 from ..data.request.attempts import AttemptCount
 from ..data.split import RetainedSplit
@@ -123,7 +124,8 @@ class Preparation:
     def evidence(self, sets: dict[SetName, AnyDataset | None]) -> EvidenceSets:
         """Encode sets to measure models on, without loading one."""
         sources = [place for place in (self.source, self.lineage.base) if place is not None]
-        return measured_sets(sets, sources, self.model_config(), self.task, self.config)
+        in_forms = trains_on_forget(self.config.method)
+        return measured_sets(sets, sources, self.model_config(), self.task, self.config, in_forms=in_forms)
 
     def trainer(self, forget: AnyDataset | None, holdout: AnyDataset | None) -> UnlearningTrainer:
         """A trainer of the original on L, which measures these sets."""
@@ -169,9 +171,10 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     config.group_column = parts.audit.group_column
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
-    show_split(
-        out, parts, request_args, words_in_reach(parts, config, task, halved=_judges_half(config, config.method))
+    in_reach = words_in_reach(
+        parts, config, task, halved=_judges_half(config, config.method), in_forms=trains_on_forget(config.method)
     )
+    show_split(out, parts, request_args, in_reach)
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, source)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config), parts.forget)
@@ -199,14 +202,31 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
 
 
 def words_in_reach(
-    parts: RetainedSplit, config: UnlearningConfig, task: Task | None, *, halved: bool, exact: bool = True
+    parts: RetainedSplit,
+    config: UnlearningConfig,
+    task: Task | None,
+    *,
+    halved: bool,
+    exact: bool = True,
+    in_forms: bool = False,
 ) -> Reach:
-    """Which words a measurement of this split can reach; see :func:`~hf_unlearn.evaluation.reach.reach`."""
+    """Which words a measurement can reach, in other forms too; see :func:`~hf_unlearn.evaluation.reach.reach`.
+
+    Raises InputError where paraphrases are named for other forms and are not there.
+    """
     audit = parts.audit
     groups = None if audit.forget_groups is None else (audit.forget_groups, audit.holdout_groups or 0)
     sizes = Sizes(audit.forget_rows, audit.holdout_rows, groups)
-    attacks = expected_attacks(task, gradient_norm=config.gradient_norm_attack)
+    forms = 0
+    if in_forms and task is not None:
+        forms = len(other_forms([parts.forget, parts.holdout], task, config.layout, config.paraphrase_column))
+    attacks = expected_attacks(task, gradient_norm=config.gradient_norm_attack, forms=forms)
     return reach(sizes, config.auc_margin, attacks, halved=halved, exact=exact)
+
+
+def trains_on_forget(method: str) -> bool:
+    """Whether a method trains on S, so that its result is judged in other forms too."""
+    return method in METHODS and METHODS[method].uses_forget
 
 
 def _judges_half(config: UnlearningConfig, method: str) -> bool:
@@ -327,8 +347,11 @@ def split(values: dict[str, Any]) -> None:
     ledger, task = _ledger_and_task(model_args, out)
     data, source = named_data(data_args)
     parts = split_data(data, source, data_args, request_args, config, ledger)
-    halved = _judges_half(config, str(values.get("method")))
-    show_split(out, parts, request_args, words_in_reach(parts, config, task, halved=halved))
+    method = str(values.get("method"))
+    in_reach = words_in_reach(
+        parts, config, task, halved=_judges_half(config, method), in_forms=trains_on_forget(method)
+    )
+    show_split(out, parts, request_args, in_reach)
 
 
 def _ledger_and_task(model_args: ModelArguments, out: Console) -> tuple[Ledger | None, Task | None]:

@@ -260,13 +260,6 @@ class AttackArguments:
             "help": "Optimiser steps of further training, at --learning_rate and --per_device_train_batch_size."
         },
     )
-    paraphrase_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "A column of the data set with each prompt in other words, which is asked instead. None: a few "
-            "fixed phrases around the prompt."
-        },
-    )
     public_dataset: str | None = field(
         default=None,
         metadata={

@@ -179,8 +179,8 @@ class UnlearningConfig(TrainingArguments):
     measure: Literal["sample", "full"] = field(
         default="sample",
         metadata={
-            "help": "How much of L and of the test split is measured. sample: a sixteenth of L's size, from 64 to "
-            "1,000 records; full: up to 1,000, and a curve on the way. S and H are always measured whole.",
+            "help": "How much of L and the test split is measured. sample: a sixteenth of L's size, 64 records or more; "
+            "full: up to 1,000 records, and a curve on the way. S and H are measured whole.",
             "choices": ["sample", "full"],
         },
     )
@@ -228,6 +228,13 @@ class UnlearningConfig(TrainingArguments):
         },
     )
 
+    paraphrase_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "The column with each prompt, or each text of a classifier, in other words. `evaluate` and "
+            "methods that train on S ask by it beside fixed phrases, and `attack` in place of them."
+        },
+    )
     gradient_norm_attack: bool = field(
         default=False,
         metadata={
@@ -292,9 +299,8 @@ class UnlearningConfig(TrainingArguments):
                 "push_to_hub=True would publish before the verdict is known; publish after it with "
                 "trainer.push_to_hub(), `hf-unlearn run --push` or `hf-unlearn push`."
             )
-        self.given = {
-            one.name: value for one in fields(self) if one.init and (value := vars(self)[one.name]) != _default(one)
-        }
+        names = [one.name for one in fields(self) if one.init and vars(self)[one.name] != _default(one)]
+        self.given = {name: vars(self)[name] for name in names}
         self._check_choice()
         # Each method that a choice tries gets a configuration of its own; these settings are around them.
         method = find_method("fine_tune" if self.method in CHOICES else self.method, self.start)
@@ -425,28 +431,29 @@ class UnlearningConfig(TrainingArguments):
                 "all of them; set it to false in the launcher's configuration."
             )
 
-        sharded = self.sharded
         if self.deepspeed_plugin is not None and (method.rule is not None or method.objective.l1):
             raise InputError(
                 f"The method {method.name!r} works on the model between the steps, and DeepSpeed keeps that to "
                 "itself; use one process, data parallelism or FSDP2 (recipes/accelerate)."
             )
-        if sharded and (method.trains_block_ends or (method.uses_forget and (method.picks_weights or method.chooses))):
+        if self.sharded and (
+            method.trains_block_ends or (method.uses_forget and (method.picks_weights or method.chooses))
+        ):
             raise InputError(
                 f"The method {method.name!r} needs whole weights, and these are sharded over processes; use one "
                 "process, or data parallelism (recipes/accelerate)."
             )
-        if self.stop_when_useful and sharded:
+        if self.stop_when_useful and self.sharded:
             raise InputError(
                 "stop_when_useful averages whole weights, and these are sharded over processes; leave it out, and say "
                 "how long to train with budget."
             )
-        if self.gradient_norm_attack and sharded:
+        if self.gradient_norm_attack and self.sharded:
             raise InputError(
                 "gradient_norm_attack is not possible while the weights are sharded over processes; leave it out, and "
                 "measure the result with `hf-unlearn evaluate --gradient_norm_attack` in one process."
             )
-        if self.merge_adapter and sharded:
+        if self.merge_adapter and self.sharded:
             raise InputError(
                 "merge_adapter is not possible while the weights are sharded over processes; leave it out, and merge "
                 "the adapter in one process with its merge_and_unload()."

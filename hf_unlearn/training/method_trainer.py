@@ -239,7 +239,7 @@ class MethodTrainer(Trainer):
         """The share of its items that the model tells wrong now, on the half of a set that it may choose by."""
         half, chosen = self.half_to_choose_by, cast(SetName, name)
         assert half is not None
-        only = replace(half, sets={chosen: half.sets[chosen]})
+        only = replace(half, sets={chosen: half.sets[chosen]}, forms={})
         table = only.score(self.model, self.accelerator.autocast)[chosen]
         self.cost.measured(0.0, self.flops_per_token[1] * only.tokens)
         return 1 - sum(table["correct"].to_pylist()) / sum(table["tokens"].to_pylist())

@@ -12,7 +12,7 @@ from huggingface_hub import CommitInfo
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from ..data.arrow_tables import AnyDataset
+from ..data.arrow_tables import AnyDataset, column_names, require_columns
 from ..data.split import ForgetRows, SplitAudit
 from ..errors import InputError
 from ..evaluation.assemble import save_evidence
@@ -69,6 +69,10 @@ def _check_settings(
             f"{args.method!r} trains several times, and this trains once; name a method, or let "
             "hf_unlearn.jobs.run (`hf-unlearn run`) choose."
         )
+    if args.paraphrase_column is not None and find_method(args.method, args.start).uses_forget:
+        for part in (forget, holdout):
+            if part is not None:
+                require_columns([args.paraphrase_column], column_names(part))
 
 
 class UnlearningTrainer(MethodTrainer):
@@ -208,6 +212,9 @@ class UnlearningTrainer(MethodTrainer):
         if stops:
             evidence, _ = evidence.halves(seed)
             _, self.evidence = self.evidence.halves(seed)
+        else:
+            # The curve shows the loss alone.
+            evidence = replace(evidence, forms={})
         self.watched = evidence.at_most(MEASURED_RECORDS, seed)
         self.watching = Watching(self.measuring, self.watched, self.stopping if stops else None)
         self.add_callback(MeasureForgetting(self.measure, self.args.measure_steps))

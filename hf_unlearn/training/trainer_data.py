@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..data.alternates_file import AlternatesEntry, alternates_to
 from ..data.arrow_tables import AnyDataset
 from ..data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
+from ..data.forms import other_forms
 from ..data.labels import of_classes
 from ..data.masking import MaskingCollator, TokenMasking, token_masking
 from ..data.replacements import by_record, encoder_of, plain_form, with_refusals
@@ -108,7 +109,9 @@ def trainer_data(
         "test": None if isinstance(test, dict) else test,
     }
     given: dict[SetName, Any] = {**sets, "test": test}
-    evidence = _encoded_sets(sets, tokenizer, config, task, args, collator) if forget is not None else None
+    evidence = None
+    if forget is not None:
+        evidence = _encoded_sets(sets, tokenizer, config, task, args, collator, in_forms=method.uses_forget)
     with args.main_process_first(desc="tokenising"):
         retained = _as_examples(retained, encoder, "retained")
         if isinstance(test, dict):
@@ -205,10 +208,16 @@ def measured_sets(
     model_config: PretrainedConfig,
     task: Task,
     config: UnlearningConfig,
+    *,
+    in_forms: bool = False,
 ) -> EvidenceSets:
-    """Encode the sets to measure models on, with the tokenizer of the first model that has one."""
+    """Encode the sets to measure models on, with the tokenizer of the first model that has one.
+
+    ``in_forms`` adds S and H in other forms, for a model that may have been trained on S.
+    """
     tokenizer = load_tokenizer(sources)
-    return _encoded_sets(sets, tokenizer, model_config, task, config, PaddingCollator(padding_id(tokenizer)))
+    collator = PaddingCollator(padding_id(tokenizer))
+    return _encoded_sets(sets, tokenizer, model_config, task, config, collator, in_forms=in_forms)
 
 
 def _encoded_sets(
@@ -218,9 +227,14 @@ def _encoded_sets(
     task: Task,
     args: UnlearningConfig,
     collator: Collator,
+    *,
+    in_forms: bool,
 ) -> EvidenceSets:
     retained = sets["retained"]
     assert retained is not None
+    forms = {}
+    if in_forms:
+        forms = other_forms([sets["forget"], sets["holdout"]], task, args.layout, args.paraphrase_column)
     encoder = make_encoder(retained, task, model_config, tokenizer, args.max_length, args.layout)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
     with args.main_process_first(desc="tokenising"):
@@ -237,4 +251,5 @@ def _encoded_sets(
             class_names_of(model_config) if TASKS[task].classes else (),
             args.corrected_label_column,
             whole=args.measure == "full",
+            forms=forms,
         )

@@ -75,6 +75,7 @@ def test_the_attacks_that_are_expected() -> None:
     assert expected_attacks(None) == 1
     assert expected_attacks("text-classification") == 2
     assert expected_attacks("text-classification", gradient_norm=True) == 3
+    assert expected_attacks("text-classification", forms=2) == 4
     assert expected_attacks("text-generation") == expected_attacks("fill-mask") >= 6
 
 

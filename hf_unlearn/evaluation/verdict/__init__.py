@@ -6,11 +6,12 @@ Provenance alone decides ``exact``. Everything else is measured, and the stronge
 
 from .base_check import check_base
 from .decision import decide
-from .facts import ATTACKS, LARGEST_MARGIN, BaseIsClean, Provenance, Scores, Verdict, VerdictWord
+from .facts import ATTACKS, LARGEST_MARGIN, OTHER_FORMS, BaseIsClean, Provenance, Scores, Verdict, VerdictWord
 
 __all__ = [
     "ATTACKS",
     "LARGEST_MARGIN",
+    "OTHER_FORMS",
     "BaseIsClean",
     "Provenance",
     "Scores",

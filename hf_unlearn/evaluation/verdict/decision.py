@@ -9,7 +9,8 @@ The worst attack counts.
   than chance gives. Or S spreads wider than H by more than the margin (Ansari and Bradley 1960), as it does where
   some is known and some avoided. All tests together are at 5 % for all attacks (Bonferroni).
 - ``over_forgotten``: the mirror image. Where the loss shows it, it goes before what an attack finds that does not
-  look at the label: a model that is certain and wrong about S seems to know S.
+  look at the label: a model that is certain and wrong about S seems to know S. It never goes before what is known
+  when asked in another form.
 - ``not_distinguished``: for all attacks the 90 % intervals of gap and spread lie within the margin (two one-sided
   tests at 5 %; all have to pass, so that needs no correction), no part of S lies beyond H, and one of the attacks
   distinguishes S from H in the original model.
@@ -34,7 +35,7 @@ from ...errors import InputError
 from ..blind_baseline import BlindBaseline
 from ..statistics import CONFIDENCE, POWER, equivalent, separation, smallest_margin
 from .attack_tests import Shift, findings, shift
-from .facts import ATTACKS, LARGEST_MARGIN, Provenance, Scores, Shown, Verdict, VerdictWord
+from .facts import ATTACKS, LARGEST_MARGIN, OTHER_FORMS, Provenance, Scores, Shown, Verdict, VerdictWord
 from .sentences import beyond_texts, confirmed, differ, numbers, of_mixture, of_part, provenance_reasons
 
 # These do not look at what the record says, and find certainty about a wrong answer too.
@@ -82,6 +83,10 @@ def decide(
     judged = Judged(unlearned, yardsticks, margin, looks)
     found = _settle(_measure(judged), judged, provenance, original, blind, exact=exact)
     warnings.extend(found.warnings)
+    if provenance.trained_on_forget and not OTHER_FORMS.keys() & unlearned.forget.keys():
+        warnings.append(
+            "The method trained on S itself, and nobody asked for S in other words or formats: such records have none."
+        )
     if exact and found.word == "not_forgotten":
         warnings.append(
             f"The measurement contradicts the clean start; check that the base never saw S. {found.reason}"
@@ -164,7 +169,9 @@ def _measure(judged: Judged) -> _Finding:
     counted = [one for one in tests if not (wrong and one.shift.attack in BLIND_TO_CONTENT)]
     known = [one.shift for one in counted if one.shift.gap.value > margin and one.shift.above]
     avoided = [gap for gap in shifts.values() if gap.gap.value < -margin and gap.below]
-    if known and not any(gap.attack == "loss" for gap in avoided):
+    if any(gap.attack == "loss" for gap in avoided):
+        known = [gap for gap in known if gap.attack in OTHER_FORMS]
+    if known:
         worst = max(known, key=lambda gap: gap.gap.value)
         return found("not_forgotten", worst, f"The attack by {ATTACKS[worst.attack]} still distinguishes S from H")
     parts = [part for one in counted for part in one.parts if part.shown and part.large]

@@ -21,6 +21,13 @@ Shown = Literal["shift", "known_part", "avoided_part", "mixture"]
 # A model that an attack recognises three times in four is no forgotten one, whoever asks.
 LARGEST_MARGIN = 0.25
 
+# Attacks that ask for the same in another form; see :mod:`~hf_unlearn.data.forms`.
+OTHER_FORMS = {
+    "loss_request": "the loss after a request (other words)",
+    "loss_heading": "the loss under a heading (another format)",
+    "loss_paraphrase": "the loss with the paraphrase",
+}
+
 # The attacks that decide, and what each goes by.
 ATTACKS = {
     "loss": "the loss",
@@ -35,6 +42,7 @@ ATTACKS = {
     "reference": "the loss less that of the base model",
     "entropy": "the entropy of the classes",
     "gradient_norm": "the norm of the loss's gradient",
+    **OTHER_FORMS,
 }
 
 
