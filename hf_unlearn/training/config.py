@@ -179,8 +179,8 @@ class UnlearningConfig(TrainingArguments):
     measure: Literal["sample", "full"] = field(
         default="sample",
         metadata={
-            "help": "How much of L and the test split is measured. sample: a sixteenth of L's size, 64 records or more; "
-            "full: up to 1,000 records, and a curve on the way. S and H are measured whole.",
+            "help": "How much of L and the test split is measured. sample: a sixteenth of L's size, but 64 records or "
+            "more; full: up to 1,000 records, and a curve on the way. S and H are measured whole.",
             "choices": ["sample", "full"],
         },
     )
@@ -445,8 +445,7 @@ class UnlearningConfig(TrainingArguments):
             )
         if self.stop_when_useful and self.sharded:
             raise InputError(
-                "stop_when_useful averages whole weights, and these are sharded over processes; leave it out, and say "
-                "how long to train with budget."
+                "stop_when_useful averages whole weights, and these are sharded over processes; give a budget instead."
             )
         if self.gradient_norm_attack and self.sharded:
             raise InputError(
