@@ -10,7 +10,7 @@ from .fitted import APPROXIMATE, EXACT, inherited_settings
 from .lineage import Lineage
 
 # Of the retained records: with fewer, too few can be held out to see when more training brings little.
-FEWEST_TO_WATCH = 800
+FEWEST_TO_WATCH = 640
 
 
 @dataclass(frozen=True)

@@ -54,17 +54,17 @@ COMPARED = ("row", "tokens", "nll", "loss", "correct", "predicted")
 def held_out_rows(examples: Dataset, seed: int) -> np.ndarray:
     """Which records of L are held out to measure usefulness on, bool of shape (examples,).
 
-    A keyed hash of each record decides, so that neither its place in D nor another record does. The pieces of a
-    document stay together.
+    Those with the smallest keyed hashes are, whatever their places in D. The pieces of a document stay together.
     """
     key = seed.to_bytes(8, "little")
     rows = np.array(examples["row"]) if "row" in examples.column_names else np.arange(len(examples))
     _, first, which = np.unique(rows, return_index=True, return_inverse=True)
     texts = examples.select(first)["input_ids"]
     digests = [hashlib.blake2b(np.array(ids, np.int64).tobytes(), digest_size=8, key=key).digest() for ids in texts]
-    places = np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
-    share = min(HELD_OUT, MOST_HELD_OUT / len(places))
-    return (places < np.uint64(share * 2**64))[which]
+    number = min(round(HELD_OUT * len(digests)), MOST_HELD_OUT)
+    chosen = np.zeros(len(digests), bool)
+    chosen[sorted(range(len(digests)), key=digests.__getitem__)[:number]] = True
+    return chosen[which]
 
 
 def usefulness_sets(

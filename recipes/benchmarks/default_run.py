@@ -4,6 +4,7 @@
     python recipes/benchmarks/default_run.py banking --source banking_data --base build/quickstart/minilm
     python recipes/benchmarks/default_run.py clinc --source data_full.json --base build/quickstart/minilm
     python recipes/benchmarks/default_run.py sms --source sms.tsv --base build/quickstart/minilm
+    python recipes/benchmarks/default_run.py tofu --source tofu --base tinystories-260k --rows default base
     python recipes/benchmarks/default_run.py entities --source WikiANN/en --base build/quickstart/minilm
 
 For each seed a model is trained on L as a recipe would, and then the default run is made. That model also stands for
@@ -88,6 +89,12 @@ def entities(source: Path) -> tuple[list[dict], list[dict]]:
     return parts[0], parts[1]
 
 
+def tofu(source: Path) -> tuple[list[dict], list[dict]]:
+    """32 authors of TOFU; with the last two and their like aside 28 stay."""
+    rows = [json.loads(line) for line in (source / "full.json").read_text(encoding="utf-8").splitlines()]
+    return rows[: 32 * 20], rows[32 * 20 : 40 * 20]
+
+
 TEXTS = {"task": "text-classification", "per_device_train_batch_size": 16, "max_length": 64}
 TASKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "quickstart": (quickstart, {**TEXTS, "learning_rate": 1e-4, "num_train_epochs": 4}),
@@ -102,7 +109,15 @@ TASKS: dict[str, tuple[Any, dict[str, Any]]] = {
         },
     ),
 }  # fmt: skip
-BUDGETS = (0.1, 0.25, 0.5)
+QUESTIONS = {"prompt_template": "Question: {question}\nAnswer:", "completion_template": " {answer}"}
+TASKS["tofu"] = (
+    tofu,
+    {
+        **QUESTIONS, "task": "text-generation", "per_device_train_batch_size": 16, "learning_rate": 3e-3,
+        "num_train_epochs": 8, "lr_scheduler_type": "cosine", "train_sampling_strategy": "group_by_length",
+    },
+)  # fmt: skip
+BUDGETS = (0.1, 0.25, 0.5, 0.75)
 
 
 def run(*argv: str) -> None:
@@ -122,7 +137,7 @@ def cell(recipe: Path, folder: Path, seed: int, retrained: Path, flags: list[str
     assert report.utility is not None
     assert record is not None
     sets = {arm: entry.sets["test"] for arm, entry in report.arms.items()}
-    metric = "entity_f1" if sets["unlearned"].entity_f1 else "accuracy"
+    metric = "entity_f1" if sets["unlearned"].entity_f1 else "accuracy" if sets["unlearned"].accuracy else "loss"
     return {
         "seed": seed,
         "verdict": report.verdict.word,
@@ -131,6 +146,8 @@ def cell(recipe: Path, folder: Path, seed: int, retrained: Path, flags: list[str
         "seconds": (report.cost.seconds + report.cost.measuring_seconds) / record.seconds,
         metric: vars(sets["unlearned"])[metric].value,
         f"retrained {metric}": vars(sets["retrained"])[metric].value,
+        "loss on L": report.arms["unlearned"].sets["retained"].loss.value,
+        "retrained loss on L": report.arms["retrained"].sets["retained"].loss.value,
         "less": vars(report.utility.decrease),
         "curve": [[one.share, one.held_out_right, one.flattened] for one in report.method.usefulness or []],
         "settings": {name: report.method.settings[name] for name in ("learning_rate", "per_device_train_batch_size")},
@@ -147,15 +164,18 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=["default", "base"], default=["default"])
     args = parser.parse_args()
     read, settings = TASKS[args.task]
-    folder = args.output / args.task
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, models = args.output / args.task, args.output / "models" / args.task
+    for place in (folder, models):
+        place.mkdir(parents=True, exist_ok=True)
     train, test = read(args.source)
     for name, rows in (("train", train), ("test", test)):
         # Written once, as a finished training is known by the age of its data, too.
         if not (data := folder / f"{name}.jsonl").is_file():
             data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     aside = random.Random(DATA_SEED).sample(range(len(train)), 2 * ASIDE)
-    recipe = folder / "recipe.json"
+    if args.task == "tofu":
+        aside = list(range(len(train) - 2 * ASIDE, len(train)))
+    recipe = models / "recipe.json"
     common = {
         "dataset_name": str(folder), "dataset_test_split": "test", "forget_rows": aside[:ASIDE],
         "holdout_rows": aside[ASIDE:], "base_is_clean": True, "near_duplicates": "ignore", "save_strategy": "no",
@@ -169,7 +189,7 @@ def main() -> None:
     if "base" in args.rows:
         rate, size = str(settings["learning_rate"]), str(settings["per_device_train_batch_size"])
         for budget in BUDGETS:
-            flags = ["--method", "base", "--budget", str(budget)]
+            flags = ["--method", "base", "--budget", str(budget), "--measure", "full", "--measure_steps", "0"]
             wanted[f"base {budget} fitted"] = flags
             wanted[f"base {budget} recorded"] = [
                 *flags,
@@ -179,12 +199,12 @@ def main() -> None:
                 size,
             ]
     for seed in args.seeds:
-        retrained = folder / f"retrained_{seed}"
+        retrained = models / f"retrained_{seed}"
         run("train", "--config", recipe, "--seed", seed, "--output_dir", retrained, "--train_on", "retained")
         for label, flags in wanted.items():
             rows = found.setdefault(label, [])
             if all(row["seed"] != seed for row in rows):
-                rows.append(cell(recipe, folder / f"{label.replace(' ', '_')}_{seed}", seed, retrained, flags))
+                rows.append(cell(recipe, models / f"{label.replace(' ', '_')}_{seed}", seed, retrained, flags))
                 path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
                 print(f"{args.task} {label}: {json.dumps(rows[-1])}", flush=True)
 
