@@ -75,9 +75,20 @@ def no_base(record: TrainingRecord | None) -> str:
     return told
 
 
+def given_settings(args: UnlearningConfig) -> dict[str, Any]:
+    """What was asked for: what differed from the defaults, and what was set since."""
+    names = [one.name for one in fields(args) if one.init]
+    return args.given | {name: vars(args)[name] for name in names if vars(args)[name] != args.made[name]}
+
+
+def plain_config(args: UnlearningConfig) -> UnlearningConfig:
+    """The settings of a training that forgets nothing."""
+    return UnlearningConfig(**{**given_settings(args), "method": "fine_tune"})
+
+
 def auto_config(args: UnlearningConfig, lineage: Lineage, rows: int | None) -> tuple[UnlearningConfig, Way]:
     """The settings of the way that is chosen: as given, else from the original's training record, else by default."""
-    given = args.given
+    given = given_settings(args)
     way = auto_way(lineage, given, rows, sharded=args.sharded)
     values = {**given, **way.settings, "method": way.method}
     names = {one.name for one in fields(UnlearningConfig) if one.init}

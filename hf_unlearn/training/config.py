@@ -357,6 +357,7 @@ class UnlearningConfig(TrainingArguments):
         if self.device.type == "cpu":
             # Pinned memory is for copies to an accelerator; without one torch warns at every training.
             self.dataloader_pin_memory = False
+        self.made = dict(vars(self))
 
     def _check_choice(self) -> None:
         if self.method not in CHOICES:
@@ -433,24 +434,22 @@ class UnlearningConfig(TrainingArguments):
 
         if self.deepspeed_plugin is not None and (method.rule is not None or method.objective.l1):
             raise InputError(
-                f"The method {method.name!r} works on the model between the steps, and DeepSpeed keeps that to "
-                "itself; use one process, data parallelism or FSDP2 (recipes/accelerate)."
+                f"{method.name!r} works on the model between the steps, which DeepSpeed keeps to itself; use one "
+                "process, data parallelism or FSDP2 (recipes/accelerate)."
             )
         if self.sharded and (
             method.trains_block_ends or (method.uses_forget and (method.picks_weights or method.chooses))
         ):
-            raise InputError(
-                f"The method {method.name!r} needs whole weights, and these are sharded over processes; use one "
-                "process, or data parallelism (recipes/accelerate)."
-            )
+            told = f"The method {method.name!r} needs whole weights, and these are sharded over processes"
+            raise InputError(f"{told}; use one process, or data parallelism (recipes/accelerate).")
         if self.stop_when_useful and self.sharded:
             raise InputError(
                 "stop_when_useful averages whole weights, and these are sharded over processes; give a budget instead."
             )
         if self.gradient_norm_attack and self.sharded:
             raise InputError(
-                "gradient_norm_attack is not possible while the weights are sharded over processes; leave it out, and "
-                "measure the result with `hf-unlearn evaluate --gradient_norm_attack` in one process."
+                "gradient_norm_attack is not possible while the weights are sharded; leave it out, and measure the "
+                "result with `hf-unlearn evaluate --gradient_norm_attack` in one process."
             )
         if self.merge_adapter and self.sharded:
             raise InputError(

@@ -40,7 +40,7 @@ from ..models.training_record import RECORD_FILE, DataSource, load_record
 from ..publishing.card import write_card
 from ..publishing.publish import publish
 from .callbacks import MeasureForgetting, StopWhenForgotten
-from .choosing import Way, auto_config
+from .choosing import Way, auto_config, plain_config
 from .config import UnlearningConfig
 from .kept_classes import kept_classes
 from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
@@ -137,7 +137,7 @@ class UnlearningTrainer(MethodTrainer):
         way: Way | None = None
         if args.method == "auto" and forget_dataset is None:
             # Nothing is to be forgotten, so it is trained as it is.
-            args = UnlearningConfig(**{**args.given, "method": "fine_tune"})
+            args = plain_config(args)
         elif args.method == "auto":
             rows = len(train_dataset) if isinstance(train_dataset, Dataset) else None
             args, way = auto_config(args, lineage, rows)

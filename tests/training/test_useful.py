@@ -128,8 +128,9 @@ def test_python_and_the_command_line_have_one_default(settings: dict[str, Any], 
         rows, Records.rows(settings["forget_rows"]), holdout=Records.rows(settings["holdout_rows"]),
         near_duplicates="ignore",
     )  # fmt: skip
-    args = UnlearningConfig(str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, seed=3, base_is_clean=True)
+    args = UnlearningConfig(str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, base_is_clean=True)
     assert args.method == "auto"
+    args.seed = 3
     trainer = UnlearningTrainer(
         settings["model_name_or_path"],
         args,
