@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SMALLEST_ON_CPU, SMALLEST = 4, 16
 # How much higher the peak of the learning rate may be than the original's.
 LARGEST_RISE = 2.0
+# Steps to aim at, as a multiple of the original's.
+MORE_STEPS = 2
 # The method that begins at the base, and the approximate one: auto takes it at its own strength, dial at one that it
 # searches for.
 EXACT, APPROXIMATE = "base", "shrink_reheat"
@@ -40,8 +42,8 @@ def fitted(record: TrainingRecord, budget: float, device: str, processes: int = 
     """Fit the settings of the original's training to a part of its epochs.
 
     A quarter of the epochs in the same batches is a quarter of the steps, each at the same rate. Smaller batches give
-    back the number of steps, in powers of two and down to the smallest. For what is still missing the rate rises with
-    the square root, as the noise of Adam's steps does (Malladi et al. 2022, arXiv:2205.10287). A tenth of the steps
+    twice the number of steps back, in powers of two and down to the smallest. Where that leaves fewer steps than the
+    original's, the rate rises with the square root of what is missing, as the noise of Adam's steps does (Malladi et al. 2022, arXiv:2205.10287). A tenth of the steps
     warms up, and the rate falls to zero at the end. S has no part in it: only what was asked for counts, not what was
     reached.
 
@@ -58,7 +60,7 @@ def fitted(record: TrainingRecord, budget: float, device: str, processes: int = 
         return None
     own, asked = record.step_records, record.settings
     batch = min(own, SMALLEST_ON_CPU if device == "cpu" else SMALLEST)
-    while batch < own * budget:
+    while MORE_STEPS * batch < own * budget:
         batch *= 2
     batch = min(batch, own)
     rise = min(LARGEST_RISE, max(1.0, (batch / (own * budget)) ** 0.5))
@@ -106,8 +108,8 @@ def inherited_settings(record: TrainingRecord | None, values: Mapping[str, Any])
 
 
 def budget_to_fit(values: Mapping[str, Any], budget: float) -> float:
-    """The part of the original's epochs that settings are fitted to: where it may end early, the earliest end."""
-    return min(budget, MARKS[1]) if values.get("stop_when_useful") else budget
+    """The part of the original's epochs that settings are fitted to: where it may end early, the last mark."""
+    return min(budget, MARKS[-1]) if values.get("stop_when_useful") else budget
 
 
 def fitted_reason(record: TrainingRecord | None, args: "UnlearningConfig") -> str:
