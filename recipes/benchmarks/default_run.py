@@ -178,7 +178,8 @@ def main() -> None:
     recipe = models / "recipe.json"
     common = {
         "dataset_name": str(folder), "dataset_test_split": "test", "forget_rows": aside[:ASIDE],
-        "holdout_rows": aside[ASIDE:], "base_is_clean": True, "near_duplicates": "ignore", "save_strategy": "no",
+        "holdout_rows": aside[ASIDE:], "base_is_clean": True, "near_duplicates": "ignore", "duplicates": "forget",
+        "save_strategy": "no",
         "per_device_eval_batch_size": 64, "use_cpu": True, "disable_tqdm": True, "logging_steps": 0.2,
         "original": {**settings, "model_name_or_path": str(args.base)},
     }  # fmt: skip

@@ -38,7 +38,7 @@ from ..support.hub_server import HubServer
 # A page says what the Hub says of the models derived from the old one.
 pytestmark = pytest.mark.usefixtures("hub")
 
-MODEL_CARDS = Path(__file__).parents[2] / "model_cards"
+MODEL_CARDS = Path(__file__).parents[1] / "support" / "cards"
 HOSTILE = (
     "</style></title></script>--><script>window.owned = 1</script>\"'>"
     "<img src=http://evil.test/x onerror=window.owned=1>"

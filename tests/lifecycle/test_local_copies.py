@@ -18,7 +18,7 @@ from hf_unlearn.lifecycle.local_copies import erase_local, plan_local
 from ..conftest import TOKEN, secrets_rows, write_rows
 from ..support.hub_server import HubServer
 
-EXACT = Path(__file__).parents[2] / "model_cards" / "sms-spam-minilm-base" / "unlearning_report.json"
+EXACT = Path(__file__).parents[1] / "support" / "cards" / "sms-spam-minilm-base" / "unlearning_report.json"
 OLD, NEW = b"the weights of the original", b"the weights of the unlearned model"
 
 

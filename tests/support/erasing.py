@@ -15,7 +15,7 @@ from hf_unlearn.publishing.ledger import LedgerData, LedgerModel, Unlearned, dig
 from ..conftest import TOKEN
 from .hub_server import HubServer
 
-REPORTS = Path(__file__).parents[2] / "model_cards"
+REPORTS = Path(__file__).parent / "cards"
 EXACT = (REPORTS / "sms-spam-minilm-base" / "unlearning_report.json").read_bytes()
 NOT_FORGOTTEN = (REPORTS / "tofu-forget10-tinystories-fine_tune" / "unlearning_report.json").read_bytes()
 
