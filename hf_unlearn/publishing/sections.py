@@ -249,6 +249,7 @@ def reproducing_flags(report: UnlearningReport) -> list[str]:
     if report.base and row and row.uses_base:
         flags["base_model_name_or_path"] = report.base.name
     flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
+    flags["stop_when_useful"] = None if method.usefulness is None else "true"
     flags |= {name: method.settings.get(name) for name in (*REPEATED_SETTINGS, *TASKS[report.task].settings)}
     flags["group_column"] = report.group_column
     flags["base_is_clean"] = "true" if report.base_is_clean == "stated" else None

@@ -321,8 +321,9 @@ class UnlearningTrainer(MethodTrainer):
             forget_rows=forget_rows,
         )
         if self.way is not None:
-            ended = usefulness_words(self.evidence_report.method)
-            road = Road(self.way.taken, [*self.way.reasons, *([ended] if ended else [])])
+            method = self.evidence_report.method
+            reasons = [*self.way.reasons, method.fitted, usefulness_words(method)]
+            road = Road(self.way.taken, [reason for reason in reasons if reason])
             self.evidence_report = replace(self.evidence_report, road=road)
         return self.evidence_report
 

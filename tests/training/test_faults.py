@@ -240,7 +240,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(settings: dict[str, Any], tm
         assert process.stderr is not None
         told = b""
         while not re.search(rb"[1-9]\d*/200", told):
-            told += process.stderr.read1()
+            assert (said := process.stderr.read1()), told
+            told += said
         process.send_signal(signal.SIGTERM)
         told += process.stderr.read()
     assert process.returncode == 130, told
