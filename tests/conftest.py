@@ -239,6 +239,7 @@ def lm_settings(lm_base: Path, secrets_file: Path, tmp_path_factory: pytest.Temp
         "forget_ids": str(folder / "ids.txt"),
         "holdout_ids": str(folder / "held_out.txt"),
         "per_device_eval_batch_size": 16,
+        "measure": "full",
         "seed": 3,
         "original": {
             "model_name_or_path": str(lm_base),
@@ -294,6 +295,7 @@ def classifier_settings(
         "forget_rows": list(range(10)),
         "holdout_rows": list(range(50, 60)),
         "per_device_eval_batch_size": 16,
+        "measure": "full",
         "seed": 3,
         "original": {
             "model_name_or_path": str(encoder_base),

@@ -379,7 +379,10 @@ def test_rewind_goes_back_to_the_checkpoint(lm_base: Path, tmp_path: Path) -> No
     ("settings", "message"),
     [
         ({"method": "rewind"}, "'rewind' needs the checkpoint folder, rewind_checkpoint"),
-        ({"rewind_checkpoint": "."}, "'fine_tune' goes back to no checkpoint; leave out what names one"),
+        (
+            {"method": "fine_tune", "rewind_checkpoint": "."},
+            "'fine_tune' goes back to no checkpoint; leave out what names one",
+        ),
         ({"method": "rewind", "rewind_checkpoint": "nowhere"}, "rewind_checkpoint 'nowhere' is no folder"),
     ],
 )
@@ -516,7 +519,8 @@ def test_the_method_goes_before_the_record_and_the_user_before_both(
     assert asked.method.settings["learning_rate"] == 0.003
     last = command({**lm_settings, "method": "cf_k", "budget": 0.05}, tmp_path / "last").method
     assert last.settings["train_last_layers"] == 1
-    assert last.settings["learning_rate"] == pytest.approx(1e-2)
+    assert last.settings["learning_rate"] == pytest.approx(2e-2), "fitted to its budget"
+    assert last.settings["per_device_train_batch_size"] == 4
     whole = command({**classifier_settings, "method": "retrain"}, tmp_path / "whole")
     assert whole.method.budget == 1
     assert whole.cost is not None
@@ -560,7 +564,7 @@ def test_references_train_as_the_record_says_whatever_the_method(
         {**values, "method": "fine_tune_high_lr", "budget": 0.1, "output_dir": str(tmp_path / "out")}
     )
     same_budget = plan_reference(prepared, "same_budget", 3).arguments
-    assert same_budget["learning_rate"] == pytest.approx(1e-2)
+    assert same_budget["learning_rate"] == pytest.approx(2e-2), "fitted to its budget"
     assert same_budget["lr_scheduler_type"] == "linear"
     unlearned = UnlearningConfig(**{
         name: value
