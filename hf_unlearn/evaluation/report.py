@@ -96,6 +96,7 @@ class MethodEntry:
         alternates: what it was to say in the place of S, None where nothing was written for that.
         fitted: why the settings differ from those of the original's training record; empty where they do not.
         usefulness: the curve that ended the training, or might have; None where nothing watched it.
+        classes: of an adapter's head, which the model under it may lack; None for other models.
     """
 
     name: str
@@ -118,6 +119,7 @@ class MethodEntry:
     alternates: AlternatesEntry | None = None
     fitted: str = ""
     usefulness: list[UsefulnessPoint] | None = None
+    classes: int | None = None
 
 
 @dataclass(frozen=True)

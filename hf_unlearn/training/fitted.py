@@ -43,9 +43,9 @@ def fitted(record: TrainingRecord, budget: float, device: str, processes: int = 
 
     A quarter of the epochs in the same batches is a quarter of the steps, each at the same rate. Smaller batches give
     twice the number of steps back, in powers of two and down to the smallest. Where that leaves fewer steps than the
-    original's, the rate rises with the square root of what is missing, as the noise of Adam's steps does (Malladi et al. 2022, arXiv:2205.10287). A tenth of the steps
-    warms up, and the rate falls to zero at the end. S has no part in it: only what was asked for counts, not what was
-    reached.
+    original's, the rate rises with the square root of what is missing, as the noise of Adam's steps does (Malladi et
+    al. 2022, arXiv:2205.10287). A tenth of the steps warms up, and the rate falls to zero at the end. S has no part in
+    it: only what was asked for counts, not what was reached.
 
     Args:
         record: of the original's training.

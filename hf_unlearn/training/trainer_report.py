@@ -15,6 +15,7 @@ from ..evaluation.verdict import BaseIsClean, Provenance
 from ..models.classes import class_names_of
 from ..models.loading import plain_model
 from ..models.location import locate
+from ..models.tasks import TASKS
 from ..models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord
 from ..models.weights_digest import weights_digest
 from ..publishing.ledger_of_model import weights_of
@@ -145,7 +146,8 @@ def _base_is_clean(trainer: MethodTrainer, clean: bool) -> BaseIsClean | None:
 
 
 def _method_entry(trainer: MethodTrainer, stopping: StopWhenForgotten) -> MethodEntry:
-    values = trainer.args.to_dict()
+    values, adapter = trainer.args.to_dict(), isinstance(trainer.model, PeftModel)
+    classes = trainer.model.config.num_labels if adapter and TASKS[trainer.task].classes else None
     return MethodEntry(
         name=trainer.method.name,
         summary=trainer.method.summary,
@@ -157,7 +159,7 @@ def _method_entry(trainer: MethodTrainer, stopping: StopWhenForgotten) -> Method
         seed=trainer.args.seed,
         settings={name: values[name] for name in TRAINING_SETTINGS},
         lora=trainer.lora,
-        adapter_of=model_entry(trainer.adapter_base) if isinstance(trainer.model, PeftModel) else None,
+        adapter_of=model_entry(trainer.adapter_base) if adapter else None,
         stopped_early=stopping.stopped,
         stop_reason=stopping.reason,
         checkpoint=Path(rewound).absolute().name if (rewound := trainer.args.rewind_checkpoint) else None,
@@ -167,4 +169,5 @@ def _method_entry(trainer: MethodTrainer, stopping: StopWhenForgotten) -> Method
         alternates=trainer.alternates,
         fitted=fitted_reason(trainer.record, trainer.args),
         usefulness=trainer.useful.curve if trainer.useful is not None else None,
+        classes=classes,
     )

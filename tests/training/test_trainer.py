@@ -33,6 +33,7 @@ from ..support.alternates import by_hand
 def config(folder: Path, **settings: Any) -> UnlearningConfig:
     options: dict[str, Any] = {
         "output_dir": str(folder),
+        "method": "fine_tune",
         "max_steps": 6,
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-2,
