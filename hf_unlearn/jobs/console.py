@@ -179,7 +179,7 @@ def print_prices(console: Console, prices: Prices) -> None:
     if prices.retraining is None:
         basis += "; no record says how many passes the original's training made"
     else:
-        basis = f"the original's training record, and {basis}"
+        basis = f"the original's training record (with retraining's time on its machine), and {basis}"
     measuring = prices.measuring
     console.print(f"Estimated from {basis}. Measuring takes {measuring.flops:.2g} operations of that.")
     console.print(prices.recommendation)

@@ -44,7 +44,7 @@ class Prices:
 
     Attributes:
         one_pass: over L, as the original was trained; as this run trains where nobody recorded that.
-        retraining: of the whole training on L; None where nobody recorded how long it was.
+        retraining: of the whole training on L, in the time of the machine that recorded it; None where nobody did.
         roads: by method, for what the run may spend.
         exact: those of them that begin at the base.
         measuring: of the original, the base and the result, and of usefulness on the way; it comes on top.
@@ -114,14 +114,10 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
     # Beside a method that trains a few matrices, one over L would train all weights, or a whole adapter.
     over_retained = forward * (2 if trainer.lora is not None else 3) if trainer.method.trains_block_ends else step
     started = time.perf_counter()
-    own = timed_pass(trainer, args.per_device_train_batch_size)
+    here = timed_pass(trainer)
     recorded = recorded_pass(record, trainer.retained_rows) if record is not None else None
-    one_pass, slower = own, 1.0
-    if record is not None and recorded is not None:
-        # Smaller batches take more time for the same operations.
-        as_recorded = timed_pass(trainer, record.settings["per_device_train_batch_size"])
-        one_pass = Price(recorded.flops, as_recorded.seconds * recorded.flops / as_recorded.flops)
-        slower = own.seconds / own.flops * as_recorded.flops / as_recorded.seconds
+    # The operations are the record's, and the speed that of this machine.
+    one_pass = here if recorded is None else Price(recorded.flops, here.seconds * recorded.flops / here.flops)
     timed = time.perf_counter() - started
 
     # Beside a method that counts epochs on S, one that trains on L alone is priced for what it spends by default.
@@ -135,12 +131,11 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
             trained = epochs * ((over_retained + teacher) / step)
         else:
             trained = epochs * step_factor(over_retained, forward, teacher, record.peft is not None)
-        found = one_pass.times(trained + looking_flops(trainer, method) / one_pass.flops)
-        return found if method.uses_forget else Price(found.flops, found.seconds * slower)
+        return one_pass.times(trained + looking_flops(trainer, method) / one_pass.flops)
 
     return Prices(
         one_pass=one_pass,
-        retraining=one_pass.times(record.planned_epochs) if record is not None else None,
+        retraining=(recorded or one_pass).times(record.planned_epochs) if record is not None else None,
         roads={method.name: price(method) for method in methods},
         exact=[method.name for method in methods if method.needs_base and method.is_clean(method.resolve_alpha(None))],
         measuring=_measuring(trainer, one_pass, step, forward),
@@ -220,12 +215,12 @@ def _step_records(trainer: "UnlearningTrainer") -> int:
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-def timed_pass(trainer: "UnlearningTrainer", size: int) -> Price:
-    """What one pass over L costs in batches of a size, by a few timed steps on records drawn from it.
+def timed_pass(trainer: "UnlearningTrainer") -> Price:
+    """What one pass over L costs by a few timed steps, forward and back, on records drawn from it.
 
     The optimiser's own work, which would change the weights, is left out.
     """
-    examples = trainer.train_dataset
+    examples, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
     assert isinstance(examples, Dataset)
     collator = trainer.training_collator or trainer.data_collator
     rng = np.random.default_rng(trainer.args.seed)
@@ -235,10 +230,10 @@ def timed_pass(trainer: "UnlearningTrainer", size: int) -> Price:
         model.train()
         for number in range(TIMED_STEPS + 1):
             drawn = examples.select(np.sort(rng.choice(len(examples), min(size, len(examples)), replace=False)))
-            stacked = collator(list(drawn.select_columns(["input_ids", "attention_mask", "labels"])))
-            inputs = {name: tensor.to(trainer.args.device) for name, tensor in stacked.items()}
-            started = _now()
             with telling_memory(training_memory(trainer.args)):
+                stacked = collator(list(drawn.select_columns(["input_ids", "attention_mask", "labels"])))
+                inputs = {name: tensor.to(trainer.args.device) for name, tensor in stacked.items()}
+                started = _now()
                 with trainer.accelerator.autocast():
                     loss = model(**inputs).loss
                 loss.backward()

@@ -108,7 +108,7 @@ def fit_to_lineage(args: UnlearningConfig, method: Method, lineage: Lineage) -> 
         record = lineage.record
         if record.asked_steps is None:
             args.num_train_epochs = args.budget * record.planned_epochs
-        else:
+        elif args.max_steps <= 0:
             own = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
             args.max_steps = max(1, round(args.budget * record.asked_steps * record.step_records / own))
     if args.base_is_clean and lineage.base is None:
