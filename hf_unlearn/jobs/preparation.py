@@ -163,7 +163,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     inherited = inherited_settings(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})
     out = console(config)
-    if config.method != "auto":
+    if values.get("method") != "auto":
         print_inherited(out, record, inherited, config)
     data, data_source = named_data(data_args)
     request_args = build(RequestArguments, values)

@@ -227,14 +227,15 @@ def test_a_method_that_trains_on_s_is_measured_in_other_forms(
     own = replace(run.evidence, forms={}).tokens
     others = [part for parts in run.evidence.forms.values() for part in parts.values()]
     assert run.evidence.tokens == own + sum(len(ids) for part in others for ids in part["input_ids"])
-    prices = estimate(run, [METHODS[method]])
     forward = flops_per_token(run.model)[1]
+    priced = trainer(tmp_path, str(lm_original), method=method, max_steps=2)
+    prices = estimate(priced, [METHODS[method]])
     assert prices is not None
-    assert prices.scoring == forward * run.evidence.tokens
+    assert prices.measuring.flops == 3 * forward * run.evidence.tokens, "three models"
     run.train()
     before = run.cost.measuring_flops
     report = run.report(retrained=str(lm_original))
-    assert run.cost.measuring_flops - before == forward * run.evidence.tokens
+    assert run.cost.measuring_flops - before == 2 * forward * run.evidence.tokens, "the result and the base"
     names = [f"loss_{form}" for form in BEFORE][:forms]
     for arm in ("original", "unlearned", "retrained"):
         assert [name for name in run.tables[arm]["forget"].column_names if name in OTHER_FORMS] == names
