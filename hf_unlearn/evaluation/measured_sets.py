@@ -230,7 +230,7 @@ def evidence_sets(
             sets[name] = with_rows(part)
         elif encoder is not None:
             sets[name] = encode(part, encoder, name)
-            for form, layout in (forms or {}).items() if whole else ():
+            for form, layout in (forms or {}).items() if judged else ():
                 other = encode(part, replace(encoder, format=layout, trained=encoder.format), name)
                 others[f"loss_{form}"][name] = _of_records(other, sets[name])
         else:

@@ -238,7 +238,7 @@ def test_a_method_that_trains_on_s_is_measured_in_other_forms(
     assert run.cost.measuring_flops - before == 2 * forward * run.evidence.tokens, "the result and the base"
     names = [f"loss_{form}" for form in BEFORE][:forms]
     for arm in ("original", "unlearned", "retrained"):
-        assert [name for name in run.tables[arm]["forget"].column_names if name in OTHER_FORMS] == names
+        assert [name for name in run.tables[arm]["forget"].column_names if name in OTHER_FORMS] == names, arm
         assert [name for name in report.arms[arm].attacks if name in OTHER_FORMS] == names
         assert not OTHER_FORMS.keys() & set(run.tables[arm]["retained"].column_names)
     assert [name for name in report.verdict.attacks if name in OTHER_FORMS] == names
