@@ -55,7 +55,10 @@ def leaks(text: str, rows: list[dict[str, Any]], columns: list[str], length: int
 # run
 
 
-@pytest.mark.parametrize("method", ["fine_tune", "toward_base", "shrink_perturb", "base"])
+@pytest.mark.parametrize(
+    "method",
+    ["fine_tune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("toward_base", "shrink_perturb")), "base"],
+)
 def test_the_whole_road_for_a_language_model(
     command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, method: str
 ) -> None:

@@ -35,6 +35,7 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
     return dataclasses.replace(made, examples=few, settings={**made.settings, "num_train_epochs": 1}, copies=1), folder
 
 
+@pytest.mark.slow
 def test_cells_are_made_once_and_become_tables_and_a_picture(short: Any) -> None:
     from frontier import Cell, Variant, make
     from summary import PICTURE, RESULTS, TABLES, summarise

@@ -83,6 +83,7 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return torch.load(folder / f"{name}.pt", weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_every_start_is_the_same_on_two_processes(outputs: dict[str, Path], name: str) -> None:
     one, two = (weights(folder, f"{name}.start") for folder in outputs.values())
@@ -90,11 +91,13 @@ def test_every_start_is_the_same_on_two_processes(outputs: dict[str, Path], name
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_two_processes_make_up_the_same_answers(outputs: dict[str, Path]) -> None:
     one, two = ((folder / "alternates.jsonl").read_text() for folder in outputs.values())
     assert one == two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_train_as_one_does(outputs: dict[str, Path], name: str) -> None:
     one, two = (weights(folder, f"{name}.final") for folder in outputs.values())
@@ -107,6 +110,7 @@ def test_two_processes_train_as_one_does(outputs: dict[str, Path], name: str) ->
     assert 0 < apart <= 1e-3 * moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("arm", ["original", "unlearned"])
 def test_two_processes_score_each_record_once(outputs: dict[str, Path], name: str, arm: str) -> None:
@@ -117,6 +121,7 @@ def test_two_processes_score_each_record_once(outputs: dict[str, Path], name: st
     assert two["nll"] == pytest.approx(one["nll"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_measure_and_count_as_one_does(outputs: dict[str, Path], name: str) -> None:
     one, two = (UnlearningReport.load(folder / name / "unlearning_report.json") for folder in outputs.values())
@@ -134,6 +139,7 @@ def test_two_processes_measure_and_count_as_one_does(outputs: dict[str, Path], n
     assert two.cost.flops == pytest.approx(one.cost.flops, rel=0.3 if name == "salun" else 0.1)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_dual_variable(outputs: dict[str, Path]) -> None:
     one, *two = (
         json.loads((outputs[name] / f"dual-{process}.json").read_text())
@@ -144,6 +150,7 @@ def test_two_processes_find_the_same_dual_variable(outputs: dict[str, Path]) -> 
     assert one != 1
 
 
+@pytest.mark.slow
 def test_two_processes_write_on_from_the_records_as_one_does(outputs: dict[str, Path]) -> None:
     one, two = (
         UnlearningReport.load(folder / "fine_tune" / "unlearning_report.json").arms for folder in outputs.values()
@@ -152,6 +159,7 @@ def test_two_processes_write_on_from_the_records_as_one_does(outputs: dict[str, 
     assert {arm: entry.generation for arm, entry in two.items()} == {arm: e.generation for arm, e in one.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["original", "unlearned"])
 def test_two_processes_find_the_same_gradients(outputs: dict[str, Path], arm: str) -> None:
     one, two = (pq.read_table(folder / "pairs" / "tables" / f"{arm}.parquet") for folder in outputs.values())
@@ -160,6 +168,7 @@ def test_two_processes_find_the_same_gradients(outputs: dict[str, Path], arm: st
     assert again == pytest.approx(norms, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_every_process_has_the_tables_that_one_has_read(outputs: dict[str, Path]) -> None:
     one = json.loads((outputs["one"] / "kept-0.json").read_text())
     two = [json.loads((outputs["two"] / f"kept-{process}.json").read_text()) for process in (0, 1)]
@@ -168,6 +177,7 @@ def test_every_process_has_the_tables_that_one_has_read(outputs: dict[str, Path]
     assert two[0][2] == pytest.approx(one[2], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_at_the_same_step(outputs: dict[str, Path]) -> None:
     one, two = (json.loads((folder / "stopped.json").read_text()) for folder in outputs.values())
     assert one["step"] == two["step"] < 6
@@ -178,6 +188,7 @@ def test_two_processes_stop_at_the_same_step(outputs: dict[str, Path]) -> None:
         assert two[name]["gaps"] == pytest.approx(one[name]["gaps"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_two_processes_note_together_when_each_row_was_first_used(outputs: dict[str, Path]) -> None:
     for step in (4, 8):
         one, two = (
@@ -189,12 +200,14 @@ def test_two_processes_note_together_when_each_row_was_first_used(outputs: dict[
         assert (np.sort(one)[step * 8 :] == NEVER).all()
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_scored_as_whole_ones_are(outputs: dict[str, Path]) -> None:
     table = pq.read_table(outputs["two"] / "fine_tune" / "tables" / "unlearned.parquet").to_pylist()
     whole = [row["nll"] for row in table if row["set"] == "forget"]
     assert pq.read_table(outputs["two"] / "sharded.parquet")["nll"].to_pylist() == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_done_between_the_steps_is_done_to_sharded_weights_too(outputs: dict[str, Path]) -> None:
     one, two = (weights(folder, "rules") for folder in outputs.values())
     assert one.keys() == two.keys()
@@ -207,6 +220,7 @@ def test_what_is_done_between_the_steps_is_done_to_sharded_weights_too(outputs: 
     assert any(not torch.equal(values, one[f"1.{key[4:]}"]) for key, values in one.items() if key.startswith("end."))
 
 
+@pytest.mark.slow
 def test_a_teacher_is_sharded_with_the_model_that_it_teaches(outputs: dict[str, Path]) -> None:
     """Open-unlearning holds a whole copy on every process."""
     for process in (0, 1):

@@ -146,30 +146,29 @@ def test_python_and_the_command_line_have_one_default(settings: dict[str, Any], 
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize("flattened", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_interrupted_anywhere_it_goes_on_to_the_same_weights(
-    settings: dict[str, Any], result: Path, tmp_path: Path
+    settings: dict[str, Any], result: Path, tmp_path: Path, flattened: bool
 ) -> None:
     """From a checkpoint within the steps that are averaged, and from one after the curve had flattened."""
     steps = UnlearningReport.load(result / "unlearning_report.json").method.steps
     assert steps is not None
-    marks = (int(steps / 1.2) - 10, steps - 5)
-    for number, every in enumerate(marks):
-        folder = tmp_path / str(number)
-        report = run(
-            settings, folder, "--save_strategy", "steps", "--save_steps", str(every), "--save_total_limit", "9"
-        )
-        assert report.method.steps == steps
-        expected = load_file(folder / "model.safetensors")
-        resumed = tmp_path / f"{number}-resumed"
-        resumed.mkdir()
-        shutil.copytree(folder / f"checkpoint-{every}", resumed / f"checkpoint-{every}")
-        shutil.copy(folder / "run.json", resumed)
-        again = run(
-            settings, resumed, "--save_strategy", "steps", "--save_steps", str(every), "--save_total_limit", "9"
-        )
-        found = load_file(resumed / "model.safetensors")
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
-        assert again.method.usefulness == report.method.usefulness
+    every, folder, resumed = (
+        steps - 5 if flattened else int(steps / 1.2) - 10,
+        tmp_path / "whole",
+        tmp_path / "resumed",
+    )
+    flags = ("--save_strategy", "steps", "--save_steps", str(every), "--save_total_limit", "9")
+    report = run(settings, folder, *flags)
+    assert report.method.steps == steps
+    resumed.mkdir()
+    shutil.copytree(folder / f"checkpoint-{every}", resumed / f"checkpoint-{every}")
+    assert (resumed / f"checkpoint-{every}" / "average.safetensors").is_file() == (not flattened)
+    shutil.copy(folder / "run.json", resumed)
+    again = run(settings, resumed, *flags)
+    expected, found = (load_file(place / "model.safetensors") for place in (folder, resumed))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert again.method.usefulness == report.method.usefulness
 
 
 def test_a_budget_bounds_it(settings: dict[str, Any], tmp_path: Path) -> None:
