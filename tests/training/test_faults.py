@@ -229,7 +229,7 @@ def test_nothing_in_a_model_folder_is_unpickled(
 
 def test_sigterm_saves_and_the_same_command_goes_on(settings: dict[str, Any], tmp_path: Path, recipe: Any) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "out"
-    config = str(recipe(**{**settings, "max_steps": 60, "save_steps": 1000, "measure_steps": 0}))
+    config = str(recipe(**{**settings, "max_steps": 120, "save_steps": 1000, "measure_steps": 0}))
     # All in processes of their own: bits depend on the number of threads.
     run = ("-m", "hf_unlearn.cli", "run", "--config", config, "--output_dir")
     assert python(*run, str(whole)).returncode == 0
@@ -239,7 +239,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(settings: dict[str, Any], tm
     ) as process:
         assert process.stderr is not None
         told = b""
-        while not re.search(rb"[1-9]\d*/60", told):
+        while not re.search(rb"[1-9]\d*/120", told):
             assert (said := process.stderr.read1()), told
             told += said
         process.send_signal(signal.SIGTERM)
