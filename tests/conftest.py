@@ -257,6 +257,12 @@ def lm_original(lm_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFa
     return _trained(lm_settings, tmp_path_factory)
 
 
+@pytest.fixture
+def without_weights(lm_original: Path, tmp_path: Path) -> Path:
+    """The original with its record and without its weights: whoever loads it fails."""
+    return shutil.copytree(lm_original, tmp_path / "copy", ignore=shutil.ignore_patterns("*.safetensors"))
+
+
 @pytest.fixture(scope="session")
 def lm_by_heart(lm_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny language model that writes its 10 records without a mistake."""

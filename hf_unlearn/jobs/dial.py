@@ -93,7 +93,7 @@ class Search:
             utility=None,
             outcome=_finding(verdict),
         )
-        trial.keep(entry, weights=False)
+        trial.keep(entry)
         return entry
 
 

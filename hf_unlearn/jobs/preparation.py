@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.reach import Reach, Sizes, expected_attacks, reach
 from ..evaluation.report import SetName
-from ..methods.table import CHOICES, METHODS, find_method
+from ..methods.table import CHOICES, METHODS, find_method, trains_on_forget
 from ..models.loading import PEFT_TASKS, load_any, load_config, quantised_bits, quantization, source_task
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
@@ -222,11 +222,6 @@ def words_in_reach(
         forms = len(other_forms([parts.forget, parts.holdout], task, config.layout, config.paraphrase_column))
     attacks = expected_attacks(task, gradient_norm=config.gradient_norm_attack, forms=forms)
     return reach(sizes, config.auc_margin, attacks, halved=halved, exact=exact)
-
-
-def trains_on_forget(method: str) -> bool:
-    """Whether a method trains on S, so that its result is judged in other forms too."""
-    return method in METHODS and METHODS[method].uses_forget
 
 
 def _judges_half(config: UnlearningConfig, method: str) -> bool:

@@ -138,13 +138,13 @@ def estimate(trainer: "UnlearningTrainer", methods: Sequence[Method]) -> Prices 
         retraining=(recorded or one_pass).times(record.planned_epochs) if record is not None else None,
         roads={method.name: price(method) for method in methods},
         exact=[method.name for method in methods if method.needs_base and method.is_clean(method.resolve_alpha(None))],
-        measuring=_measuring(trainer, one_pass, step, forward),
+        measuring=_measuring(trainer, one_pass, forward),
         earliest=1.0 if trainer.useful is None else trainer.useful.earliest,
         timed=timed,
     )
 
 
-def _measuring(trainer: "UnlearningTrainer", one_pass: Price, step: float, forward: float) -> Price:
+def _measuring(trainer: "UnlearningTrainer", one_pass: Price, forward: float) -> Price:
     """What a run measures by default, at the speed of training."""
     assert trainer.evidence is not None
     models = 2 if trainer.base is None else 3

@@ -68,13 +68,16 @@ class Trial:
             return None
         return load_json(TrialEntry, self.folder / TRIAL_FILE, "trial", cure="delete its folder")
 
-    def keep(self, entry: TrialEntry, *, weights: bool = True) -> None:
-        """Note what was found, so that it is not tried again; its checkpoints stay where ``weights`` are kept."""
+    def keep(self, entry: TrialEntry) -> None:
+        """Note what was found, so that it is not tried again, and remove the weights."""
         PartialState().wait_for_everyone()
         if PartialState().is_main_process:
             save_json(entry, self.folder / TRIAL_FILE)
-            if not weights:
-                _clear(self.folder)
+            for place in self.folder.iterdir():
+                if place.is_dir():
+                    shutil.rmtree(place)
+                elif place.name not in (TRIAL_FILE, SETTINGS_FILE):
+                    place.unlink()
 
 
 def with_method(
@@ -143,19 +146,3 @@ def total_cost(cost: CostEntry, others: Sequence[CostEntry]) -> CostEntry:
         training_ratio=sums["flops"] / retraining if retraining else None,
         total_ratio=(sums["flops"] + sums["measuring_flops"]) / retraining if retraining else None,
     )
-
-
-def clear_trials(folder: Path) -> None:
-    """Remove the weights of a finished run's trials from its folder; what they found stays."""
-    PartialState().wait_for_everyone()
-    if PartialState().is_main_process:
-        for trial in (folder / TRIALS_FOLDER).glob("*"):
-            _clear(trial)
-
-
-def _clear(folder: Path) -> None:
-    for place in folder.iterdir():
-        if place.is_dir():
-            shutil.rmtree(place)
-        elif place.name not in (TRIAL_FILE, SETTINGS_FILE):
-            place.unlink()

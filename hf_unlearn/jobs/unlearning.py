@@ -37,7 +37,7 @@ from .reference_models import (
 )
 from .settings import RequestArguments, RunArguments, build
 from .training_runs import unlearn
-from .trials import Choice, clear_trials, show_prices
+from .trials import Choice, show_prices
 
 
 def run(values: dict[str, Any]) -> UnlearningReport:
@@ -75,7 +75,6 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     assert forgotten is not None
     settings = run_settings(values, split=prepared.parts.audit.identity(), **prepared.made_up)
     if is_finished(folder, settings, CARD_FILE):
-        clear_trials(folder)
         out.print(f"{plain(folder)} holds this run, finished.")
         report = UnlearningReport.load(folder / REPORT_FILE)
     else:
@@ -152,7 +151,6 @@ def _unlearn(
     report = replace(report, attempts=prepared.count_attempt())
     trainer.evidence_report = report = with_note(report, prepared.ledger, parts.forgotten, prepared.source)
     trainer.save_model()
-    clear_trials(prepared.config.folder)
     return report
 
 

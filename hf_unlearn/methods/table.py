@@ -30,3 +30,8 @@ def find_method(name: str, start: str | None = None) -> Method:
         if asked is not None and asked not in known:
             raise InputError(f"There is no {kind} {asked!r}; the {kind}s are {', '.join(known)}.")
     return METHODS[name] if start is None else METHODS[name].started_as(METHODS[start])
+
+
+def trains_on_forget(name: str) -> bool:
+    """Whether a method, or a choice of one, trains on S, so that its result is judged in other forms too."""
+    return name in METHODS and METHODS[name].uses_forget

@@ -8,9 +8,10 @@ from ..models.training_record import TrainingRecord
 from .config import UnlearningConfig
 from .fitted import APPROXIMATE, EXACT, inherited_settings
 from .lineage import Lineage
+from .useful import FEWEST_HELD_OUT, HELD_OUT
 
 # Of the retained records: with fewer, too few can be held out to see when more training brings little.
-FEWEST_TO_WATCH = 640
+FEWEST_TO_WATCH = round(FEWEST_HELD_OUT / HELD_OUT)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ made of the result, is not: see :mod:`~hf_unlearn.training.trainer`.
 
 import math
 import os
-import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +42,7 @@ from .config import UnlearningConfig
 from .cost import CostMeter
 from .first_use_of_rows import CollatorWithRows, FirstUse, training_identity
 from .lineage import Lineage
-from .measuring import Tables
+from .measuring import Measuring
 from .saving import finish_checkpoint, last_checkpoint
 from .start_inputs import start_inputs
 from .teachers import held_teachers, log_probabilities
@@ -121,11 +120,16 @@ class MethodTrainer(Trainer):
         if method.rule is not None:
             self.rule = method.rule(self.start_inputs)
             self.add_callback(self.rule)
+        self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
+        self.measuring = Measuring(
+            args, tokenizer, self.accelerator.autocast, self.cost, lambda: self.flops_per_token[1]
+        )
         if data.useful is not None:
             part = 1.0 if args.budget is None else args.budget
-            self.useful = StopWhenUseful(data.useful, self._usefulness, args.utility_margin, part, args.seed)
+            self.useful = StopWhenUseful(
+                data.useful, lambda sets: self.measuring.score(sets, self.model), args.utility_margin, part, args.seed
+            )
             self.add_callback(self.useful)
-        self.cost, self.interrupt = CostMeter(), SaveOnInterrupt()
         self.add_callback(self.cost)
         self.add_callback(self.interrupt)
 
@@ -226,14 +230,6 @@ class MethodTrainer(Trainer):
             # What is published names the model that is under the adapter here, by its commit.
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path, config.revision = base.name, base.revision
-
-    def _usefulness(self, sets: EvidenceSets) -> Tables:
-        """The scores of what usefulness is measured on under the model as it is; draws no random number."""
-        started = time.perf_counter()
-        with preserved_rng():
-            tables = sets.score(self.model, self.accelerator.autocast)
-        self.cost.measured(time.perf_counter() - started, self.flops_per_token[1] * sets.tokens)
-        return tables
 
     def _error(self, name: str) -> float:
         """The share of its items that the model tells wrong now, on the half of a set that it may choose by."""

@@ -22,7 +22,7 @@ from ..evaluation.score_cache import score_once
 from ..evaluation.scoring import preserved_rng
 from ..evaluation.wording import usefulness_words
 from ..files import save_json
-from ..methods.table import CHOICES, find_method
+from ..methods.table import CHOICES, find_method, trains_on_forget
 from ..models.classes import class_names_of
 from ..models.loading import (
     Model,
@@ -44,7 +44,7 @@ from .choosing import Way, auto_config, plain_config
 from .config import UnlearningConfig
 from .kept_classes import kept_classes
 from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
-from .measuring import Measuring, Watching, check_measures
+from .measuring import Watching, check_measures
 from .method_trainer import MethodTrainer
 from .retrained_model import Retraining
 from .saving import save_whole
@@ -69,7 +69,7 @@ def _check_settings(
             f"{args.method!r} trains several times, and this trains once; name a method, or let "
             "hf_unlearn.jobs.run (`hf-unlearn run`) choose."
         )
-    if args.paraphrase_column is not None and find_method(args.method, args.start).uses_forget:
+    if args.paraphrase_column is not None and trains_on_forget(args.method):
         for part in (forget, holdout):
             if part is not None:
                 require_columns([args.paraphrase_column], column_names(part))
@@ -183,9 +183,6 @@ class UnlearningTrainer(MethodTrainer):
             source=source,
             lineage=lineage,
             lora=lora,
-        )
-        self.measuring = Measuring(
-            args, processing_class, self.accelerator.autocast, self.cost, lambda: self.flops_per_token[1]
         )
         self.judged: dict[SetName, AnyDataset | None] = {"forget": forget_dataset, "holdout": holdout_dataset}
         self._prepare_measuring(data.evidence)
@@ -338,7 +335,7 @@ class UnlearningTrainer(MethodTrainer):
         assert self.evidence is not None
         if not TASKS[self.task].classes:
             return self.evidence
-        return replace(self.evidence, sets={name: part for name, part in self.evidence.sets.items() if name in JUDGED})
+        return self.evidence.with_sets({name: part for name, part in self.evidence.sets.items() if name in JUDGED})
 
     def _base_to_measure(self) -> Model | None:
         """The base, where it does the same task with the same tokens; None where it does not."""

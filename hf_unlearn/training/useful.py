@@ -24,6 +24,7 @@ from transformers.trainer_callback import ExportableState
 from ..data.masking import TokenMasking
 from ..evaluation.measured_sets import EvidenceSets, with_rows
 from ..evaluation.report import SetName, UsefulnessPoint
+from ..evaluation.scoring import preserved_rng
 from ..evaluation.utility.comparison import utility
 from ..files import typed
 from ..models.tasks import TASKS
@@ -44,10 +45,10 @@ MOST_TRAINED = 64
 AVERAGE_FILE = "average.safetensors"
 # Weights that an average is of, at most.
 SNAPSHOTS = 32
-# The columns of a table that a comparison of two models reads.
 # The sets, by the names that a comparison knows.
 HELD: SetName = "test"
 TRAINED: SetName = "retained"
+# The columns of a table that a comparison of two models reads.
 COMPARED = ("row", "tokens", "nll", "loss", "correct", "predicted")
 
 
@@ -248,7 +249,8 @@ class StopWhenUseful(TrainerCallback, ExportableState):
     def _look(self, share: float, state: TrainerState) -> None:
         """Compare the model as it is with that at the mark before; where the curve has flattened, begin to end."""
         assert self.rate is not None
-        tables = self.score(self.sets)
+        with preserved_rng():
+            tables = self.score(self.sets)
         gains = {}
         if self._last is not None:
             arms = {"unlearned": self._last, "original": tables, "base": self._first}
@@ -258,8 +260,7 @@ class StopWhenUseful(TrainerCallback, ExportableState):
         found = [gain for gain in gains.values() if gain is not None]
         flattened = bool(found) and all(gain.word == "kept" for gain in found)
         largest = max(found, key=lambda gain: gain.decrease.high, default=None)
-        losses = {name: _mean_loss(table) for name, table in tables.items()}
-        shares = {name: _share_right(table) for name, table in tables.items()}
+        losses, shares = ({name: _mean(tables[name], column) for name in tables} for column in ("nll", "correct"))
         self.curve.append(
             UsefulnessPoint(
                 share, state.global_step, losses[HELD], losses[TRAINED], shares[HELD], shares[TRAINED],
@@ -284,12 +285,9 @@ class StopWhenUseful(TrainerCallback, ExportableState):
         self.average.load(folder)
 
 
-def _mean_loss(table: pa.Table) -> float:
-    return float(np.sum(table["nll"].to_numpy()) / np.sum(table["tokens"].to_numpy()))
-
-
-def _share_right(table: pa.Table) -> float:
-    return float(np.sum(table["correct"].to_numpy()) / np.sum(table["tokens"].to_numpy()))
+def _mean(table: pa.Table, column: str) -> float:
+    """The mean of a sum of each record, over all predictions."""
+    return float(np.sum(table[column].to_numpy()) / np.sum(table["tokens"].to_numpy()))
 
 
 def _listed(tables: Tables | None) -> dict[str, dict[str, list]] | None:

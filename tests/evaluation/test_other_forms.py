@@ -1,6 +1,5 @@
 """The same question in another form: a model that hides what it knows in one form tells it in another."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -252,26 +251,25 @@ def test_a_method_that_trains_on_s_is_measured_in_other_forms(
 def test_paraphrases_that_are_missing_are_missed_before_a_model_is_loaded(
     command: str,
     lm_settings: dict[str, Any],
-    lm_original: Path,
+    without_weights: Path,
     tmp_path: Path,
     recipe: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    weightless = shutil.copytree(lm_original, tmp_path / "weightless", ignore=shutil.ignore_patterns("*.safetensors"))
     rows = [
         row | {"asked": f"Say: {row['prompt']}", "some": None if i == 3 else "x"}
         for i, row in enumerate(secrets_rows())
     ]
     data = write_rows(tmp_path / "rows.jsonl", rows)
     settings = {name: value for name, value in lm_settings.items() if name != "original"}
-    settings |= {"model_name_or_path": str(weightless), "dataset_name": str(data), "use_cpu": True}
+    settings |= {"model_name_or_path": str(without_weights), "dataset_name": str(data), "use_cpu": True}
     settings |= {"method": "gradient_difference", "num_train_epochs": 1, "output_dir": str(tmp_path / "out")}
     config = str(recipe(**settings))
     for column, said in (("nowhere", "nowhere"), ("some", "Some records have nothing in column 'some'")):
         assert main([command, "--config", config, "--paraphrase_column", column]) == 2
         assert said in capsys.readouterr().err
     with pytest.raises(InputError, match="nowhere"):
-        trainer(tmp_path / "trainer", str(weightless), method="gradient_difference", paraphrase_column="nowhere")
+        trainer(tmp_path / "trainer", str(without_weights), method="gradient_difference", paraphrase_column="nowhere")
 
 
 def test_paraphrases_are_one_form_more(

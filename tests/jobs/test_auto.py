@@ -133,6 +133,8 @@ def test_a_trainer_trains_one_method(lm_original: Path, tmp_path: Path, recipe: 
     with pytest.raises(InputError, match=r"'dial' trains several times, and this trains once; .* hf_unlearn.jobs.run"):
         trainer(tmp_path, str(lm_original), method="dial")
     assert UnlearningConfig(str(tmp_path)).method == "auto"
+    # Paraphrases are for methods that train on S, which this one does not.
+    assert trainer(tmp_path, str(lm_original), method="auto", paraphrase_column="nowhere").way is not None
     flags = ("--output_dir", str(tmp_path / "out"), "--arms", "retrained", "unlearned")
     assert main(["references", "--config", str(recipe(**many)), *flags]) == 2
     assert "The arms unlearned repeat one method, and 'auto' chooses it in the run" in capsys.readouterr().err

@@ -115,12 +115,6 @@ def test_a_training_that_began_at_the_original_saw_what_it_saw(saw: Any) -> None
     assert "began at the original" in saw(asked, dataset=trained_on(asked.retained), **began)
 
 
-@pytest.fixture
-def without_weights(lm_original: Path, tmp_path: Path) -> Path:
-    """The original with its record and without its weights: whoever loads it fails."""
-    return shutil.copytree(lm_original, tmp_path / "copy", ignore=shutil.ignore_patterns("*.safetensors"))
-
-
 @pytest.mark.parametrize(
     ("job", "more"),
     [("run", {}), ("run", {"method": "auto"}), ("run", {"method": "dial"}), ("evaluate", {}), ("attack", {})],
