@@ -116,12 +116,16 @@ def draw(rows: list[dict[str, Any]], quality: str, path: Path) -> None:
     for number, row in enumerate(row for row in rows if row["variant"] != ARMS["original"]):
         prices, values = total_prices(row), [figure[quality] for figure in row["figures"]]
         word = max(row["verdicts"], key=row["verdicts"].get) if row["verdicts"] else "retrained"
-        style = {"color": f"C{number}", "marker": SHAPES[word], "linestyle": "", "markersize": 9, "alpha": 0.8}
+        # Hollow, so that models at the same place are all seen.
+        style = {"color": f"C{number}", "marker": SHAPES[word], "linestyle": "", "markersize": 6 + 3 * number}
+        style |= {"fillstyle": "none", "markeredgewidth": 1.8}
         axis.plot(prices, values, **style, label=f"{row['variant']}: {word.replace('_', ' ')}")
     before = [figure[quality] for figure in rows[0]["figures"]]
     axis.axhline(sum(before) / len(before), color="0.6", linestyle=":", label="before, which knows S")
     axis.axvline(1, color="0.85", zorder=0)
     axis.set_xlim(left=0)
+    if quality.endswith("accuracy"):
+        axis.set_ylim(min(0.9, axis.get_ylim()[0]), 1.02)
     axis.set_xlabel("operations with the measuring, as a share of retraining's")
     better = "more is better" if quality.endswith("accuracy") else "less is better"
     axis.set_ylabel(f"{quality} ({better})")
