@@ -38,7 +38,7 @@ class Fitted:
     reason: str
 
 
-def fitted(record: TrainingRecord, budget: float, device: str, processes: int = 1) -> Fitted | None:
+def fitted(asked: Mapping[str, Any], own: int, budget: float, device: str, processes: int = 1) -> Fitted | None:
     """Fit the settings of the original's training to a part of its epochs.
 
     A quarter of the epochs in the same batches is a quarter of the steps, each at the same rate. Smaller batches give
@@ -48,7 +48,8 @@ def fitted(record: TrainingRecord, budget: float, device: str, processes: int = 
     it: only what was asked for counts, not what was reached.
 
     Args:
-        record: of the original's training.
+        asked: the settings of the original's training, of those its batch, learning rate and schedule.
+        own: records of one of its steps.
         budget: epochs, as a fraction of the original's.
         device: the type of the device, such as ``"cpu"``.
         processes: that train together.
@@ -58,7 +59,6 @@ def fitted(record: TrainingRecord, budget: float, device: str, processes: int = 
     """
     if budget >= 1:
         return None
-    own, asked = record.step_records, record.settings
     batch = min(own, SMALLEST_ON_CPU if device == "cpu" else SMALLEST)
     while MORE_STEPS * batch < own * budget:
         batch *= 2
@@ -98,8 +98,9 @@ def inherited_settings(record: TrainingRecord | None, values: Mapping[str, Any])
         budget = values.get("budget", inherited.get("budget"))
         if budget is not None and not {*BATCH, "learning_rate"} & given:
             found = fitted(
-                record, budget_to_fit(values, budget), _device(values), int(os.environ.get("WORLD_SIZE", 1))
-            )
+                record.settings, record.step_records, budget_to_fit(values, budget), _device(values),
+                int(os.environ.get("WORLD_SIZE", 1)),
+            )  # fmt: skip
             inherited |= {} if found is None else {n: v for n, v in found.settings.items() if n not in given}
     if "learning_rate" in inherited:
         recorded = record.settings["learning_rate"]
@@ -116,7 +117,8 @@ def fitted_reason(record: TrainingRecord | None, args: "UnlearningConfig") -> st
     """Why the settings of a training differ from the record's; empty where they are not the fitted ones."""
     if record is None or args.budget is None:
         return ""
-    found = fitted(record, budget_to_fit(vars(args), args.budget), args.device.type, args.world_size)
+    share = budget_to_fit(vars(args), args.budget)
+    found = fitted(record.settings, record.step_records, share, args.device.type, args.world_size)
     if found is None or any(vars(args)[name] != found.settings[name] for name in BATCH):
         return ""
     return found.reason

@@ -6,6 +6,7 @@
     python recipes/benchmarks/default_run.py sms --source sms.tsv --base build/quickstart/minilm
     python recipes/benchmarks/default_run.py tofu --source tofu --base tinystories-260k --rows default base
     python recipes/benchmarks/default_run.py entities --source WikiANN/en --base build/quickstart/minilm
+    python recipes/benchmarks/default_run.py words --source data_full.json --base build/quickstart/minilm
 
 For each seed a model is trained on L as a recipe would, and then the default run is made. That model also stands for
 the original, which spares a training: neither it nor S has a say in the default run (tests/training/test_useful.py).
@@ -22,6 +23,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer, EncoderDecoderModel
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main as hf_unlearn
@@ -66,6 +69,30 @@ def clinc(source: Path) -> tuple[list[dict], list[dict]]:
     random.Random(DATA_SEED).shuffle(parts[0])
     train = classes_of(parts[0], 5, 36)
     return train, [row for row in parts[1] if row["label"] in {one["label"] for one in train}]
+
+
+def words(source: Path) -> tuple[list[dict], list[dict]]:
+    """Other intents than those of `clinc`, which the model writes in words."""
+    found = json.loads(source.read_text(encoding="utf-8"))
+    parts = [[{"text": text, "label": label} for text, label in found[name]] for name in ("train", "test")]
+    random.Random(DATA_SEED).shuffle(parts[0])
+    labels = sorted({row["label"] for row in parts[0]})[1::5]
+    train = [row for row in classes_of(parts[0], 1, 36) if row["label"] in labels]
+    parts = [train, [row for row in parts[1] if row["label"] in labels]]
+    return tuple([{**row, "label": row["label"].replace("_", " ")} for row in part] for part in parts)
+
+
+def encoder_decoder(base: Path, folder: Path) -> Path:
+    """An encoder twice, as the two halves of one model."""
+    if not (folder / "config.json").is_file():
+        model = EncoderDecoderModel.from_encoder_decoder_pretrained(base, base)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        model.config.decoder_start_token_id = tokenizer.cls_token_id
+        model.config.eos_token_id = tokenizer.sep_token_id
+        model.config.pad_token_id = tokenizer.pad_token_id
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
 
 
 def sms(source: Path) -> tuple[list[dict], list[dict]]:
@@ -115,6 +142,13 @@ TASKS["tofu"] = (
     {
         **QUESTIONS, "task": "text-generation", "per_device_train_batch_size": 16, "learning_rate": 3e-3,
         "num_train_epochs": 8, "lr_scheduler_type": "cosine", "train_sampling_strategy": "group_by_length",
+    },
+)  # fmt: skip
+TASKS["words"] = (
+    words,
+    {
+        "prompt_template": "{text}", "completion_template": "{label}", "task": "text2text-generation",
+        "per_device_train_batch_size": 16, "max_length": 64, "learning_rate": 3e-4, "num_train_epochs": 5,
     },
 )  # fmt: skip
 BUDGETS = (0.1, 0.25, 0.5, 0.75)
@@ -176,12 +210,13 @@ def main() -> None:
     if args.task == "tofu":
         aside = list(range(len(train) - 2 * ASIDE, len(train)))
     recipe = models / "recipe.json"
+    base = encoder_decoder(args.base, models / "base") if args.task == "words" else args.base
     common = {
         "dataset_name": str(folder), "dataset_test_split": "test", "forget_rows": aside[:ASIDE],
         "holdout_rows": aside[ASIDE:], "base_is_clean": True, "near_duplicates": "ignore", "duplicates": "forget",
         "save_strategy": "no",
         "per_device_eval_batch_size": 64, "use_cpu": True, "disable_tqdm": True, "logging_steps": 0.2,
-        "original": {**settings, "model_name_or_path": str(args.base)},
+        "original": {**settings, "model_name_or_path": str(base)},
     }  # fmt: skip
     recipe.write_text(json.dumps(common, indent=2))
     path = args.output / f"{args.task}.json"

@@ -40,7 +40,7 @@ def main() -> None:
         model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=2)
         with tempfile.TemporaryDirectory() as folder:
             if ours:
-                config = UnlearningConfig(folder, measure_steps=0, **settings)
+                config = UnlearningConfig(folder, method="fine_tune", measure_steps=0, **settings)
                 sets = {
                     "forget_dataset": examples.select(range(20)),
                     "holdout_dataset": examples.select(range(20, 40)),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hf_unlearn.models.training_record import DataSource, TrainingRecord
-from hf_unlearn.training.fitted import fitted, inherited_settings
+from hf_unlearn.training.fitted import Fitted, fitted, inherited_settings
 
 SETTINGS = {
     "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0, "weight_decay": 0.01,
@@ -19,6 +19,11 @@ def record(**settings: Any) -> TrainingRecord:
         "text-generation", None, "base", None, DataSource(rows=100), {**SETTINGS, **settings}, None,
         seed=0, epochs=4.0, steps=28, world_size=1, tokens=1000, flops=1e9, seconds=10.0, asked_epochs=4.0,
     )  # fmt: skip
+
+
+def fitted_to(budget: float, device: str, processes: int = 1, **settings: Any) -> Fitted | None:
+    made = record(**settings)
+    return fitted(made.settings, made.step_records, budget, device, processes)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +39,7 @@ def record(**settings: Any) -> TrainingRecord:
 def test_smaller_batches_give_back_the_steps_and_the_rate_does_the_rest(
     budget: float, batch: int, rate: float
 ) -> None:
-    found = fitted(record(), budget, "cpu")
+    found = fitted_to(budget, "cpu")
     assert found is not None
     assert found.settings["per_device_train_batch_size"] * found.settings["gradient_accumulation_steps"] == batch
     assert found.settings["learning_rate"] == pytest.approx(1e-3 * rate)
@@ -43,19 +48,19 @@ def test_smaller_batches_give_back_the_steps_and_the_rate_does_the_rest(
 
 
 def test_batches_are_no_larger_than_the_originals_and_fit_the_device_and_the_processes() -> None:
-    assert fitted(record(), 1.0, "cpu") is None
-    small = fitted(record(per_device_train_batch_size=2), 0.25, "cpu")
+    assert fitted_to(1.0, "cpu") is None
+    small = fitted_to(0.25, "cpu", per_device_train_batch_size=2)
     assert small is not None
     assert small.settings["per_device_train_batch_size"] == 2
     assert small.settings["learning_rate"] == 2e-3
-    wide = fitted(record(per_device_train_batch_size=8, gradient_accumulation_steps=16), 0.25, "cuda", 2)
+    wide = fitted_to(0.25, "cuda", 2, per_device_train_batch_size=8, gradient_accumulation_steps=16)
     assert wide is not None
     assert (wide.settings["per_device_train_batch_size"], wide.settings["gradient_accumulation_steps"]) == (8, 1)
-    on_cuda = fitted(record(), 0.25, "cuda")
+    on_cuda = fitted_to(0.25, "cuda")
     assert on_cuda is not None
     assert on_cuda.settings["per_device_train_batch_size"] == 16
     assert on_cuda.settings["learning_rate"] == 2e-3
-    held = fitted(record(lr_scheduler_type="constant"), 0.25, "cpu")
+    held = fitted_to(0.25, "cpu", lr_scheduler_type="constant")
     assert held is not None
     assert held.settings["lr_scheduler_type"] == "linear"
 

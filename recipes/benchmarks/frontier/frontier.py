@@ -32,6 +32,7 @@ from hf_unlearn.methods.retained_methods import HOT_FACTOR
 from hf_unlearn.methods.table import METHODS
 from hf_unlearn.models.loading import Model, load_model
 from hf_unlearn.models.location import locate
+from hf_unlearn.training.fitted import fitted
 
 RETRAINED = 10
 COSTS = (0.25, 0.1, 0.02, 0.05, 0.5, 1.0)
@@ -47,25 +48,32 @@ class Variant:
         method: its name.
         alpha: its strength; its own when None.
         hot: whether to fine-tune at 2.5 times the original's learning rate, falling as a cosine.
+        fitted: whether the settings are fitted to the price, as those of `hf-unlearn run` are.
     """
 
     method: str
     alpha: float | None = None
     hot: bool = False
+    fitted: bool = False
 
     @property
     def name(self) -> str:
-        return " ".join(
-            [self.method, *([f"{self.alpha:g}"] if self.alpha is not None else []), *(["hot"] if self.hot else [])]
-        )
+        words = {f"{self.alpha:g}": self.alpha is not None, "hot": self.hot, "fitted": self.fitted}
+        return " ".join([self.method, *(word for word, said in words.items() if said)])
 
-    def settings(self, task: Task) -> dict[str, Any]:
+    def settings(self, task: Task, cost: float) -> dict[str, Any]:
         method = METHODS[self.method]
         own = dict(method.settings)
         rate = task.settings["learning_rate"] * method.learning_rate_factor
         if self.hot:
             own |= {"lr_scheduler_type": "cosine"}
             rate *= HOT_FACTOR
+        if self.fitted:
+            asked = {"gradient_accumulation_steps": 1, **task.settings}
+            found = fitted(asked, asked["per_device_train_batch_size"], cost, "cpu")
+            assert found is not None, "nothing is fitted to the whole price"
+            own |= found.settings
+            rate = found.settings["learning_rate"]
         if method.uses_base and task.base is not None:
             own["base_model_name_or_path"] = str(task.base)
         return {**own, "method": self.method, "alpha": self.alpha, "learning_rate": rate}
@@ -92,6 +100,7 @@ EVERYWHERE = (
 )
 WITH_BASE = (
     Variant("base"),
+    Variant("base", fitted=True),
     Variant("toward_base", 0.3),
     Variant("toward_base", 0.6),
     Variant("toward_base", 0.8),
@@ -99,7 +108,7 @@ WITH_BASE = (
     Variant("toward_base", 0.8, hot=True),
     Variant("reset_least_changed"),
 )
-FROM_SCRATCH = (Variant("retrain"),)
+FROM_SCRATCH = (Variant("retrain"), Variant("retrain", fitted=True))
 
 
 def variants(task: Task) -> list[Variant]:
@@ -112,7 +121,14 @@ def train(task: Task, model: Model, rows: Dataset, seed: int, folder: Path, **mo
     if more.get("method") == "retrain":
         # A model in memory has no record of its training; from random weights this is the same.
         more |= {"method": "shrink_perturb", "alpha": 1.0}
-    settings = {**task.settings, "seed": seed, "save_strategy": "no", "logging_strategy": "no", **more}
+    settings = {
+        "method": "fine_tune",
+        **task.settings,
+        "seed": seed,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        **more,
+    }
     quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "measure_steps": 0}
     config = UnlearningConfig(str(folder), **settings, **quiet)
     trainer = UnlearningTrainer(model, config, rows, processing_class=task.tokenizer)
@@ -139,7 +155,7 @@ def unlearned(task: Task, model: Model, variant: Variant, cost: float, seed: int
     """What a variant makes of a model at a price; the folder is for the trainer and is removed."""
     epochs = cost * task.settings["num_train_epochs"]
     rows = task.examples["retained"]
-    trainer = train(task, model, rows, seed, folder, num_train_epochs=epochs, **variant.settings(task))
+    trainer = train(task, model, rows, seed, folder, num_train_epochs=epochs, **variant.settings(task, cost))
     shutil.rmtree(folder, ignore_errors=True)
     return trainer.model
 
@@ -242,7 +258,13 @@ def main() -> None:
         seeds = range(args.first_seed, args.first_seed + args.seeds)
         todo = [Cell("original", seed) for seed in seeds]
         todo += [Cell("retrained", seed) for seed in range(args.retrained)]
-        todo += [Cell(args.of, seed, variant, cost) for cost in args.costs for seed in seeds for variant in asked]
+        todo += [
+            Cell(args.of, seed, variant, cost)
+            for cost in args.costs
+            for seed in seeds
+            for variant in asked
+            if cost < 1 or not variant.fitted
+        ]
         for cell in todo:
             make(cell, task, folder)
     summarise(args.output)
