@@ -55,10 +55,12 @@ class UsefulnessPoint:
         step: after which.
         held_out_loss, trained_loss: mean losses in nats.
         held_out_right, trained_right: shares of the predictions that are right.
-        gain_of: what the larger one of the two gains since the mark before is measured in, as in
-            :class:`~hf_unlearn.evaluation.utility.comparison.Utility`; None at the first mark.
-        gain: that gain, with its 90 % interval.
-        flattened: whether both intervals lie below the margin.
+        gain_of: what the gain is measured in, as in :class:`~hf_unlearn.evaluation.utility.comparison.Utility`; None
+            at the first mark.
+        gain: since the mark before, or what was left to gain where that is less, with its 90 % interval; of the two
+            sets, where it is larger.
+        flattened: whether it lies below the margin.
+        left: whether it is what was left to gain.
     """
 
     share: float
@@ -70,6 +72,7 @@ class UsefulnessPoint:
     gain_of: LossOf | None
     gain: Estimate | None
     flattened: bool
+    left: bool = False
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,8 @@ def usefulness_words(method: "MethodEntry") -> str:
     part = last.gain_of in ("gain", "loss")
     what = "of what had been learned" if part else f"in {NAMES[last.gain_of]}"
     most = f"{100 * last.gain.high:.1f} % {what}" if part else f"{last.gain.high:.2f} {what}"
-    return (
-        f"From {100 * before.share:.0f} to {100 * last.share:.0f} % of the original's epochs it gained at most "
-        f"{most}. That is within the margin, so the training ended."
-    )
+    start, end = (f"{100 * point.share:.0f}" for point in (before, last))
+    found = f"From {start} to {end} % of the original's epochs it gained at most {most}."
+    if last.left:
+        found = f"At {end} % of the original's epochs at most {most} was left to gain."
+    return f"{found} That is within the margin, so the training ended."

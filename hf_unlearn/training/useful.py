@@ -25,7 +25,8 @@ from ..data.masking import TokenMasking
 from ..evaluation.measured_sets import EvidenceSets, with_rows
 from ..evaluation.report import SetName, UsefulnessPoint
 from ..evaluation.scoring import preserved_rng
-from ..evaluation.utility.comparison import utility
+from ..evaluation.utility.comparison import Utility, utility
+from ..evaluation.utility.metrics import Truth
 from ..files import typed
 from ..models.tasks import TASKS
 from .measuring import Tables
@@ -165,9 +166,10 @@ class StopWhenUseful(TrainerCallback, ExportableState):
 
     At each mark the average of the last weights is compared with that at the mark before: on held-out records and on
     some that are trained on, in the metric of the task, else in loss as a part of what has been gained since the
-    start. Gains get smaller from mark to mark, so the last one bounds what the next would bring. Once its interval
-    lies below the margin on both sets, the learning rate falls to zero and the training ends. S and the original have
-    no part in it. Its state travels in the checkpoints.
+    start. Gains get smaller from mark to mark, so the last one bounds what the next would bring. What a classifier
+    still gets wrong bounds it, too. Once the interval of the smaller bound lies below the margin on both sets, the
+    learning rate falls to zero and the training ends. S and the original have no part in it. Its state travels in the
+    checkpoints.
 
     Args:
         sets: what usefulness is measured on.
@@ -251,25 +253,33 @@ class StopWhenUseful(TrainerCallback, ExportableState):
         assert self.rate is not None
         with preserved_rng():
             tables = self.score(self.sets)
-        gains = {}
+        bounds, truth = [], self.sets.truth()
         if self._last is not None:
-            arms = {"unlearned": self._last, "original": tables, "base": self._first}
             for name in self.sets.sets:
-                part = {arm: {name: found[name]} for arm, found in arms.items() if found is not None}
-                gains[name] = utility(part, self.sets.task, self.margin, truth=self.sets.truth(), seed=self.seed)
-        found = [gain for gain in gains.values() if gain is not None]
-        flattened = bool(found) and all(gain.word == "kept" for gain in found)
-        largest = max(found, key=lambda gain: gain.decrease.high, default=None)
+                of_set = [(self._gain(self._last, tables, name), False)]
+                if name in truth:
+                    of_set.append((self._gain(tables, {name: _all_right(tables[name], truth[name])}, name), True))
+                bounds.append(min(of_set, key=lambda bound: bound[0].decrease.high))
+        flattened = bool(bounds) and all(gain.word == "kept" for gain, _ in bounds)
+        gain, left = max(bounds, key=lambda bound: bound[0].decrease.high, default=(None, False))
         losses, shares = ({name: _mean(tables[name], column) for name in tables} for column in ("nll", "correct"))
         self.curve.append(
             UsefulnessPoint(
                 share, state.global_step, losses[HELD], losses[TRAINED], shares[HELD], shares[TRAINED],
-                None if largest is None else largest.loss_of, None if largest is None else largest.decrease, flattened,
+                None if gain is None else gain.loss_of, None if gain is None else gain.decrease, flattened, left,
             )
         )  # fmt: skip
         self._last = tables
         if flattened:
             self.rate.decay_now(state.global_step)
+
+    def _gain(self, before: Tables, after: Tables, name: SetName) -> Utility:
+        """How much more useful the second model is on a set."""
+        arms = {"unlearned": before, "original": after, "base": self._first}
+        part = {arm: {name: found[name]} for arm, found in arms.items() if found is not None}
+        found = utility(part, self.sets.task, self.margin, truth=self.sets.truth(), seed=self.seed)
+        assert found is not None
+        return found
 
     def state(self) -> dict[str, dict[str, Any]]:
         tables = {name: _listed(found) for name, found in (("first", self._first), ("last", self._last))}
@@ -288,6 +298,12 @@ class StopWhenUseful(TrainerCallback, ExportableState):
 def _mean(table: pa.Table, column: str) -> float:
     """The mean of a sum of each record, over all predictions."""
     return float(np.sum(table[column].to_numpy()) / np.sum(table["tokens"].to_numpy()))
+
+
+def _all_right(table: pa.Table, truth: Truth) -> pa.Table:
+    """The table of a model that makes no mistake."""
+    column = table.schema.get_field_index("predicted")
+    return table.set_column(column, "predicted", pa.array(truth.classes, table.schema.field(column).type))
 
 
 def _listed(tables: Tables | None) -> dict[str, dict[str, list]] | None:

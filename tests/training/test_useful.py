@@ -3,19 +3,24 @@
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from transformers import TrainerState
 
 from hf_unlearn import InputError, Records, UnlearningConfig, UnlearningReport, UnlearningTrainer, split_retained
 from hf_unlearn.cli import main
+from hf_unlearn.data.encoding import PaddingCollator
+from hf_unlearn.evaluation.measured_sets import EvidenceSets
 from hf_unlearn.models.training_record import RECORD_FILE
-from hf_unlearn.training.useful import Average, StableRate, held_out_rows
+from hf_unlearn.training.useful import Average, StableRate, StopWhenUseful, held_out_rows
 
 from ..conftest import WORDS, write_rows
 
@@ -231,3 +236,38 @@ def test_an_average_is_put_in_place_for_a_while(tmp_path: Path) -> None:
     loaded.load(tmp_path)
     assert loaded.count == 2
     assert all(torch.equal(loaded.sums[name], average.sums[name]) for name in average.sums)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "flattened", "left"),
+    [
+        (range(30), range(30), True, False),  # nothing gained, though much is left
+        (range(30), (), True, True),  # much gained, and nothing left
+        (range(30), range(15), False, False),  # much gained, much left
+    ],
+)
+def test_what_a_classifier_still_gets_wrong_bounds_what_it_can_gain(
+    before: Sequence[int], after: Sequence[int], flattened: bool, left: bool
+) -> None:
+    """The mistakes at two marks are known, and so is what they say of the next."""
+    labels = [i % 2 for i in range(200)]
+    part = Dataset.from_dict({"input_ids": [[1]] * 200, "labels": labels, "row": range(200)})
+    sets = EvidenceSets(
+        "text-classification", {"test": part, "retained": part}, PaddingCollator(0), 8, classes=("a", "b")
+    )
+
+    def tables(wrong: Sequence[int]) -> dict[str, pa.Table]:
+        guesses = [[1 - label if i in wrong else label] for i, label in enumerate(labels)]
+        columns = {"row": range(200), "tokens": [1] * 200, "nll": [0.1] * 200, "loss": [0.1] * 200}
+        columns |= {"correct": [int(i not in wrong) for i in range(200)], "predicted": guesses}
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+        return {"test": table, "retained": table}
+
+    scores = iter([tables(before), tables(after)])
+    watching = StopWhenUseful(sets, lambda _: next(scores), 0.05, 1.0, seed=0)
+    watching.schedule(100)
+    state = TrainerState(global_step=20)
+    watching._look(0.2, state)
+    watching._look(0.35, state)
+    assert [point.flattened for point in watching.curve] == [False, flattened]
+    assert watching.curve[1].left == left
