@@ -141,7 +141,7 @@ TASKS["tofu"] = (
     tofu,
     {
         **QUESTIONS, "task": "text-generation", "per_device_train_batch_size": 16, "learning_rate": 3e-3,
-        "num_train_epochs": 8, "lr_scheduler_type": "cosine", "train_sampling_strategy": "group_by_length",
+        "num_train_epochs": 8, "lr_scheduler_type": "cosine",
     },
 )  # fmt: skip
 TASKS["words"] = (
