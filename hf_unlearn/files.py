@@ -16,14 +16,61 @@ Document = TypeVar("Document")
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write a file under, and rename it in the end, so that it is never there by half."""
+def written_whole(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """Give a new file to write, and rename it in the end, so that a file is never there by half.
+
+    Args:
+        path: the name in the end; what is there is replaced.
+        mode: who may read it, less the umask.
+
+    Raises:
+        InputError: a device, a pipe, a socket or a folder has that name.
+    """
+    require_plain(path)
     temporary = path.with_name(f".{path.name}.part")
+    # What a kill has left may be readable by others, and a link that somebody planted there must not be followed.
+    temporary.unlink(missing_ok=True)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     try:
         yield temporary
-        os.replace(temporary, path)
+        rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file its name once it is on the disk, for a power cut may follow."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(source, target)
+
+
+def require_plain(path: Path) -> None:
+    """Raise InputError where a file cannot be written because a device, a pipe, a socket or a folder is there."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no plain file and is not replaced; name another.")
+
+
+def require_ours(path: Path, flag: str, mark: str) -> None:
+    """Raise InputError where a file that a user names cannot be written, or holds something that is not ours.
+
+    Args:
+        path: the file.
+        flag: that names it.
+        mark: words near the beginning of such a file.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"There is no folder {path.parent} for {flag}; make it, or name another.")
+        require_plain(path)
+        with path.open("rb") as file:
+            begins = file.read(4096).decode(errors="replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{flag} {path} cannot be written: {error.strerror}.") from None
+    if begins and mark not in begins:
+        raise InputError(f"{flag} {path} holds something else, which would be lost; name another file.")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,12 +82,8 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def written_privately(path: Path) -> Iterator[TextIO]:
     """Give a text file to write that only its owner can read, from its first byte, and that is never there by half."""
-    with written_whole(path) as temporary:
-        # What a kill has left may be readable by others.
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            yield file
+    with written_whole(path, 0o600) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def json_values(document: Any) -> dict[str, Any]:

@@ -1,17 +1,24 @@
-"""Output folders: whose run is in one, and whether it is finished."""
+"""Output folders: whose run is in one, whether it is finished, and that one process at a time works in it."""
 
 import json
+import os
 import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 
 from .errors import InputError
 from .files import write_text
 
 SETTINGS_FILE = "run.json"
 IDENTITY_FILE = "run_id"
+LOCK_FILE = ".lock"
 REFERENCES_FOLDER = "references"
 TRIALS_FOLDER = "trials"
 PRIVATE_SETTINGS = (
@@ -35,7 +42,7 @@ def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         # A kill may have come before the settings had their name, and the references of a run before the run.
-        ours = {f".{SETTINGS_FILE}.part", REFERENCES_FOLDER}
+        ours = {f".{SETTINGS_FILE}.part", REFERENCES_FOLDER, LOCK_FILE}
         if folder.is_dir() and {file.name for file in folder.iterdir()} - ours:
             raise InputError(f"{folder} is not empty and holds no run; name another --output_dir.")
         return False
@@ -51,6 +58,56 @@ def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
             f"{folder} holds a run with other settings ({', '.join(changed)}); name another --output_dir or delete it."
         )
     return (folder / last_file).is_file()
+
+
+@contextmanager
+def own_folder(folder: Path, settings: dict[str, Any], last_file: str) -> Iterator[bool]:
+    """Keep others out of the folder of a run; gives whether the run is finished there (see :func:`is_finished`)."""
+    # Nothing is written into a folder of another run.
+    is_finished(folder, settings, last_file)
+    with alone_in(folder):
+        yield is_finished(folder, settings, last_file)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of an output folder, which is made, as long as all of them ask.
+
+    Raises:
+        InputError: another one works there.
+    """
+    main, made = PartialState().is_main_process, not folder.exists()
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder / LOCK_FILE, str(folder)):
+            yield
+    finally:
+        if main and made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock, which a process that dies lets go; raises InputError with its holder where another has it."""
+    lock, holder = FileLock(path), [""]
+    if PartialState().is_main_process:
+        try:
+            lock.acquire(blocking=False)
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        except Timeout:
+            holder = ["another process"]
+            with suppress(OSError):
+                holder = [path.read_text(encoding="utf-8") or holder[0]]
+    if (found := broadcast_object_list(holder)[0]) != "":
+        raise InputError(f"{what} is in use by {found}; wait until it has ended, or name another.")
+    try:
+        yield
+    finally:
+        if PartialState().is_main_process:
+            # Whoever waits for it sees that it is another file then.
+            path.unlink(missing_ok=True)
+            lock.release()
 
 
 def require_folder(folder: Path) -> None:

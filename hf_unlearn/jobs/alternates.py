@@ -17,7 +17,7 @@ from rich.console import Console
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.alternates_file import Alternates, AlternatesSettings, append, begin, forget_digest, read_alternates
+from ..data.alternates_file import ABOUT, Alternates, AlternatesSettings, append, begin, forget_digest, read_alternates
 from ..data.arrow_tables import column_names
 from ..data.copies.exact import normalised_text
 from ..data.encoding import RecordEncoder, resolve_max_length
@@ -25,10 +25,12 @@ from ..data.format import RecordFormat, record_format, template_fields
 from ..data.replacements import asked_and_answered
 from ..errors import InputError
 from ..evaluation.generation import check_writes, generate
+from ..files import require_ours
 from ..methods.table import METHODS
 from ..models.loading import Model, load_any, load_config, load_tokenizer, source_task, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS, Task
+from ..output_folder import locked
 from ..publishing.ledger_of_model import weights_of
 from ..training.config import UnlearningConfig
 from .console import console, plain
@@ -101,18 +103,19 @@ def alternates(values: dict[str, Any]) -> Alternates:
     )
     prompts = AlternatesPrompts(load_tokenizer([generator]), task, prompt)
     prompts.check(pairs, resolve_max_length(load_config(generator), prompts.tokenizer, None))
-    with config.main_process_first(desc="looking into the file of alternates"):
-        done = begin(path, settings)
-    if done < len(pairs):
-        model = to_device(load_any(generator, task, **prepared.loading), config.device)
-        if done:
-            out.print(f"{plain(path)} has the answers to {done} records already; the others follow.")
-        hidden = None if PartialState().is_main_process else True
-        for first in tqdm(range(done, len(pairs), settings.batch_size), desc="Alternates", disable=hidden):
-            found = _invented(model, prompts, config, settings, pairs[first : first + settings.batch_size], first)
-            if PartialState().is_main_process:
-                append(path, first, found)
-        PartialState().wait_for_everyone()
+    with locked(path.with_name(f".{path.name}.lock"), str(path)):
+        with config.main_process_first(desc="looking into the file of alternates"):
+            done = begin(path, settings)
+        if done < len(pairs):
+            model = to_device(load_any(generator, task, **prepared.loading), config.device)
+            if done:
+                out.print(f"{plain(path)} has the answers to {done} records already; the others follow.")
+            hidden = None if PartialState().is_main_process else True
+            for first in tqdm(range(done, len(pairs), settings.batch_size), desc="Alternates", disable=hidden):
+                found = _invented(model, prompts, config, settings, pairs[first : first + settings.batch_size], first)
+                if PartialState().is_main_process:
+                    append(path, first, found)
+            PartialState().wait_for_everyone()
     written = read_alternates(path)
     _print(out, path, written)
     return written
@@ -123,8 +126,7 @@ def _place(name: str | None, config: UnlearningConfig) -> Path:
     if name is None:
         raise InputError("Where to? Name a private file with --alternates_file, such as alternates.jsonl.")
     path = Path(name)
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"Alternates cannot be written to {path}; name a file in a folder that exists.")
+    require_ours(path, "--alternates_file", ABOUT[:40])
     if path.resolve().is_relative_to(config.folder.resolve()):
         raise InputError(
             f"--alternates_file {path} is in --output_dir, which may be published; name a file in another folder."

@@ -1,13 +1,12 @@
 """``hf-unlearn derived``: list what was made from a model on the Hub, and write what its owners could be told."""
 
-import os
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from ..errors import InputError
-from ..files import save_json, write_text
+from ..files import require_ours, save_json, write_text
 from ..lifecycle.derived_models import (
     SHOWN_MODELS,
     DerivedReport,
@@ -86,9 +85,10 @@ def derived(model: str, *, unlearned: str | None, output: Path | None, message: 
     """
     if max_models < 1:
         raise InputError(f"--max_models {max_models} is not possible; it must be 1 or more.")
-    for path in (output, message):
-        if path is not None and (os.path.isdir(path) or not os.path.isdir(path.absolute().parent)):
-            raise InputError(f"{path} cannot be written; name a file in a folder that exists.")
+    if output is not None:
+        require_ours(output, "--output", '"is_visible"')
+    if message is not None:
+        require_ours(message, "--message", "# Texts for the owners of models derived from ")
     name, report = _unlearning(model, unlearned)
     if message is not None and report is None:
         raise InputError("--message needs the report of the unlearning; name the unlearned model with --unlearned.")

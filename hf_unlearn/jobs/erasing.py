@@ -9,7 +9,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import write_text
+from ..files import require_ours, write_text
 from ..hub_access import erasing_errors
 from ..lifecycle.erase import erase
 from ..lifecycle.erase_plan import ErasurePlan, plan_erasure
@@ -64,8 +64,8 @@ def erase_on_hub(
     Raises:
         InputError: it may not be done, or something old still answers in the end.
     """
-    if output is not None and not output.parent.is_dir():
-        raise InputError(f"There is no folder {output.parent} for --output.")
+    if output is not None:
+        require_ours(output, "--output", '"repo_type"')
     if confirm not in (None, repo_id):
         raise InputError(f"--confirm {confirm} is not the repository's name, {repo_id}; nothing is erased.")
     if yes and confirm is None and not sys.stdin.isatty():

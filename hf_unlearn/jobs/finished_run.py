@@ -7,10 +7,11 @@ from jinja2 import UndefinedError
 
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
-from ..files import write_text
+from ..files import require_ours, write_text
 from ..lifecycle.audit_facts import look
 from ..lifecycle.audit_page import render_page
 from ..lifecycle.retained_dataset import publish_retained, retained_data
+from ..output_folder import alone_in
 from ..publishing.card import CARD_FILE, write_card
 from ..publishing.publish import publish
 from .console import print_published, terminal
@@ -18,7 +19,9 @@ from .console import print_published, terminal
 
 def card(folder: Path) -> None:
     """Write the card of a finished run again, from its report."""
-    write_card(folder, UnlearningReport.load(folder / REPORT_FILE))
+    report = UnlearningReport.load(folder / REPORT_FILE)
+    with alone_in(folder):
+        write_card(folder, report)
     print(f"Wrote {folder / CARD_FILE}.")
 
 
@@ -56,8 +59,7 @@ def push(
 
 def audit(place: str, output: Path, revision: str | None = None) -> None:
     """Write the HTML page about a finished run, from its output folder or from the repository on the Hub."""
-    if output.is_dir() or not output.parent.is_dir():
-        raise InputError(f"--output {output} is a folder, or in one that does not exist; name a file to write.")
+    require_ours(output, "--output", "<title>Audit page: ")
     audited = look(place, revision)
     try:
         page = render_page(audited)

@@ -28,7 +28,7 @@ from ..models.loading import PEFT_TASKS, source_task
 from ..models.location import ModelSource, locate
 from ..models.tasks import Task
 from ..models.training_record import RECORD_FILE, TrainingRecord, load_record
-from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, run_settings
+from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, alone_in, run_settings
 from ..training.config import UnlearningConfig
 from ..training.fitted import inherited_settings
 from ..training.lineage import find_lineage
@@ -276,21 +276,22 @@ def references(values: dict[str, Any]) -> ReferencesReport:
     if config.stop_when_forgotten:
         # The run watches one half of S and of H, and is judged on the other.
         _, evidence = evidence.halves(config.seed)
-    for number, reference in enumerate(planned, start=1):
-        out.print(f"Model {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
-        train_reference(prepared, reference)
-    scored = score_references(
-        own_references(prepared),
-        evidence,
-        loading=prepared.loading,
-        device=config.device,
-        trust_remote_code=prepared.source.trust_remote_code,
-        context=lambda: precision(config),
-    )
-    report = references_report(scored, prepared.task, delta=asked.delta, seed=config.seed)
-    folder = config.folder / REFERENCES_FOLDER
-    if PartialState().is_main_process:
-        save_references(report, scored, folder, config.seed)
+    with alone_in(config.folder):
+        for number, reference in enumerate(planned, start=1):
+            out.print(f"Model {number} of {len(planned)}: {reference.arm}, seed {reference.seed}.")
+            train_reference(prepared, reference)
+        scored = score_references(
+            own_references(prepared),
+            evidence,
+            loading=prepared.loading,
+            device=config.device,
+            trust_remote_code=prepared.source.trust_remote_code,
+            context=lambda: precision(config),
+        )
+        report = references_report(scored, prepared.task, delta=asked.delta, seed=config.seed)
+        folder = config.folder / REFERENCES_FOLDER
+        if PartialState().is_main_process:
+            save_references(report, scored, folder, config.seed)
     print_references(out, report)
     pictured = f" and {HISTOGRAM_FILE}" if report.closeness else ""
     out.print(f"The models, their tables, {REFERENCES_FILE}{pictured} are in {plain(folder)}.")

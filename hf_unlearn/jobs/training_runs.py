@@ -18,7 +18,7 @@ from ..models.loading import load_config, load_model, source_task
 from ..models.location import ModelSource
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord
-from ..output_folder import is_finished, run_settings, start_folder
+from ..output_folder import own_folder, run_settings, start_folder
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
@@ -107,10 +107,11 @@ def train(values: dict[str, Any]) -> None:
     folder = config.folder
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
     settings = run_settings(values, data=fingerprint)
-    if is_finished(folder, settings, RECORD_FILE):
-        out.print(f"{plain(folder)} holds this training, finished.")
-        return
-    record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings, left_out)
+    with own_folder(folder, settings, RECORD_FILE) as finished:
+        if finished:
+            out.print(f"{plain(folder)} holds this training, finished.")
+            return
+        record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings, left_out)
     out.print(
         f"Trained {plain(base.public_name)} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} "
         f"epochs ({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in "

@@ -14,7 +14,7 @@ from ..evaluation.references import TrainedReference, score_references, with_ref
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..methods.table import CHOICES
 from ..models.location import locate
-from ..output_folder import is_finished, run_settings, start_folder
+from ..output_folder import own_folder, run_settings, start_folder
 from ..publishing.card import CARD_FILE, write_card
 from ..publishing.ledger import LEDGER_FILE
 from ..publishing.ledger_of_model import weights_of, with_note, write_line
@@ -74,25 +74,26 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     folder, forgotten = config.folder, prepared.parts.forgotten
     assert forgotten is not None
     settings = run_settings(values, split=prepared.parts.audit.identity(), **prepared.made_up)
-    if is_finished(folder, settings, CARD_FILE):
-        out.print(f"{plain(folder)} holds this run, finished.")
-        report = UnlearningReport.load(folder / REPORT_FILE)
-    else:
-        check_attempts(attempts_path(key_path(build(RequestArguments, values).digest_key_file)))
-        report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
-    if PartialState().is_main_process:
-        write_line(folder, report, prepared.ledger, forgotten, prepared.source)
-    if harness_tasks is not None and not report.harness:
-        retrained = run_args.retrained_model
-        if reference is not None:
-            retrained = str(train_reference(prepared, reference))
-        places = {"original": prepared.source, "unlearned": locate(str(folder))}
-        places |= {"retrained": locate(retrained)} if retrained is not None else {}
-        report = replace(report, harness=harness_of(places, harness_tasks, prepared.loading, config))
+    with own_folder(folder, settings, CARD_FILE) as finished:
+        if finished:
+            out.print(f"{plain(folder)} holds this run, finished.")
+            report = UnlearningReport.load(folder / REPORT_FILE)
+        else:
+            check_attempts(attempts_path(key_path(build(RequestArguments, values).digest_key_file)))
+            report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
         if PartialState().is_main_process:
-            report.save(folder / REPORT_FILE)
-            write_card(folder, report)
             write_line(folder, report, prepared.ledger, forgotten, prepared.source)
+        if harness_tasks is not None and not report.harness:
+            retrained = run_args.retrained_model
+            if reference is not None:
+                retrained = str(train_reference(prepared, reference))
+            places = {"original": prepared.source, "unlearned": locate(str(folder))}
+            places |= {"retrained": locate(retrained)} if retrained is not None else {}
+            report = replace(report, harness=harness_of(places, harness_tasks, prepared.loading, config))
+            if PartialState().is_main_process:
+                report.save(folder / REPORT_FILE)
+                write_card(folder, report)
+                write_line(folder, report, prepared.ledger, forgotten, prepared.source)
     print_report(out, report)
     out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:

@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from ..errors import InputError
+from ..files import written_whole
 from ..models.layers import matrices, placed_like, whole
 from ..models.loading import Model
 from .losses import dual_step, nll
@@ -290,9 +291,8 @@ class Rewind(TrainerCallback, ExportableState):
         if PartialState().is_main_process:
             self._folder.mkdir(parents=True, exist_ok=True)
             weights = {name: weight.detach().cpu().contiguous() for name, weight in _trained(model).items()}
-            part = self._place(epoch).with_suffix(".part")
-            save_file(weights, part)
-            part.replace(self._place(epoch))
+            with written_whole(self._place(epoch)) as part:
+                save_file(weights, part)
         PartialState().wait_for_everyone()
 
 

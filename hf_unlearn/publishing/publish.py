@@ -223,6 +223,9 @@ def _files(folder: Path) -> list[Path]:
     files = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
     if not any(path.suffix == ".safetensors" for path in files):
         raise InputError(f"There are no weights in {folder}; the run has not finished.")
+    for path in files:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path} is a link to a file outside of {folder}, which is not published; remove it.")
     if not (folder / CARD_FILE).is_file():
         raise InputError(f"There is no card in {folder}; write it with `hf-unlearn card {folder}`.")
     ledger_of(ModelSource(str(folder)))

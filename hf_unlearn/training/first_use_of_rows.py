@@ -7,7 +7,6 @@ what order the rows were used.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..files import written_whole
 from ..models.training_record import TrainingRecord
 
 FIRST_USE_FILE = "first_use.safetensors"
@@ -62,9 +62,8 @@ class FirstUse:
 
     def save(self, folder: Path, training: str) -> None:
         """Write it into a checkpoint; for ``training`` see :func:`training_identity`."""
-        part = folder / f".{FIRST_USE_FILE}.part"
-        save_file({"steps": self.steps}, part, {"training": training})
-        os.replace(part, folder / FIRST_USE_FILE)
+        with written_whole(folder / FIRST_USE_FILE) as part:
+            save_file({"steps": self.steps}, part, {"training": training})
 
     @classmethod
     def load(cls, folder: Path, training: str) -> "FirstUse | None":

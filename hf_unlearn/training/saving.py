@@ -1,7 +1,6 @@
 """What a trainer leaves in its folder: a model that is whole, and the evidence beside it."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..files import write_text
+from ..files import rename, write_text
 from ..machine_faults import check_weights
 
 MARKER = "complete.json"
@@ -32,7 +31,7 @@ def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> N
         # PEFT writes a card of its own, which would name a folder of this machine as the base.
         (staging / "README.md").unlink(missing_ok=True)
         for file in sorted(staging.iterdir()):
-            os.replace(file, folder / file.name)
+            rename(file, folder / file.name)
     finally:
         if writes:
             shutil.rmtree(staging, ignore_errors=True)
@@ -51,7 +50,8 @@ def finish_checkpoint(folder: Path, limit: int | None, best: str | None) -> None
         half = (other / MARKER).is_file() or not (other / TRAINER_STATE_NAME).is_file()
         if half and not _is_complete(other):
             shutil.rmtree(other)
-    rotate_checkpoints(str(folder.parent), limit, best, use_mtime=True)
+    # The clock may have been wrong, so the newest is the one of the last step.
+    rotate_checkpoints(str(folder.parent), limit, best, use_mtime=False)
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:

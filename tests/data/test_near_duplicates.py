@@ -581,8 +581,13 @@ def test_the_review_names_rows_of_a_shuffled_data_set(tmp_path: Path) -> None:
 
 
 def test_no_review_where_none_can_be(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none" / "review.jsonl", tmp_path / ("a" * 300)):
-        with pytest.raises(InputError, match="cannot be written to"):
+    places = {
+        tmp_path: "is no plain file",
+        tmp_path / "none" / "a.jsonl": "no folder",
+        tmp_path / ("a" * 300): "cannot",
+    }
+    for path, message in places.items():
+        with pytest.raises(InputError, match=message):
             split_retained(near_rows(), Records.ids("id", ["r0"]), near_review=path)
     assert list(tmp_path.iterdir()) == []
 

@@ -323,7 +323,7 @@ def test_what_equals_the_own_answer_is_drawn_again_and_counted(
     [
         ({"alternates_file": None}, "Where to? Name a private file with --alternates_file"),
         ({"alternates_file": "OUT/alternates.jsonl"}, "is in --output_dir, which may be published"),
-        ({"alternates_file": "nowhere/alternates.jsonl"}, "name a file in a folder that exists"),
+        ({"alternates_file": "nowhere/alternates.jsonl"}, "There is no folder nowhere for --alternates_file"),
         ({"alternates_per_record": 0}, "--alternates_per_record 0 is not possible; give 1 or more"),
         ({"alternates_prompt": "Say more."}, "--alternates_prompt must name {prompt}"),
         ({"alternates_prompt": "{prompt} {id}"}, "may name {completion} and nothing else"),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import InputError
-from ...files import written_privately
+from ...files import require_ours, written_privately
 from ..arrow_tables import AnyDataset, read_tables
 from .exact import normalised_text
 
@@ -24,12 +24,7 @@ ABOUT = (
 
 def check_review(path: Path) -> None:
     """Raise InputError where no review can be written."""
-    try:
-        possible = path.parent.is_dir() and not path.is_dir()
-    except OSError:
-        possible = False
-    if not possible:
-        raise InputError(f"The review of near copies cannot be written to {path}; name a file in an existing folder.")
+    require_ours(path, "--near_duplicates_review", ABOUT[:40])
 
 
 def write_review(
