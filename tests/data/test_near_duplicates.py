@@ -25,6 +25,7 @@ from hf_unlearn.data.copies import near as near_copies
 from hf_unlearn.data.copies import text_slices
 from hf_unlearn.data.copies.near import find_near_copies
 from hf_unlearn.data.copies.paraphrases import SentenceEncoder
+from hf_unlearn.data.copies.review import ABOUT
 from hf_unlearn.evaluation.verdict import Provenance, decide
 from hf_unlearn.publishing.card import render_card
 
@@ -543,7 +544,7 @@ def test_the_audit_holds_counts_and_no_text() -> None:
 def test_the_review_is_private_from_its_first_byte(tmp_path: Path) -> None:
     modes: list[int] = []
     path, part = tmp_path / "review.jsonl", tmp_path / ".review.jsonl.part"
-    path.write_text("older")
+    path.write_text(json.dumps({"about": ABOUT}))
     part.write_text("left by a process that was killed")
     for file in (path, part):
         file.chmod(0o644)
