@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ..errors import InputError
 from ..models.tasks import TASKS, Task
 from .arrow_tables import listed, require_columns
+from .conversations import CONTEXT
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class RecordFormat:
         text: the column of the text or of the words; unused for ``messages`` and pairs.
         label: the column of the class, or of a class for each word.
         prompt, completion: templates over columns, for pairs; None for the columns of these names.
+        context: the columns that a chat template reads besides the turns.
         before: words that go before the text, the prompt or each turn of a user, and are not trained on.
     """
 
@@ -29,6 +31,7 @@ class RecordFormat:
     label: str = "label"
     prompt: str | None = None
     completion: str | None = None
+    context: tuple[str, ...] = ()
     before: str = ""
 
     @property
@@ -50,7 +53,7 @@ class RecordFormat:
     @property
     def columns(self) -> list[str]:
         """All the columns that are read."""
-        return [*self.text_columns, *self.label_columns]
+        return [*self.text_columns, *self.label_columns, *self.context]
 
     def pair(self, record: dict[str, Any]) -> tuple[Any, Any]:
         """The prompt and the completion of a record."""
@@ -120,10 +123,11 @@ def record_format(
             raise InputError("prompt_template and completion_template name no column; write columns in braces.")
         require_columns(fields, available)
         return RecordFormat(pair, prompt=prompt_template, completion=completion_template)
+    context = () if TASKS[task].two_texts else tuple(name for name in CONTEXT if name in available)
     if "messages" in available and not TASKS[task].two_texts:
-        return RecordFormat("messages")
+        return RecordFormat("messages", context=context)
     if {"prompt", "completion"} <= set(available):
-        return RecordFormat(pair)
+        return RecordFormat(pair, context=context)
     if TASKS[task].two_texts:
         raise InputError(
             "To train an encoder-decoder the data set needs the columns 'prompt' (to read) and 'completion' (to "
