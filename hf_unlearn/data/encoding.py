@@ -257,11 +257,12 @@ class RecordEncoder:
         for name in ("messages", "prompt", "completion"):
             if isinstance(record.get(name), list):
                 record[name] = clean_turns(record[name], self.features.get(name))
-        asked, told = ([], self.format.turns(record["messages"])) if kind == "messages" else self.format.pair(record)
+        asked, told = self.format.pair(record)
         if isinstance(told, str):
             return [(asked, False), (told, True)]
         options = template_options(record, self.features)
-        return rendered(self.tokenizer, asked + told, len(asked), options, f"record {row} of the {self.name} set")
+        where = f"record {row} of the {self.name} set"
+        return rendered(self.tokenizer, asked + told, len(asked), options, where)
 
     def pieces(self, records: list[list[tuple[str, bool]]], special_tokens: bool) -> list[Pieces]:
         """The token ids of each record piece by piece, as its text comes in pieces.

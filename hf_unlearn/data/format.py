@@ -56,7 +56,9 @@ class RecordFormat:
         return [*self.text_columns, *self.label_columns, *self.context]
 
     def pair(self, record: dict[str, Any]) -> tuple[Any, Any]:
-        """The prompt and the completion of a record."""
+        """The prompt and the completion of a record; of a conversation all is completion."""
+        if self.kind == "messages":
+            return [], self.turns(record["messages"])
         prompt, completion = record.get("prompt"), record.get("completion")
         if self.prompt is not None and self.completion is not None:
             prompt, completion = self.prompt.format_map(record), self.completion.format_map(record)
@@ -141,3 +143,24 @@ def record_format(
             "dataset_text_field, or build prompts from other columns with prompt_template and completion_template."
         )
     return RecordFormat("text", text=text_field)
+
+
+def columns_read(available: Sequence[str], task: Task | None = None, **layout: Any) -> list[str] | None:
+    """The columns that carry what a model reads of a record, without its label; None where no format fits.
+
+    Without a task, records with a class or with tagged words are for a classifier, as their columns have no other use.
+    ``layout`` are the options of :func:`record_format`.
+    """
+    if "input_ids" in available:
+        return ["input_ids"]
+    if task is None:
+        classified = {layout.get("text_field", "text"), layout.get("label_field", "label")}
+        task = "text-generation"
+        if layout.get("prompt_template") is None and {"tokens", "ner_tags"} <= set(available):
+            task = "token-classification"
+        elif layout.get("prompt_template") is None and classified <= set(available):
+            task = "text-classification"
+    try:
+        return record_format(available, task, **layout).text_columns
+    except InputError:
+        return None

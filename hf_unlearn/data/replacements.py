@@ -100,9 +100,6 @@ def _until_answer(turns: list[Turn]) -> tuple[list[Turn], Turn]:
 
 
 def _as_texts(record: dict[str, Any], form: RecordFormat) -> tuple[str, str]:
-    if form.kind == "messages":
-        before, answer = _until_answer(record["messages"])
-        return "\n".join(map(turn_text, before)), turn_text(answer).strip()
     prompt, completion = form.pair(record)
     if isinstance(completion, list):
         before, answer = _until_answer(completion)
