@@ -15,6 +15,8 @@ AnyDataset: TypeAlias = Dataset | IterableDataset
 
 COLUMN_NAME = re.compile(r"[\w.:/()#%-]+( [\w.:/()#%-]+){0,2}")
 
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
+
 # Rows looked at together: enough that Arrow's kernels dominate, few enough that the copies they make stay small.
 BATCH_ROWS = 100_000
 
@@ -42,14 +44,31 @@ def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[p
     names = list(dict.fromkeys(columns)) or column_names(dataset)[:1]
     start = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=BATCH_ROWS):
-        yield _without_views(table), start
+        try:
+            table.validate(full=True)
+        except pa.ArrowInvalid:
+            raise InputError(
+                f"Some rows hold text that is not UTF-8, in a column among {listed(names)}; save the data as UTF-8."
+            ) from None
+        kinds = [_plain_type(kind) for kind in table.schema.types]
+        yield table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True)))), start
         start += table.num_rows
 
 
-def _without_views(table: pa.Table) -> pa.Table:
-    """The table with views of strings as strings, because Arrow can neither filter nor take views."""
-    kinds = [pa.large_string() if pa.types.is_string_view(kind) else kind for kind in table.schema.types]
-    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which Arrow can filter and take values, flatten lists and compare texts, whatever is inside."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    if isinstance(kind, LISTS):
+        make = pa.large_list if isinstance(kind, pa.LargeListType | pa.LargeListViewType) else pa.list_
+        return make(kind.value_field.with_type(_plain_type(kind.value_type)))
+    return kind
 
 
 def row_count(dataset: AnyDataset) -> int:

@@ -13,6 +13,7 @@ from ..models.loading import ARCHITECTURES
 from ..models.location import ModelSource
 from ..models.tasks import TASKS, Task
 from .arrow_tables import AnyDataset, column_names, read_tables, require_columns
+from .conversations import is_trained, template_options
 from .format import RecordFormat, record_format
 from .labels import class_ids, label_ids
 
@@ -31,13 +32,13 @@ def check_records(dataset: AnyDataset, form: RecordFormat) -> None:
 
 def check_batch(batch: dict[str, list[Any]], form: RecordFormat) -> None:
     """Check some records, given as columns, as :func:`check_records` does."""
-    for column in form.columns:
+    for column in [*form.text_columns, *form.label_columns]:
         if None in batch[column]:
             raise InputError(f"Some records have nothing in column {column!r}; remove or fill them.")
     if form.kind == "messages":
         for messages in batch["messages"]:
             _check_turns(messages, "messages")
-            if not any(message["role"] == "assistant" for message in messages):
+            if not any(map(is_trained, messages)):
                 raise InputError("A conversation has no turn of the assistant to train on; remove it or add one.")
     elif form.kind == "prompt_completion" and form.prompt is None:
         _check_prompts(batch["prompt"], batch["completion"])
@@ -51,6 +52,8 @@ def check_batch(batch: dict[str, list[Any]], form: RecordFormat) -> None:
         _check_texts(batch[form.text], form.text)
     if form.kind == "classification":
         _check_classes(batch[form.label], form.label)
+    for values in zip(*(batch[column] for column in form.context), strict=True):
+        template_options(dict(zip(form.context, values, strict=True)))
 
 
 def _check_words(words: list[Any], tags: list[Any], form: RecordFormat) -> None:
@@ -86,7 +89,7 @@ def _check_prompts(prompts: list[Any], completions: list[Any]) -> None:
     for prompt, completion in zip(prompts, completions, strict=True):
         _check_turns(prompt, "prompt")
         _check_turns(completion, "completion")
-        if not any(message["role"] == "assistant" for message in completion):
+        if not any(map(is_trained, completion)):
             raise InputError("A completion has no turn of the assistant to train on; remove it or add one.")
 
 
@@ -96,8 +99,17 @@ def _check_turns(messages: Any, column: str) -> None:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InputError(f"Column {column!r} holds a message without a role; each needs 'role' and 'content'.")
-        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
+        calls = message.get("tool_calls") or []
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            raise InputError(f"Column {column!r} holds 'tool_calls' that are no list of calls.")
+        content = message.get("content")
+        if not isinstance(content, str) and (content is not None or not calls):
             raise InputError(f"Column {column!r} holds a message whose content is not text.")
+        if message.get("weight") not in (None, 0, 1) or message.get("train") not in (None, False, True):
+            raise InputError(
+                f"Column {column!r} holds a message with another 'weight' than 0 and 1, or another 'train' than true "
+                "and false; correct it."
+            )
 
 
 def check_examples(dataset: AnyDataset, task: Task, vocabulary: int) -> None:

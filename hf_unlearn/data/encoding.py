@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, dropwhile, islice
-from typing import Any, cast
+from typing import Any
 
 import torch
 from datasets import Features, IterableDataset, List, Value
@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..models.tasks import IGNORED, Task
 from .arrow_tables import AnyDataset, column_names, require_columns
 from .checks import check_batch
+from .conversations import Segments, clean_turns, rendered, template_options
 from .format import RecordFormat, record_format
 from .labels import class_ids, label_ids
 
@@ -38,13 +39,13 @@ Pieces = list[tuple[list[int], bool]]
 def generated_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Texts that a language model writes, long ones in pieces."""
     out = _examples()
-    segments = [encoder.segments(batch, i) for i in range(len(rows))]
+    segments = [encoder.segments(batch, i, row) for i, row in enumerate(rows)]
     # A chat template writes the special tokens and the end of a turn itself.
     is_chat = encoder.format.kind == "messages" or not isinstance(batch.get("prompt", [""])[0], str)
     pieces = encoder.pieces(segments, not is_chat)
     if encoder.trained is not None:
         plain = replace(encoder, format=encoder.trained, trained=None)
-        own = plain.pieces([plain.segments(batch, i) for i in range(len(rows))], not is_chat)
+        own = plain.pieces([plain.segments(batch, i, row) for i, row in enumerate(rows)], not is_chat)
         pieces = [_with_answers_of(*pair, encoder.tokenizer) for pair in zip(pieces, own, strict=True)]
     for row, (ids, labels) in zip(rows, map(_joined, pieces), strict=True):
         for piece, piece_labels in _chunks(ids, labels, encoder.max_length):
@@ -57,11 +58,14 @@ def classified_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) 
     """Texts with a class each; what is too long is cut off."""
     texts, labels = [encoder.format.before + text for text in batch[encoder.format.text]], batch[encoder.format.label]
     _check_classes(encoder, set(labels))
-    out = _examples()
-    for text, label, row, ids in zip(texts, labels, rows, encoder.tokenizer(texts)["input_ids"], strict=True):
+    out, added = _examples(), added_tokens(encoder.tokenizer)
+    for text, label, row, found in zip(texts, labels, rows, encoder.tokenizer(texts)["input_ids"], strict=True):
+        ids = found[once(found, added)]
         long = len(ids) > encoder.max_length
         if long:
-            ids = encoder.tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
+            size = encoder.max_length + len(found) - len(ids)
+            found = encoder.tokenizer(text, truncation=True, max_length=size)["input_ids"]
+            ids = found[once(found, added)][: encoder.max_length]
         # Without special tokens an empty text has no token, and a model cannot read an example without one.
         if ids:
             _append(out, ids, encoder.labels[label], row, truncated=long)
@@ -70,13 +74,14 @@ def classified_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) 
 
 def text_pairs(encoder: "RecordEncoder", batch: Columns, rows: list[int]) -> Columns:
     """Texts to read and texts to write; of both, what is too long is cut off."""
-    pairs = [[text for text, _ in encoder.segments(batch, i)] for i in range(len(rows))]
+    pairs = [[text for text, _ in encoder.segments(batch, i, row)] for i, row in enumerate(rows)]
     options: dict[str, Any] = {"truncation": True, "max_length": encoder.max_length}
     read = encoder.tokenizer([prompt for prompt, _ in pairs], **options)
     written = encoder.tokenizer(text_target=[completion for _, completion in pairs], **options)
     end = encoder.tokenizer.eos_token_id
-    out = _examples()
+    out, added = _examples(), added_tokens(encoder.tokenizer)
     for i, (ids, labels) in enumerate(zip(read["input_ids"], written["input_ids"], strict=True)):
+        ids, labels = ids[once(ids, added)], labels[once(labels, added)]
         if end is not None:
             ids = ids or [end]
             if not labels or labels[-1] != end:
@@ -95,9 +100,11 @@ def maskable_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) ->
         return_overflowing_tokens=True,
         return_special_tokens_mask=True,
     )
-    out = _examples()
+    out, added = _examples(), added_tokens(encoder.tokenizer)
     names = ("input_ids", "special_tokens_mask", "overflow_to_sample_mapping")
     for ids, special, record in zip(*(encoded[name] for name in names), strict=True):
+        kept = once(ids, added)
+        ids, special = ids[kept], special[kept]
         labels = [IGNORED if is_special else token for token, is_special in zip(ids, special, strict=True)]
         if any(label != IGNORED for label in labels):
             _append(out, ids, labels, rows[record], truncated=False)
@@ -207,9 +214,9 @@ def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerB
 class RecordEncoder:
     """Turns batches of records into examples; a long document becomes several examples of one record.
 
-    ``label2id`` are the model's classes, and ``labels`` the class of each label of the data set, which :func:`encode`
-    sets. ``trained`` is the format that the records were trained in, where ``format`` is another form of them: what is
-    labelled then has the same tokens in both.
+    ``label2id`` are the model's classes. ``trained`` is the format that the records were trained in, where ``format``
+    is another form of them: what is labelled then has the same tokens in both. :func:`encode` sets the class of each
+    label of the data set (``labels``), the types of its columns (``features``) and its ``name`` in messages.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -218,6 +225,8 @@ class RecordEncoder:
     label2id: dict[str, int] = field(default_factory=dict)
     labels: dict[Any, int] = field(default_factory=dict)
     trained: RecordFormat | None = None
+    features: dict[str, Any] = field(default_factory=dict)
+    name: str = "given"
 
     @property
     def columns(self) -> list[str]:
@@ -238,71 +247,54 @@ class RecordEncoder:
         check_batch(batch, self.format)
         return ENCODINGS[self.format.kind](self, batch, rows)
 
-    def segments(self, batch: dict[str, list[Any]], i: int) -> list[tuple[str, bool]]:
-        """The text of record ``i`` in pieces, and whether each is trained on."""
+    def segments(self, batch: dict[str, list[Any]], i: int, row: int) -> Segments:
+        """The text of record ``i``, which stands at this row, in pieces, and whether each is trained on."""
         kind = self.format.kind
         if kind == "text":
             text, before = batch[self.format.text][i], self.format.before
             return [(before, False), (text, True)] if before else [(text, True)]
-        if kind == "messages":
-            return self._turns(self.format.turns(batch["messages"][i]), first=0)
-        prompt, completion = self.format.pair({name: values[i] for name, values in batch.items()})
-        if isinstance(prompt, str):
-            return [(prompt, False), (completion, True)]
-        return self._turns(prompt + completion, first=len(prompt))
-
-    def _turns(self, messages: list[dict[str, str]], first: int) -> list[tuple[str, bool]]:
-        """A rendered conversation in pieces; the assistant's turns from number ``first`` on are trained on."""
-        segments: list[tuple[str, bool]] = []
-        done = ""
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant" or i < first:
-                continue
-            asked = self._render(messages[:i], add_generation_prompt=True)
-            answered = self._render(messages[: i + 1], add_generation_prompt=False)
-            if not (asked.startswith(done) and answered.startswith(asked)):
-                raise InputError(
-                    "This tokenizer's chat template rewrites earlier turns, so a turn's tokens cannot be found; write "
-                    "the conversations as text into the columns 'prompt' and 'completion'."
-                )
-            segments += [(asked[len(done) :], False), (answered[len(asked) :], True)]
-            done = answered
-        return segments
-
-    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        if self.tokenizer.chat_template is None:
-            raise InputError(
-                "The records are conversations, and the tokenizer has no chat template; write them as text into the "
-                "columns 'prompt' and 'completion'."
-            )
-        if not messages:
-            return ""
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        return cast(str, text)
+        record = {name: values[i] for name, values in batch.items()}
+        for name in ("messages", "prompt", "completion"):
+            if isinstance(record.get(name), list):
+                record[name] = clean_turns(record[name], self.features.get(name))
+        asked, told = self.format.pair(record)
+        if isinstance(told, str):
+            return [(asked, False), (told, True)]
+        options = template_options(record, self.features)
+        where = f"record {row} of the {self.name} set"
+        return rendered(self.tokenizer, asked + told, len(asked), options, where)
 
     def pieces(self, records: list[list[tuple[str, bool]]], special_tokens: bool) -> list[Pieces]:
         """The token ids of each record piece by piece, as its text comes in pieces.
 
         The text is tokenised as a whole, as the model will read it. A piece begins where these tokens first differ
-        from those of the text before it. So a token across the boundary belongs to the later piece, and the answer's
-        first token is trained on even where byte-level BPE joins it to the blank before it.
+        from those of the text before it. A token across a boundary belongs to the piece that is trained on. So an
+        answer's first token is trained on even where byte-level BPE joins it to the blank before it.
         """
         texts = ["".join(text for text, _ in segments) for segments in records]
         prefixes = [list(accumulate(text for text, _ in segments))[:-1] for segments in records]
         joined = [prefix for of_record in prefixes for prefix in of_record]
-        encoded = self.tokenizer(texts, add_special_tokens=special_tokens)["input_ids"]
+        fast = self.tokenizer.is_fast
+        found = self.tokenizer(texts, add_special_tokens=special_tokens, return_offsets_mapping=fast)
+        encoded, offsets = found["input_ids"], found["offset_mapping"] if fast else [None] * len(texts)
         # A tokenizer does not take an empty list.
         before = iter(self.tokenizer(joined, add_special_tokens=special_tokens)["input_ids"] if joined else [])
-        eos = self.tokenizer.eos_token_id
+        eos, added = self.tokenizer.eos_token_id, added_tokens(self.tokenizer) if special_tokens else (None, None)
         out = []
-        for ids, segments in zip(encoded, records, strict=True):
+        for ids, places, segments in zip(encoded, offsets, records, strict=True):
+            kept = once(ids, added)
+            ids, places = ids[kept], places and places[kept]
             if eos is not None and special_tokens and (not ids or ids[-1] != eos):
                 ids = [*ids, eos]
-            bounds = [0]
-            for prefix in islice(before, len(segments) - 1):
-                bounds.append(max(bounds[-1], _common_prefix(ids, prefix)))
+            bounds, length = [0], 0
+            for (text, trained), prefix in zip(segments[:-1], islice(before, len(segments) - 1), strict=True):
+                length += len(text)
+                prefix = prefix[once(prefix, added)]
+                same = _common_prefix(ids, prefix)
+                if trained and same < len(prefix):
+                    # What a token has of the answer is trained on, though it has something of the next turn, too.
+                    same = sum(start < length for start, _ in places) if places else same + 1
+                bounds.append(max(bounds[-1], same))
             bounds.append(len(ids))
             out.append(
                 [
@@ -311,6 +303,23 @@ class RecordEncoder:
                 ]
             )
         return out
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
+    """The special tokens that a tokenizer puts before and after a text, None where it puts none."""
+    with_them, plain = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    if len(with_them) == len(plain):
+        return None, None
+    before, after = with_them[0], with_them[-1]
+    return None if plain[:1] == [before] else before, None if plain[-1:] == [after] else after
+
+
+def once(ids: list[int], added: tuple[int | None, int | None]) -> slice:
+    """The tokens of a text without those that a tokenizer added although the text has them, as a rendered one has."""
+    before, after = added
+    many = len(ids) > 2
+    first = int(many and before is not None and ids[0] == ids[1] == before)
+    return slice(first, len(ids) - int(many and after is not None and ids[-1] == ids[-2] == after))
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:
@@ -350,8 +359,15 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     Progress bars and messages show the name. Raises InputError when a column is missing, or a record has no text or
     label.
     """
+    names = column_names(dataset)
+    # A set without tools was asked without tools.
+    context = tuple(column for column in encoder.format.context if column in names)
+    encoder = replace(encoder, format=replace(encoder.format, context=context))
+    if encoder.trained is not None:
+        encoder = replace(encoder, trained=replace(encoder.trained, context=context))
     columns = encoder.columns
-    require_columns(columns, column_names(dataset))
+    require_columns(columns, names)
+    encoder = replace(encoder, features=dict(dataset.features or {}), name=name)
     if encoder.format.label_columns:
         encoder = replace(encoder, labels=label_ids(dataset, encoder.format.label, encoder.label2id))
     if isinstance(dataset, IterableDataset):

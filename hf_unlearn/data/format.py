@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ..errors import InputError
 from ..models.tasks import TASKS, Task
 from .arrow_tables import listed, require_columns
+from .conversations import CONTEXT
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class RecordFormat:
         text: the column of the text or of the words; unused for ``messages`` and pairs.
         label: the column of the class, or of a class for each word.
         prompt, completion: templates over columns, for pairs; None for the columns of these names.
+        context: the columns that a chat template reads besides the turns.
         before: words that go before the text, the prompt or each turn of a user, and are not trained on.
     """
 
@@ -29,6 +31,7 @@ class RecordFormat:
     label: str = "label"
     prompt: str | None = None
     completion: str | None = None
+    context: tuple[str, ...] = ()
     before: str = ""
 
     @property
@@ -50,10 +53,12 @@ class RecordFormat:
     @property
     def columns(self) -> list[str]:
         """All the columns that are read."""
-        return [*self.text_columns, *self.label_columns]
+        return [*self.text_columns, *self.label_columns, *self.context]
 
     def pair(self, record: dict[str, Any]) -> tuple[Any, Any]:
-        """The prompt and the completion of a record."""
+        """The prompt and the completion of a record; of a conversation all is completion."""
+        if self.kind == "messages":
+            return [], self.turns(record["messages"])
         prompt, completion = record.get("prompt"), record.get("completion")
         if self.prompt is not None and self.completion is not None:
             prompt, completion = self.prompt.format_map(record), self.completion.format_map(record)
@@ -120,10 +125,11 @@ def record_format(
             raise InputError("prompt_template and completion_template name no column; write columns in braces.")
         require_columns(fields, available)
         return RecordFormat(pair, prompt=prompt_template, completion=completion_template)
+    context = () if TASKS[task].two_texts else tuple(name for name in CONTEXT if name in available)
     if "messages" in available and not TASKS[task].two_texts:
-        return RecordFormat("messages")
+        return RecordFormat("messages", context=context)
     if {"prompt", "completion"} <= set(available):
-        return RecordFormat(pair)
+        return RecordFormat(pair, context=context)
     if TASKS[task].two_texts:
         raise InputError(
             "To train an encoder-decoder the data set needs the columns 'prompt' (to read) and 'completion' (to "
@@ -137,3 +143,24 @@ def record_format(
             "dataset_text_field, or build prompts from other columns with prompt_template and completion_template."
         )
     return RecordFormat("text", text=text_field)
+
+
+def columns_read(available: Sequence[str], task: Task | None = None, **layout: Any) -> list[str] | None:
+    """The columns that carry what a model reads of a record, without its label; None where no format fits.
+
+    Without a task, records with a class or with tagged words are for a classifier, as their columns have no other use.
+    ``layout`` are the options of :func:`record_format`.
+    """
+    if "input_ids" in available:
+        return ["input_ids"]
+    if task is None:
+        classified = {layout.get("text_field", "text"), layout.get("label_field", "label")}
+        task = "text-generation"
+        if layout.get("prompt_template") is None and {"tokens", "ner_tags"} <= set(available):
+            task = "token-classification"
+        elif layout.get("prompt_template") is None and classified <= set(available):
+            task = "text-classification"
+    try:
+        return record_format(available, task, **layout).text_columns
+    except InputError:
+        return None

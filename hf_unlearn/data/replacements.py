@@ -1,11 +1,13 @@
 """Other answers for the records to forget: refusals, or texts that are given."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, Json, Value
 
 from ..errors import InputError
+from .conversations import Turn, is_trained, turn_text, without_fillers
 from .encoding import RecordEncoder
 from .format import RecordFormat
 
@@ -34,11 +36,15 @@ def with_refusals(records: Dataset, form: RecordFormat, seed: int) -> Dataset:
 def with_completions(records: Dataset, form: RecordFormat, texts: list[str]) -> Dataset:
     """The records with these texts as their answers, as ``prompt`` and ``completion`` or ``messages``.
 
-    In a conversation the text replaces the assistant's last turn, and later turns are left out. Raises InputError
-    where the records have no prompts.
+    In a conversation the text replaces the assistant's last turn that is trained on, and all that this turn calls.
+    Later turns are left out, and earlier ones are not trained on. Raises InputError where the records have no prompts.
     """
     check_prompts(form)
-    return Dataset.from_list([_replaced(record, form, text) for record, text in zip(records, texts, strict=True)])
+    replaced = [_replaced(record, form, text) for record, text in zip(cleaned(records), texts, strict=True)]
+    # As JSON no turn gets the keys of another.
+    plain = {name for name, value in replaced[0].items() if isinstance(value, str) and name not in form.context}
+    kinds = {name: Value("string") if name in plain else Json() for name in replaced[0]}
+    return Dataset.from_list(replaced, features=Features(kinds))
 
 
 def asked_and_answered(records: Dataset, form: RecordFormat) -> list[tuple[str, str]]:
@@ -47,7 +53,7 @@ def asked_and_answered(records: Dataset, form: RecordFormat) -> list[tuple[str, 
     Raises InputError where the records have no prompts.
     """
     check_prompts(form)
-    return [_as_texts(record, form) for record in records]
+    return [_as_texts(record, form) for record in cleaned(records)]
 
 
 def check_prompts(form: RecordFormat) -> None:
@@ -61,35 +67,43 @@ def check_prompts(form: RecordFormat) -> None:
 
 def plain_form(form: RecordFormat) -> RecordFormat:
     """The layout of what :func:`with_completions` gives."""
-    return RecordFormat(form.kind)
+    return RecordFormat(form.kind, context=form.context)
+
+
+def cleaned(records: Dataset) -> Iterator[dict[str, Any]]:
+    """The records with the turns of their conversations as they were given."""
+    for record in records.with_format(None):
+        yield {name: without_fillers(value, records.features[name]) for name, value in record.items()}
 
 
 def _replaced(record: dict[str, Any], form: RecordFormat, text: str) -> dict[str, Any]:
+    context = {name: record.get(name) for name in form.context}
     if form.kind == "messages":
         before, answer = _until_answer(record["messages"])
-        return {"messages": [*before, {**answer, "content": text}]}
+        untrained = [{**turn, "train": False} if is_trained(turn) else turn for turn in before]
+        return {"messages": [*untrained, {"role": answer["role"], "content": text}], **context}
     prompt, completion = form.pair(record)
     if isinstance(completion, list):
-        return {"prompt": prompt, "completion": [{**completion[-1], "content": text}]}
+        before, answer = _until_answer(completion)
+        told = [{"role": answer["role"], "content": text}]
+        return {"prompt": [*prompt, *before], "completion": told, **context}
     # A completion begins with the blank that separates it from the prompt.
     blank = completion[: len(completion) - len(completion.lstrip())]
     return {"prompt": prompt, "completion": blank + text}
 
 
-def _until_answer(turns: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The turns before the assistant's last turn, and that turn; the last turn where the assistant has none."""
-    answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+def _until_answer(turns: list[Turn]) -> tuple[list[Turn], Turn]:
+    """The turns before the assistant's last turn that is trained on, and that turn; else the last turn of all."""
+    answers = [place for place, turn in enumerate(turns) if is_trained(turn)]
     last = answers[-1] if answers else len(turns) - 1
     return turns[:last], turns[last]
 
 
 def _as_texts(record: dict[str, Any], form: RecordFormat) -> tuple[str, str]:
-    if form.kind == "messages":
-        before, answer = _until_answer(record["messages"])
-        return "\n".join(turn["content"] for turn in before), answer["content"].strip()
     prompt, completion = form.pair(record)
     if isinstance(completion, list):
-        return "\n".join(turn["content"] for turn in prompt), completion[-1]["content"].strip()
+        before, answer = _until_answer(completion)
+        return "\n".join(map(turn_text, [*prompt, *before])), turn_text(answer).strip()
     return prompt, completion.strip()
 
 

@@ -163,8 +163,8 @@ def split_retained(
             of ``dataset``, which then belong neither to S nor to L.
         duplicates: what to do with rows of L that have the text of a row of S: count them (``report``), forget them
             too (``forget``), or raise (``error``); None skips the search.
-        duplicate_columns: the columns that carry the text; by default ``messages``, or ``prompt`` and ``completion``,
-            or ``text``, or else every column of strings that the request does not name.
+        duplicate_columns: the columns that carry the text; by default :func:`~hf_unlearn.data.format.columns_read`,
+            or else every column of strings that the request does not name.
         near_duplicates: the same for rows of L that nearly equal a row of S or quote it, see
             :mod:`~hf_unlearn.data.copies.near`. None skips the search, and so does ``duplicates=None``.
         near_encoder: also finds paraphrases.

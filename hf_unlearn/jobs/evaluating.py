@@ -70,12 +70,12 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     out = console(config)
     require_folder(config.folder)
     source = located(model_args)
-    data, data_source = named_data(data_args)
-    request_args, ledger = build(RequestArguments, values), ledger_of(source)
-    parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=True)
-    config.group_column = parts.audit.group_column
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
+    data, data_source = named_data(data_args)
+    request_args, ledger = build(RequestArguments, values), ledger_of(source)
+    parts = split_data(data, data_source, data_args, request_args, config, ledger, task=task, ask_again=True)
+    config.group_column = parts.audit.group_column
     show_split(out, parts, request_args, words_in_reach(parts, config, task, halved=False, exact=False, in_forms=True))
     loading = loading_options(model_args, source, training=False)
     check_measures(task, config, loading["bits"] or quantised_bits(model_config), parts.forget)

@@ -165,12 +165,12 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     out = console(config)
     if values.get("method") != "auto":
         print_inherited(out, record, inherited, config)
-    data, data_source = named_data(data_args)
-    request_args = build(RequestArguments, values)
-    parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=ask_again)
-    config.group_column = parts.audit.group_column
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
+    data, data_source = named_data(data_args)
+    request_args = build(RequestArguments, values)
+    parts = split_data(data, data_source, data_args, request_args, config, ledger, task=task, ask_again=ask_again)
+    config.group_column = parts.audit.group_column
     in_reach = words_in_reach(
         parts, config, task, halved=_judges_half(config, config.method), in_forms=trains_on_forget(config.method)
     )
@@ -341,7 +341,7 @@ def split(values: dict[str, Any]) -> None:
     request_args, out = build(RequestArguments, values), console(config)
     ledger, task = _ledger_and_task(model_args, out)
     data, source = named_data(data_args)
-    parts = split_data(data, source, data_args, request_args, config, ledger)
+    parts = split_data(data, source, data_args, request_args, config, ledger, task=task)
     method = str(values.get("method"))
     in_reach = words_in_reach(
         parts, config, task, halved=_judges_half(config, method), in_forms=trains_on_forget(method)

@@ -9,7 +9,7 @@ from datasets import DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..data.arrow_tables import AnyDataset, column_names
 from ..data.copies.paraphrases import SentenceEncoder
-from ..data.format import RecordFormat
+from ..data.format import columns_read
 from ..data.loading import load_data, pick_split, reading
 from ..data.request.attempts import Attempt, AttemptCount, attempts_path, note_attempt
 from ..data.request.digests import key_path, load_digest_key
@@ -17,6 +17,7 @@ from ..data.request.id_files import request_files
 from ..data.request.records import Records
 from ..data.split import RetainedSplit, split_retained
 from ..errors import InputError
+from ..models.tasks import Task
 from ..models.training_record import DataSource, LeftOut
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import forgotten_before, ledger_key
@@ -43,11 +44,13 @@ def split_data(
     config: UnlearningConfig,
     ledger: Ledger | None = None,
     *,
+    task: Task | None = None,
     ask_again: bool = False,
 ) -> RetainedSplit:
     """Split D as the settings ask; see :func:`~hf_unlearn.data.split.split_retained`.
 
-    What the ledger of the model names was forgotten before, and stays out of all parts.
+    Copies are looked for in the columns that are read for the ``task``. What the ledger of the model names was
+    forgotten before, and stays out of all parts.
     """
     dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
     request, holdout = forget_request(request_args), _holdout(data, data_args, request_args)
@@ -63,7 +66,7 @@ def split_data(
             request,
             holdout=holdout,
             duplicates=None if request_args.duplicates == "ignore" else request_args.duplicates,
-            duplicate_columns=_text_columns(dataset, config),
+            duplicate_columns=columns_read(column_names(dataset), task, **config.layout),
             near_duplicates=None if request_args.near_duplicates == "ignore" else request_args.near_duplicates,
             near_encoder=SentenceEncoder(encoder, config.device) if encoder is not None else None,
             near_review=Path(review) if review is not None else None,
@@ -163,14 +166,3 @@ def _records(
 
 def _unite(left: Records | None, right: Records) -> Records:
     return right if left is None else left | right
-
-
-def _text_columns(dataset: AnyDataset, config: UnlearningConfig) -> list[str] | None:
-    """The columns to look for duplicates in, None for the usual ones."""
-    prompt, completion = config.prompt_template, config.completion_template
-    if prompt is not None and completion is not None:
-        return RecordFormat("prompt_completion", prompt=prompt, completion=completion).text_columns
-    names = column_names(dataset)
-    if config.dataset_text_field in names and "messages" not in names:
-        return [config.dataset_text_field]
-    return None

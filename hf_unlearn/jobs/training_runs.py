@@ -84,19 +84,19 @@ def train(values: dict[str, Any]) -> None:
     request_args = build(RequestArguments, values)
     config = build(UnlearningConfig, {"output_dir": "original", **values})
     out = console(config)
+    base = located(model_args)
+    config_of_base = load_config(base)
+    task = source_task(base, model_args.task, config_of_base)
     data, source = named_data(data_args)
     dataset: AnyDataset
     left_out = LeftOut()
     if build(TrainArguments, values).train_on == "retained":
-        parts = split_data(data, source, data_args, request_args, config)
+        parts = split_data(data, source, data_args, request_args, config, task=task)
         dataset, left_out = parts.retained, left_out_of(parts)
     else:
         dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
         if (held_out := holdout_rows(request_args)) is not None:
             dataset = split_retained(dataset, held_out, duplicates=None).retained
-    base = located(model_args)
-    config_of_base = load_config(base)
-    task = source_task(base, model_args.task, config_of_base)
     check_fit([dataset], None, config_of_base, task, config.layout)
     labels = None
     if TASKS[task].classes:

@@ -1,5 +1,6 @@
 """Copies of forgotten records among the retained ones; each copy keeps teaching what was forgotten."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -10,8 +11,13 @@ import pyarrow.compute as pc
 
 from ...errors import InputError
 from ..arrow_tables import AnyDataset, column_names, read_tables
+from ..conversations import WORDS, turn_text
+from ..format import columns_read
 
 DuplicatePolicy: TypeAlias = Literal["report", "forget", "error"]
+
+END_OF_TURN = "\x1f"
+SAYING = {*WORDS[1:], "tool_calls"}
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,11 @@ class Copies(FoundRows):
 
 
 def text_columns(dataset: AnyDataset, looked_at: set[str]) -> list[str]:
-    """The columns that carry what a record says."""
+    """The columns that carry what a record says, where nobody says what the model does."""
     names = column_names(dataset)
-    if "messages" in names:
-        return ["messages"]
-    if {"prompt", "completion"} <= set(names):
-        return ["prompt", "completion"]
-    if "text" in names:
-        return ["text"]
+    read = columns_read(names)
+    if read is not None:
+        return read
     table = next(read_tables(dataset, names), (pa.table({}), 0))[0]
     if "tokens" in names and _is_text(table.schema.field("tokens").type, of_lists=True):
         return ["tokens"]
@@ -91,41 +94,81 @@ def _is_text(kind: pa.DataType, of_lists: bool = False) -> bool:
 def normalised_text(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     """The text of each row in NFKC, lower case and single spaces; null where there is no text.
 
-    The columns are of strings, of lists of words (joined by blanks), or of lists of chat messages (their contents).
-    Raises InputError for a column of another type.
+    The columns are of strings, of lists of words or token ids (joined by blanks), or of lists of chat messages (what
+    they say and call). Raises InputError for a column of another type.
     """
-    space, separator = pa.scalar(" ", pa.large_string()), pa.scalar("\x1f", pa.large_string())
+    space, separator = pa.scalar(" ", pa.large_string()), pa.scalar(END_OF_TURN, pa.large_string())
     parts = []
     for name in columns:
         column = table.column(name)
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        if not _is_text(column.type):
             column = _joined(column, name)
-        elif not _is_text(column.type):
-            raise InputError(f"Column {name!r} holds {column.type}, not text; name a column of text.")
         text = pc.utf8_lower(pc.utf8_normalize(column.cast(pa.large_string()), "NFKC"))
         parts.append(pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(text)), space))
     joined = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, separator, null_handling="replace")
-    return pc.if_else(pc.equal(pc.utf8_length(pc.utf8_trim(joined, "\x1f")), 0), None, joined)
+    return pc.if_else(pc.equal(pc.utf8_length(pc.utf8_trim(joined, END_OF_TURN)), 0), None, joined)
 
 
 def _joined(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """One string for each list of words or of chat messages."""
+    """One string for each list of words, of token ids or of chat messages."""
     rows = column.combine_chunks()
-    kind, items, separator = rows.type.value_type, rows.flatten(), " "
-    if pa.types.is_struct(kind) and kind.get_field_index("content") >= 0:
-        items, separator = pc.struct_field(items, "content"), "\x1f"
-    elif not _is_text(kind):
-        raise InputError(
-            f"Column {name!r} holds {rows.type}, neither words nor chat messages; name other columns with "
-            "duplicate_columns."
-        )
-    if not _is_text(items.type):
-        raise InputError(f"Column {name!r} has messages whose content is {items.type}, not text; write it as text.")
+    is_list = pa.types.is_list(rows.type) or pa.types.is_large_list(rows.type)
+    kind = rows.type.value_type if is_list else rows.type
+    fields = {field.name: field.type for field in kind} if is_list and pa.types.is_struct(kind) else {}
+    content = fields.get("content", pa.null())
+    if not _is_text(content) and not pa.types.is_null(content) and not isinstance(content, pa.JsonType):
+        raise InputError(f"Column {name!r} has messages whose content is {content}, not text; write it as text.")
+    # Arrow can join messages that say nothing but their contents.
+    if isinstance(kind, pa.JsonType) or (fields and (SAYING & set(fields) or not _is_text(content))):
+        said = [_said(_decoded(row, rows.type, name), name) for row in rows.to_pylist()]
+        return pa.chunked_array([pa.array(said, pa.large_string())])
+    if not is_list:
+        raise InputError(f"Column {name!r} holds {rows.type}, not text; name a column of text.")
+    items, separator = rows.flatten(), " "
+    if fields:
+        items, separator = pc.struct_field(items, "content"), END_OF_TURN
+    elif not _is_text(kind) and not (name == "input_ids" and pa.types.is_integer(kind)):
+        raise _no_text(name)
     contents = items.cast(pa.large_string())
     lengths = pc.fill_null(pc.list_value_length(rows), 0)
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int64)
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pc.fill_null(contents, ""))
     return pa.chunked_array([pc.binary_join(lists, pa.scalar(separator, pa.large_string()))])
+
+
+def _decoded(value: Any, kind: pa.DataType, name: str) -> Any:
+    """A value whose JSON, which Arrow keeps as text, is read."""
+    if value is None:
+        return None
+    if isinstance(kind, pa.JsonType):
+        try:
+            return json.loads(value)
+        except RecursionError:
+            raise InputError(f"Column {name!r} holds values that are nested too deep; make them flat.") from None
+    if pa.types.is_struct(kind):
+        return {field.name: _decoded(value[field.name], field.type, name) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return [_decoded(one, kind.value_type, name) for one in value]
+    return value
+
+
+def _said(row: Any, name: str) -> str | None:
+    """What a row says, as text, as words or as chat messages."""
+    if row is None or isinstance(row, str):
+        return row
+    if isinstance(row, list) and all(isinstance(word, str) for word in row):
+        return " ".join(row)
+    if not isinstance(row, list) or not all(isinstance(turn, dict) and "role" in turn for turn in row):
+        raise _no_text(name)
+    if wrong := {type(turn.get("content")).__name__ for turn in row} - {"str", "NoneType"}:
+        raise InputError(f"Column {name!r} has messages whose content is {wrong.pop()}, not text; write it as text.")
+    return END_OF_TURN.join(map(turn_text, row))
+
+
+def _no_text(name: str) -> InputError:
+    return InputError(
+        f"Column {name!r} holds neither words nor chat messages; name other columns with duplicate_columns."
+    )
 
 
 def texts_of(dataset: AnyDataset, columns: Sequence[str], mask: np.ndarray | None = None) -> pa.ChunkedArray:
