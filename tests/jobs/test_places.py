@@ -14,6 +14,7 @@ import pytest
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
 from hf_unlearn.data.copies.review import check_review
+from hf_unlearn.data.loading import load_data
 from hf_unlearn.files import write_text, written_privately
 from hf_unlearn.jobs.finished_run import audit, card
 from hf_unlearn.output_folder import LOCK_FILE, alone_in
@@ -133,3 +134,15 @@ def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="bad"), alone_in(tmp_path / "new"):
         raise InputError("bad")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_was_touched_or_moved_is_the_same_data(tickets_file: Path, tmp_path: Path) -> None:
+    content = tickets_file.read_bytes()
+    places = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for date, path in enumerate(places, start=1):
+        path.write_bytes(content)
+        os.utime(path, (date * 1e9, date * 1e9))
+    one, two = (load_data(str(path))[0]["train"]._fingerprint for path in places)
+    assert one == two
+    places[1].write_bytes(content.replace(b"billing", b"billings", 1))
+    assert load_data(str(places[1]))[0]["train"]._fingerprint != one
