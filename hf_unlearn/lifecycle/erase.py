@@ -1,5 +1,6 @@
 """Erasing the old weights on the Hub: what goes is recorded, deleted, and then looked for."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -9,7 +10,7 @@ from ..errors import InputError
 from ..publishing.ledger import LEDGER_FILE, Erased, digest_of
 from .erase_plan import ErasurePlan, present_files
 from .erase_report import ERASURE_FILE, Answer, ErasureReport, Gives, OldRef
-from .hub_repository import HubRepo, short_name
+from .hub_repository import MAIN, HubRepo, short_name
 
 
 def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
@@ -24,6 +25,7 @@ def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
     if plan.refusals:
         raise InputError(plan.refusals[0])
     if not plan.finished:
+        _require_unmoved(repo, plan)
         if not plan.begun:
             repo.commit({ERASURE_FILE: plan.report.text}, "Begin to erase what was here before", plan.head)
         _take_away(repo, plan)
@@ -42,25 +44,48 @@ def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
 
 def _take_away(repo: HubRepo, plan: ErasurePlan) -> None:
     """Delete refs, then history, then the large files that nothing uses any more."""
+    gone: set[str] = set()
     for ref, fate in plan.fates.items():
         if fate == "deleted":
+            _require_unmoved(repo, plan, gone)
             repo.delete_ref(ref)
+            gone.add(ref)
     for ref, fate in plan.fates.items():
         if fate == "squashed":
+            _require_unmoved(repo, plan, gone)
             repo.squash(short_name(ref), "All of it, without what was here before")
-    _require_unchanged(repo, plan)
+            gone.add(ref)
+    _require_unmoved(repo, plan, gone)
     going = {stored.sha256 for stored in plan.report.objects}
     repo.delete_objects([info for info in repo.objects() if info.file_oid in going])
+
+
+def _require_unmoved(repo: HubRepo, plan: ErasurePlan, done: Collection[str] = ()) -> None:
+    """Raise InputError where somebody else has changed what the plan was made for: the repository, or a ref in it.
+
+    The refs in ``done`` have been dealt with, and main is known by its files. The Hub makes conversions by itself, and
+    pull requests stay.
+    """
+    _require_unchanged(repo, plan)
+    ours = {ref for ref in plan.fates if ref.startswith(("refs/heads/", "refs/tags/"))} - {MAIN, *done}
+    now = repo.targets()
+    new = {ref for ref in now if ref.startswith(("refs/heads/", "refs/tags/"))} - set(plan.fates)
+    if repo.identity() != plan.identity or new or any(now.get(ref) != plan.targets[ref] for ref in ours):
+        raise _changed(repo)
+
+
+def _changed(repo: HubRepo) -> InputError:
+    return InputError(
+        f"Somebody else has changed {repo.id} meanwhile, so nothing more is erased; look at what is there, and "
+        "run the same command again."
+    )
 
 
 def _require_unchanged(repo: HubRepo, plan: ErasurePlan) -> str:
     """The commit of main, which has the files that the plan was made for; raises InputError when it has others."""
     head = repo.head()
     if present_files(repo.tree(head)) != plan.files:
-        raise InputError(
-            f"Somebody else has changed {repo.id} meanwhile, so nothing more is erased; look at what is there, and "
-            "run the same command again."
-        )
+        raise _changed(repo)
     return head
 
 

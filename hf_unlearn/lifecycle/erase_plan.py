@@ -46,6 +46,8 @@ class ErasurePlan:
 
     Attributes:
         report: what goes, as it will be recorded, together with what an interrupted erasure had found before.
+        identity: the name of the repository on the Hub, and when it was created.
+        targets: the commits of its refs, by their full names.
         head: the commit of main.
         files: of that commit, without those that an erasure writes.
         fates: of the refs that there are, by their full names.
@@ -59,6 +61,8 @@ class ErasurePlan:
     """
 
     report: ErasureReport
+    identity: tuple[str, datetime | None]
+    targets: dict[str, str]
     head: str
     files: dict[str, HubFile]
     fates: dict[str, Fate]
@@ -93,7 +97,7 @@ def _require_owner(repo: HubRepo) -> None:
         raise InputError(
             f"{repo.id} belongs to {namespace}, where your role is {roles[namespace]}; it needs the role write."
         )
-    name = repo.name_on_hub()
+    name, _ = repo.identity()
     if name != repo.id:
         raise InputError(f"{repo.id} is called {name} on the Hub; give it that name.")
     repo.require_writable()
@@ -169,6 +173,8 @@ class _Survey:
                 begun = report == self.earlier
         return ErasurePlan(
             report=report,
+            identity=self.repo.identity(),
+            targets={ref.ref: ref.target_commit for ref in self.refs},
             head=self.head,
             files=present_files(self.files),
             fates=fates,

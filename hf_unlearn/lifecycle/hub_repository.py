@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.hf_api import GitRefInfo, LFSFileInfo, RepoFile
+from huggingface_hub.hf_api import DatasetInfo, GitRefInfo, LFSFileInfo, ModelInfo, RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from ..hub_access import Patience, Result
@@ -53,13 +53,18 @@ class HubRepo:
         """Whose the token is."""
         return self._patiently(self._api.whoami)
 
-    def name_on_hub(self) -> str:
-        """The name under which the Hub knows it, which is another one after a renaming."""
-        return self._ask(self._api.repo_info).id
+    def identity(self) -> tuple[str, datetime | None]:
+        """The name under which the Hub knows it, another one after a renaming, and when it was created."""
+        info = cast(ModelInfo | DatasetInfo, self._ask(self._api.repo_info))
+        return info.id, info.created_at
 
     def require_writable(self) -> None:
         """Let the Hub refuse if the token may not write."""
         self._ask(self._api.auth_check, write=True)
+
+    def targets(self) -> dict[str, str]:
+        """The commits of all refs, by the full names of these."""
+        return {ref.ref: ref.target_commit for ref in self.refs()}
 
     def refs(self) -> list[GitRefInfo]:
         """Every branch, tag, conversion and pull request."""
@@ -109,7 +114,7 @@ class HubRepo:
 
     def head(self) -> str:
         """The commit of main."""
-        return next(ref.target_commit for ref in self.refs() if ref.ref == MAIN)
+        return self.targets()[MAIN]
 
     def commit(self, files: dict[str, str], message: str, parent: str) -> None:
         """Add texts to main in one commit, unless something has come after the parent."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ import torch
 from huggingface_hub import HfApi, constants
 from transformers import AutoModelForCausalLM
 
-from hf_unlearn import publish
+from hf_unlearn import InputError, publish
 from hf_unlearn.cli import main
+from hf_unlearn.lifecycle.erase import erase
+from hf_unlearn.lifecycle.erase_plan import plan_erasure
 from hf_unlearn.lifecycle.erase_report import ERASURE_FILE, Answer, ErasureReport
 from hf_unlearn.lifecycle.hub_repository import HubRepo
 from hf_unlearn.publishing.ledger import LEDGER_FILE, Ledger, digest_of
@@ -245,6 +248,41 @@ def test_by_xet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert client(XET_READ, old, "main") == ["RevisionNotFoundError", "the unlearned model"]
         assert len(list(HfApi(server.url).list_lfs_files("owner/by-xet"))) == 1
         assert {"xet-write-token", "xet-read-token"} <= {path.split("/")[-2] for _, path, _ in server.requests}
+
+
+# Somebody else at the same time
+
+
+def commit_to_branch(api: HfApi, repo: str) -> None:
+    push(api, repo, {"new.txt": b"came after the plan"}, revision="old")
+
+
+def make_branch(api: HfApi, repo: str) -> None:
+    api.create_branch(repo, branch="newer", revision="v1")
+
+
+def commit_to_main(api: HfApi, repo: str) -> None:
+    push(api, repo, {"new.txt": b"came after the plan"})
+
+
+def make_again(api: HfApi, repo: str) -> None:
+    files = {path: HubRepo(repo, "model").read("main", path) for path in api.list_repo_files(repo)}
+    api.delete_repo(repo)
+    time.sleep(1.1)  # the Hub tells the time of creation in seconds
+    api.create_repo(repo)
+    push(api, repo, files)
+
+
+@pytest.mark.parametrize("change", [commit_to_branch, make_branch, commit_to_main, make_again])
+def test_what_came_after_the_plan_is_not_erased(api: HfApi, repo: str, change: Callable[[HfApi, str], None]) -> None:
+    """Nothing is deleted on the grounds of what was there before."""
+    there = HubRepo(repo, "model")
+    plan = plan_erasure(there)
+    change(api, repo)
+    before = there.targets()
+    with pytest.raises(InputError, match="Somebody else has changed .* meanwhile, so nothing more is erased"):
+        erase(there, plan)
+    assert there.targets() == before
 
 
 # What is shown before
