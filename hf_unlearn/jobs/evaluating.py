@@ -20,7 +20,7 @@ from ..evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningRep
 from ..evaluation.score_cache import score_once
 from ..evaluation.verdict import Provenance
 from ..models.loading import load_any, load_config, load_tokenizer, quantised_bits, source_task, to_device
-from ..models.location import ModelSource, locate
+from ..models.location import ModelSource, locate, on_named_base
 from ..models.tasks import Task
 from ..output_folder import require_folder
 from ..publishing.ledger import digest_of
@@ -74,6 +74,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     request_args, ledger = build(RequestArguments, values), ledger_of(source)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, ask_again=True)
     config.group_column = parts.audit.group_column
+    source = on_named_base(source, config.base_model_name_or_path, config.base_model_revision)
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
     show_split(out, parts, request_args, words_in_reach(parts, config, task, halved=False, exact=False, in_forms=True))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from ..files import write_text
 from ..machine_faults import check_weights
+from ..models.location import WEIGHT_FILES
 
 MARKER = "complete.json"
 
@@ -31,8 +33,14 @@ def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> N
         check_weights(staging)
         # PEFT writes a card of its own, which would name a folder of this machine as the base.
         (staging / "README.md").unlink(missing_ok=True)
-        for file in sorted(staging.iterdir()):
-            os.replace(file, folder / file.name)
+        saved = {file.name for file in staging.iterdir()}
+        for name in sorted(saved):
+            os.replace(staging / name, folder / name)
+        # Of a model that was here before; with them another one would be loaded, or published.
+        for pattern in (*WEIGHT_FILES, ADAPTER_CONFIG_NAME):
+            for file in folder.glob(pattern):
+                if file.name not in saved:
+                    file.unlink()
     finally:
         if writes:
             shutil.rmtree(staging, ignore_errors=True)
