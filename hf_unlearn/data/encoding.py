@@ -7,16 +7,18 @@ with a ``label``, or ``tokens`` (a list of words) with ``ner_tags`` (one for eac
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, dropwhile, islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from datasets import Features, IterableDataset, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..models.limits import own_padding, positions, vocabulary
 from ..models.tasks import IGNORED, Task
 from .arrow_tables import AnyDataset, column_names, require_columns
 from .checks import check_batch
@@ -27,6 +29,9 @@ from .labels import class_ids, label_ids
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 1024  # as TRL
+
+# Their classifiers read the last position, whatever stands there.
+READ_AT_THE_END = ("xlnet",)
 
 Columns = dict[str, list[Any]]
 # The tokens of a record piece by piece, and whether each piece is trained on.
@@ -197,11 +202,9 @@ def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerB
 
     Raises InputError when the model cannot read so many.
     """
-    parts = (config.get_text_config().to_dict(), config.to_dict().get("encoder") or {})
-    limits = [tokenizer.model_max_length, *(part.get("max_position_embeddings") for part in parts)]
-    limit = min(limit for limit in limits if limit)
+    limit = positions(config)
     if asked is None:
-        return min(limit, DEFAULT_MAX_LENGTH)
+        return int(min(limit, tokenizer.model_max_length or limit, DEFAULT_MAX_LENGTH))
     if not 2 <= asked <= limit:
         raise InputError(f"max_length={asked} is not possible: this model reads 2 to {limit} tokens.")
     return asked
@@ -217,6 +220,9 @@ class RecordEncoder:
     ``label2id`` are the model's classes. ``trained`` is the format that the records were trained in, where ``format``
     is another form of them: what is labelled then has the same tokens in both. :func:`encode` sets the class of each
     label of the data set (``labels``), the types of its columns (``features``) and its ``name`` in messages.
+    ``label2id`` are the model's classes, and ``labels`` the class of each label of the data set, which :func:`encode`
+    sets. ``trained`` is the format that the records were trained in, where ``format`` is another form of them: what is
+    labelled then has the same tokens in both. ``foreign`` are the tokenizer's ids that the model does not have.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -227,6 +233,7 @@ class RecordEncoder:
     trained: RecordFormat | None = None
     features: dict[str, Any] = field(default_factory=dict)
     name: str = "given"
+    foreign: frozenset[int] = frozenset()
 
     @property
     def columns(self) -> list[str]:
@@ -242,10 +249,20 @@ class RecordEncoder:
             ``truncated`` (whether tokens were cut off), all of shape (examples,).
 
         Raises:
-            InputError: a record without text or label, or a conversation that cannot be trained on.
+            InputError: a record without text or label, a conversation that cannot be trained on, or a token that the
+                model does not have.
         """
         check_batch(batch, self.format)
-        return ENCODINGS[self.format.kind](self, batch, rows)
+        examples = ENCODINGS[self.format.kind](self, batch, rows)
+        if self.foreign:
+            texts = [*examples["input_ids"], *(examples["labels"] if self.format.kind == "text_pairs" else [])]
+            if strange := sum(not self.foreign.isdisjoint(ids) for ids in texts):
+                raise InputError(
+                    f"{strange} of {len(texts)} texts have tokens that the tokenizer knows and the model does not: "
+                    f"{len(self.foreign)} were added to the tokenizer alone. Resize the model's embeddings and train "
+                    "it on them, or save the model's own tokenizer beside it."
+                )
+        return examples
 
     def segments(self, batch: dict[str, list[Any]], i: int, row: int) -> Segments:
         """The text of record ``i``, which stands at this row, in pieces, and whether each is trained on."""
@@ -349,8 +366,19 @@ def make_encoder(
     columns = column_names(dataset)
     if "input_ids" in columns:
         return None
-    length = resolve_max_length(config, tokenizer, max_length)
-    return RecordEncoder(tokenizer, record_format(columns, task, **layout), length, class_ids(config))
+    length, known = resolve_max_length(config, tokenizer, max_length), vocabulary(config)
+    foreign = frozenset(token for token in tokenizer.get_vocab().values() if token >= known)
+    form = record_format(columns, task, **layout)
+    return RecordEncoder(tokenizer, form, length, class_ids(config), foreign=foreign)
+
+
+def check_tokens(sets: Sequence[AnyDataset | None], encoder: RecordEncoder | None) -> None:
+    """Raise InputError where a record has a token that the model does not; a stream is checked when it is read."""
+    if encoder is None or not encoder.foreign:
+        return
+    for part in sets:
+        if isinstance(part, Dataset):
+            encode(part, encoder, "given")
 
 
 def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset:
@@ -411,13 +439,14 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
 
 @dataclass
 class PaddingCollator:
-    """Stacks examples into tensors, padded on the right to the longest.
+    """Stacks examples into tensors, padded to the longest on one side.
 
     Padding is known by the attention mask, not by the token's id, so EOS is trained even where it is also the padding
     token.
     """
 
     pad_token_id: int
+    side: Literal["right", "left"] = "right"
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return int64 tensors ``input_ids``, ``attention_mask`` of shape (batch, tokens) and ``labels``."""
@@ -428,11 +457,20 @@ class PaddingCollator:
             if values[0].ndim == 0:
                 batch[name] = torch.stack(values)
             else:
-                batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=value)
+                batch[name] = pad_sequence(values, batch_first=True, padding_value=value, padding_side=self.side)
         return batch
 
+    def of(self, config: PretrainedConfig) -> "PaddingCollator":
+        """The one that pads as a model expects, by which a classifier on a decoder finds the end of a text."""
+        own = own_padding(config)
+        side: Literal["right", "left"] = "left" if config.model_type in READ_AT_THE_END else "right"
+        return PaddingCollator(self.pad_token_id if own is None else own, side)
 
-def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token id for padding; any will do, as the attention mask hides it."""
-    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in ids if token is not None)
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
+    """The padding token's id of a model, else of its tokenizer, else another that no text ends with."""
+    if (own := own_padding(config)) is not None:
+        return own
+    special = tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id
+    last = [None, *tokenizer("a")["input_ids"][-1:]]
+    return next((token for token in special if token not in last and token < vocabulary(config)), 0)

@@ -4,6 +4,7 @@ The masks depend on a seed, the epoch and the tokens alone, not on batches, proc
 measured with the same masks, and no random number generator of the process is used.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,14 +67,19 @@ class TokenMasking:
 
 
 def token_masking(
-    task: Task, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int
+    task: Task, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int, vocabulary: float = math.inf
 ) -> TokenMasking | None:
-    """How to mask, None for a task without masks; raises InputError where the tokenizer has no mask token."""
+    """How to mask, None for a task without masks; raises InputError where there is no mask token that the model has.
+
+    ``vocabulary`` is how many token ids the model has.
+    """
     if task != "fill-mask":
         return None
     if tokenizer.mask_token_id is None:
         raise InputError("The tokenizer has no mask token, so fill-mask is not possible; give another --task.")
-    return TokenMasking(tokenizer.mask_token_id, len(tokenizer), probability, seed)
+    if tokenizer.mask_token_id >= vocabulary:
+        raise InputError("The tokenizer's mask token was added to it alone, and the model lacks it; use its own one.")
+    return TokenMasking(tokenizer.mask_token_id, int(min(len(tokenizer), vocabulary)), probability, seed)
 
 
 @dataclass

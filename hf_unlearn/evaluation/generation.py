@@ -1,6 +1,5 @@
 """One generation pass over a set of records: what the model writes after the beginning of each."""
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,10 +15,11 @@ from datasets import Dataset
 from peft import PeftModel
 from rouge_score.rouge_scorer import RougeScorer
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.encoding import padding_id
 from ..errors import InputError
+from ..models.limits import positions
 from ..models.loading import Model
 from ..models.tasks import IGNORED, TASKS, Task
 from .measured_sets import JUDGED, EvidenceSets
@@ -140,7 +140,7 @@ def generate(
         **drawing,
         num_beams=1,
         use_cache=True,
-        pad_token_id=padding_id(tokenizer),
+        pad_token_id=padding_id(tokenizer, writer.config),
         eos_token_id=sorted(ends) or None,
     )
     found: list[tuple[int, list[int]]] = []
@@ -360,13 +360,6 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int
     for token in (tokenizer.eos_token_id, model.generation_config.eos_token_id, model.config.eos_token_id):
         ends |= set(token) if isinstance(token, list) else {token} - {None}
     return ends
-
-
-def positions(config: PreTrainedConfig) -> float:
-    """How many tokens a model can attend to; infinity where its configuration does not say."""
-    text = config.get_text_config(decoder=True)
-    name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    return text.to_dict().get(name) or math.inf
 
 
 def _until(ids: list[int], ends: set[int]) -> list[int]:

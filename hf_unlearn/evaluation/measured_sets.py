@@ -11,17 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
+from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.arrow_tables import AnyDataset, require_columns
-from ..data.encoding import RecordEncoder, encode
+from ..data.encoding import PaddingCollator, RecordEncoder, encode
 from ..data.format import RecordFormat
 from ..data.labels import label_feature
 from ..data.masking import TokenMasking
 from ..errors import InputError
 from ..files import written_whole
 from ..models.classes import in_classes
+from ..models.limits import own_padding
+from ..models.loading import plain_model
 from ..models.tasks import IGNORED, TASKS, Task
 from .blind_baseline import BlindBaseline, Labelled, blind_baseline
 from .report import SetName
@@ -79,11 +82,12 @@ class EvidenceSets:
         Raises:
             InputError: the loss of a record is no finite number.
         """
+        collator = _padding_of(model, self.collator)
         model = in_classes(model, self.classes)
 
         def scored(part: Dataset, name: SetName) -> pa.Table:
             settings: dict[str, Any] = {"task": self.task, "batch_size": self.batch_size, "context": context}
-            return score(model, part, self.collator, name=name, **settings)
+            return score(model, part, collator, name=name, **settings)
 
         tables = {name: scored(part, name) for name, part in self.sets.items()}
         for name, table in tables.items():
@@ -95,7 +99,7 @@ class EvidenceSets:
         tables = self.with_groups(tables)
         if self.gradients:
             for name in self._judged:
-                norms = gradient_norms(model, self.sets[name], self.collator, task=self.task, context=context)
+                norms = gradient_norms(model, self.sets[name], collator, task=self.task, context=context)
                 tables[name] = tables[name].append_column("gradient_norm", pa.array(norms))
         return tables
 
@@ -249,6 +253,16 @@ def evidence_sets(
         if corrected is not None:
             sets[name] = _with_corrected(sets[name], corrected)
     return EvidenceSets(task, sets, collator, batch_size, sampled, classes=classes, forms=others)
+
+
+def _padding_of(model: nn.Module, collator: Collator) -> Collator:
+    """How to pad for one of several models that are compared; one without a padding token gets that of the others."""
+    if not isinstance(collator, PaddingCollator) or not isinstance(model, PreTrainedModel | PeftModel):
+        return collator
+    config = plain_model(model).config
+    if own_padding(config) is None:
+        config.get_text_config().pad_token_id = collator.pad_token_id
+    return collator.of(config)
 
 
 def _sample_rows(retained: AnyDataset | None) -> int:

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.forms import BEFORE
 from ..errors import InputError
+from ..models.limits import positions
 from ..models.loading import Model, plain_model
 from ..models.tasks import IGNORED
-from .generation import generate, measure, positions
+from .generation import generate, measure
 from .measured_sets import JUDGED, EvidenceSets, first_pieces, loss_and_auc
 from .report import SetName
 from .scoring import score

@@ -20,7 +20,7 @@ from ..evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningRep
 from ..evaluation.score_cache import score_once
 from ..evaluation.verdict import Provenance
 from ..models.loading import load_any, load_config, load_tokenizer, quantised_bits, source_task, to_device
-from ..models.location import ModelSource, locate
+from ..models.location import ModelSource, locate, on_named_base
 from ..models.tasks import Task
 from ..output_folder import require_folder
 from ..publishing.ledger import digest_of
@@ -70,6 +70,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     out = console(config)
     require_folder(config.folder)
     source = located(model_args)
+    source = on_named_base(source, config.base_model_name_or_path, config.base_model_revision)
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
     data, data_source = named_data(data_args)

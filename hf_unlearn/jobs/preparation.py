@@ -25,8 +25,16 @@ from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.reach import Reach, Sizes, expected_attacks, reach
 from ..evaluation.report import SetName
 from ..methods.table import CHOICES, METHODS, find_method, trains_on_forget
-from ..models.loading import PEFT_TASKS, load_any, load_config, quantised_bits, quantization, source_task
-from ..models.location import ModelSource, locate
+from ..models.loading import (
+    PEFT_TASKS,
+    load_any,
+    load_config,
+    load_tokenizer,
+    quantised_bits,
+    quantization,
+    source_task,
+)
+from ..models.location import ModelSource, locate, on_named_base
 from ..models.tasks import Task
 from ..models.training_record import DataSource, TrainingRecord, load_record
 from ..output_folder import run_identity
@@ -39,7 +47,7 @@ from ..training.measuring import check_measures
 from ..training.retrained_model import Retraining
 from ..training.trained_weights import check_adapter, fit_rate
 from ..training.trainer import UnlearningTrainer
-from ..training.trainer_data import measured_sets
+from ..training.trainer_data import check_tokens_of, measured_sets
 from .console import console, plain, show_split
 from .settings import DataArguments, ModelArguments, RequestArguments, build
 from .splitting import count_attempt, named_data, split_data
@@ -165,6 +173,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     out = console(config)
     if values.get("method") != "auto":
         print_inherited(out, record, inherited, config)
+    source = on_named_base(source, config.base_model_name_or_path, config.base_model_revision)
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
     data, data_source = named_data(data_args)
@@ -184,7 +193,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     check_fit([parts.retained, parts.forget, parts.holdout, test], source, model_config, task, config.layout)
     alternates = _alternates(config, parts.forget, task, source)
     _warn_of_other_data(out, record, parts, ledger)
-    return Preparation(
+    prepared = Preparation(
         values=values,
         inherited=inherited,
         config=config,
@@ -199,6 +208,10 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
         ledger=ledger,
         alternates=alternates,
     )
+    if find_base:
+        tokenizer = load_tokenizer([place for place in (source, prepared.lineage.base) if place is not None])
+        check_tokens_of(list(prepared.sets.values()), tokenizer, prepared.model_config(), task, config)
+    return prepared
 
 
 def words_in_reach(

@@ -14,7 +14,7 @@ from ..data.format import record_format
 from ..data.labels import class_names
 from ..data.loading import pick_split
 from ..data.split import split_retained
-from ..models.loading import load_config, load_model, source_task
+from ..models.loading import load_config, load_model, load_tokenizer, source_task
 from ..models.location import ModelSource
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord
@@ -22,6 +22,7 @@ from ..output_folder import own_folder, run_settings, start_folder
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
+from ..training.trainer_data import check_tokens_of
 from .console import console, plain
 from .preparation import Preparation, loading_options, located, lora_config
 from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
@@ -102,6 +103,9 @@ def train(values: dict[str, Any]) -> None:
     if TASKS[task].classes:
         labels = class_names(dataset, record_format(column_names(dataset), task, **config.layout).label)
         check_head(base, config_of_base, task, len(labels))
+        config_of_base.id2label = dict(enumerate(labels))
+        config_of_base.label2id = {name: i for i, name in enumerate(labels)}
+    check_tokens_of([dataset], load_tokenizer([base]), config_of_base, task, config)
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, base)
     folder = config.folder

@@ -64,6 +64,8 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     out = console(config)
     if run_args.tell_users_to_move and prepared.source.is_local:
         raise InputError("The original is a folder and has no users on the Hub; leave out --tell_users_to_move.")
+    if run_args.push:
+        _check_public(prepared)
     # The ledger will need it; asked now, nothing is lost where the Hub does not answer.
     weights_of(prepared.source)
     if run_args.retrained_model is not None:
@@ -99,6 +101,20 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
     return report
+
+
+def _check_public(prepared: Preparation) -> None:
+    """Raise InputError where the result would be an adapter on a folder of this machine, which nobody could load."""
+    lineage, source = prepared.lineage, prepared.source
+    if prepared.config.merge_adapter or not (lineage.adapter or prepared.lora is not None):
+        return
+    places = [lineage.base] if lineage.adapter else [source, lineage.base]
+    known = [place for place in places if place is not None]
+    if known and all(place.is_local for place in known):
+        raise InputError(
+            f"The adapter would lie on {known[0].name!r}, a folder of this machine, so nobody else could load it; add "
+            "--merge_adapter, name a base that is on the Hub, or leave out --push."
+        )
 
 
 def _unlearn(

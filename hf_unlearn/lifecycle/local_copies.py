@@ -19,6 +19,7 @@ from ..data.loading import local_cache_folder
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.score_cache import tables_folder
+from ..hub_access import is_repository_name
 from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
 from .erase_plan import ERASABLE, stated_verdict
 from .hub_repository import RepoType
@@ -73,8 +74,11 @@ def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -
 
     The revisions of the repositories go from the Hub's cache, except the newest unlearned one; of a data set no
     revision stays, and its tables go too. So do the original model, the data set and the checkpoints of a finished run
-    in ``output_dir``. Raises InputError when that holds no finished run.
+    in ``output_dir``. Raises InputError when that holds no finished run, or a repository cannot have its name.
     """
+    for repo in repos:
+        if not is_repository_name(repo):
+            raise InputError(f"{repo!r} is not the name of a repository; write it as owner/name.")
     plan = LocalPlan()
     named: list[tuple[str, RepoType]] = [(repo, repo_type) for repo in repos]
     files: list[str] = []

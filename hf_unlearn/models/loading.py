@@ -2,7 +2,8 @@
 
 import copy
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -32,7 +33,8 @@ from transformers.models.auto.modeling_auto import (
 
 from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
-from .location import WEIGHT_FILES, ModelSource, adapter_base, fetch_files
+from ..machine_faults import is_out_of_memory
+from .location import WEIGHT_FILES, ModelSource, adapter_base, adapter_config, fetch_files, stored_shapes
 from .tasks import TASKS, Task
 from .training_record import load_record
 
@@ -65,6 +67,9 @@ BITSANDBYTES = "bitsandbytes>=0.50"
 
 FEWEST_TOKENS = 2  # words in a tokenizer that is one
 
+# The layers with a row for each token, by the names that architectures give them.
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "lm_head", "embed_out")
+
 
 # What a model is
 
@@ -72,25 +77,20 @@ FEWEST_TOKENS = 2  # words in a tokenizer that is one
 def load_config(source: ModelSource) -> PretrainedConfig:
     """The configuration of a model, or of the model under an adapter; raises InputError when it cannot be read."""
     base = adapter_base(source) if source.adapter else source
-    with hub_errors(f"The model {base.name!r}"):
-        try:
-            return AutoConfig.from_pretrained(
-                base.name, revision=base.revision, trust_remote_code=base.trust_remote_code
-            )
-        except (OSError, ValueError) as error:
-            if hub_trouble(error) is not None:
-                raise
-            raise InputError(
-                f"{base.name!r} holds no model that transformers can load: {_first_line(error)}"
-            ) from None
+    with hub_errors(f"The model {base.name!r}"), _told(f"{base.name!r} holds no model that transformers can load"):
+        config = AutoConfig.from_pretrained(
+            base.name, revision=base.revision, trust_remote_code=base.trust_remote_code
+        )
+    if source.adapter and (resized := _vocabulary_of_adapter(source)) is not None:
+        config.get_text_config().vocab_size = resized
+    return config
 
 
 def peft_task(source: ModelSource) -> str | None:
     """PEFT's name of what an adapter was trained for, None for a full model."""
     if not source.adapter:
         return None
-    with hub_errors(f"The adapter {source.name!r}"):
-        return PeftConfig.from_pretrained(source.name, revision=source.revision).task_type
+    return adapter_config(source).task_type
 
 
 def task_of(
@@ -171,8 +171,13 @@ def load_model(
             adapter_base(source), task, id2label=id2label, dtype=dtype,
             attn_implementation=attn_implementation, bits=bits, new_head=True,
         )  # fmt: skip
-        with hub_errors(f"The adapter {source.name!r}"):
-            fetch_files(source.name, source.revision, WEIGHT_FILES)
+        resized = _vocabulary_of_adapter(source)
+        if resized is not None and resized != base.config.get_text_config().vocab_size:
+            with torch.random.fork_rng():
+                # The new rows are those of the adapter; others than in its file would follow from this seed.
+                torch.manual_seed(0)
+                base.resize_token_embeddings(resized)
+        with hub_errors(f"The adapter {source.name!r}"), _told(f"Cannot load the adapter {source.name!r}"):
             return PeftModel.from_pretrained(base, source.name, revision=source.revision, is_trainable=True)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if bits is not None:
@@ -184,15 +189,13 @@ def load_model(
     unset_hf_deepspeed_config()
     with hub_errors(f"The model {source.name!r}"):
         fetch_files(source.name, source.revision, WEIGHT_FILES)
-        try:
+        with _told(f"Cannot load the weights of {source.name!r}"):
             model, info = AUTO_CLASSES[task].from_pretrained(
                 source.name, revision=source.revision, trust_remote_code=source.trust_remote_code,
                 use_safetensors=True, output_loading_info=True, **options,
             )  # fmt: skip
-        except (OSError, ValueError) as error:
-            if hub_trouble(error) is not None:
-                raise
-            raise InputError(f"Cannot load the weights of {source.name!r}: {_first_line(error)}") from None
+    if 2 * len(info["missing_keys"]) > len(model.state_dict()):
+        raise InputError(f"The files of {source.name!r} hold the weights of another model than its config.json names.")
     if info["missing_keys"] and not new_head:
         raise InputError(
             f"{source.name!r} lacks {len(info['missing_keys'])} of the weights that {task} needs; "
@@ -371,5 +374,32 @@ def lora_settings(model: Model) -> dict[str, Any] | None:
     }
 
 
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say in one sentence what cannot be loaded: damaged files make the libraries raise errors of any kind."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if hub_trouble(error) is not None or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+            raise
+        raise InputError(f"{what}: {_first_line(error)}") from None
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines()
+    if lines and isinstance(error, OSError | ValueError):
+        return lines[0]
+    return " ".join([type(error).__name__, *(line.strip() for line in lines[:2])])
+
+
+def _vocabulary_of_adapter(source: ModelSource) -> int | None:
+    """How many token ids an adapter was trained with, None where its file holds no embeddings and does not tell."""
+    for name, shape in stored_shapes(source).items():
+        if any(part in EMBEDDINGS for part in name.split(".")) and len(shape) == 2:
+            if name.endswith("lora_embedding_A"):
+                return shape[1]
+            if "lora_" not in name and "token_adapter" not in name:
+                return shape[0]
+    return None

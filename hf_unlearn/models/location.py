@@ -1,16 +1,19 @@
 """Where a model lives: a folder or a revision on the Hub, and the files beside its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard, resolve_revision, snapshot_download, try_to_load_from_cache
 from peft import PeftConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from ..errors import InputError
-from ..hub_access import hub_errors
+from ..hub_access import hub_errors, hub_trouble
 
 # What a model has beside its weights, as far as it is read here.
 MODEL_FILES = (
@@ -43,6 +46,10 @@ WEIGHT_FILES = (
 )
 
 
+# What Git leaves in a file's place where Git LFS is not installed.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """A model on disk or on the Hub.
@@ -52,12 +59,14 @@ class ModelSource:
         revision: the commit on the Hub; None for a folder.
         adapter: whether it holds a PEFT adapter instead of a full model.
         trust_remote_code: whether code from its repository may run.
+        under: the model under an adapter that names one which is not there; None where it names it.
     """
 
     name: str
     revision: str | None = None
     adapter: bool = False
     trust_remote_code: bool = False
+    under: "ModelSource | None" = None
 
     @property
     def is_local(self) -> bool:
@@ -77,6 +86,7 @@ def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = 
         raise InputError(f"The model {name[:80]!r} cannot be looked up: {error.strerror}.") from None
     if local:
         revision = None
+        _check_pointers(Path(name))
     else:
         with hub_errors(f"The model {name!r}"):
             revision = resolve_revision(name, revision=revision).resolved
@@ -88,15 +98,69 @@ def locate(name: str, revision: str | None = None, *, trust_remote_code: bool = 
 def adapter_config(source: ModelSource) -> PeftConfig:
     """The settings of an adapter."""
     with hub_errors(f"The adapter {source.name!r}"):
-        return PeftConfig.from_pretrained(source.name, revision=source.revision)
+        try:
+            return PeftConfig.from_pretrained(source.name, revision=source.revision)
+        except Exception as error:  # a damaged file makes PEFT raise errors of any kind
+            if hub_trouble(error) is not None:
+                raise
+            raise InputError(f"The adapter {source.name!r} has no {ADAPTER_CONFIG_NAME} that PEFT can read.") from None
 
 
 def adapter_base(source: ModelSource) -> ModelSource:
-    """The model that an adapter was trained on."""
+    """The model that an adapter was trained on; raises InputError where it names none, or one that is not there."""
+    if source.under is not None:
+        return source.under
     config = adapter_config(source)
-    if not config.base_model_name_or_path:
-        raise InputError(f"The adapter {source.name!r} does not say which model it belongs to.")
-    return locate(config.base_model_name_or_path, config.revision, trust_remote_code=source.trust_remote_code)
+    named = config.base_model_name_or_path
+    cure = f"name the model under it with base_model_name_or_path, or in its {ADAPTER_CONFIG_NAME}"
+    if not named:
+        raise InputError(f"The adapter {source.name!r} does not say which model it belongs to; {cure}.")
+    try:
+        return locate(named, config.revision, trust_remote_code=source.trust_remote_code)
+    except InputError as error:
+        raise InputError(f"The adapter {source.name!r} lies on {named!r}. {error} Or {cure}.") from None
+
+
+def on_named_base(source: ModelSource, name: str | None, revision: str | None) -> ModelSource:
+    """An adapter on the model that the user names, where the one that it names itself is not there."""
+    if not source.adapter or name is None:
+        return source
+    try:
+        adapter_base(source)
+    except InputError:
+        return replace(source, under=locate(name, revision, trust_remote_code=source.trust_remote_code))
+    return source
+
+
+def stored_shapes(source: ModelSource) -> dict[str, tuple[int, ...]]:
+    """The shapes of an adapter's weights by their names in its file, which is not read further."""
+    with hub_errors(f"The adapter {source.name!r}"):
+        fetch_files(source.name, source.revision, WEIGHT_FILES)
+    path = file_beside(source, SAFETENSORS_WEIGHTS_NAME)
+    if path is None:
+        raise InputError(f"The adapter {source.name!r} has no {SAFETENSORS_WEIGHTS_NAME}.")
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except SafetensorError:
+        raise InputError(f"{path} is damaged; copy or download the adapter again.") from None
+
+
+def loaded_weights(names: Iterable[str]) -> set[str]:
+    """Which of a model's files hold the weights that are loaded; shards that lie beside a whole file do not."""
+    found = {name for name in names if any(fnmatch(name, pattern) for pattern in WEIGHT_FILES)}
+    return next(({name} for name in (SAFETENSORS_WEIGHTS_NAME, "model.safetensors") if name in found), found)
+
+
+def _check_pointers(folder: Path) -> None:
+    """Raise InputError where Git LFS has left notes in the place of a model's files."""
+    for path in (path for pattern in (*MODEL_FILES, *WEIGHT_FILES) for path in folder.glob(pattern)):
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                    raise InputError(
+                        f"{path} is a note of Git LFS in place of the file; run `git lfs pull` in {folder}."
+                    )
 
 
 def read_card(source: ModelSource) -> ModelCard | None:

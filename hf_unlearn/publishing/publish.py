@@ -1,17 +1,29 @@
 """Publishing: the model and its evidence in one commit, and only when the verdict allows it."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from fnmatch import fnmatch
 from io import BytesIO
 from itertools import product
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetInfo, HfApi, ModelCard, ModelInfo
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetInfo,
+    HfApi,
+    ModelCard,
+    ModelInfo,
+)
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import httpx
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME as INDEX
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 from yaml import YAMLError
 
 from ..errors import InputError
@@ -19,8 +31,8 @@ from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.wording import beside_verdict
 from ..files import write_text
-from ..hub_access import UNREACHABLE, Patience, publishing_errors
-from ..models.location import MODEL_FILES, ModelSource
+from ..hub_access import UNREACHABLE, Patience, is_repository_name, publishing_errors
+from ..models.location import MODEL_FILES, WEIGHT_FILES, ModelSource, adapter_config, file_beside, loaded_weights
 from ..models.training_record import RECORD_FILE, load_record
 from .card import CARD_FILE, Published, rendered_card
 from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
@@ -29,13 +41,10 @@ from .measured_weights import check_measured
 
 logger = logging.getLogger(__name__)
 
-# What a model repository is made of, by name; anything else in the folder is not published.
-PUBLISHED = (
-    *MODEL_FILES,
-    *PICTURES,
-    "*.safetensors",
-    "*.safetensors.index.json",
-)
+# What a model repository has beside the weights, by name; anything else in the folder is not published.
+PUBLISHED = (*MODEL_FILES, *PICTURES)
+# What would be loaded in place of the new weights, or beside them.
+OLD_WEIGHTS = (*WEIGHT_FILES, ADAPTER_CONFIG_NAME, "*.bin", "*.bin.index.json", "*.h5", "*.msgpack", "*.gguf")
 REFUSED = ("not_forgotten", "over_forgotten")
 
 
@@ -96,7 +105,13 @@ def publish(
                     "The old weights of %s stay readable in its history until `hf-unlearn erase` deletes them.",
                     repo_id,
                 )
-            operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+            operations: list[CommitOperationAdd | CommitOperationDelete] = [
+                CommitOperationAdd(name, content) for name, content in contents.items()
+            ]
+            old = [name for name in present if "/" not in name and name not in contents]
+            operations += [
+                CommitOperationDelete(name) for name in old if any(fnmatch(name, kind) for kind in OLD_WEIGHTS)
+            ]
             commit = patiently(
                 lambda: api.create_commit(
                     repo_id,
@@ -219,10 +234,15 @@ def _is_same(content: Path | bytes, file: RepoSibling) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of the model repository; raises InputError when the model is not among them."""
-    files = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
-    if not any(path.suffix == ".safetensors" for path in files):
+    """The files of the model repository; raises InputError when no model is there that others can load."""
+    weights = loaded_weights(path.name for path in folder.iterdir())
+    if INDEX in weights:
+        weights = {INDEX, *json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()}
+    if not any(name.endswith(".safetensors") for name in weights):
         raise InputError(f"There are no weights in {folder}; the run has not finished.")
+    check_public_base(folder)
+    files = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
+    files += [folder / name for name in sorted(weights)]
     for path in files:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"{path} is a link to a file outside of {folder}, which is not published; remove it.")
@@ -234,6 +254,19 @@ def _files(folder: Path) -> list[Path]:
         # It names a folder of this machine.
         files.remove(folder / RECORD_FILE)
     return files
+
+
+def check_public_base(folder: Path) -> None:
+    """Raise InputError for an adapter on a folder of this machine, which nobody else could load."""
+    source = ModelSource(str(folder))
+    if file_beside(source, ADAPTER_CONFIG_NAME) is None:
+        return
+    base = adapter_config(source).base_model_name_or_path
+    if not base or Path(base).exists() or not is_repository_name(base):
+        raise InputError(
+            f"The adapter in {folder} lies on {base!r}, a folder of this machine, so nobody else could load it; run "
+            "it again with --merge_adapter, or on a base that is on the Hub."
+        )
 
 
 def _longer_ledger(folder: Path, theirs: Path, repo_id: str) -> bytes:

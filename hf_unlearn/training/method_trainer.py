@@ -33,7 +33,7 @@ from ..methods.step import PARTS, Batch, Branch, InStep, Part, Passes, Step, cou
 from ..methods.step_rules import DualVariable, PreparedRule, Rewind
 from ..models.classes import keep_classes
 from ..models.layers import flops_per_token
-from ..models.loading import Model
+from ..models.loading import Model, plain_model
 from ..models.location import ModelSource
 from ..models.tasks import IGNORED, TASKS, Task
 from ..models.training_record import TRAINING_SETTINGS, DataSource, TrainingRecord, software_versions
@@ -41,6 +41,7 @@ from .callbacks import SaveOnInterrupt
 from .config import UnlearningConfig
 from .cost import CostMeter
 from .first_use_of_rows import CollatorWithRows, FirstUse, training_identity
+from .kept_settings import KeptSettings
 from .lineage import Lineage
 from .measuring import Measuring
 from .saving import finish_checkpoint, last_checkpoint
@@ -89,6 +90,8 @@ class MethodTrainer(Trainer):
         self.rule: TrainerCallback | None = None
         self.useful: StopWhenUseful | None = None
         self.weights_moved: bool | None = None
+        self.kept_settings = KeptSettings(plain_model(model))
+        callbacks = [self.kept_settings, *(callbacks or [])]
         try:
             super().__init__(
                 model=model,
@@ -413,7 +416,8 @@ class MethodTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, as for a checkpoint; nothing is pushed, whatever ``_internal_call`` says."""
         folder = Path(output_dir) if output_dir else self.args.folder
-        super().save_model(str(folder), _internal_call=True)
+        with self.kept_settings.as_they_were():
+            super().save_model(str(folder), _internal_call=True)
         if self.args.should_save:
             # A pickle of the arguments, with the token for the Hub in it; nothing here reads it.
             (folder / "training_args.bin").unlink(missing_ok=True)

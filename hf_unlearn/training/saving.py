@@ -7,9 +7,11 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from ..files import rename, write_text
 from ..machine_faults import check_weights
+from ..models.location import WEIGHT_FILES
 
 MARKER = "complete.json"
 
@@ -30,8 +32,14 @@ def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> N
         check_weights(staging)
         # PEFT writes a card of its own, which would name a folder of this machine as the base.
         (staging / "README.md").unlink(missing_ok=True)
-        for file in sorted(staging.iterdir()):
-            rename(file, folder / file.name)
+        saved = {file.name for file in staging.iterdir()}
+        for name in sorted(saved):
+            rename(staging / name, folder / name)
+        # Of a model that was here before; with them another one would be loaded, or published.
+        for pattern in (*WEIGHT_FILES, ADAPTER_CONFIG_NAME):
+            for file in folder.glob(pattern):
+                if file.name not in saved:
+                    file.unlink()
     finally:
         if writes:
             shutil.rmtree(staging, ignore_errors=True)

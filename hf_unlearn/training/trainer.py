@@ -1,5 +1,6 @@
 """The trainer: transformers' ``Trainer`` on the retained set, from a chosen start, with the evidence around it."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +28,16 @@ from ..models.classes import class_names_of
 from ..models.loading import (
     Model,
     load_any,
+    load_config,
     load_measurable,
     load_tokenizer,
     plain_model,
     quantised_bits,
+    source_task,
     task_of,
     to_device,
 )
-from ..models.location import ModelSource, locate
+from ..models.location import ModelSource, locate, on_named_base
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, load_record
 from ..publishing.card import write_card
@@ -43,13 +46,14 @@ from .callbacks import MeasureForgetting, StopWhenForgotten
 from .choosing import Way, auto_config, plain_config
 from .config import UnlearningConfig
 from .kept_classes import kept_classes
+from .kept_settings import with_one_padding
 from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
 from .measuring import Watching, check_measures
 from .method_trainer import MethodTrainer
 from .retrained_model import Retraining
 from .saving import save_whole
 from .trained_weights import fit_rate, trained_weights
-from .trainer_data import trainer_data
+from .trainer_data import check_tokens_of, trainer_data
 from .trainer_report import trainer_report
 
 # Enough records for the curve during training; the report uses all of them.
@@ -131,6 +135,8 @@ class UnlearningTrainer(MethodTrainer):
             raise InputError("The trainer needs the retained set as train_dataset.")
         _check_settings(args, train_dataset, forget_dataset, holdout_dataset)
         source = source or source_of(model)
+        if source is not None:
+            source = on_named_base(source, args.base_model_name_or_path, args.base_model_revision)
         if lineage is None:
             record = load_record(source) if source else None
             lineage = find_lineage(source, record, args, None if isinstance(model, str) else model)
@@ -146,16 +152,21 @@ class UnlearningTrainer(MethodTrainer):
         alpha = method.resolve_alpha(args.alpha)
         fit_to_lineage(args, method, lineage)
         fit_rate(args, method, adapter=lineage.adapter or peft_config is not None)
+        if processing_class is None:
+            processing_class = load_tokenizer([place for place in (source, lineage.base) if place is not None])
         if isinstance(model, str):
             assert source is not None
+            config = load_config(source)
+            if not TASKS[asked := source_task(source, task, config)].classes:
+                sets = [train_dataset, forget_dataset, holdout_dataset]
+                check_tokens_of(sets, processing_class, config, asked, args)
             loaded = load_any(source, task)
         else:
             loaded = model
         plain = plain_model(loaded)
         task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
         check_measures(task, args, quantised_bits(plain.config), forget_dataset)
-        if processing_class is None:
-            processing_class = load_tokenizer([place for place in (source, lineage.base) if place is not None])
+        processing_class = with_one_padding(loaded, processing_class, task)
 
         loaded, lora = trained_weights(loaded, peft_config, args, method, alpha, task, lineage)
         data = trainer_data(
@@ -166,7 +177,8 @@ class UnlearningTrainer(MethodTrainer):
             args,
             task,
             plain.config,
-            processing_class,
+            # Cutting texts leaves marks in a tokenizer, and this one is saved.
+            copy.deepcopy(processing_class),
             data_collator,
             method,
             kept_classes(train_dataset, args, task, plain, method, alpha, lineage),
@@ -184,6 +196,9 @@ class UnlearningTrainer(MethodTrainer):
             lineage=lineage,
             lora=lora,
         )
+        under = self.adapter_base
+        if under is not None and not args.merge_adapter and Path(under.name).resolve() == args.folder.resolve():
+            raise InputError(f"output_dir is {under.name!r}, the model that the adapter lies on; name another folder.")
         self.judged: dict[SetName, AnyDataset | None] = {"forget": forget_dataset, "holdout": holdout_dataset}
         self._prepare_measuring(data.evidence)
 

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.alternates_file import AlternatesEntry, alternates_to
 from ..data.arrow_tables import AnyDataset
-from ..data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
+from ..data.encoding import PaddingCollator, RecordEncoder, check_tokens, encode, make_encoder, padding_id
 from ..data.forms import other_forms
 from ..data.labels import of_classes
 from ..data.masking import MaskingCollator, TokenMasking, token_masking
@@ -24,6 +24,7 @@ from ..methods.forget_batches import Draws, ForgetRetainedDataset
 from ..methods.method import Method
 from ..methods.step import Part
 from ..models.classes import class_names_of, with_classes
+from ..models.limits import vocabulary
 from ..models.loading import load_tokenizer
 from ..models.location import ModelSource
 from ..models.tasks import IGNORED, TASKS, Task
@@ -87,10 +88,10 @@ def trainer_data(
     What is measured is numbered by all classes, what is trained on and tested by those that are kept.
     """
     _check_sets(retained, forget, method)
-    masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
+    masking = token_masking(task, tokenizer, args.mlm_probability, args.seed, vocabulary(config))
     training_collator = None
     if collator is None:
-        collator = PaddingCollator(padding_id(tokenizer))
+        collator = PaddingCollator(padding_id(tokenizer, config)).of(config)
         if masking is not None:
             training_collator = MaskingCollator(masking, collator)
     trained = config if kept_classes is None else with_classes(config, kept_classes)
@@ -216,8 +217,20 @@ def measured_sets(
     ``in_forms`` adds S and H in other forms, for a model that may have been trained on S.
     """
     tokenizer = load_tokenizer(sources)
-    collator = PaddingCollator(padding_id(tokenizer))
+    collator = PaddingCollator(padding_id(tokenizer, model_config)).of(model_config)
     return _encoded_sets(sets, tokenizer, model_config, task, config, collator, in_forms=in_forms)
+
+
+def check_tokens_of(
+    sets: Sequence[AnyDataset | None],
+    tokenizer: PreTrainedTokenizerBase,
+    model_config: PretrainedConfig,
+    task: Task,
+    config: UnlearningConfig,
+) -> None:
+    """Raise InputError where a record has a token that a model, which need not be loaded, does not."""
+    given = [part for part in sets if part is not None]
+    check_tokens(given, make_encoder(given[0], task, model_config, tokenizer, config.max_length, config.layout))
 
 
 def _encoded_sets(
@@ -236,7 +249,7 @@ def _encoded_sets(
     if in_forms:
         forms = other_forms([sets["forget"], sets["holdout"]], task, args.layout, args.paraphrase_column)
     encoder = make_encoder(retained, task, model_config, tokenizer, args.max_length, args.layout)
-    masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
+    masking = token_masking(task, tokenizer, args.mlm_probability, args.seed, vocabulary(model_config))
     with args.main_process_first(desc="tokenising"):
         return evidence_sets(
             sets,

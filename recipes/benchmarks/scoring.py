@@ -95,7 +95,7 @@ def main() -> None:
     layout = RecordFormat("prompt_completion", prompt="Question: {question}\nAnswer:", completion=" {answer}")
     encoder = RecordEncoder(tokenizer, layout, 512)
     rows: Any = {"forget": load_dataset("json", data_files=args.data, split=f"train[:{args.records}]")}
-    collator = PaddingCollator(padding_id(tokenizer))
+    collator = PaddingCollator(padding_id(tokenizer, model.config))
     sets = evidence_sets(rows, encoder, collator, "text-generation", args.batch_size, seed=0, tokenizer=tokenizer)
     examples, metrics = sets.sets["forget"], passes(tokenizer)
     ratios = []

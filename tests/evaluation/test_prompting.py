@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from scipy import stats
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PretrainedConfig
 
 from hf_unlearn import InputError
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, padding_id
@@ -37,7 +37,7 @@ def sets_of(
     return evidence_sets(
         {"forget": Dataset.from_list(forget), "holdout": Dataset.from_list(holdout) if holdout else None},
         RecordEncoder(tokenizer, layout, 128),
-        PaddingCollator(padding_id(tokenizer)),
+        PaddingCollator(padding_id(tokenizer, PretrainedConfig())),
         task,
         8,
         seed=0,

@@ -16,6 +16,7 @@ from transformers import (
     DataCollatorForSeq2Seq,
     LlamaConfig,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -73,7 +74,7 @@ def test_the_end_is_trained_on_and_padding_is_not_also_where_they_are_one_token(
     tokenizer = with_end_as_padding(request.getfixturevalue(kind))
     end = tokenizer.pad_token_id
     examples = list(encoded(tokenizer).remove_columns("row"))
-    batch = PaddingCollator(padding_id(tokenizer))(examples)
+    batch = PaddingCollator(padding_id(tokenizer, PretrainedConfig()))(examples)
     for example, ids, mask, labels in zip(
         examples, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
     ):

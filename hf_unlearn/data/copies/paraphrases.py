@@ -18,6 +18,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from ...errors import InputError
 from ...hub_access import hub_errors
+from ...models.limits import positions
 from ...models.loading import load_config, load_tokenizer
 from ...models.location import MODEL_FILES, WEIGHT_FILES, locate
 from ..arrow_tables import AnyDataset
@@ -56,7 +57,7 @@ class SentenceEncoder:
                 patterns = [*MODEL_FILES, *WEIGHT_FILES, *SETTING_FILES]
                 self.folder = Path(snapshot_download(name, revision=source.revision, allow_patterns=patterns))
         self.pooling, tokens = _settings(self.folder, name)
-        self.tokens = min(tokens, load_config(source).to_dict().get("max_position_embeddings") or tokens)
+        self.tokens = int(min(tokens, positions(load_config(source))))
         self.tokenizer = load_tokenizer([source])
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
         if self.tokenizer.pad_token is None:

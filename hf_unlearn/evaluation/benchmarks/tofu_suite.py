@@ -19,8 +19,9 @@ from ...data.arrow_tables import require_columns
 from ...data.encoding import PaddingCollator, RecordEncoder, encode, padding_id
 from ...data.format import record_format
 from ...errors import InputError
+from ...models.limits import positions
 from ...models.loading import Model
-from ..generation import NEW_TOKENS, generate, measure, positions
+from ..generation import NEW_TOKENS, generate, measure
 from ..measured_sets import EvidenceSets, attack_scores, evidence_sets
 from ..report import SetName
 from ..score_cache import data_digest, score_once
@@ -161,7 +162,7 @@ def tofu_suite(
     if "holdout" in records:
         judged["holdout"] = records["holdout"]
     evidence = evidence_sets(
-        judged, encoder, PaddingCollator(padding_id(tokenizer)), "text-generation", batch_size, 0,
+        judged, encoder, PaddingCollator(padding_id(tokenizer, config)), "text-generation", batch_size, 0,
         tokenizer=tokenizer, group_column="author" if "author" in records["forget"].column_names else None,
     )  # fmt: skip
     examples = encode(Dataset.from_list(others), encoder, "test")

@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode, padding_id
+from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.benchmarks.exposure import exposure
 from hf_unlearn.evaluation.measured_sets import EvidenceSets
@@ -73,7 +73,7 @@ class Task:
 
     @property
     def collator(self) -> PaddingCollator:
-        return PaddingCollator(padding_id(self.tokenizer))
+        return PaddingCollator(int(self.tokenizer.pad_token_id))
 
     def batch(self, name: str) -> dict[str, torch.Tensor]:
         """All records of a set, stacked."""
