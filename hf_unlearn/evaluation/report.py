@@ -100,6 +100,7 @@ class MethodEntry:
         fitted: why the settings differ from those of the original's training record; empty where they do not.
         usefulness: the curve that ended the training, or might have; None where nothing watched it.
         classes: of an adapter's head, which the model under it may lack; None for other models.
+        repeated: records of S that an epoch had twice, so that all processes took equally many.
     """
 
     name: str
@@ -123,6 +124,7 @@ class MethodEntry:
     fitted: str = ""
     usefulness: list[UsefulnessPoint] | None = None
     classes: int | None = None
+    repeated: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
@@ -178,7 +179,11 @@ def load_model(
                 torch.manual_seed(0)
                 base.resize_token_embeddings(resized)
         with hub_errors(f"The adapter {source.name!r}"), _told(f"Cannot load the adapter {source.name!r}"):
-            return PeftModel.from_pretrained(base, source.name, revision=source.revision, is_trainable=True)
+            adapted = PeftModel.from_pretrained(base, source.name, revision=source.revision, is_trainable=True)
+        known = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        if known.keys().isdisjoint(stored_shapes(source)):
+            raise InputError(f"The adapter {source.name!r} holds other weights than its {ADAPTER_CONFIG_NAME} names.")
+        return adapted
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if bits is not None:
         options["quantization_config"] = quantization(bits, dtype)
@@ -214,11 +219,20 @@ def load_like(source: ModelSource, task: Task, like: PretrainedConfig, *, dtype:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = load_model(source, task, id2label=labels, dtype=str(dtype).removeprefix("torch."), new_head=True)
+        if model.config.tie_word_embeddings and not like.tie_word_embeddings:
+            _untie(plain_model(model))
         differs = model.config.get_text_config().vocab_size != like.get_text_config().vocab_size
         # EncoderDecoderModel cannot be resized; the weights that differ are named when the start is made.
         if differs and model.config.model_type != "encoder-decoder":
             model.resize_token_embeddings(like.get_text_config().vocab_size)
     return model
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give a model a head of its own, with the weights that it shared with the embeddings."""
+    head, model.config.tie_word_embeddings = model.get_output_embeddings(), False
+    if isinstance(head, nn.Linear):
+        head.weight = nn.Parameter(head.weight.detach().clone())
 
 
 def load_anchor(

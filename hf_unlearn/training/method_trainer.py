@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
+from ..data.filled_up import filled_up, repeated
 from ..data.masking import NewMasksEachEpoch
 from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets
@@ -41,13 +42,12 @@ from .callbacks import SaveOnInterrupt
 from .config import UnlearningConfig
 from .cost import CostMeter
 from .first_use_of_rows import CollatorWithRows, FirstUse, training_identity
-from .kept_settings import KeptSettings
 from .lineage import Lineage
 from .measuring import Measuring
-from .saving import finish_checkpoint, last_checkpoint
+from .saving import KeptSettings, finish_checkpoint, last_checkpoint
 from .start_inputs import start_inputs
 from .teachers import held_teachers, log_probabilities
-from .trained_weights import movement_digest
+from .trained_weights import movement_digest, name_base
 from .trainer_data import TrainerData
 from .useful import StopWhenUseful
 
@@ -91,7 +91,6 @@ class MethodTrainer(Trainer):
         self.useful: StopWhenUseful | None = None
         self.weights_moved: bool | None = None
         self.kept_settings = KeptSettings(plain_model(model))
-        callbacks = [self.kept_settings, *(callbacks or [])]
         try:
             super().__init__(
                 model=model,
@@ -100,7 +99,7 @@ class MethodTrainer(Trainer):
                 train_dataset=data.train,
                 eval_dataset=data.test,
                 processing_class=tokenizer,
-                callbacks=callbacks,
+                callbacks=[self.kept_settings, *(callbacks or [])],
             )
         except ValueError as error:
             # Settings that do not go together, such as eval_strategy without a test split.
@@ -228,11 +227,7 @@ class MethodTrainer(Trainer):
         if self.data.kept_classes is not None:
             keep_classes(self.model, self.data.kept_classes)
         self.method.start(self.model, self.start_inputs)
-        base = self.adapter_base
-        if isinstance(self.model, PeftModel) and base is not None:
-            # What is published names the model that is under the adapter here, by its commit.
-            for config in self.model.peft_config.values():
-                config.base_model_name_or_path, config.revision = base.name, base.revision
+        name_base(self.model, self.adapter_base)
 
     def _error(self, name: str) -> float:
         """The share of its items that the model tells wrong now, on the half of a set that it may choose by."""
@@ -283,11 +278,20 @@ class MethodTrainer(Trainer):
             self.data_collator, self._signature_columns = CollatorWithRows(self.data_collator), [*read, "row"]
         try:
             if (mixed := self.mixed) is None:
-                return super().get_train_dataloader()
+                if self.repeated == 0:
+                    return super().get_train_dataloader()
+                rows, order = filled_up(self.train_dataset, self._get_train_sampler(), self.repeated, self.args)
+                return self._get_dataloader(rows, "Training", self._train_batch_size, order, True)
             self.data_collator, self._signature_columns = PartsCollator(self.data_collator), [*read, *PARTS]
             return self._get_dataloader(mixed, "Training", self._train_batch_size, lambda _: mixed.draws, True)
         finally:
             self.data_collator, self._signature_columns = measuring, read
+
+    @property
+    def repeated(self) -> int:
+        """Records that come twice in an epoch of several processes; of L the second ones teach nothing."""
+        rows = self.train_dataset if self.mixed is None else self.mixed.draws
+        return repeated(rows, self._train_batch_size, self.args.world_size)
 
     def training_step(
         self,
@@ -320,14 +324,16 @@ class MethodTrainer(Trainer):
     ) -> tuple[torch.Tensor, Any]:
         """The model's own loss on a batch, as it adds up, and its outputs."""
         labels = inputs["labels"]
-        if items is None or (TASKS[self.task].next_token and self._model_takes_items):
-            return cast(tuple[torch.Tensor, Any], super().compute_loss(model, inputs, True, items))
-        # BertForSequenceClassification, BertForMaskedLM, EncoderDecoderModel and others take num_items_in_batch and
-        # average over the batch all the same, so the parent's gradient would grow with the accumulation steps.
-        # Without the number all of them average; without accumulation this factor is one.
         own = (labels_in_place(labels, TASKS[self.task].next_token) != IGNORED).sum()
+        # Records that fill up the last batch have no labels, and the mean over nothing would be no number.
+        read = {**inputs, "labels": torch.where(own == 0, labels.clamp(min=0), labels)}
+        if items is None or (TASKS[self.task].next_token and self._model_takes_items):
+            loss, outputs = super().compute_loss(model, read, True, items)
+            return loss * (own > 0), outputs
+        # BertForSequenceClassification and others take num_items_in_batch and average over the batch all the same, so
+        # the parent's gradient would grow with the accumulation steps. Without the number all of them average.
         share = own * self._averaged_processes / items
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        loss, outputs = super().compute_loss(model, read, return_outputs=True)
         return loss * share, outputs
 
     def _step(self, model: nn.Module, inputs: dict[str, torch.Tensor | Any], items: torch.Tensor | int | None) -> Step:
@@ -393,11 +399,7 @@ class MethodTrainer(Trainer):
         return flops_per_token(self.accelerator.unwrap_model(self.model))
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
-        """Operations that were run since this was last asked: the trained model's, forward and back, and teachers'.
-
-        Per token two for each weight forward, two backward for each weight from the first trained one on, two more for
-        each trained weight; embeddings are left out, as by the parent.
-        """
+        """Operations that were run since this was last asked: the trained model's, forward and back, and teachers'."""
         spent, self.passes.flops = self.passes.flops, 0.0
         return int(spent)
 

@@ -2,9 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
@@ -14,6 +24,10 @@ from ..machine_faults import check_weights
 from ..models.location import WEIGHT_FILES
 
 MARKER = "complete.json"
+
+# The trainer sets the first for the training, the model's own loss the second.
+SET_BY_TRAINING = ("use_cache", "problem_type")
+SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def save_whole(save: Callable[[Path], None], folder: Path, *, writes: bool) -> None:
@@ -75,3 +89,43 @@ def _is_complete(folder: Path) -> bool:
     except (FileNotFoundError, json.JSONDecodeError):
         return False
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+
+
+class KeptSettings(TrainerCallback):
+    """Undoes what transformers' trainer does to a configuration: the tokenizer's special tokens, and no cache."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.config = model.config
+        self.kept = _fields(self.config, SET_BY_TRAINING)
+        holders: list[Any] = [self.config.get_text_config()]
+        if model.can_generate():
+            holders.append(model.generation_config)
+        self.special = [(holder, _fields(holder, SPECIAL_TOKENS)) for holder in holders]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for holder, fields in self.special:
+            _restore(holder, SPECIAL_TOKENS, fields)
+
+    @contextmanager
+    def as_they_were(self) -> Iterator[None]:
+        """With the settings that the original had, for a model that is saved."""
+        now = _fields(self.config, SET_BY_TRAINING)
+        _restore(self.config, SET_BY_TRAINING, self.kept)
+        try:
+            yield
+        finally:
+            _restore(self.config, SET_BY_TRAINING, now)
+
+
+def _fields(holder: PretrainedConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: vars(holder)[name] for name in names if name in vars(holder)}
+
+
+def _restore(holder: PretrainedConfig, names: tuple[str, ...], fields: dict[str, Any]) -> None:
+    for name in names:
+        if name in fields:
+            setattr(holder, name, fields[name])
+        else:
+            vars(holder).pop(name, None)

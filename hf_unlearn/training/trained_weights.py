@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..methods.method import Method
 from ..models.layers import blocks_until, freeze_all_but_ends, freeze_all_but_last
 from ..models.loading import PEFT_TASKS, Model, check_quantised, lora_settings, plain_model
+from ..models.location import ModelSource
 from ..models.tasks import Task
 from .config import UnlearningConfig
 from .lineage import Lineage
@@ -31,6 +32,13 @@ def movement_digest(model: Model) -> str | None:
         elif weight.requires_grad:
             return None
     return digest.hexdigest()
+
+
+def name_base(model: Model, base: ModelSource | None) -> None:
+    """Let what is published name the model that is under an adapter here, by its commit."""
+    if isinstance(model, PeftModel) and base is not None:
+        for config in model.peft_config.values():
+            config.base_model_name_or_path, config.revision = base.name, base.revision
 
 
 def fit_rate(args: UnlearningConfig, method: Method, *, adapter: bool) -> None:

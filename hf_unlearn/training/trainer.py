@@ -46,14 +46,13 @@ from .callbacks import MeasureForgetting, StopWhenForgotten
 from .choosing import Way, auto_config, plain_config
 from .config import UnlearningConfig
 from .kept_classes import kept_classes
-from .kept_settings import with_one_padding
 from .lineage import Lineage, find_lineage, fit_to_lineage, source_of
 from .measuring import Watching, check_measures
 from .method_trainer import MethodTrainer
 from .retrained_model import Retraining
 from .saving import save_whole
 from .trained_weights import fit_rate, trained_weights
-from .trainer_data import check_tokens_of, trainer_data
+from .trainer_data import check_tokens_of, trainer_data, with_one_padding
 from .trainer_report import trainer_report
 
 # Enough records for the curve during training; the report uses all of them.

@@ -24,8 +24,8 @@ from ..methods.forget_batches import Draws, ForgetRetainedDataset
 from ..methods.method import Method
 from ..methods.step import Part
 from ..models.classes import class_names_of, with_classes
-from ..models.limits import vocabulary
-from ..models.loading import load_tokenizer
+from ..models.limits import own_padding, vocabulary
+from ..models.loading import Model, load_tokenizer, plain_model
 from ..models.location import ModelSource
 from ..models.tasks import IGNORED, TASKS, Task
 from .config import UnlearningConfig
@@ -219,6 +219,26 @@ def measured_sets(
     tokenizer = load_tokenizer(sources)
     collator = PaddingCollator(padding_id(tokenizer, model_config)).of(model_config)
     return _encoded_sets(sets, tokenizer, model_config, task, config, collator, in_forms=in_forms)
+
+
+def with_one_padding(model: Model, tokenizer: PreTrainedTokenizerBase, task: Task) -> PreTrainedTokenizerBase:
+    """A tokenizer that pads as the model expects, so that a classifier on a decoder finds the end of each text.
+
+    The model's own padding token counts; one without gets the tokenizer's, in place. It is the tokenizer itself where
+    it pads so already, or where the mask alone hides what is padded.
+    """
+    config = plain_model(model).config
+    if task != "text-classification":
+        return tokenizer
+    token = padding_id(tokenizer, config)
+    if own_padding(config) is None:
+        config.get_text_config().pad_token_id = token
+    name = tokenizer.convert_ids_to_tokens(token)
+    if token == tokenizer.pad_token_id or not isinstance(name, str):
+        return tokenizer
+    padding = copy.deepcopy(tokenizer)
+    padding.pad_token = name
+    return padding
 
 
 def check_tokens_of(

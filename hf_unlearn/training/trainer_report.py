@@ -170,4 +170,5 @@ def _method_entry(trainer: MethodTrainer, stopping: StopWhenForgotten) -> Method
         fitted=fitted_reason(trainer.record, trainer.args),
         usefulness=trainer.useful.curve if trainer.useful is not None else None,
         classes=classes,
+        repeated=trainer.repeated if trainer.mixed is not None else 0,
     )
