@@ -87,7 +87,7 @@ def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str
 
 
 def row_texts(table: pa.Table, names: list[str]) -> list[str]:
-    """One string for each row's content in these columns, for its keyed digest."""
+    """One string for each row's content in these columns, as older ledgers have its digest."""
     return texts_of_keys(row_keys(table, names), names)
 
 
@@ -98,17 +98,24 @@ def texts_of_keys(keys: pa.ChunkedArray, names: list[str]) -> list[str]:
 
 
 def row_keys(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
-    """One string for each row, equal exactly where all these columns are: each value after its length."""
-    parts = []
+    """One string for each row, equal exactly where all these columns are and have the same types."""
+    texts = []
     for name in names:
         column = table.column(name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if _is_plain(column.type):
-            text = column.cast(pa.large_string())
+            texts.append(column.cast(pa.large_string()))
         else:
             rows = [None if v is None else json.dumps(v, sort_keys=True, default=repr) for v in column.to_pylist()]
-            text = pa.chunked_array([pa.array(rows, pa.large_string())])
+            texts.append(pa.chunked_array([pa.array(rows, pa.large_string())]))
+    return joined_keys(texts)
+
+
+def joined_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> pa.ChunkedArray:
+    """One string for each row from the texts of its columns: each text after its length."""
+    parts = []
+    for text in columns:
         length = pc.utf8_length(text).cast(pa.large_string())
         key = pc.binary_join_element_wise(length, text, pa.scalar("\x1f", pa.large_string()))
         parts.append(pc.fill_null(key, "null"))

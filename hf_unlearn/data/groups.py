@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value
 
-from .arrow_tables import AnyDataset, column_names, read_tables, row_keys
+from .arrow_tables import AnyDataset, column_names, read_tables
+from .canonical import texts_of
 from .request.records import Records, Values
 from .request.selection import Masks
 
@@ -70,28 +71,26 @@ def _with_column(other: AnyDataset, column: str) -> AnyDataset:
     return other.map(lambda row: {**row, column: None}, features=features)
 
 
-def _labels(table: pa.Table, column: str) -> pa.ChunkedArray:
-    """One string for each row's group, null where it has none."""
-    return pc.if_else(pc.is_null(table.column(column)), None, row_keys(table, [column]))
-
-
 def _counted(dataset: AnyDataset, other: AnyDataset | None, masks: Masks, column: str) -> tuple[Groups, bool]:
     """The groups by one column, and whether one of them has several records."""
     nothing = pa.array([], pa.large_string())
     forget, held_out = [nothing], [nothing]
+    feature, of_other = ((part.features or {}).get(column) if part is not None else None for part in (dataset, other))
     for table, start in read_tables(dataset, [column]):
         for found, mask in ((forget, masks.forget), (held_out, masks.held_out)):
             rows = np.flatnonzero(mask[start : start + table.num_rows])
-            found += _labels(table.take(rows), column).chunks
+            found.append(texts_of(table.column(column).take(rows), feature))
     for table, _ in read_tables(other, [column]) if other is not None else ():
-        held_out += _labels(table, column).chunks
+        held_out.append(texts_of(table.column(column), of_other))
     of_forget, of_holdout = pa.chunked_array(forget), pa.chunked_array(held_out)
     known = of_holdout.unique().drop_null()
     stays = np.zeros(len(known), bool)
     if len(known):
         for table, start in read_tables(dataset, [column]):
             retained = pa.array(masks.retained[start : start + table.num_rows])
-            stays |= np.asarray(pc.is_in(known, value_set=_labels(table, column).filter(retained).unique()))
+            stays |= np.asarray(
+                pc.is_in(known, value_set=texts_of(table.column(column), feature).filter(retained).unique())
+            )
     of_those = int(pc.sum(pc.is_in(of_holdout, value_set=known.filter(pa.array(stays)))).as_py() or 0)
     has_holdout = len(of_holdout) > 0
     groups = Groups(

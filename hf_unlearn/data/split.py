@@ -124,6 +124,7 @@ class RetainedSplit:
         audit: the counts.
         forget_rows: where S is in D, None for a stream.
         forgotten: what the ledger keeps of S, None without a key.
+        lacking: ids and rows that earlier requests named, and that D had then and lacks now.
     """
 
     retained: AnyDataset
@@ -132,6 +133,7 @@ class RetainedSplit:
     audit: SplitAudit
     forget_rows: ForgetRows | None = None
     forgotten: Forgotten | None = None
+    lacking: int = 0
 
 
 def split_retained(
@@ -169,26 +171,25 @@ def split_retained(
             :mod:`~hf_unlearn.data.copies.near`. None skips the search, and so does ``duplicates=None``.
         near_encoder: also finds paraphrases.
         near_review: a private file to write, with the texts of all near copies.
-        allow_unmatched: go on when the request names something that the data set does not have.
+        allow_unmatched: go on when the data set lacks a part of what the request, or an earlier one, names.
         digest_key: the owner's key for the digest of the request in the audit.
         revision: the commit of the data set, for the audit.
         forgotten_before: what earlier requests named, see ``recognised``. It is left out of all parts.
         ask_again: keep in S what the request names although it was forgotten before, to measure it again.
-        group_column: the column that says whose record it is (author, customer). By default the column of ids, where
-            ids repeat.
+        group_column: the column that says whose record it is (author, customer); that of ids where these repeat.
 
     Returns:
         The parts and the audit.
 
     Raises:
         AlreadyForgotten: all that the request names was forgotten before.
-        InputError: a column is unknown, a type is wrong, the data set lacks something that the request names, nothing
+        InputError: a column is unknown, a type is wrong, the data set lacks a part of what a request names, nothing
             would be retained, a row is both to forget and held out, or there is a copy under the policy ``error``.
     """
     near_policy = _near_policy(duplicates, near_duplicates, near_encoder, near_review)
     dataset = _one_split(dataset, split)
     _require_groups(group_column, dataset, holdout)
-    selections = _selected(dataset, request, holdout, forgotten_before, ask_again, allow_unmatched)
+    selections, lacking = _selected(dataset, request, holdout, forgotten_before, ask_again, allow_unmatched)
     masks, forget = _masks(selections), selections.forget
     columns: list[str] = []
     if duplicates is not None:
@@ -213,6 +214,7 @@ def split_retained(
         audit=_audit(dataset, forget, other, masks, copies, near, groups, revision, digest_key),
         forget_rows=_forget_rows(dataset, masks),
         forgotten=forgotten_digests(dataset, forget, masks.forget, digest_key) if digest_key else None,
+        lacking=lacking,
     )
 
 
@@ -261,8 +263,8 @@ def _selected(
     forgotten_before: Records | None,
     ask_again: bool,
     allow_unmatched: bool,
-) -> Selections:
-    """Find the rows that are to be forgotten, held out, or were forgotten before."""
+) -> tuple[Selections, int]:
+    """Find the rows that are to be forgotten, held out, or were forgotten before, and count what D lacks of these."""
     known = None if ask_again else forgotten_before
     forget = Selection(request, "The request", dataset, known)
     held_out = before = None
@@ -275,7 +277,8 @@ def _selected(
     for part in (forget, held_out):
         if part is not None:
             part.check(allow_unmatched, dataset)
-    return selections
+    lacking = before.check_earlier(allow_unmatched) if before is not None else 0
+    return selections, lacking
 
 
 def _masks(selections: Selections) -> Masks:

@@ -381,6 +381,8 @@ def _price(cost: CostEntry) -> str:
 def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments, reached: Reach) -> None:
     """Show what a request does to a data set, which words a measurement can reach then, and each file of requests."""
     _print_audit(out, parts.audit)
+    if parts.lacking:
+        out.print(f"The data set has {parts.lacking:,} ids or rows no more that earlier requests named.")
     out.print(plain(reached.sentence))
     if request_args.forget_requests is None or parts.forgotten is None:
         return

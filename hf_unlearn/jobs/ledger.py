@@ -3,7 +3,8 @@
 from huggingface_hub import HfApi
 
 from ..data.arrow_tables import listed
-from ..data.request.digests import digest_each
+from ..data.canonical import NUMBER, WHOLE, is_number, number_text
+from ..data.request.digests import ForgottenDigests, digest_each
 from ..data.request.records import value_text
 from ..errors import InputError, in_one_line
 from ..evaluation.report import REPORT_FILE
@@ -64,13 +65,13 @@ def prove(place: str, revision: str | None, column: str, value: str, digest_key_
     """
     _, ledger = _found(place, revision)
     key = ledger_key(digest_key_file, ledger)
-    digest = digest_each(key, [value_text(column, value)])[0]
     columns = {part.columns[0] for run in ledger.runs for part in run.forgotten if not part.whole_rows}
     if column not in columns:
         raise InputError(f"The ledger has no ids of a column {column!r}; it has those of {listed(sorted(columns))}.")
     for run in ledger.runs:
         for part in run.forgotten:
-            if part.columns == [column] and not part.whole_rows and digest in part.digests:
+            digest = _digest(part, column, value, key)
+            if digest is not None:
                 number = ledger.events.index(run) + 1
                 about = (
                     f"The run of {run.time} ({run.method}) kept it out of the training; its verdict: "
@@ -81,6 +82,19 @@ def prove(place: str, revision: str | None, column: str, value: str, digest_key_
                 return 0
     print("Not forgotten: no line of the ledger has its digest.")
     return 1
+
+
+def _digest(part: ForgottenDigests, column: str, value: str, key: bytes) -> str | None:
+    """The digest that a part of the ledger has of an id; None where it has none."""
+    if part.columns != [column] or part.whole_rows:
+        return None
+    texts = [value]
+    if part.types is None or is_number(part.types[0]):
+        texts += [number_text(value)] if NUMBER.fullmatch(value) else []
+    if part.types is None and WHOLE.fullmatch(value):
+        texts.append(f"{value}.0")
+    digests = digest_each(key, [value_text(column, text) for text in texts])
+    return next((digest for digest in digests if digest in part.digests), None)
 
 
 def _found(place: str, revision: str | None) -> tuple[ModelSource, Ledger]:

@@ -20,6 +20,7 @@ from ..files import typed, write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
 ADDED = ("margin", "attack", "attacks", "attempts")
+ADDED_TO_DIGESTS = ("types", "form", "found")
 HEXADECIMAL = re.compile("[0-9a-f]{64}")
 
 
@@ -211,7 +212,12 @@ def line_of(event: Event) -> str:
 
 def _values(event: "Event") -> dict[str, Any]:
     """What a line says; what was added later has no place in a line from before."""
-    return {name: value for name, value in asdict(event).items() if value is not None or name not in ADDED}
+    values = {name: value for name, value in asdict(event).items() if value is not None or name not in ADDED}
+    for part in values.get("forgotten", []):
+        for name in ADDED_TO_DIGESTS:
+            if part[name] is None:
+                del part[name]
+    return values
 
 
 def digest_of(content: str | bytes) -> str:

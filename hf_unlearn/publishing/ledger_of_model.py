@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from ..data.request.digest_selector import recognised
-from ..data.request.digests import key_check, key_path, load_digest_key
+from ..data.request.digests import ForgottenDigests, key_check, key_path, load_digest_key
 from ..data.request.forgotten_digests import Forgotten
 from ..data.request.records import Records
 from ..errors import InputError
@@ -159,15 +159,26 @@ def _line(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source
     )
     placed = ledger.with_event(line).events[-1]
     assert isinstance(placed, Unlearned)
-    if report.ledger is not None and placed.statement != report.ledger.statement:
-        # A run of an earlier version, whose line said less.
-        placed = replace(placed, margin=None, attack=None, attacks=None, attempts=None)
+    # A run of an earlier version, whose line said less.
+    untyped = [ForgottenDigests(part.columns, part.whole_rows, part.digests) for part in placed.forgotten]
+    for less in ({"forgotten": untyped}, {"margin": None, "attack": None, "attacks": None, "attempts": None}):
+        if report.ledger is not None and placed.statement != report.ledger.statement:
+            placed = replace(placed, **less)
     return placed
 
 
 def forgotten_before(ledger: Ledger, key: bytes) -> Records | None:
     """What the requests of a ledger named, None where it names none."""
-    return recognised(key, [part for run in ledger.runs for part in run.forgotten])
+    return recognised(key, [part for run in ledger.runs for part in _with_found(run)])
+
+
+def _with_found(run: Unlearned) -> list[ForgottenDigests]:
+    """What a run forgot; lines from before each part was counted have the count of all that D lacked then."""
+    lacking = run.ids - run.ids_found
+    return [
+        part if part.found is not None else replace(part, found=max(len(part.digests) - lacking, 0))
+        for part in run.forgotten
+    ]
 
 
 def ledger_key(path: str | None, ledger: Ledger) -> bytes:

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..arrow_tables import AnyDataset, column_names, read_tables, row_keys
+from .. import canonical
+from ..arrow_tables import AnyDataset, column_names, read_tables
 from .exact import texts_of
 from .near import find_near_copies
 
@@ -50,10 +51,11 @@ def shared_rows(
         for part in found:
             nearly[part["row"].to_numpy()] = True
     for column in id_columns:
-        same |= np.asarray(pc.is_in(_values(split, column), value_set=_values(forget, column).unique()))
+        same |= np.asarray(pc.is_in(_values(split, column), value_set=_values(forget, column).unique().drop_null()))
     return SharedRows(*(int(np.count_nonzero(mask)) for mask in (copied, nearly, same)))
 
 
 def _values(dataset: AnyDataset, column: str) -> pa.ChunkedArray:
-    chunks = [chunk for table, _ in read_tables(dataset, [column]) for chunk in row_keys(table, [column]).chunks]
+    feature = (dataset.features or {}).get(column)
+    chunks = [canonical.texts_of(table.column(column), feature) for table, _ in read_tables(dataset, [column])]
     return pa.chunked_array(chunks or [pa.array([], pa.large_string())])

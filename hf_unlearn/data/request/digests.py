@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from ...errors import InputError
+from ..canonical import is_number
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,24 @@ class ForgottenDigests:
         columns: what a digest is made of: one column of ids, or those of a whole row.
         whole_rows: whether a digest is of a row's content, not of an id.
         digests: 64 hexadecimal characters each, sorted, so that their order says nothing.
+        types: what each of these columns held, see :func:`~hf_unlearn.data.canonical.kind_of`. As ``form`` and
+            ``found``, it is None in ledgers from before this was noted, whose digests are of other texts.
+        form: ``integer`` where all are ids written as whole numbers are, or else ``text``.
+        found: how many of them the data set had.
     """
 
     columns: list[str]
     whole_rows: bool
     digests: list[str]
+    types: list[str] | None = None
+    form: str | None = None
+    found: int | None = None
+
+    def may_differ(self, types: list[str]) -> bool:
+        """Whether values could have other texts in columns of these types."""
+        if self.types is None or self.types == types:
+            return False
+        return not (self.form == "integer" and all(map(is_number, types)))
 
 
 def keyed_digest(key: bytes, values: Iterable[str]) -> str:

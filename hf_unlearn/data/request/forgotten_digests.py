@@ -1,12 +1,15 @@
 """Keyed digests of what a request made a model forget; the ledger keeps them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
 from ..arrow_tables import AnyDataset, column_names, read_tables, row_texts
+from ..canonical import WHOLE, content_texts, kind_of
 from .digests import ForgottenDigests, digest_each, key_check, keyed_digest
 from .selection import Selection, take_rows
 
@@ -52,29 +55,49 @@ class Forgotten:
 def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarray, key: bytes) -> Forgotten:
     """Digest what a request on D makes a model forget; ``forget``: which rows, bool of shape (rows of D and H,)."""
     rest = forget.copy()
-    digests: dict[tuple[tuple[str, ...], bool], set[str]] = {}
+    digests: dict[tuple[tuple[str, ...], bool], dict[str, bool]] = {}
+    forms: dict[str, str] = {}
     for matcher, masks in zip(request.matchers, request.masks, strict=True):
         if (named := matcher.named()) is not None:
-            found = digests.setdefault((tuple(named.columns), named.whole_rows), set())
-            found.update(digest_each(key, named.texts))
+            found = digests.setdefault((tuple(named.columns), named.whole_rows), {})
+            found.update(zip(digest_each(key, named.texts), map(bool, matcher.hits), strict=True))
             rest &= ~np.concatenate(masks)
+            if not named.whole_rows and not all(WHOLE.fullmatch(text.split("\x1f")[-1]) for text in named.texts):
+                forms[named.columns[0]] = "text"
     # A copy, or a row named by position or predicate, is recognised by its whole content.
     columns = column_names(dataset)
     if rest.any():
-        digests.setdefault((tuple(columns), True), set()).update(digest_each(key, _texts(dataset, rest, columns)))
+        texts = _texts(dataset, rest, columns, partial(content_texts, features=dataset.features))
+        digests.setdefault((tuple(columns), True), {}).update(dict.fromkeys(digest_each(key, texts), True))
     files = [
         RequestFile(matcher.source, len(named.texts), honoured, keyed_digest(key, named.texts))
         for matcher, named, honoured in zip(request.matchers, request.named, request.honoured, strict=True)
         if matcher.source and named is not None
     ]
-    parts = [ForgottenDigests(list(names), rows, sorted(found)) for (names, rows), found in digests.items() if found]
+    parts = []
+    for (names, rows), found in digests.items():
+        if found:
+            form = "text" if rows else forms.get(names[0], "integer")
+            types = _types(dataset, names)
+            parts.append(ForgottenDigests(list(names), rows, sorted(found), types, form, sum(found.values())))
     records = keyed_digest(key, _texts(dataset, forget, columns))
     return Forgotten(parts, files, key_check(key), records)
 
 
-def _texts(dataset: AnyDataset, mask: np.ndarray, columns: list[str]) -> Iterator[str]:
+def _texts(
+    dataset: AnyDataset,
+    mask: np.ndarray,
+    columns: list[str],
+    write: Callable[[pa.Table, list[str]], list[str]] = row_texts,
+) -> Iterator[str]:
     """The content of the chosen rows."""
     if isinstance(dataset, Dataset):
         dataset, mask = take_rows(dataset, np.flatnonzero(mask)), mask[mask]
     for table, start in read_tables(dataset, columns):
-        yield from row_texts(table.filter(mask[start : start + table.num_rows]), columns)
+        yield from write(table.filter(mask[start : start + table.num_rows]), columns)
+
+
+def _types(dataset: AnyDataset, columns: Sequence[str]) -> list[str]:
+    """What the columns hold."""
+    schema, features = next(read_tables(dataset, columns))[0].schema, dataset.features or {}
+    return [kind_of(schema.field(name).type, features.get(name)) for name in columns]

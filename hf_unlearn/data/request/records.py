@@ -4,24 +4,22 @@ A request is first bound to the columns of a data set, which checks the types. T
 that it names. What was found is counted, so that a missing record is always reported.
 """
 
-import datetime
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset, Features, Value
 
 from ...errors import InputError
-from ..arrow_tables import listed, require_columns, row_keys, texts_of_keys
+from ..arrow_tables import listed, read_tables, require_columns, texts_of_keys
+from ..canonical import comparable, content_keys, id_texts
 from .id_files import read_ids
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
+from .values import requested_texts
 
 MAX_LINES_SHOWN = 10
 
@@ -83,7 +81,7 @@ class Records:
         return cls((Positions(tuple(indices)),))
 
     @classmethod
-    def like(cls, dataset: "Dataset") -> "Records":
+    def like(cls, dataset: Dataset) -> "Records":
         """Name every row that equals a row of another data set in all of that data set's columns."""
         return cls((Contents(dataset),))
 
@@ -104,8 +102,8 @@ class Selector(ABC):
         """The columns it reads; raises InputError when the data set lacks one."""
 
     @abstractmethod
-    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "Matcher":
-        """Bind it to tables of this schema, with these names of labels; raises InputError when a type does not fit."""
+    def bind(self, schema: pa.Schema, features: Features) -> "Matcher":
+        """Bind it to tables of this schema, with these features; raises InputError when a type does not fit."""
 
 
 @dataclass(frozen=True)
@@ -207,76 +205,33 @@ class Values(Selector):
     def __post_init__(self) -> None:
         if not self.values:
             raise InputError(f"The request names no value of column {self.column!r}; name one at least.")
-        kinds = {_kind_of(python_type) for python_type in set(map(type, self.values))}
-        if len(kinds) > 1:
-            found = ", ".join(sorted(kinds))
-            raise InputError(f"The values for column {self.column!r} mix types ({found}); give values of one type.")
 
     def columns(self, available: Sequence[str]) -> list[str]:
         return require_columns([self.column], available)
 
-    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "ValueMatcher":
-        column_type = schema.field(self.column).type
-        if pa.types.is_dictionary(column_type):
-            column_type = column_type.value_type
-        names = class_names.get(self.column)
-        values: Sequence[Any] = self.values
-        if names and _kind_of(type(values[0])) == "string":
-            if not set(values) <= set(names):
-                raise InputError(f"A requested value is none of the labels of {self.column!r}: {', '.join(names)}.")
-            values = [names.index(value) for value in values]
-        elif self.untyped:
-            values = self._parse(_kind_of_type(column_type))
-        kind, wanted = _kind_of(type(values[0])), _kind_of_type(column_type)
-        if kind != wanted:
-            raise InputError(
-                f"Column {self.column!r} holds {wanted} values but the request gives {kind} values"
-                + (' ("7" is not 7)' if {kind, wanted} == {"string", "integer"} else "")
-                + "; give them in the column's own type."
-            )
-        first = {value: i for i, value in reversed(list(enumerate(values)))}
-        distinct = list(dict.fromkeys(values))
-        lines = [self.lines[first[value]] for value in distinct] if self.lines else ()
-        try:
-            array = pa.array(distinct, type=column_type)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            raise InputError(f"A requested value does not fit the type {column_type} of {self.column!r}.") from None
-        return ValueMatcher(self.column, array, self.source, lines)
+    def bind(self, schema: pa.Schema, features: Features) -> "ValueMatcher":
+        column_type, feature = schema.field(self.column).type, features.get(self.column)
+        texts = requested_texts(self.column, self.values, column_type, feature, self.untyped, self._place).to_pylist()
+        first = {text: i for i, text in reversed(list(enumerate(texts)))}
+        distinct = list(dict.fromkeys(texts))
+        lines = [self.lines[first[text]] for text in distinct] if self.lines else ()
+        return ValueMatcher(self.column, pa.array(distinct, pa.large_string()), feature, self.source, lines)
 
-    def _parse(self, kind: str) -> list[Any]:
-        """Read text as values of the column's type, exactly: ``07`` is no integer."""
-        readers: dict[str, Callable[[str], Any]] = {"integer": int, "floating": float}
-        if kind == "string":
-            return list(self.values)
-        if kind not in readers:
-            raise InputError(
-                f"Column {self.column!r} holds {kind} values, which text cannot give; put the ids into a .jsonl file."
-            )
-        values = []
-        for i, text in enumerate(self.values):
-            try:
-                value = readers[kind](text)
-            except ValueError:
-                value = None
-            if value is None or (kind == "integer" and str(value) != text):
-                place = f"Line {self.lines[i]} of {self.source}" if self.lines else f"Value {i + 1} of the request"
-                raise InputError(f"{place} is no {kind} value, as column {self.column!r} holds; correct it.")
-            values.append(value)
-        return values
+    def _place(self, position: int) -> str:
+        if self.lines:
+            return f"Line {self.lines[position]} of {self.source}"
+        return f"Value {position + 1} of the request"
 
 
 class ValueMatcher(KeyMatcher):
-    def __init__(self, column: str, values: pa.Array, source: str, lines: Sequence[int]):
-        super().__init__(values, source, lines)
-        self.column = column
+    def __init__(self, column: str, texts: pa.Array, feature: Any, source: str, lines: Sequence[int]):
+        super().__init__(texts, source, lines)
+        self.column, self.feature = column, feature
 
-    def keys_of(self, table: pa.Table) -> pa.ChunkedArray:
-        column = table.column(self.column)
-        return column if column.type == self.keys.type else column.cast(self.keys.type)
+    def keys_of(self, table: pa.Table) -> pa.Array:
+        return id_texts(table, self.column, self.feature)
 
     def nearly(self, missing: np.ndarray, tables: Iterable[tuple[pa.Table, int]]) -> int:
-        if not (pa.types.is_string(self.keys.type) or pa.types.is_large_string(self.keys.type)):
-            return 0
         wanted = _loosely(self.keys.take(missing))
         found = pa.chunked_array([_loosely(self.keys_of(table)).unique() for table, _ in tables], pa.large_string())
         return int(pc.sum(pc.is_in(wanted, value_set=found)).as_py() or 0)
@@ -285,12 +240,12 @@ class ValueMatcher(KeyMatcher):
         return self.named().texts
 
     def named(self) -> Named:
-        return Named([self.column], False, [value_text(self.column, value) for value in self.keys.to_pylist()])
+        return Named([self.column], False, [value_text(self.column, text) for text in self.keys.to_pylist()])
 
 
-def value_text(column: str, value: Any) -> str:
-    """One string for a value of a column, for its keyed digest."""
-    return f"{column}\x1f{value}"
+def value_text(column: str, text: str) -> str:
+    """One string for a value of a column, for its keyed digest, from its text."""
+    return f"{column}\x1f{text}"
 
 
 def _loosely(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -320,7 +275,7 @@ class Positions(Selector):
     def columns(self, available: Sequence[str]) -> list[str]:
         return []
 
-    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "PositionMatcher":
+    def bind(self, schema: pa.Schema, features: Features) -> "PositionMatcher":
         return PositionMatcher(np.unique(np.array(self.indices, dtype=np.int64)))
 
 
@@ -351,7 +306,7 @@ class PositionMatcher(Matcher):
 class Contents(Selector):
     """Rows that equal a row of another data set."""
 
-    dataset: "Dataset"
+    dataset: Dataset
 
     def __post_init__(self) -> None:
         if len(self.dataset) == 0:
@@ -366,26 +321,35 @@ class Contents(Selector):
             )
         return names
 
-    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "ContentMatcher":
-        table = self.dataset.with_format("arrow")[:]
-        wanted = pa.schema([schema.field(name) for name in table.column_names])
-        try:
-            table = table.cast(wanted)
-        except (pa.ArrowException, TypeError, ValueError):
-            raise InputError(
-                f"The columns of the records to forget have the types {_types(table.schema)}, those of the data set "
-                f"{_types(wanted)}; give them the same types."
-            ) from None
-        return ContentMatcher(table)
+    def bind(self, schema: pa.Schema, features: Features) -> "ContentMatcher":
+        own, names = self.dataset.features, self.dataset.column_names
+        table = pa.concat_tables([table for table, _ in read_tables(self.dataset, names)])
+        for name in names:
+            kinds = [one.field(name).type for one in (table.schema, schema)]
+            if not comparable(kinds[0], own[name], kinds[1], features.get(name)):
+                raise InputError(
+                    f"The column {name!r} of the records to forget has the type {kinds[0]}, that of the data set "
+                    f"{kinds[1]}; give them the same types."
+                )
+        wanted = {name: _feature_of_wanted(own[name], features.get(name)) for name in names}
+        keys = content_keys(table, names, wanted).unique()
+        return ContentMatcher(names, keys, features)
+
+
+def _feature_of_wanted(own: Any, of_data: Any) -> Any:
+    """What names the classes of a record to forget: its own column, unless one side has numbers alone."""
+    if "ClassLabel" not in repr(own):
+        return of_data
+    return None if isinstance(of_data, Value) and "int" in of_data.dtype else own
 
 
 class ContentMatcher(KeyMatcher):
-    def __init__(self, table: pa.Table):
-        self.names = table.column_names
-        super().__init__(self.keys_of(table).unique())
+    def __init__(self, names: list[str], keys: pa.Array, features: Features):
+        super().__init__(keys)
+        self.names, self.features = names, features
 
     def keys_of(self, table: pa.Table) -> pa.ChunkedArray:
-        return row_keys(table, self.names)
+        return content_keys(table, self.names, self.features)
 
     def digestible(self, mask: np.ndarray) -> list[str]:
         return self.keys.to_pylist()
@@ -406,7 +370,7 @@ class Predicate(Selector):
     def columns(self, available: Sequence[str]) -> list[str]:
         return list(available)
 
-    def bind(self, schema: pa.Schema, class_names: dict[str, list[str]]) -> "PredicateMatcher":
+    def bind(self, schema: pa.Schema, features: Features) -> "PredicateMatcher":
         return PredicateMatcher(self.function)
 
 
@@ -417,35 +381,3 @@ class PredicateMatcher(Matcher):
 
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
         return np.fromiter((bool(self.function(row)) for row in table.to_pylist()), bool, table.num_rows)
-
-
-# Types
-
-
-def _kind_of(python_type: type) -> str:
-    kinds = {
-        "boolean": (bool, np.bool_),
-        "integer": (int, np.integer),
-        "floating": (float, np.floating),
-        "string": (str,),
-        "date or time": (datetime.date,),
-    }
-    return next((kind for kind, types in kinds.items() if issubclass(python_type, types)), python_type.__name__)
-
-
-def _kind_of_type(arrow_type: pa.DataType) -> str:
-    if pa.types.is_boolean(arrow_type):
-        return "boolean"
-    if pa.types.is_integer(arrow_type):
-        return "integer"
-    if pa.types.is_floating(arrow_type):
-        return "floating"
-    if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type):
-        return "string"
-    if pa.types.is_temporal(arrow_type):
-        return "date or time"
-    return str(arrow_type)
-
-
-def _types(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset
 from datasets.table import InMemoryTable
 
 from ...errors import InputError
 from ..arrow_tables import AnyDataset, column_names, read_tables
 from ..copies.exact import normalised_text
-from .digest_selector import Digested
-from .digests import digest_each, keyed_digest
+from .digest_selector import Digested, DigestMatcher
+from .digests import keyed_digest
 from .records import Matcher, Named, PositionMatcher, Records
 
 
@@ -31,8 +31,7 @@ class Selection:
 
     def __init__(self, request: Records, name: str, dataset: AnyDataset, known: Records | None = None):
         self.parts, self.name = request.parts, name
-        features = (dataset.features or {}).items()
-        self.class_names = {column: feature.names for column, feature in features if isinstance(feature, ClassLabel)}
+        self.features = dataset.features or Features({})
         self.known = known.parts if known else ()
         self.columns = [column for part in self.parts for column in part.columns(column_names(dataset))]
         self.matchers: list[Matcher] = []
@@ -42,25 +41,25 @@ class Selection:
 
     def search(self, table: pa.Table, start: int) -> None:
         if not self.matchers:
-            self.matchers = [part.bind(table.schema, self.class_names) for part in self.parts]
+            self.matchers = [part.bind(table.schema, self.features) for part in self.parts]
             self.masks = [[] for _ in self.parts]
             self.named = [matcher.named() for matcher in self.matchers]
-            self.honoured = [self._leave_out(matcher) for matcher in self.matchers]
+            self.honoured = [self._leave_out(matcher, table.schema) for matcher in self.matchers]
         for matcher, masks in zip(self.matchers, self.masks, strict=True):
             mask = matcher.mask(table, start)
             matcher.count(table, mask, start)
             masks.append(mask)
 
-    def _leave_out(self, matcher: Matcher) -> int:
+    def _leave_out(self, matcher: Matcher, schema: pa.Schema) -> int:
         """Drop what was forgotten before from a part of the request, and count it."""
         asked = len(matcher.hits)
         for part in self.known:
             named = matcher.named()
             if named is None or not isinstance(part, Digested):
                 continue
-            if (tuple(named.columns), named.whole_rows) == (part.names, part.whole_rows):
-                digests = digest_each(part.key, named.texts)
-                matcher.keep(np.array([digest not in part.digests for digest in digests], dtype=bool))
+            if (named.columns, named.whole_rows) == (part.names, part.whole_rows):
+                known = part.bind(schema, self.features).known(named.texts)
+                matcher.keep(np.array([text not in known for text in named.texts], dtype=bool))
         return asked - len(matcher.hits)
 
     def check(self, allow_unmatched: bool, dataset: AnyDataset) -> None:
@@ -77,6 +76,10 @@ class Selection:
                 )
         if not allow_unmatched and not any(self.honoured) and not self.mask().any():
             raise InputError(f"{self.name} names no record of the data set; correct it.")
+
+    def check_earlier(self, allow_unmatched: bool) -> int:
+        """How much of what earlier requests named D lacks; raises InputError where it may be there in another form."""
+        return sum(one.check(allow_unmatched) for one in self.matchers if isinstance(one, DigestMatcher))
 
     def mask(self) -> np.ndarray:
         return np.logical_or.reduce([np.concatenate(masks) for masks in self.masks])
