@@ -78,6 +78,18 @@ def _check_settings(
                 require_columns([args.paraphrase_column], column_names(part))
 
 
+def _chosen(
+    args: UnlearningConfig, lineage: Lineage, retained: AnyDataset, forget: AnyDataset | None
+) -> tuple[UnlearningConfig, Way | None]:
+    """The settings, with a method that is chosen where none was named, and why."""
+    if args.method != "auto":
+        return args, None
+    if forget is None:
+        # Nothing is to be forgotten, so it is trained as it is.
+        return plain_config(args), None
+    return auto_config(args, lineage, len(retained) if isinstance(retained, Dataset) else None)
+
+
 class UnlearningTrainer(MethodTrainer):
     """Fine-tunes a model on the retained set and measures what it still knows of the forget set.
 
@@ -139,14 +151,7 @@ class UnlearningTrainer(MethodTrainer):
         if lineage is None:
             record = load_record(source) if source else None
             lineage = find_lineage(source, record, args, None if isinstance(model, str) else model)
-        way: Way | None = None
-        if args.method == "auto" and forget_dataset is None:
-            # Nothing is to be forgotten, so it is trained as it is.
-            args = plain_config(args)
-        elif args.method == "auto":
-            rows = len(train_dataset) if isinstance(train_dataset, Dataset) else None
-            args, way = auto_config(args, lineage, rows)
-        self.way = way
+        args, self.way = _chosen(args, lineage, train_dataset, forget_dataset)
         method = find_method(args.method, args.start)
         alpha = method.resolve_alpha(args.alpha)
         fit_to_lineage(args, method, lineage)
