@@ -145,12 +145,11 @@ class UnlearningTrainer(MethodTrainer):
         if train_dataset is None:
             raise InputError("The trainer needs the retained set as train_dataset.")
         _check_settings(args, train_dataset, forget_dataset, holdout_dataset)
-        source = source or source_of(model)
-        if source is not None:
+        if (source := source or source_of(model)) is not None:
             source = on_named_base(source, args.base_model_name_or_path, args.base_model_revision)
         if lineage is None:
-            record = load_record(source) if source else None
-            lineage = find_lineage(source, record, args, None if isinstance(model, str) else model)
+            in_memory = None if isinstance(model, str) else model
+            lineage = find_lineage(source, load_record(source) if source else None, args, in_memory)
         args, self.way = _chosen(args, lineage, train_dataset, forget_dataset)
         method = find_method(args.method, args.start)
         alpha = method.resolve_alpha(args.alpha)
