@@ -219,7 +219,7 @@ forget. The ledger holds digests with a secret key, and no ids.
                 "ledger.verify",
                 "FOLDER|REPO",
                 "check the chain, and the report and the weights beside it",
-                arguments=(MODEL, MODEL_REVISION),
+                arguments=(MODEL, MODEL_REVISION, DIGEST_KEY),
             ),
             "show": Command("ledger.show", "FOLDER|REPO", "show each line", arguments=(MODEL, MODEL_REVISION)),
             "prove": Command(

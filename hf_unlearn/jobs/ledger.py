@@ -4,7 +4,7 @@ from huggingface_hub import HfApi
 
 from ..data.arrow_tables import listed
 from ..data.canonical import NUMBER, WHOLE, is_number, number_text
-from ..data.request.digests import ForgottenDigests, digest_each
+from ..data.request.digests import ForgottenDigests, digest_each, key_check, key_path, load_digest_key
 from ..data.request.records import value_text
 from ..errors import InputError, in_one_line
 from ..evaluation.report import REPORT_FILE
@@ -16,10 +16,20 @@ from ..publishing.ledger_of_model import ledger_key, ledger_of
 from .console import COLOURS, plain, table, terminal
 
 
-def verify(place: str, revision: str | None) -> None:
+def verify(place: str, revision: str | None, digest_key_file: str | None) -> None:
     """Check a ledger, and say what was checked; raises InputError where it was changed, or there is none."""
     source, ledger = _found(place, revision)
+    key = _key_at_hand(digest_key_file, ledger)
     print(f"The chain of {len(ledger.events):,} lines is intact: no line was changed, dropped or moved.")
+    if key is None:
+        print("The owner's key is not here, and only with it can one tell whether the whole chain was written anew.")
+    elif ledger.unsealed:
+        print(
+            f"The first {ledger.unsealed:,} of {len(ledger.runs):,} runs are from before there were seals, so anybody "
+            "could have written them. The next run seals them with the owner's key."
+        )
+    else:
+        print(f"All {len(ledger.runs):,} runs were written with the owner's key.")
     if ledger.runs:
         last = ledger.runs[-1]
         number = ledger.events.index(last) + 1
@@ -27,6 +37,16 @@ def verify(place: str, revision: str | None) -> None:
         where = "read here" if source.is_local else "as the Hub states it, not downloaded"
         print(f"{REPORT_FILE} is the one that line {number} names, and agrees with it.")
         print(f"The weights are those that line {number} names ({files}, {where}).")
+
+
+def _key_at_hand(path: str | None, ledger: Ledger) -> bytes | None:
+    """The owner's key; None where no file is named, and the usual one is not there or holds another key."""
+    place = key_path(None)
+    if path is None and (
+        not place.exists() or any(run.key_check != key_check(load_digest_key(place)) for run in ledger.runs)
+    ):
+        return None
+    return ledger_key(path, ledger)
 
 
 def show(place: str, revision: str | None) -> None:

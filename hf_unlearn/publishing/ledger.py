@@ -3,10 +3,12 @@
 Each line is a JSON object with sorted keys whose ``previous`` is the SHA-256 of the line before, as in a hash chain
 (Haber and Stornetta 1991, doi:10.1007/BF00196791). It holds counts, names, and digests keyed with the owner's key: no
 id, no text, no key. What a chain cannot show by itself, that its last lines were dropped or its last line rewritten,
-the report and the weights beside it show; see :func:`~hf_unlearn.publishing.ledger_of_model.ledger_of`.
+the report and the weights beside it show; see :func:`~hf_unlearn.publishing.ledger_of_model.ledger_of`. Whoever writes
+the whole chain anew lacks the owner's key, and so the seals of its lines (HMAC, RFC 2104).
 """
 
 import hashlib
+import hmac
 import json
 import re
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +21,7 @@ from ..errors import InputError
 from ..files import typed, write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
-ADDED = ("margin", "attack", "attacks", "attempts")
+ADDED = ("margin", "attack", "attacks", "attempts", "seal")
 ADDED_TO_DIGESTS = ("types", "form", "found")
 HEXADECIMAL = re.compile("[0-9a-f]{64}")
 
@@ -71,6 +73,7 @@ class Unlearned:
         previous: SHA-256 of the line before, None on the first.
         margin, attack, attacks: of the verdict; None in lines from before this was noted.
         attempts: which attempt on the same records it was; None where nobody counted.
+        seal: HMAC-SHA256 of the line without it under the owner's key; None in lines from before there were seals.
     """
 
     event: ClassVar[str] = "unlearned"
@@ -95,19 +98,26 @@ class Unlearned:
     attack: str | None = None
     attacks: list[str] | None = None
     attempts: AttemptCount | None = None
+    seal: str | None = None
 
     @property
     def checked(self) -> list[str | None]:
         """All in it that has to be a digest."""
         weights = self.weights | (self.parent.weights if self.parent else {})
         forgotten = [digest for part in self.forgotten for digest in part.digests]
-        return [*forgotten, *self.requests, *weights.values(), self.report, self.key_check, self.previous]
+        return [*forgotten, *self.requests, *weights.values(), self.report, self.key_check, self.previous, self.seal]
 
     @property
     def statement(self) -> str:
         """A digest of all that the line says but what the weights and the report are, for the report to name it by."""
-        values = {name: value for name, value in _values(self).items() if name not in ("weights", "report")}
+        later = ("weights", "report", "seal")
+        values = {name: value for name, value in _values(self).items() if name not in later}
         return digest_of(json.dumps(values, sort_keys=True))
+
+    def sealed(self, key: bytes) -> "Unlearned":
+        """The line with its seal."""
+        message = f"line of {LEDGER_FILE}\n{line_of(replace(self, seal=None))}"
+        return replace(self, seal=hmac.digest(key, message.encode(), "sha256").hex())
 
 
 @dataclass(frozen=True)
@@ -180,9 +190,28 @@ class Ledger:
         """The events that made it forget something."""
         return [event for event in self.events if isinstance(event, Unlearned)]
 
-    def with_event(self, event: Event) -> "Ledger":
-        """The ledger with one more line; its ``previous`` is set here."""
-        return Ledger((*self.events, replace(event, previous=self.last_line)))
+    def with_event(self, event: Event, key: bytes | None = None) -> "Ledger":
+        """The ledger with one more line; its ``previous`` is set here, and with the owner's key the seal of a run."""
+        event = replace(event, previous=self.last_line)
+        return Ledger((*self.events, event.sealed(key) if key is not None and isinstance(event, Unlearned) else event))
+
+    @property
+    def unsealed(self) -> int:
+        """How many runs have no seal, as those from before there were seals."""
+        return sum(run.seal is None for run in self.runs)
+
+    def check_seals(self, key: bytes) -> None:
+        """Raise InputError where a seal is not of the owner's key, or is missing after a line that has one."""
+        begun = False
+        for number, event in enumerate(self.events, start=1):
+            if not isinstance(event, Unlearned) or (event.seal is None and not begun):
+                continue
+            begun = True
+            if event.seal is None or not hmac.compare_digest(event.seal, event.sealed(key).seal or ""):
+                raise InputError(
+                    f"Line {number} of {LEDGER_FILE} was not written with the owner's key: its seal is missing or "
+                    "wrong. Restore the file from its history."
+                )
 
     def save(self, folder: Path) -> None:
         """Write it into a folder, all of it or nothing."""

@@ -122,7 +122,7 @@ def write_line(
     """Put the ledger of a finished run beside its model: that of the original model, and the run's own line."""
     line = _line(report, ledger, forgotten, source)
     weights, digest = weights_of(ModelSource(str(folder))), file_digest(folder / REPORT_FILE)
-    ledger = ledger.with_event(replace(line, weights=weights, report=digest))
+    ledger = ledger.with_event(replace(line, weights=weights, report=digest), forgotten.key)
     present = load_ledger(folder) or Ledger()
     # Something may have been erased since, which its own lines say.
     for event in present.events[len(ledger.events) :]:
@@ -182,7 +182,10 @@ def _with_found(run: Unlearned) -> list[ForgottenDigests]:
 
 
 def ledger_key(path: str | None, ledger: Ledger) -> bytes:
-    """The owner's key, from its usual file when None; raises InputError where it is not that of the ledger."""
+    """The owner's key, from its usual file when None, by which the seals are checked.
+
+    Raises InputError where it is not that of the ledger, or a line was not written with it.
+    """
     place = key_path(path)
     wanted = f"the key that {LEDGER_FILE} was written with"
     if not place.exists():
@@ -190,4 +193,5 @@ def ledger_key(path: str | None, ledger: Ledger) -> bytes:
     key = load_digest_key(place)
     if any(run.key_check != key_check(key) for run in ledger.runs):
         raise InputError(f"The digest key {place} is not {wanted}; name that one with --digest_key_file.")
+    ledger.check_seals(key)
     return key

@@ -20,7 +20,7 @@ from hf_unlearn.data.request.digests import digest_each, load_digest_key
 from hf_unlearn.jobs.preparation import prepare_run
 from hf_unlearn.models.location import locate
 from hf_unlearn.publishing.ledger import LEDGER_FILE, Erased, Ledger, Unlearned, digest_of, line_of, load_ledger
-from hf_unlearn.publishing.ledger_of_model import ledger_of
+from hf_unlearn.publishing.ledger_of_model import ledger_key, ledger_of
 from hf_unlearn.training.lineage import find_base
 
 from ..conftest import TOKEN, secrets_rows
@@ -185,7 +185,11 @@ def test_the_same_command_ends_with_the_same_ledger(
     assert main(["run", "--config", str(recipe)]) == 0
     ledger = ledger_of(locate(str(folder)))
     assert ledger is not None
-    assert replace(ledger.events[-1], report=digest_of(kept)) == Ledger.read(written.decode(), "here").events[-1]
+    again, before = ledger.events[-1], Ledger.read(written.decode(), "here").events[-1]
+    assert isinstance(again, Unlearned)
+    assert isinstance(before, Unlearned)
+    assert again.seal != before.seal
+    assert replace(again, report=digest_of(kept), seal=before.seal) == before
     report.write_bytes(kept)
     assert main(["run", "--config", str(recipe)]) == 0
     assert (folder / LEDGER_FILE).read_bytes() == written
@@ -237,7 +241,7 @@ def test_the_key_must_be_that_of_the_ledger(
 # Nobody can hide it
 
 
-def test_each_change_of_a_line_is_found(last: Path) -> None:
+def test_each_change_of_a_line_is_found(last: Path, key_file: Path) -> None:
     ledger = load_ledger(last)
     assert ledger is not None
     source = locate(str(last))
@@ -248,8 +252,13 @@ def test_each_change_of_a_line_is_found(last: Path) -> None:
         for variant in changed(asdict(event) | {"event": event.event}):
             line = json.dumps(variant, sort_keys=True, separators=(",", ":"))
             (last / LEDGER_FILE).write_text("\n".join([*lines[:number], line, *lines[number + 1 :]]) + "\n")
-            with pytest.raises(InputError, match=r"was changed|are not those that"):
-                ledger_of(source)
+            with pytest.raises(InputError, match=r"was changed|are not those that|not written with the owner's key"):
+                found = ledger_of(source)
+                # The last seal is the one thing that nobody sees without the key.
+                assert found is not None
+                assert number == len(lines) - 1
+                assert {**variant, "seal": ""} == {**asdict(event), "event": event.event, "seal": ""}
+                ledger_key(str(key_file), found)
             tried += 1
     assert tried > 150
 
@@ -389,15 +398,18 @@ def test_the_original_is_never_taken_for_the_base(
 
 
 def test_a_ledger_is_verified_and_shown(
-    chain: dict[str, Any], signed_in: HfApi, hub: HubServer, capsys: pytest.CaptureFixture[str]
+    chain: dict[str, Any], signed_in: HfApi, hub: HubServer, key_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = len(hub.store_requests)
     assert main(["ledger", "verify", "owner/deleted-3"]) == 0
     out = capsys.readouterr().out
     assert "The chain of 3 lines is intact" in out
+    assert "The owner's key is not here" in out
     assert "The weights are those that line 3 names (1 file, as the Hub states it, not downloaded)" in out
     weights = digest_of((chain["folder"] / "out-3" / "model.safetensors").read_bytes())
     assert not any(path.endswith(weights) for _, path, _ in hub.store_requests[seen:])
+    assert main(["ledger", "verify", "owner/deleted-3", "--digest_key_file", str(key_file)]) == 0
+    assert "All 3 runs were written with the owner's key." in capsys.readouterr().out
     assert main(["ledger", "verify", str(chain["folder"] / "out-2")]) == 0
     assert "(1 file, read here)" in capsys.readouterr().out
     assert main(["ledger", "show", "owner/deleted-3"]) == 0

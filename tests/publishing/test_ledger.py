@@ -1,6 +1,7 @@
 """The ledger: its chain, and deletions one after another."""
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,81 @@ def test_any_ledger_is_read_as_it_was_written(events: list[Event]) -> None:
     if cut.events:
         with pytest.raises(InputError):
             Ledger.read(cut.text, "here")
+
+
+# Whoever lacks the owner's key
+
+KEY = bytes(range(32))
+
+
+def sealed_ledger() -> Ledger:
+    ledger = Ledger()
+    for event in a_ledger().events:
+        ledger = ledger.with_event(event, KEY)
+    return ledger
+
+
+def anew(events: Iterable[Event]) -> Ledger:
+    """A chain that holds, made by somebody without the key."""
+    ledger = Ledger()
+    for event in events:
+        ledger = ledger.with_event(event)
+    return Ledger.read(ledger.text, "forged")
+
+
+FORGED: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "the first line is gone": lambda e: e[1:],
+    "a line in the middle is gone": lambda e: [e[0], *e[2:]],
+    "lines change places": lambda e: [e[1], e[0], *e[2:]],
+    "a line stands twice": lambda e: [e[0], *e],
+    "what was erased is gone": lambda e: [e[0], e[1], e[3]],
+    "what was erased is another": lambda e: [*e[:2], replace(e[2], counts={"objects": 4}), e[3]],
+    "a line of another ledger": lambda e: [e[0], replace(a_run(4)).sealed(bytes(32)), *e[1:]],
+    "a line without a seal": lambda e: [*e, a_run(4)],
+    "the seal of another line": lambda e: [*e, replace(a_run(4), seal=e[-1].seal)],
+    "the first seal is gone": lambda e: [replace(e[0], seal=None), *e[1:]],
+    "the last seal is gone": lambda e: [*e[:-1], replace(e[-1], seal=None)],
+    **{
+        f"another {name}": (lambda e, name=name, value=value: [*e[:-1], replace(e[-1], **{name: value})])  # type: ignore[misc]
+        for name, value in {
+            "verdict": "not_forgotten", "rows": 1, "ids": 1, "ids_found": 1, "method": "retrain", "road": "dial",
+            "time": "2027-01-01T00:00:00+00:00", "forgotten": [], "requests": [], "parent": None, "weights": {},
+            "report": digest_of("x"), "software": "9", "margin": 0.2,
+            "dataset": LedgerData(None, None, None, None, None),
+        }.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_chain_written_anew_lacks_the_seals(kind: str) -> None:
+    forged = anew(FORGED[kind](list(sealed_ledger().events)))
+    with pytest.raises(InputError, match="was not written with the owner's key: its seal is missing or wrong"):
+        forged.check_seals(KEY)
+
+
+def test_seals_come_with_the_next_run_and_old_lines_stay_as_they_are() -> None:
+    sealed_ledger().check_seals(KEY)
+    assert sealed_ledger().unsealed == 0
+    old = a_ledger()
+    old.check_seals(KEY)
+    assert old.unsealed == 3
+    assert '"seal"' not in old.text
+    longer = old.with_event(a_run(4), KEY)
+    assert longer.text.startswith(old.text)
+    longer.check_seals(KEY)
+    assert longer.unsealed == 3
+    # The seal holds what came before, too.
+    with pytest.raises(InputError, match="Line 5"):
+        anew([replace(old.events[0], rows=1), *longer.events[1:]]).check_seals(KEY)
+
+
+@pytest.mark.slow
+def test_ten_thousand_lines_are_sealed_and_checked() -> None:
+    events, previous = [], None
+    for number in range(10_000):
+        event = replace(a_run(1), rows=number, previous=previous).sealed(KEY)
+        events.append(event)
+        previous = digest_of(line_of(event))
+    ledger = Ledger(tuple(events))
+    Ledger.read(ledger.text, "here").check_seals(KEY)

@@ -1,7 +1,7 @@
 """Keyed digests of what a request made a model forget; the ledger keeps them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -44,12 +44,14 @@ class Forgotten:
         files: that the request came from.
         key_check: identifies the key.
         records: a digest of the content of S, however the request names it.
+        key: the owner's.
     """
 
     digests: list[ForgottenDigests]
     files: list[RequestFile]
     key_check: str
     records: str
+    key: bytes = field(repr=False)
 
 
 def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarray, key: bytes) -> Forgotten:
@@ -81,7 +83,7 @@ def forgotten_digests(dataset: AnyDataset, request: Selection, forget: np.ndarra
             types = _types(dataset, names)
             parts.append(ForgottenDigests(list(names), rows, sorted(found), types, form, sum(found.values())))
     records = keyed_digest(key, _texts(dataset, forget, columns))
-    return Forgotten(parts, files, key_check(key), records)
+    return Forgotten(parts, files, key_check(key), records, key)
 
 
 def _texts(
