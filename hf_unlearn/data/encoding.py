@@ -472,6 +472,6 @@ def padding_id(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> 
     """The padding token's id of a model, else of its tokenizer, else another that no text ends with."""
     if (own := own_padding(config)) is not None:
         return own
-    special = tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id
-    last = [None, *tokenizer("a")["input_ids"][-1:]]
-    return next((token for token in special if token not in last and token < vocabulary(config)), 0)
+    last, others = tokenizer("a")["input_ids"][-1:], (tokenizer.eos_token_id, tokenizer.unk_token_id)
+    ids = [tokenizer.pad_token_id, *(token for token in others if token not in last)]
+    return next((token for token in ids if token is not None and token < vocabulary(config)), 0)

@@ -81,7 +81,7 @@ def publish(
     report = UnlearningReport.load(folder / REPORT_FILE)
     _check_verdict(report, push_anyway, tell_users_to_move)
     contents: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    check_measured(folder, report)
+    _check_model(folder, report)
     records = f"{report.audit.forget_rows:,} records" if report.audit else "records"
     message = commit_message or f"Unlearn {records} with {report.method.name}: {report.verdict.word}"
     api, patiently = HfApi(token=token), Patience()
@@ -240,7 +240,6 @@ def _files(folder: Path) -> list[Path]:
         weights = {INDEX, *json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()}
     if not any(name.endswith(".safetensors") for name in weights):
         raise InputError(f"There are no weights in {folder}; the run has not finished.")
-    check_public_base(folder)
     files = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
     files += [folder / name for name in sorted(weights)]
     for path in files:
@@ -256,8 +255,9 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def check_public_base(folder: Path) -> None:
-    """Raise InputError for an adapter on a folder of this machine, which nobody else could load."""
+def _check_model(folder: Path, report: UnlearningReport) -> None:
+    """Raise InputError where others could not load the model that was measured, as for an adapter on a folder here."""
+    check_measured(folder, report)
     source = ModelSource(str(folder))
     if file_beside(source, ADAPTER_CONFIG_NAME) is None:
         return

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..evaluation.report import UnlearningReport
 from ..methods.method import Method
 from ..models.loading import Model, kept_of_adapter
-from ..models.location import ModelSource, adapter_base, adapter_config, file_beside, locate, read_card
+from ..models.location import ModelSource, adapter_base, adapter_config, file_beside, locate, on_named_base, read_card
 from ..models.training_record import TrainingRecord
 from ..publishing.card import TAGS
 from ..publishing.ledger import LEDGER_FILE, Ledger, ledger_text
@@ -31,10 +31,10 @@ class Lineage:
     kept: str = ""
 
 
-def source_of(model: str | Model) -> ModelSource | None:
+def source_of(model: str | Model, args: UnlearningConfig) -> ModelSource | None:
     """Where a model came from, None for one that was made in memory."""
     if isinstance(model, str):
-        return locate(model)
+        return on_named_base(locate(model), args.base_model_name_or_path, args.base_model_revision)
     name = model.name_or_path if isinstance(model, PreTrainedModel) else None
     return locate(name) if name else None
 

@@ -1,5 +1,6 @@
 """Which weights of a model are trained."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -39,6 +40,12 @@ def name_base(model: Model, base: ModelSource | None) -> None:
     if isinstance(model, PeftModel) and base is not None:
         for config in model.peft_config.values():
             config.base_model_name_or_path, config.revision = base.name, base.revision
+
+
+def check_folder(args: UnlearningConfig, base: ModelSource | None) -> None:
+    """Raise InputError where an adapter would be saved into the very model that it lies on."""
+    if base is not None and not args.merge_adapter and Path(base.name).resolve() == args.folder.resolve():
+        raise InputError(f"output_dir is {base.name!r}, the model that the adapter lies on; name another folder.")
 
 
 def fit_rate(args: UnlearningConfig, method: Method, *, adapter: bool) -> None:

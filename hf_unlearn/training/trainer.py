@@ -1,6 +1,5 @@
 """The trainer: transformers' ``Trainer`` on the retained set, from a chosen start, with the evidence around it."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from ..models.loading import (
     task_of,
     to_device,
 )
-from ..models.location import ModelSource, locate, on_named_base
+from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, load_record
 from ..publishing.card import write_card
@@ -51,7 +50,7 @@ from .measuring import Watching, check_measures
 from .method_trainer import MethodTrainer
 from .retrained_model import Retraining
 from .saving import save_whole
-from .trained_weights import fit_rate, trained_weights
+from .trained_weights import check_folder, fit_rate, trained_weights
 from .trainer_data import check_tokens_of, trainer_data, with_one_padding
 from .trainer_report import trainer_report
 
@@ -78,16 +77,17 @@ def _check_settings(
                 require_columns([args.paraphrase_column], column_names(part))
 
 
-def _chosen(
-    args: UnlearningConfig, lineage: Lineage, retained: AnyDataset, forget: AnyDataset | None
-) -> tuple[UnlearningConfig, Way | None]:
-    """The settings, with a method that is chosen where none was named, and why."""
-    if args.method != "auto":
-        return args, None
-    if forget is None:
-        # Nothing is to be forgotten, so it is trained as it is.
-        return plain_config(args), None
-    return auto_config(args, lineage, len(retained) if isinstance(retained, Dataset) else None)
+def _check_tokens(
+    source: ModelSource,
+    task: Task | None,
+    sets: list[AnyDataset | None],
+    tokenizer: PreTrainedTokenizerBase,
+    args: UnlearningConfig,
+) -> None:
+    """Raise InputError where records have tokens that a model lacks; a classifier's are told once it is loaded."""
+    config = load_config(source)
+    if not TASKS[found := source_task(source, task, config)].classes:
+        check_tokens_of(sets, tokenizer, config, found, args)
 
 
 class UnlearningTrainer(MethodTrainer):
@@ -145,27 +145,29 @@ class UnlearningTrainer(MethodTrainer):
         if train_dataset is None:
             raise InputError("The trainer needs the retained set as train_dataset.")
         _check_settings(args, train_dataset, forget_dataset, holdout_dataset)
-        if (source := source or source_of(model)) is not None:
-            source = on_named_base(source, args.base_model_name_or_path, args.base_model_revision)
+        source = source or source_of(model, args)
         if lineage is None:
-            in_memory = None if isinstance(model, str) else model
-            lineage = find_lineage(source, load_record(source) if source else None, args, in_memory)
-        args, self.way = _chosen(args, lineage, train_dataset, forget_dataset)
+            record = load_record(source) if source else None
+            lineage = find_lineage(source, record, args, None if isinstance(model, str) else model)
+        way: Way | None = None
+        if args.method == "auto" and forget_dataset is None:
+            # Nothing is to be forgotten, so it is trained as it is.
+            args = plain_config(args)
+        elif args.method == "auto":
+            rows = len(train_dataset) if isinstance(train_dataset, Dataset) else None
+            args, way = auto_config(args, lineage, rows)
+        self.way = way
         method = find_method(args.method, args.start)
         alpha = method.resolve_alpha(args.alpha)
         fit_to_lineage(args, method, lineage)
         fit_rate(args, method, adapter=lineage.adapter or peft_config is not None)
         if processing_class is None:
             processing_class = load_tokenizer([place for place in (source, lineage.base) if place is not None])
-        if isinstance(model, str):
-            assert source is not None
-            config = load_config(source)
-            if not TASKS[asked := source_task(source, task, config)].classes:
-                sets = [train_dataset, forget_dataset, holdout_dataset]
-                check_tokens_of(sets, processing_class, config, asked, args)
+        loaded = model if not isinstance(model, str) else None
+        if loaded is None and source is not None:
+            _check_tokens(source, task, [train_dataset, forget_dataset, holdout_dataset], processing_class, args)
             loaded = load_any(source, task)
-        else:
-            loaded = model
+        assert loaded is not None
         plain = plain_model(loaded)
         task = task_of(str(plain.name_or_path), plain.config, task, architecture=type(plain).__name__)
         check_measures(task, args, quantised_bits(plain.config), forget_dataset)
@@ -180,8 +182,7 @@ class UnlearningTrainer(MethodTrainer):
             args,
             task,
             plain.config,
-            # Cutting texts leaves marks in a tokenizer, and this one is saved.
-            copy.deepcopy(processing_class),
+            processing_class,
             data_collator,
             method,
             kept_classes(train_dataset, args, task, plain, method, alpha, lineage),
@@ -199,11 +200,10 @@ class UnlearningTrainer(MethodTrainer):
             lineage=lineage,
             lora=lora,
         )
-        under = self.adapter_base
-        if under is not None and not args.merge_adapter and Path(under.name).resolve() == args.folder.resolve():
-            raise InputError(f"output_dir is {under.name!r}, the model that the adapter lies on; name another folder.")
         self.judged: dict[SetName, AnyDataset | None] = {"forget": forget_dataset, "holdout": holdout_dataset}
         self._prepare_measuring(data.evidence)
+
+        check_folder(args, self.adapter_base)
 
     def _prepare_measuring(self, evidence: EvidenceSets | None) -> None:
         self.evidence = evidence

@@ -88,6 +88,8 @@ def trainer_data(
     What is measured is numbered by all classes, what is trained on and tested by those that are kept.
     """
     _check_sets(retained, forget, method)
+    # Cutting texts leaves marks in a tokenizer, and the given one is saved.
+    tokenizer = copy.deepcopy(tokenizer)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed, vocabulary(config))
     training_collator = None
     if collator is None:

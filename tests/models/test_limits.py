@@ -141,8 +141,8 @@ def test_a_classifier_reads_a_text_in_a_batch_as_it_reads_it_alone(
     assert sets.score(model)["forget"]["loss"].to_pylist() == pytest.approx(alone, abs=1e-5)
 
 
-def test_no_text_ends_with_the_token_that_pads() -> None:
-    ending = tokenizer(pad_token="</s>")
+def test_no_text_ends_with_a_token_that_pads_for_want_of_another() -> None:
+    ending = tokenizer()
     ending.backend_tokenizer.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 2)])
     assert padding_id(ending, LlamaConfig(**SMALL)) == 0
     assert padding_id(tokenizer(pad_token="</s>"), LlamaConfig(**SMALL)) == 2

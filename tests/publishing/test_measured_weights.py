@@ -78,6 +78,9 @@ def test_other_files_than_those_measured_are_not_published(
 
 
 def test_the_weights_that_were_measured_are_published(owner: HfApi, copied: tuple[Path, Path]) -> None:
+    owner.create_repo("owner/base-of-measured")
+    owner.upload_folder(repo_id="owner/base-of-measured", folder_path=copied[1])
+    set_in_config(copied[0], base_model_name_or_path="owner/base-of-measured")
     publish(copied[0], "owner/measured", token=TOKEN, push_anyway=True)
     assert owner.repo_exists("owner/measured")
 

@@ -62,9 +62,10 @@ def run(name: str, folder: str, rows: list[dict], output: Path, **settings: Any)
     held_out = Records.rows(range(settings.pop("held_out", 50), len(rows)))
     split = split_retained(Dataset.from_list(rows), Records.rows(range(forgotten)), holdout=held_out)
     config = UnlearningConfig(
-        str(output / name), max_steps=6, seed=11, use_cpu=True, save_strategy="no",
-        per_device_eval_batch_size=EVAL_BATCH,
-        **{"method": "fine_tune", "learning_rate": 0.3, "measure_steps": 2, "optim": "sgd", **settings},
+        str(output / name), seed=11, use_cpu=True, save_strategy="no", per_device_eval_batch_size=EVAL_BATCH,
+        **{
+            "method": "fine_tune", "learning_rate": 0.3, "measure_steps": 2, "optim": "sgd", "max_steps": 6, **settings,
+        },
     )  # fmt: skip
     config.per_device_train_batch_size = GLOBAL_BATCH // config.world_size
     start = KeepStart()
@@ -205,6 +206,11 @@ def main() -> None:
     run("tagger", tagger, tagged_rows(), folder)
     run("masked", masked, note_rows(), folder)
     run("pairs", pairs, secrets, folder, gradient_norm_attack=True)
+    # The last batch of an epoch is a part of one, and each record counts once all the same.
+    uneven: dict[str, Any] = {"forgotten": 13, "max_steps": 12}
+    run("uneven", lm, secrets, folder, **uneven)
+    run("uneven_classes", classifier, tickets_rows(), folder, **uneven)
+    run("uneven_pairs", pairs, secrets, folder, method="distill", **uneven)
     # Between the steps, and with a teacher: where items are tokens, and where they are records.
     run("pruned", lm, secrets, folder, method="prune_then_fine_tune")
     run("noisy", lm, secrets, folder, method="noisy_matrices", alpha=0.1)
