@@ -1,7 +1,7 @@
 """Data sets from the Hub or from disk."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import xxhash
 from datasets import (
     Dataset,
     DatasetDict,
+    DownloadManager,
     IterableDataset,
     IterableDatasetDict,
     load_dataset,
@@ -24,6 +25,7 @@ from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
 from ..models.training_record import DataSource
 from .arrow_tables import AnyDataset
+from .csv_ids import text_columns
 from .text_files import DELIMITERS, check_utf8, quoting
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -36,11 +38,12 @@ def load_data(
     revision: str | None = None,
     split: str = "train",
     streaming: bool = False,
+    as_text: Collection[str] = (),
 ) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
     """Load all splits of a data set, a Hub id, a folder or a file, and say where it came from.
 
-    Data that has no splits gets one named ``split``. Raises InputError when there is no such data set, or it cannot be
-    read.
+    Data that has no splits gets one named ``split``. A column of CSV is read as text where numbers could not tell its
+    values apart, or ``as_text`` names it. Raises InputError when there is no such data set, or it cannot be read.
     """
     if name is None:
         raise InputError("Which data set? Name a Hub id, folder or file with --dataset_name.")
@@ -50,17 +53,23 @@ def load_data(
         _check_files(path)
     if path.is_file():
         builder, options = _file_reader(path)
+        options |= _converters(name, builder, as_text, **options)
         data = _load(name, builder, streaming, **options)
     elif path.is_dir():
         if _is_saved(path):
             with reading(name):
                 data = load_from_disk(path)
         else:
-            data = _load(name, str(path), streaming, name=config)
+            options = {"name": config, **_converters(name, str(path), as_text, name=config)}
+            data = _load(name, str(path), streaming, **options)
     else:
         with hub_errors(f"The data set {name!r}"):
             commit = resolve_revision(name, revision=revision, repo_type="dataset").resolved
         data = _load(name, name, streaming, name=config, revision=commit)
+        if not streaming and any(part.info.builder_name == "csv" for part in data.values()):
+            options = {"name": config, "revision": commit}
+            if converters := _converters(name, name, as_text, **options):
+                data = _load(name, name, streaming, **options, **converters)
     _refuse_shifted_columns(data, name)
     if isinstance(data, Dataset | IterableDataset):
         kind = DatasetDict if isinstance(data, Dataset) else IterableDatasetDict
@@ -89,10 +98,8 @@ def local_cache_folder(name: str, config: str | None = None) -> Path | None:
     if _is_saved(path):
         return None
     with reading(name):
-        if path.is_dir():
-            return Path(load_dataset_builder(str(path), name=config).cache_dir)
-        builder, options = _file_reader(path)
-        return Path(load_dataset_builder(builder, **options).cache_dir)
+        builder, options = (str(path), {"name": config}) if path.is_dir() else _file_reader(path)
+        return Path(load_dataset_builder(builder, **options, **_converters(name, builder, **options)).cache_dir)
 
 
 def _is_saved(path: Path) -> bool:
@@ -111,6 +118,19 @@ def _file_reader(path: Path) -> tuple[str, dict[str, Any]]:
         if quoting(path) == csv.QUOTE_NONE:
             options["quoting"] = csv.QUOTE_NONE
     return BUILDERS[path.suffix], options
+
+
+def _converters(asked: str, what: str, as_text: Collection[str] = (), **options: Any) -> dict[str, Any]:
+    """The option that has columns of CSV read as text; none for other data, and where no column needs it."""
+    with reading(asked):
+        builder = load_dataset_builder(what, **options)
+        if builder.name != "csv":
+            return {}
+        parts = DownloadManager().download_and_extract(builder.config.data_files)
+        files = [file for found in parts.values() for file in found]
+        kwargs = {**builder.config.pd_read_csv_kwargs, "iterator": True}
+        columns = {*as_text, *text_columns(files, kwargs)}
+    return {"converters": dict.fromkeys(sorted(columns), str)} if columns else {}
 
 
 def _check_files(path: Path) -> None:

@@ -1,11 +1,12 @@
 """Data sets from the Hub or from disk, and requests from the settings."""
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import DatasetDict, IterableDataset, IterableDatasetDict, Value
 
 from ..data.arrow_tables import AnyDataset, column_names
 from ..data.copies.paraphrases import SentenceEncoder
@@ -53,7 +54,10 @@ def split_data(
     forgotten before, and stays out of all parts.
     """
     dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
-    request, holdout = forget_request(request_args), _holdout(data, data_args, request_args)
+    texts = [
+        name for name, kind in (dataset.features or {}).items() if isinstance(kind, Value) and "string" in kind.dtype
+    ]
+    request, holdout = forget_request(request_args, texts), _holdout(data, data_args, request_args)
     if ledger is not None and ledger.runs:
         key = ledger_key(request_args.digest_key_file, ledger)
     else:
@@ -101,8 +105,11 @@ def left_out_of(parts: RetainedSplit) -> LeftOut:
     return LeftOut(parts.audit.forget_rows, parts.forgotten.records, parts.forgotten.key_check)
 
 
-def forget_request(args: RequestArguments) -> Records:
-    """The records to forget; raises InputError where the settings name none."""
+def forget_request(args: RequestArguments, as_text: Collection[str] = ()) -> Records:
+    """The records to forget; raises InputError where the settings name none.
+
+    ``as_text`` are the columns that D has as text; a CSV file of records is then read alike.
+    """
     request = _records(args.forget_ids, args.forget_values, args.forget_rows, args, "forget")
     if args.forget_requests is not None:
         if args.forget_id_column is None:
@@ -111,7 +118,7 @@ def forget_request(args: RequestArguments) -> Records:
         for path in files:
             request = _unite(request, Records.ids_from_file(args.forget_id_column, path))
     if args.forget_dataset is not None:
-        data, _ = load_data(args.forget_dataset)
+        data, _ = load_data(args.forget_dataset, as_text=as_text)
         request = _unite(request, Records.like(next(iter(data.values()))))
     if request is None:
         raise InputError(
