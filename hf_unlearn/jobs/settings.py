@@ -158,6 +158,23 @@ class TrainArguments:
         default="all",
         metadata={"help": "The data set, or only its retained records: those that are not to be forgotten."},
     )
+    shards: int | None = field(
+        default=None,
+        metadata={
+            "help": "Deal the owners of the records into so many shards, and train one LoRA adapter for each. To "
+            "forget an owner later is then to train one adapter again. Needs --shard_column."
+        },
+    )
+    shard_column: str | None = field(
+        default=None, metadata={"help": "The column that says whose a record is (customer, author)."}
+    )
+    unknown_owner: Literal["base", "vote"] | None = field(
+        default=None,
+        metadata={
+            "help": "What answers without an owner, or to one who is unknown or deleted: the base model, or the mean "
+            "of all adapters. None: the vote for classifiers, else the base."
+        },
+    )
 
 
 @dataclass

@@ -1,0 +1,138 @@
+"""Models that are dealt into adapters by owner: to train one, to delete from it, and to price that beforehand."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from datasets import Dataset
+
+from ..data.request.digests import key_check, key_path, load_digest_key
+from ..errors import InputError
+from ..files import save_json
+from ..models.loading import ARCHITECTURES, load_config
+from ..models.location import ModelSource
+from ..models.tasks import TASKS, Task
+from ..models.training_record import RECORD_FILE, DataSource, LeftOut
+from ..output_folder import start_folder
+from ..publishing.ledger_of_model import weights_of
+from ..sharding.card import write_sharded_card
+from ..sharding.layout import MOST_SHARDS, SHARDING_FILE, Sharding, Unknown, deal
+from ..sharding.training import ShardTraining, record_of_all, save_sharding, shard_records, train_shards
+from ..training.config import UnlearningConfig
+from .console import console, plain
+from .preparation import loading_options, lora_config
+from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
+
+# What of a training shapes no weight, or names places of this machine, begins or is like this.
+ELSEWHERE = (
+    "output_dir", "seed", "hub_", "push_", "logging_", "log_", "save_", "eval_", "run_name", "report_to", "project",
+    "disable_tqdm", "use_cpu", "measure", "deepspeed", "fsdp", "base_", "alternates_file", "rewind_checkpoint",
+    "resume_", "method", "auc_", "utility_", "group_column", "generate_", "gradient_norm", "paraphrase_", "corrected_",
+    "do_", "trackio", "per_device_eval", "stop_when", "budget", "keep_labels",
+)  # fmt: skip
+# Of the settings of a model, those that shape an adapter.
+OF_MODEL = (
+    "dtype", "attn_implementation", "load_in_4bit", "load_in_8bit", "lora_r", "lora_alpha", "lora_dropout",
+    "lora_target_modules",
+)  # fmt: skip
+OF_TRAINING = [one.name for one in fields(UnlearningConfig) if one.init and not one.name.startswith(ELSEWHERE)]
+
+
+def check_shards(args: TrainArguments, data: DataArguments, config: UnlearningConfig) -> None:
+    """Raise InputError where a model cannot be dealt into shards as it is asked for."""
+    if args.shard_column is None:
+        raise InputError("--shards needs --shard_column, the column that says whose a record is.")
+    if args.shards is None or not 1 <= args.shards <= MOST_SHARDS:
+        raise InputError(f"--shards {args.shards} is not possible; it must be between 1 and {MOST_SHARDS:,}.")
+    if data.dataset_streaming:
+        raise InputError("--shards needs the whole data set to deal it; leave --dataset_streaming out.")
+    if config.world_size > 1:
+        raise InputError("The shards train one after the other; launch one process.")
+    for name in ("budget", "stop_when_useful", "train_last_layers", "merge_adapter", "load_best_model_at_end"):
+        if vars(config)[name]:
+            raise InputError(f"--{name} does not go together with --shards; leave it out.")
+
+
+def kept_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The given settings that shape an adapter; a later retraining takes these and no others."""
+    return {name: value for name, value in sorted(values.items()) if name in (*OF_MODEL, *OF_TRAINING)}
+
+
+def shard_training(
+    sharding: Sharding, base: ModelSource, source: DataSource, values: Mapping[str, Any]
+) -> ShardTraining:
+    """How an adapter is trained by the settings of its model; of ``values`` only what shapes no weight counts."""
+    model_args = build(ModelArguments, {**sharding.settings, "use_peft": True})
+    lora = lora_config(model_args, sharding.task)
+    assert lora is not None
+    own = {one.name for one in fields(UnlearningConfig) if one.init}
+    around = {name: value for name, value in values.items() if name in own and name not in OF_TRAINING}
+    settings = {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
+    dropped = ("method", "group_column", "budget", "base_is_clean", "generate_records", "gradient_norm_attack")
+    around = {name: value for name, value in around.items() if name not in dropped and not name.startswith("hub_")}
+    return ShardTraining(sharding, base, lora, loading_options(model_args, base), {**around, **settings}, source)
+
+
+def _unknown(asked: Unknown | None, base: ModelSource, task: Task) -> Unknown:
+    """What answers to unknown owners; raises InputError where that cannot."""
+    if asked == "vote" and not TASKS[task].classes:
+        raise InputError(f"--unknown_owner vote is for classifiers, and this is {task}; name base.")
+    if asked == "base" and TASKS[task].classes:
+        architectures = load_config(base).architectures or [""]
+        if architectures[0] not in ARCHITECTURES[task].values():
+            raise InputError(f"--unknown_owner base: {base.public_name!r} has no head for {task}; name vote.")
+    return asked or ("vote" if TASKS[task].classes else "base")
+
+
+def train_sharded(
+    values: dict[str, Any],
+    base: ModelSource,
+    task: Task,
+    labels: list[str] | None,
+    dataset: Dataset,
+    source: DataSource,
+    settings: dict[str, Any],
+    left_out: LeftOut,
+) -> None:
+    """Train one adapter a shard, and write ``sharding.json``, the training record and a card beside them."""
+    args, request = build(TrainArguments, values), build(RequestArguments, values)
+    config = build(UnlearningConfig, {"output_dir": "original", **values})
+    assert args.shards is not None
+    assert args.shard_column is not None
+    out, folder = console(config), config.folder
+    key = load_digest_key(key_path(request.digest_key_file))
+    sharding = Sharding(
+        task=task,
+        labels=labels,
+        column=args.shard_column,
+        shards=args.shards,
+        unknown=_unknown(args.unknown_owner, base, task),
+        base=base.name,
+        base_revision=base.revision,
+        base_weights=weights_of(base),
+        seed=config.seed,
+        key_check=key_check(key),
+        settings=kept_settings(values),
+    )
+    dealt = deal(dataset, sharding.column, sharding.shards, key, task, labels, config.layout)
+    training = shard_training(sharding, base, source, values)
+    start_folder(folder, settings)
+    sharding = train_shards(training, dealt, folder)
+    records = shard_records(folder, [part.number for part in sharding.parts])
+    data = DataSource(source.name, source.config, source.split, source.revision, dataset._fingerprint, len(dataset))
+    record = record_of_all(records, sharding, data, left_out)
+    save_json(record, folder / RECORD_FILE)
+    write_sharded_card(folder, sharding)
+    save_sharding(sharding, folder)
+    sizes = [part.rows for part in sharding.parts]
+    out.print(
+        f"Trained {len(sizes):,} adapters of {plain(base.public_name)}, one for each shard with records: "
+        f"{min(sizes):,} to {max(sizes):,} of {len(dataset):,} records each, {record.seconds:.0f} s in all. A "
+        f"deletion costs {_mean_price(sizes):.1%} of them on average. The adapters, {SHARDING_FILE} and the card are "
+        f"in {plain(config.output_dir)}."
+    )
+
+
+def _mean_price(sizes: list[int]) -> float:
+    """The share of all rows that one owner's deletion trains again, if each row is as likely to be asked for."""
+    return sum(size * size for size in sizes) / sum(sizes) ** 2
