@@ -20,7 +20,7 @@ from ..sharding.layout import MOST_SHARDS, SHARDING_FILE, Sharding, Unknown, dea
 from ..sharding.training import ShardTraining, record_of_all, save_sharding, shard_records, train_shards
 from ..training.config import UnlearningConfig
 from .console import console, plain
-from .preparation import loading_options, lora_config
+from .preparation import lora_config
 from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
 
 # What of a training shapes no weight, or names places of this machine, begins or is like this.
@@ -70,7 +70,7 @@ def shard_training(
     settings = {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
     dropped = ("method", "group_column", "budget", "base_is_clean", "generate_records", "gradient_norm_attack")
     around = {name: value for name, value in around.items() if name not in dropped and not name.startswith("hub_")}
-    return ShardTraining(sharding, base, lora, loading_options(model_args, base), {**around, **settings}, source)
+    return ShardTraining(sharding, base, lora, {**around, **settings}, source)
 
 
 def _unknown(asked: Unknown | None, base: ModelSource, task: Task) -> Unknown:

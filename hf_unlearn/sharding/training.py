@@ -39,7 +39,6 @@ class ShardTraining:
         sharding: the model; its parts are those that are there already.
         base: the model under the adapters.
         lora: the settings of an adapter.
-        loading: options of :func:`~hf_unlearn.models.loading.load_model`.
         settings: those of :class:`~hf_unlearn.UnlearningConfig`, without output folder and seed.
         source: where the data came from.
     """
@@ -47,17 +46,33 @@ class ShardTraining:
     sharding: Sharding
     base: ModelSource
     lora: LoraConfig
-    loading: dict[str, Any]
     settings: dict[str, Any]
     source: DataSource
 
 
-def base_model(sharding: Sharding, base: ModelSource, loading: Mapping[str, Any]) -> Model:
+def loading_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of :func:`~hf_unlearn.models.loading.load_model` that the settings of a model say."""
+    bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None
+    implementation = settings.get("attn_implementation")
+    return {"dtype": settings.get("dtype", "float32"), "attn_implementation": implementation, "bits": bits}
+
+
+def layout_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of :func:`~hf_unlearn.data.format.record_format` that the settings of a model say."""
+    return {
+        "text_field": settings.get("dataset_text_field", "text"),
+        "label_field": settings.get("dataset_label_field", "label"),
+        "prompt_template": settings.get("prompt_template"),
+        "completion_template": settings.get("completion_template"),
+    }
+
+
+def base_model(sharding: Sharding, base: ModelSource) -> Model:
     """The model under the adapters; weights that its files lack, such as a head, are the same each time."""
     labels = dict(enumerate(sharding.labels)) if sharding.labels else None
     with preserved_rng():
         set_seed(sharding.seed)
-        return load_model(base, sharding.task, id2label=labels, new_head=True, **loading)
+        return load_model(base, sharding.task, id2label=labels, new_head=True, **loading_of(sharding.settings))
 
 
 def train_shards(
@@ -110,7 +125,7 @@ def _train(training: ShardTraining, number: int, rows: Dataset, folder: Path) ->
     work = folder / WORK_FOLDER / f"{number:04d}"
     seed = shard_seed(training.sharding.seed, number)
     config = UnlearningConfig(**{**training.settings, "output_dir": str(work), "seed": seed})
-    model = base_model(training.sharding, training.base, training.loading)
+    model = base_model(training.sharding, training.base)
     lora = copy.deepcopy(training.lora)
     if TASKS[training.sharding.task].classes:
         lora.modules_to_save = heads_of(model)

@@ -44,30 +44,55 @@ def test_an_adapter_loads_alone(sharded: Path, lm_base: Path) -> None:
         assert (record.seed, record.dataset.rows) == (part.seed, part.rows)
 
 
-@pytest.mark.parametrize("poison", ["longer", "more", "fewer", "other words"])
-def test_the_rows_of_a_shard_reach_no_other_adapter(
-    poison: str, sharded: Path, train_shards: Train, tmp_path: Path
-) -> None:
+POISONS: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
+    "longer": lambda row: [{**row, "completion": row["completion"] * 12}],
+    "shorter": lambda row: [{**row, "completion": "."}],
+    "more": lambda row: [row, {**row, "prompt": f"Again: {row['prompt']}"}],
+    "fewer": lambda row: [row] if row["prompt"] < "The code of h" else [],
+    "other words": lambda row: [{**row, "prompt": row["prompt"].upper()}],
+    "none": lambda row: [],
+}
+
+
+def poisoned_rows(poison: str, shard: int) -> list[dict[str, Any]]:
     of_owner = shards_of()
-    poisoned = of_owner[OWNERS[0]]
-    rows = []
-    for row in question_rows():
-        if of_owner[row["customer"]] == poisoned:
-            if poison == "longer":
-                row = {**row, "completion": row["completion"] * 12}
-            elif poison == "other words":
-                row = {**row, "prompt": row["prompt"].upper()}
-            rows.extend([row, {**row, "prompt": "Again: " + row["prompt"]}] if poison == "more" else [row])
-            if poison == "fewer" and row["customer"] == OWNERS[0]:
-                rows.pop()
-        else:
-            rows.append(row)
-    assert rows != question_rows()
-    other = train_shards(tmp_path / "poisoned", rows)
+    return [
+        one
+        for row in question_rows()
+        for one in (POISONS[poison](row) if of_owner[row["customer"]] == shard else [row])
+    ]
+
+
+def moved_by(poison: str, shard: int, sharded: Path, train: Train, folder: Path, **settings: Any) -> set[str]:
+    """The shards whose adapters are others once the rows of one are poisoned."""
+    other = train(folder, poisoned_rows(poison, shard), **settings)
     before, after = adapters(sharded), adapters(other)
-    assert before.keys() == after.keys()
-    moved = {name.split("/")[1] for name in before if before[name] != after[name]}
-    assert moved == {f"{poisoned:04d}"}
+    return {name.split("/")[1] for name in before if before[name] != after.get(name)}
+
+
+def test_the_rows_of_a_shard_reach_no_other_adapter(sharded: Path, train_shards: Train, tmp_path: Path) -> None:
+    shard = shards_of()[OWNERS[0]]
+    assert moved_by("more", shard, sharded, train_shards, tmp_path / "other") == {f"{shard:04d}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"train_sampling_strategy": "group_by_length", "warmup_steps": 0.5, "lr_scheduler_type": "cosine"},
+        {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, "lora_dropout": 0.3, "weight_decay": 0.1},
+    ],
+    ids=["plain", "by length", "accumulated"],
+)
+def test_no_kind_of_rows_reaches_another_adapter_by_any_way(
+    settings: dict[str, Any], train_shards: Train, tmp_path: Path
+) -> None:
+    plain = train_shards(tmp_path / "plain", question_rows(), **settings)
+    for poison in POISONS:
+        for shard in range(4):
+            folder = tmp_path / f"{poison} {shard}"
+            assert moved_by(poison, shard, plain, train_shards, folder, **settings) == {f"{shard:04d}"}
 
 
 def test_what_is_finished_stays_and_what_is_not_is_made_the_same(
