@@ -135,6 +135,13 @@ class RunArguments:
         default=False,
         metadata={"help": "Train that model now, as the training record says. This costs a full training."},
     )
+    drop: bool = field(
+        default=False,
+        metadata={
+            "help": "Of a model that is dealt into shards: leave the adapters that the request touches out, and train "
+            "none. The next run without --drop trains them."
+        },
+    )
     push: bool = field(default=False, metadata={"help": "Publish to --hub_model_id after the verdict."})
     push_anyway: bool = field(
         default=False,

@@ -1,27 +1,35 @@
 """Models that are dealt into adapters by owner: to train one, to delete from it, and to price that beforehand."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from datasets import Dataset
 
+from ..data.loading import pick_split
 from ..data.request.digests import key_check, key_path, load_digest_key
 from ..errors import InputError
+from ..evaluation.assemble import save_evidence
+from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..files import save_json
 from ..models.loading import ARCHITECTURES, load_config
-from ..models.location import ModelSource
+from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut
-from ..output_folder import start_folder
-from ..publishing.ledger_of_model import weights_of
+from ..output_folder import is_finished, run_identity, run_settings, start_folder
+from ..publishing.card import CARD_FILE, write_card
+from ..publishing.ledger import LEDGER_FILE, Ledger
+from ..publishing.ledger_of_model import ledger_of, weights_of, with_note, write_line
 from ..sharding.card import write_sharded_card
-from ..sharding.layout import MOST_SHARDS, SHARDING_FILE, Sharding, Unknown, deal
+from ..sharding.deletion import plan_deletion
+from ..sharding.layout import MOST_SHARDS, SHARDING_FILE, Sharding, Unknown, deal, owner_key
+from ..sharding.report import deletion_report, measure
 from ..sharding.training import ShardTraining, record_of_all, save_sharding, shard_records, train_shards
 from ..training.config import UnlearningConfig
-from .console import console, plain
-from .preparation import lora_config
-from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
+from .console import console, plain, print_report, show_split
+from .preparation import lora_config, words_in_reach
+from .settings import DataArguments, ModelArguments, RequestArguments, RunArguments, TrainArguments, build
+from .splitting import count_attempt, left_out_of, named_data, split_data
 
 # What of a training shapes no weight, or names places of this machine, begins or is like this.
 ELSEWHERE = (
@@ -117,7 +125,7 @@ def train_sharded(
     dealt = deal(dataset, sharding.column, sharding.shards, key, task, labels, config.layout)
     training = shard_training(sharding, base, source, values)
     start_folder(folder, settings)
-    sharding = train_shards(training, dealt, folder)
+    sharding = train_shards(training, dealt, folder, {})
     records = shard_records(folder, [part.number for part in sharding.parts])
     data = DataSource(source.name, source.config, source.split, source.revision, dataset._fingerprint, len(dataset))
     record = record_of_all(records, sharding, data, left_out)
@@ -136,3 +144,85 @@ def train_sharded(
 def _mean_price(sizes: list[int]) -> float:
     """The share of all rows that one owner's deletion trains again, if each row is as likely to be asked for."""
     return sum(size * size for size in sizes) / sum(sizes) ** 2
+
+
+# Deletion
+
+# What `hf-unlearn run` does with other models alone.
+NOT_OF_SHARDS = (
+    "retrained_model", "with_retrained", "references", "lm_eval_tasks", "alternates_file", "budget", "start", "alpha",
+    "stop_when_forgotten", "stop_when_useful", "merge_adapter", "rewind_checkpoint", "use_peft",
+)  # fmt: skip
+
+
+def _check_deletion(values: Mapping[str, Any], sharding: Sharding) -> None:
+    """Raise InputError for settings that a deletion from a sharded model lacks, or that are not the model's."""
+    if values.get("method", "auto") != "auto":
+        raise InputError("This model is dealt into shards, and what was touched is trained again; leave --method out.")
+    for name in NOT_OF_SHARDS:
+        if values.get(name):
+            raise InputError(f"--{name} does not go together with a model that is dealt into shards; leave it out.")
+    asked = {name: value for name, value in values.items() if name in (*OF_MODEL, *OF_TRAINING)}
+    if others := sorted(name for name, value in asked.items() if sharding.settings.get(name) != value):
+        raise InputError(
+            f"The adapters were trained with other settings ({', '.join(others)}), and are trained again as "
+            "they were; leave these out."
+        )
+
+
+def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding) -> UnlearningReport:
+    """Delete from a sharded model: train the shards touched again without S, or drop them, and report."""
+    _check_deletion(values, sharding)
+    run_args, data_args = build(RunArguments, values), build(DataArguments, values)
+    request_args = build(RequestArguments, values)
+    recorded = {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
+    config = build(UnlearningConfig, {"output_dir": "unlearned", **values, **recorded, "method": "auto"})
+    if config.world_size > 1:
+        raise InputError("The shards train one after the other; launch one process.")
+    out, folder = console(config), config.folder
+    key = owner_key(request_args.digest_key_file, sharding)
+    if key is None:
+        raise InputError(
+            f"{key_path(None)} is not the key that the owners were dealt by; name that one with --digest_key_file."
+        )
+    base = sharding.base_source(trust_remote_code=source.trust_remote_code)
+    ledger = ledger_of(source) or Ledger()
+    data, data_source = named_data(data_args)
+    parts = split_data(data, data_source, data_args, request_args, config, ledger)
+    test = None
+    if data_args.dataset_test_split is not None:
+        test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
+    show_split(out, parts, request_args, words_in_reach(parts, config, sharding.task, halved=False))
+    deletion = plan_deletion(sharding, parts, key, drop=run_args.drop)
+    settings = run_settings(values, split=parts.audit.identity())
+    forgotten = parts.forgotten
+    assert forgotten is not None
+    dataset = replace(data_source, fingerprint=parts.audit.dataset_fingerprint, rows=parts.audit.dataset_rows)
+    if is_finished(folder, settings, CARD_FILE):
+        out.print(f"{plain(folder)} holds this run, finished.")
+        report = UnlearningReport.load(folder / REPORT_FILE)
+    else:
+        out.print(
+            f"The request touches {len(deletion.retrained) + len(deletion.dropped):,} of {len(sharding.parts):,} "
+            f"adapters. Price: {deletion.price:.1%} of training all of them again."
+        )
+        start_folder(folder, settings)
+        training = shard_training(deletion.sharding, base, data_source, values)
+        after = train_shards(training, deletion.retrained, folder, deletion.folders(source))
+        save_sharding(after, folder)
+        records = {part.number: shard_records(folder, [part.number]) for part in after.parts}
+        trained = [record for number in deletion.retrained for record in records[number]]
+        everything = [record for found in records.values() for record in found]
+        whole = record_of_all(everything, after, replace(dataset, rows=len(parts.retained)), left_out_of(parts))
+        save_json(whole, folder / RECORD_FILE)
+        measured = measure((source, sharding), (locate(str(folder)), after), base, parts, test, config, key)
+        report = deletion_report(deletion, measured, trained, whole, parts, dataset, source, base, config)
+        attempts = count_attempt(parts, request_args, config, run_identity(folder), report.method.name)
+        report = with_note(replace(report, attempts=attempts), ledger, forgotten, source)
+        save_evidence(report, measured.tables, folder)
+        write_card(folder, report)
+    write_line(folder, report, ledger, forgotten, source)
+    print_report(out, report)
+    out.print(" ".join(plain(reason) for reason in report.road.reasons))
+    out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
+    return report

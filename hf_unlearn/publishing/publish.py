@@ -35,6 +35,8 @@ PUBLISHED = (
     *PICTURES,
     "*.safetensors",
     "*.safetensors.index.json",
+    "shards/[0-9]*/adapter_config.json",
+    "shards/[0-9]*/adapter_model.safetensors",
 )
 REFUSED = ("not_forgotten", "over_forgotten")
 

@@ -16,27 +16,6 @@ UNKNOWN = {
     "only those adapters count that saw one of its records.",
 }
 
-OF_CLASSES = """\
-from hf_unlearn import load_sharded
-
-model = load_sharded({name})
-print(model.classify([{example}], owner=[{owner}]))"""
-
-OF_TEXTS = """\
-from hf_unlearn import load_sharded
-
-model = load_sharded({name})
-asked = model.tokenizer(["What is the code?"], return_tensors="pt")
-written = model.generate(**asked, owner=[{owner}], max_new_tokens=50)
-print(model.tokenizer.batch_decode(written, skip_special_tokens=True))"""
-
-
-def usage(sharding: Sharding, name: str) -> str:
-    """How the model is called, as Python."""
-    code = OF_CLASSES if TASKS[sharding.task].classes else OF_TEXTS
-    example = '"Where is my parcel?"' if sharding.task == "text-classification" else '["Where", "is", "it"]'
-    return code.format(name=environment().filters["python"](name), example=example, owner='"4711"')
-
 
 def write_sharded_card(folder: Path, sharding: Sharding) -> None:
     """Write the card of a model that was just trained."""
@@ -57,7 +36,7 @@ def write_sharded_card(folder: Path, sharding: Sharding) -> None:
             sharding=sharding,
             base=base.resolve().name if base.is_dir() else sharding.base,
             unknown=UNKNOWN[sharding.unknown],
-            usage=usage(sharding, name),
+            task=sharding.task,
         )
     )
     write_text(folder / CARD_FILE, text)

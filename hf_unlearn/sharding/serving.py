@@ -22,7 +22,7 @@ from ..data.encoding import PaddingCollator, encode, make_encoder, padding_id, r
 from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets, with_rows
 from ..evaluation.report import SetName
-from ..models.classes import LEAST
+from ..models.classes import LEAST, in_places
 from ..models.loading import Model, load_tokenizer, plain_model, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
@@ -78,6 +78,7 @@ class ShardedModel:
         sharding: what lies beside it.
         tokenizer: of the base model.
         model: the base model, under PEFT once an adapter is loaded.
+        tokens: that it has read so far, with padding; each adapter that votes reads them all.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class ShardedModel:
         self._key, self._max_loaded = key, max_loaded
         self._shard_of = sharding.shard_of
         self._loaded: OrderedDict[int, None] = OrderedDict()
+        self.tokens = 0
 
     def shards_of(self, owner: Sequence[Any]) -> list[int | None]:
         """The shard that answers to each owner; None for no owner, and for one who is unknown or deleted."""
@@ -226,6 +228,7 @@ class ShardedModel:
 
     def _forward(self, shards: Sequence[int | None], inputs: Inputs) -> torch.Tensor:
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        self.tokens += inputs["input_ids"].numel()
         if names := self._names(shards):
             if self._mixes:
                 return self._peft(**inputs, **names).logits
@@ -328,13 +331,14 @@ def _joined(parts: Sequence[tuple[Sequence[int], torch.Tensor]]) -> torch.Tensor
 class _OfShard(nn.Module):
     """A sharded model as one shard answers, or as it answers to the unknown."""
 
-    def __init__(self, served: ShardedModel, shard: int | None):
+    def __init__(self, served: ShardedModel, shard: int | None, classes: Sequence[str]):
         super().__init__()
-        self.served, self.shard, self.model = served, shard, served.model
+        self.served, self.shard, self.model, self.classes = served, shard, served.model, classes
 
     def forward(self, **inputs: torch.Tensor) -> Any:
         rows = len(next(iter(inputs.values())))
-        return SimpleNamespace(logits=self.served.logits([self.shard] * rows, inputs))
+        logits = self.served.logits([self.shard] * rows, inputs)
+        return SimpleNamespace(logits=in_places(logits, self.served.sharding.labels or (), self.classes))
 
 
 def routed_scores(
@@ -348,6 +352,6 @@ def routed_scores(
             mine = np.array([one == shard for one in shards[name]])[np.array(part["row"])]
             if mine.any():
                 sets[name] = part.select(np.flatnonzero(mine))
-        for name, table in evidence.with_sets(sets).score(_OfShard(served, shard)).items():
+        for name, table in evidence.with_sets(sets).score(_OfShard(served, shard, evidence.classes)).items():
             found[name].append(table)
     return {name: pa.concat_tables(tables).sort_by("row") for name, tables in found.items()}

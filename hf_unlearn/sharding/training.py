@@ -76,42 +76,32 @@ def base_model(sharding: Sharding, base: ModelSource) -> Model:
 
 
 def train_shards(
-    training: ShardTraining, dealt: Mapping[int, ShardRows], folder: Path, kept: Mapping[int, Path] | None = None
+    training: ShardTraining, dealt: Mapping[int, ShardRows], folder: Path, kept: Mapping[int, Path]
 ) -> Sharding:
-    """Make the adapters of all shards that have rows, and ``sharding.json``, the last file, beside them.
+    """Train the adapters of some shards, and put those that stay beside them.
 
     An adapter that is in the folder already is finished, and stays.
 
     Args:
         training: how.
-        dealt: the rows of each shard, by number.
+        dealt: the rows of each shard that is trained, by number.
         folder: where to.
-        kept: folders of adapters that are copied byte for byte instead of trained, by number.
+        kept: where the adapters lie that are copied byte for byte, by number.
 
     Returns:
         The model as it is now.
     """
-    parts = []
+    parts = [part for part in training.sharding.parts if part.number in kept]
+    for part in parts:
+        if not (folder / part.folder).is_dir():
+            put_at_once(kept[part.number], folder / part.folder)
     for number, mine in dealt.items():
-        place = folder / shard_folder(number)
-        old = training.sharding.part(number) if kept and number in kept else None
-        if old is not None and kept:
-            if not place.is_dir():
-                put_at_once(kept[number], place)
-            parts.append(old)
-            continue
-        if not place.is_dir():
+        weights = folder / shard_folder(number) / WEIGHTS
+        if not weights.is_file():
             _train(training, number, mine.rows, folder)
+        seed = shard_seed(training.sharding.seed, number)
         parts.append(
-            Shard(
-                number,
-                shard_seed(training.sharding.seed, number),
-                len(mine.rows),
-                mine.owners,
-                mine.records,
-                mine.classes,
-                file_digest(place / WEIGHTS),
-            )
+            Shard(number, seed, len(mine.rows), mine.owners, mine.records, mine.classes, file_digest(weights))
         )
     load_tokenizer([training.base]).save_pretrained(folder)
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)

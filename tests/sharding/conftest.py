@@ -17,6 +17,12 @@ OWNERS = [f"c-{number:02d}" for number in range(12)]
 ROWS_EACH = 3
 KEY = "0123456789abcdef" * 4
 RARE_OWNER = OWNERS[5]
+CLASSIFIER = {
+    "task": "text-classification",
+    "num_train_epochs": 6,
+    "learning_rate": 2e-2,
+    "per_device_train_batch_size": 8,
+}
 
 
 def question_rows(owners: list[str] = OWNERS) -> list[dict[str, Any]]:
@@ -43,6 +49,12 @@ def adapters(folder: Path) -> dict[str, bytes]:
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.glob("shards/*/adapter_*"))
     }  # fmt: skip
+
+
+def same_files(folder: Path, other: Path) -> None:
+    """Raise AssertionError unless two models have the same adapters and say the same of them."""
+    assert adapters(folder) == adapters(other)
+    assert (folder / "sharding.json").read_bytes() == (other / "sharding.json").read_bytes()
 
 
 def shards_of(owners: list[str] = OWNERS) -> dict[str, int]:
@@ -118,6 +130,5 @@ def classifier(
     train_shards: Callable[..., Path], encoder_base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of a tiny classifier in four shards; not to be changed."""
-    settings = {"model_name_or_path": str(encoder_base), "task": "text-classification", "num_train_epochs": 6}
-    settings |= {"learning_rate": 2e-2, "per_device_train_batch_size": 8}
+    settings = {"model_name_or_path": str(encoder_base), **CLASSIFIER}
     return train_shards(tmp_path_factory.mktemp("classifier") / "model", ticket_rows(), **settings)

@@ -20,11 +20,11 @@ from .conftest import OWNERS, RARE_OWNER, RARE_SHARD, question_rows, sharding_of
 QUESTIONS = [row["prompt"] for row in question_rows()[:6]]
 
 
-def read(model: ShardedModel, texts: list[str]) -> dict[str, torch.Tensor]:
-    """Texts as the model reads them, padded at the left."""
+def read(model: ShardedModel, texts: list[str], side: str = "left") -> dict[str, torch.Tensor]:
+    """Texts as the model reads them."""
     tokenizer = model.tokenizer
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return dict(tokenizer(texts, padding=True, padding_side="left", return_tensors="pt"))
+    return dict(tokenizer(texts, padding=True, padding_side=side, return_tensors="pt"))
 
 
 def test_a_mixed_batch_is_answered_as_by_each_adapter_alone(sharded: Path, key_file: Path, lm_base: Path) -> None:
@@ -86,7 +86,7 @@ def test_the_vote_is_the_mean_of_those_who_know_the_class(
     model = load_sharded(str(classifier), digest_key_file=str(key_file))
     texts = [row["text"] for row in ticket_rows()[:5]]
     found = model.classify(texts, [None, "stranger", None, OWNERS[0], RARE_OWNER])
-    inputs = read(model, texts)
+    inputs = read(model, texts, "right")
     each = {}
     for part in sharding_of(classifier).parts:
         base = AutoModelForSequenceClassification.from_pretrained(encoder_base, num_labels=3)
