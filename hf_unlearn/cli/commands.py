@@ -301,6 +301,29 @@ what training them costs. Use it before `hf-unlearn references`. Nothing is trai
             argument("--budget", type=float, help="The price of one unlearning, as a fraction of a training."),
         ),
     ),
+    "plan-shards": Command(
+        "sharded.plan_shards",
+        "--owners 10000 --requests_a_month 20",
+        "say what deletions will cost if the data are dealt into shards",
+        """\
+Say what a year of deletion requests costs if `hf-unlearn train --shards` deals the owners of the records into shards,
+by the number of shards. The command simulates the year. Nothing is trained.
+
+  hf-unlearn plan-shards --owners 10000 --rows_each 20 --requests_a_month 20 --adapter_mb 5""",
+        (
+            argument("--owners", type=int, required=True, help="How many owners (customers, authors) there are."),
+            argument("--rows_each", type=float, default=10, help="Rows of an owner, on average."),
+            argument("--requests_a_month", type=float, required=True, help="Owners who ask, on average."),
+            argument("--adapter_mb", type=float, metavar="MB", help="The size of one adapter, for the storage."),
+            argument("--shards", type=int, nargs="+", metavar="N", help="Numbers of shards to try."),
+            argument(
+                "--model_name_or_path",
+                metavar="MODEL",
+                help="A model trained on these data, a folder or Hub id. Its training record says what that took.",
+            ),
+            argument("--model_revision", metavar="REVISION", help="The model's branch, tag or commit on the Hub."),
+        ),
+    ),
     "derived": Command(
         "derived.derived",
         "owner/name",

@@ -1,5 +1,6 @@
 """Models that are dealt into adapters by owner: to train one, to delete from it, and to price that beforehand."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -11,11 +12,12 @@ from ..data.request.digests import key_check, key_path, load_digest_key
 from ..errors import InputError
 from ..evaluation.assemble import save_evidence
 from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..evaluation.wording import duration
 from ..files import save_json
 from ..models.loading import ARCHITECTURES, load_config
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS, Task
-from ..models.training_record import RECORD_FILE, DataSource, LeftOut
+from ..models.training_record import RECORD_FILE, DataSource, LeftOut, load_record
 from ..output_folder import is_finished, run_identity, run_settings, start_folder
 from ..publishing.card import CARD_FILE, write_card
 from ..publishing.ledger import LEDGER_FILE, Ledger
@@ -23,10 +25,11 @@ from ..publishing.ledger_of_model import ledger_of, weights_of, with_note, write
 from ..sharding.card import write_sharded_card
 from ..sharding.deletion import plan_deletion
 from ..sharding.layout import MOST_SHARDS, SHARDING_FILE, Sharding, Unknown, deal, owner_key
+from ..sharding.planning import advice, shard_prices
 from ..sharding.report import deletion_report, measure
 from ..sharding.training import ShardTraining, record_of_all, save_sharding, shard_records, train_shards
 from ..training.config import UnlearningConfig
-from .console import console, plain, print_report, show_split
+from .console import console, plain, print_report, show_split, table, terminal
 from .preparation import lora_config, words_in_reach
 from .settings import DataArguments, ModelArguments, RequestArguments, RunArguments, TrainArguments, build
 from .splitting import count_attempt, left_out_of, named_data, split_data
@@ -226,3 +229,59 @@ def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding)
     out.print(" ".join(plain(reason) for reason in report.road.reasons))
     out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
     return report
+
+
+# Prices
+
+
+def plan_shards(
+    owners: int,
+    rows_each: float,
+    requests_a_month: float,
+    adapter_mb: float | None,
+    shards: list[int] | None,
+    model_name_or_path: str | None,
+    model_revision: str | None,
+) -> None:
+    """Show what a year of deletions costs by the number of shards, and whether dealing pays."""
+    given = {"owners": owners, "rows_each": rows_each, "requests_a_month": requests_a_month}
+    for name, value in {**given, "adapter_mb": adapter_mb}.items():
+        least = {"owners": 2, "rows_each": 1}.get(name, 0)
+        if value is not None and not least <= value < math.inf:
+            raise InputError(f"--{name} {value:g} is not possible; it must be {least} or more.")
+    for number in shards or ():
+        if not 1 <= number <= MOST_SHARDS:
+            raise InputError(f"--shards {number} is not possible; it must be between 1 and {MOST_SHARDS:,}.")
+    seconds = None
+    if model_name_or_path is not None:
+        record = load_record(locate(model_name_or_path, model_revision))
+        if record is None:
+            raise InputError(f"There is no {RECORD_FILE} beside {model_name_or_path!r} that tells what it cost.")
+        seconds = record.seconds
+    prices = shard_prices(owners, rows_each, requests_a_month, shards or ())
+    columns = [
+        "shards", "rows in each", "a request, % of training", "at most, %", "a year, in trainings",
+        "in monthly runs",
+    ]  # fmt: skip
+    shown = table("What deletions cost", dict.fromkeys(columns, "number"))
+    if adapter_mb is not None:
+        shown.add_column("storage", justify="right")
+    if seconds is not None:
+        shown.add_column("a request takes", justify="right")
+    for price in prices:
+        cells = [
+            f"{price.shards:,}", f"{price.rows:,.0f}", f"{100 * price.request:.3g}", f"{100 * price.largest:.3g}",
+            f"{price.year:.3g}", f"{price.monthly:.3g}",
+        ]  # fmt: skip
+        if adapter_mb is not None:
+            cells.append(f"{price.adapters * adapter_mb / 1000:,.3g} GB")
+        if seconds is not None:
+            cells.append(duration(seconds * price.request))
+        shown.add_row(*cells)
+    out = terminal()
+    out.print(shown)
+    out.print(
+        f"One simulated year: {owners:,} owners with {rows_each:g} rows on average, {requests_a_month:g} requests a "
+        "month. One shard is joint training."
+    )
+    out.print(advice(prices, requests_a_month))
