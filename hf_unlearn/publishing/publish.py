@@ -37,6 +37,7 @@ PUBLISHED = (
     "*.safetensors.index.json",
     "shards/[0-9]*/adapter_config.json",
     "shards/[0-9]*/adapter_model.safetensors",
+    "shards/[0-9]*/training_record.json",
 )
 REFUSED = ("not_forgotten", "over_forgotten")
 
@@ -230,6 +231,11 @@ def _files(folder: Path) -> list[Path]:
     ledger_of(ModelSource(str(folder)))
     record = load_record(ModelSource(str(folder)))
     if record is not None and record.base_model is not None and Path(record.base_model).exists():
+        if (folder / "sharding.json").is_file():
+            raise InputError(
+                "The adapters' base model is a folder of this machine, where nobody else finds it; publish that model "
+                "first, and train on it by its Hub id."
+            )
         # It names a folder of this machine.
         files.remove(folder / RECORD_FILE)
     return files

@@ -86,6 +86,8 @@ def plan_deletion(sharding: Sharding, parts: RetainedSplit, key: bytes, *, drop:
     there = {part.number: part for part in sharding.parts}
     again = {number for number in dealt if number in touched or number not in there or why_all}
     kept = {number: part for number, part in there.items() if number not in touched and number not in again}
+    if drop and not kept:
+        raise InputError("The request touches all adapters, so that --drop would leave none; leave it out.")
     unproven = sum(number not in dealt or dealt[number].records != part.records for number, part in kept.items())
     return Deletion(
         sharding=sharding,

@@ -1,13 +1,16 @@
 """A deletion trains the touched shards again and leaves all others as they are, byte for byte."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
-from hf_unlearn import InputError, UnlearningReport, jobs, load_sharded
+from hf_unlearn import InputError, UnlearningReport, jobs, load_sharded, publish
 from hf_unlearn.models.location import locate
 from hf_unlearn.publishing.ledger_of_model import ledger_of
 from hf_unlearn.sharding.layout import WEIGHTS
@@ -28,11 +31,13 @@ from .conftest import (
 Train = Callable[..., Path]
 Delete = Callable[..., UnlearningReport]
 
-FIRST, SECOND = OWNERS[2], OWNERS[7]
+FIRST = OWNERS[2]
+SECOND = next(owner for owner in OWNERS if shards_of()[owner] != shards_of()[FIRST])
+THIRD = next(owner for owner in reversed(OWNERS) if shards_of()[owner] == shards_of()[FIRST])
 
 
 @pytest.fixture
-def delete(key_file: Path, tmp_path: Path) -> Delete:
+def delete(key_file: Path, tmp_path: Path, pictures_left_blank: None) -> Delete:
     """Deletes owners from a sharded model; the data lie beside it."""
 
     def delete(model: Path, out: Path, owners: list[str], **settings: Any) -> UnlearningReport:
@@ -80,7 +85,8 @@ def test_deletions_in_a_row_end_where_a_training_without_the_owners_ends(
     assert [run.verdict for run in ledger.runs] == ["exact", "exact"]
     # What is answered now is what answers to strangers, and what a model answers that never saw the owner.
     model = load_sharded(str(tmp_path / "two"), digest_key_file=str(key_file))
-    assert model.shards_of([FIRST, SECOND, OWNERS[0]]) == [None, None, shards[OWNERS[0]]]
+    living = next(owner for owner in OWNERS if owner not in (FIRST, SECOND))
+    assert model.shards_of([FIRST, SECOND, living]) == [None, None, shards[living]]
     assert first.arms["unlearned"].sets["forget"].loss.value > first.arms["original"].sets["forget"].loss.value
     card = (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
     assert "load_sharded" in card
@@ -91,10 +97,10 @@ def test_deletions_in_a_row_end_where_a_training_without_the_owners_ends(
             assert "The code of" not in path.read_text(encoding="utf-8"), path.name
 
 
+@pytest.mark.slow
 def test_several_owners_in_one_request_are_as_one_after_another(
     sharded: Path, train_shards: Train, delete: Delete, tmp_path: Path
 ) -> None:
-    assert shards_of()[FIRST] != shards_of()[SECOND]
     report = delete(sharded, tmp_path / "both", [FIRST, SECOND])
     assert report.shards is not None
     assert report.shards.retrained == sorted({shards_of()[FIRST], shards_of()[SECOND]})
@@ -103,6 +109,7 @@ def test_several_owners_in_one_request_are_as_one_after_another(
     assert delete(sharded, tmp_path / "both", [FIRST, SECOND]).created == report.created
 
 
+@pytest.mark.slow
 def test_a_dropped_shard_is_trained_by_the_next_run(
     sharded: Path, train_shards: Train, delete: Delete, tmp_path: Path
 ) -> None:
@@ -119,6 +126,7 @@ def test_a_dropped_shard_is_trained_by_the_next_run(
     same_files(tmp_path / "later", train_shards(tmp_path / "never", without(FIRST, SECOND)))
 
 
+@pytest.mark.slow
 def test_a_shard_without_owners_has_no_adapter(
     sharded: Path, train_shards: Train, delete: Delete, tmp_path: Path
 ) -> None:
@@ -130,6 +138,34 @@ def test_a_shard_without_owners_has_no_adapter(
     same_files(tmp_path / "gone", train_shards(tmp_path / "never", without(*owners)))
 
 
+@pytest.mark.slow
+def test_a_sharded_model_goes_to_the_hub_and_the_next_deletion_begins_there(
+    hub_settings: dict[str, Any], owner: HfApi, train_shards: Train, delete: Delete, key_file: Path, tmp_path: Path
+) -> None:
+    model = train_shards(tmp_path / "model", question_rows(), model_name_or_path="owner/base")
+    delete(model, tmp_path / "one", [FIRST], push=True, hub_model_id="owner/sharded")
+    report = delete(Path("owner/sharded"), tmp_path / "two", [SECOND])
+    assert report.verdict.word == "exact"
+    assert report.shards is not None
+    assert report.shards.kept == 3
+    same_files(
+        tmp_path / "two",
+        train_shards(tmp_path / "never", without(FIRST, SECOND), model_name_or_path="owner/base"),
+    )
+    served = load_sharded("owner/sharded", digest_key_file=str(key_file))
+    assert served.shards_of([FIRST, SECOND]) == [None, shards_of()[SECOND]]
+    inputs = served.tokenizer(["The code of"], return_tensors="pt")
+    assert served([SECOND], **inputs).shape[0] == 1
+
+
+@pytest.mark.slow
+def test_a_sharded_model_on_a_folder_is_not_published(sharded: Path, delete: Delete, tmp_path: Path) -> None:
+    delete(sharded, tmp_path / "one", [FIRST])
+    with pytest.raises(InputError, match="base model is a folder of this machine"):
+        publish(tmp_path / "one", "owner/local")
+
+
+@pytest.mark.slow
 def test_copies_in_other_shards_are_told_and_the_word_is_not_exact(
     train_shards: Train, delete: Delete, tmp_path: Path
 ) -> None:
@@ -155,6 +191,7 @@ def test_what_no_record_shows_is_not_exact(sharded: Path, delete: Delete, tmp_pa
     assert report.verdict.word != "exact"
 
 
+@pytest.mark.slow
 def test_a_class_of_one_owner_alone_leaves_all_heads(
     classifier: Path, train_shards: Train, delete: Delete, encoder_base: Path, tmp_path: Path
 ) -> None:
@@ -169,8 +206,35 @@ def test_a_class_of_one_owner_alone_leaves_all_heads(
     same_files(tmp_path / "out", never)
 
 
+@pytest.mark.slow
+def test_killed_in_between_deletions_end_where_a_training_without_the_owners_ends(
+    sharded: Path, train_shards: Train, key_file: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", question_rows())
+    script = str(Path(__file__).parents[1] / "support" / "killed.py")
+    model, gone = sharded, []
+    for owner in (FIRST, SECOND, THIRD):
+        out = tmp_path / owner
+        command = [
+            "run", "--model_name_or_path", str(model), "--dataset_name", str(data), "--forget_values",
+            f"customer={owner}", "--digest_key_file", str(key_file), "--near_duplicates", "ignore", "--use_cpu",
+            "true", "--save_steps", "2",
+        ]  # fmt: skip
+        done = subprocess.run([sys.executable, script, str(out), "random:4", *command])
+        assert done.returncode == 0
+        gone.append(owner)
+        killed = sorted(path for path in out.iterdir() if path.name.isdigit())
+        for folder in killed:
+            same_files(folder, out / "whole")
+            ledger = ledger_of(locate(str(folder)))
+            assert ledger is not None
+            assert len(ledger.runs) == len(gone)
+        model = killed[-1]
+    same_files(model, train_shards(tmp_path / "never", without(*gone)))
+
+
 def test_what_does_not_fit_is_said_before_anything_is_written(
-    sharded: Path, lm_original: Path, delete: Delete, tmp_path: Path
+    sharded: Path, lm_base: Path, delete: Delete, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.key"
     other.write_text("ab" * 32)
@@ -180,7 +244,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
         ({"method": "npo"}, "leave --method out"),
         ({"num_train_epochs": 7}, r"other settings \(num_train_epochs\)"),
         ({"with_retrained": True}, "--with_retrained does not go together"),
-        ({"model_name_or_path": str(lm_original), "drop": True}, "--drop is for a model that is dealt into shards"),
+        ({"model_name_or_path": str(lm_base), "drop": True}, "--drop is for a model that is dealt into shards"),
     ):
         with pytest.raises(InputError, match=words):
             delete(sharded, tmp_path / "out", [FIRST], **settings)
