@@ -71,6 +71,9 @@ half judges the result.
 
 Both show the expected cost first, and count all that they try. After an interruption the same command continues.
 
+Of a model that `hf-unlearn train --shards` made, the command trains only those adapters again that saw a record of S.
+It copies all others byte for byte, or with --drop leaves the touched ones out.
+
   hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned""",
         resumes=LAST_CHECKPOINT,
@@ -93,6 +96,9 @@ trains nothing and writes no model. Use it first, to check a request.
 Fine-tune a model on the data set (D), the usual way. The folder also gets training_record.json, which says how the
 model was trained and what that cost. A later `hf-unlearn run` reads its learning rate, base model and budget there.
 The settings stand in the section `original` of a recipe.
+
+With --shards the command deals the owners of the records into so many shards, and trains one LoRA adapter for each. To
+forget an owner later is then to train one adapter again.
 
   hf-unlearn train --model_name_or_path acme/base --dataset_name acme/messages --output_dir original""",
         resumes=LAST_CHECKPOINT,

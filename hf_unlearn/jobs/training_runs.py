@@ -82,7 +82,7 @@ def unlearn(
 
 
 def train(values: dict[str, Any]) -> None:
-    """Train A(D), or A(L), plainly, and write the training record beside it."""
+    """Train A(D), or A(L), plainly or in shards, and write the training record beside it."""
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     request_args = build(RequestArguments, values)
     train_args = build(TrainArguments, values)

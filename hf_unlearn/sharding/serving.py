@@ -17,6 +17,7 @@ from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import align_special_tokens
 
 from ..data.encoding import PaddingCollator, encode, make_encoder, padding_id, resolve_max_length
 from ..errors import InputError
@@ -91,6 +92,8 @@ class ShardedModel:
         max_loaded: int = MAX_LOADED,
     ):
         self.source, self.sharding, self.tokenizer = source, sharding, tokenizer
+        # As the trainer did; without a padding token some heads would look at the wrong place.
+        align_special_tokens(plain_model(model), tokenizer)
         self.model: nn.Module = model.eval()
         self._key, self._max_loaded = key, max_loaded
         self._shard_of = sharding.shard_of

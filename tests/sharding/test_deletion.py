@@ -52,7 +52,8 @@ def delete(key_file: Path, tmp_path: Path, pictures_left_blank: None) -> Delete:
             "disable_tqdm": True,
             "save_strategy": "no",
         }
-        write_rows(tmp_path / "data.jsonl", question_rows())
+        if not (tmp_path / "data.jsonl").is_file():
+            write_rows(tmp_path / "data.jsonl", question_rows())
         return jobs.run(values | settings)
 
     return delete
@@ -140,9 +141,12 @@ def test_a_shard_without_owners_has_no_adapter(
 
 @pytest.mark.slow
 def test_a_sharded_model_goes_to_the_hub_and_the_next_deletion_begins_there(
-    hub_settings: dict[str, Any], owner: HfApi, train_shards: Train, delete: Delete, key_file: Path, tmp_path: Path
+    owner: HfApi, lm_base: Path, train_shards: Train, delete: Delete, key_file: Path, tmp_path: Path
 ) -> None:
-    model = train_shards(tmp_path / "model", question_rows(), model_name_or_path="owner/base")
+    base = "owner/base-of-shards"
+    owner.create_repo(base, private=True)
+    owner.upload_folder(repo_id=base, folder_path=lm_base)
+    model = train_shards(tmp_path / "model", question_rows(), model_name_or_path=base)
     delete(model, tmp_path / "one", [FIRST], push=True, hub_model_id="owner/sharded")
     report = delete(Path("owner/sharded"), tmp_path / "two", [SECOND])
     assert report.verdict.word == "exact"
@@ -150,7 +154,7 @@ def test_a_sharded_model_goes_to_the_hub_and_the_next_deletion_begins_there(
     assert report.shards.kept == 3
     same_files(
         tmp_path / "two",
-        train_shards(tmp_path / "never", without(FIRST, SECOND), model_name_or_path="owner/base"),
+        train_shards(tmp_path / "never", without(FIRST, SECOND), model_name_or_path=base),
     )
     served = load_sharded("owner/sharded", digest_key_file=str(key_file))
     assert served.shards_of([FIRST, SECOND]) == [None, shards_of()[SECOND]]
@@ -182,13 +186,17 @@ def test_copies_in_other_shards_are_told_and_the_word_is_not_exact(
 
 def test_what_no_record_shows_is_not_exact(sharded: Path, delete: Delete, tmp_path: Path) -> None:
     changed = next(owner for owner in OWNERS if shards_of()[owner] != shards_of()[FIRST])
-    rows = [
-        {**row, "prompt": "New: " + row["prompt"]} if row["customer"] == changed else row for row in question_rows()
-    ]
-    report = delete(sharded, tmp_path / "out", [FIRST], data=write_rows(tmp_path / "changed.jsonl", rows))
+    rows = [row | ({"prompt": "Another question"} if row["customer"] == changed else {}) for row in question_rows()]
+    data = write_rows(tmp_path / "changed.jsonl", rows)
+    held_out = write_rows(tmp_path / "held_out.jsonl", question_rows(["stranger 1", "stranger 2", "stranger 3"]))
+    report = delete(sharded, tmp_path / "out", [FIRST], data=data, holdout_dataset=str(held_out))
     assert report.shards is not None
     assert report.shards.unproven == 1
     assert report.verdict.word != "exact"
+    assert any("no" in line and "other rows than the data set has" in line for line in report.verdict.warnings)
+    # To strangers the base answers before and after.
+    losses = {arm: entry.sets["holdout"].loss.value for arm, entry in report.arms.items()}
+    assert losses["original"] == pytest.approx(losses["unlearned"], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Each row is answered by its owner's adapter, the unknown by the base or the vote, and nobody by a neighbour."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,22 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from hf_unlearn import InputError, load_sharded
 from hf_unlearn.sharding.layout import WEIGHTS
 from hf_unlearn.sharding.serving import ShardedModel
 
-from .conftest import OWNERS, RARE_OWNER, RARE_SHARD, question_rows, sharding_of, shards_of, ticket_rows
+from ..conftest import tagged_rows
+from .conftest import CLASSIFIER, OWNERS, RARE_OWNER, RARE_SHARD, question_rows, sharding_of, shards_of, ticket_rows
 
 QUESTIONS = [row["prompt"] for row in question_rows()[:6]]
 
@@ -101,6 +111,62 @@ def test_the_vote_is_the_mean_of_those_who_know_the_class(
     for row, owner in ((3, OWNERS[0]), (4, RARE_OWNER)):
         assert [*found[row].values()] == pytest.approx(each[shards_of()[owner]][row].tolist(), abs=1e-5)
     assert [*found[0]] == ["billing", "delivery", "other"]
+
+
+def other_base(kind: str, folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with a tiny base model whose classifier has another kind of head than Bert's."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = {
+        "roberta": lambda: RobertaModel(
+            RobertaConfig(**sizes, hidden_size=48, intermediate_size=96, max_position_embeddings=130)
+        ),
+        "distilbert": lambda: DistilBertModel(
+            DistilBertConfig(vocab_size=len(tokenizer), dim=48, hidden_dim=96, n_layers=2, n_heads=4)
+        ),
+    }[kind]()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+def test_heads_of_any_kind_belong_to_the_shard(
+    kind: str,
+    train_shards: Callable[..., Path],
+    byte_level_tokenizer: PreTrainedTokenizerFast,
+    key_file: Path,
+    tmp_path: Path,
+) -> None:
+    base = other_base(kind, tmp_path / "base", byte_level_tokenizer)
+    folder = train_shards(tmp_path / "model", ticket_rows(), model_name_or_path=str(base), **CLASSIFIER)
+    model = load_sharded(str(folder), digest_key_file=str(key_file))
+    texts = [row["text"] for row in ticket_rows()[:5]]
+    found = model.classify(texts, [*OWNERS[:4], None])
+    inputs = read(model, texts, "right")
+    for row, owner in enumerate(OWNERS[:4]):
+        alone = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+        alone = PeftModel.from_pretrained(alone, folder / f"shards/{shards_of()[owner]:04d}").eval()
+        with torch.no_grad():
+            expected = alone(**inputs).logits.softmax(-1)[row]
+        assert [*found[row].values()] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_words_are_tagged_by_owner_and_by_vote(
+    train_shards: Callable[..., Path], encoder_base: Path, key_file: Path, tmp_path: Path
+) -> None:
+    rows = [{"customer": OWNERS[i % len(OWNERS)], **row} for i, row in enumerate(tagged_rows(48))]
+    settings = {"model_name_or_path": str(encoder_base), **CLASSIFIER, "task": "token-classification"}
+    folder = train_shards(tmp_path / "model", rows, **settings)
+    model = load_sharded(str(folder), digest_key_file=str(key_file))
+    owners = [row["customer"] for row in rows]
+    own = model.score(Dataset.from_list(rows), owners)
+    voted = model.score(Dataset.from_list(rows), [None] * len(rows))
+    assert sum(own["nll"].to_pylist()) != pytest.approx(sum(voted["nll"].to_pylist()))
+    inputs = {name: read(model, ["case1 amber basil"])[name] for name in ("input_ids", "attention_mask")}
+    assert model([None], **inputs).exp().sum(-1) == pytest.approx(torch.ones(inputs["input_ids"].shape), abs=1e-4)
 
 
 def test_records_are_scored_by_their_owners(sharded: Path, key_file: Path) -> None:
