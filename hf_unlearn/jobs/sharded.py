@@ -195,7 +195,7 @@ def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding)
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
-    show_split(out, parts, request_args, words_in_reach(parts, config, sharding.task, halved=False))
+    show_split(out, parts, request_args, words_in_reach(parts, config, sharding.task, halved=False, exact=False))
     deletion = plan_deletion(sharding, parts, key, drop=run_args.drop)
     settings = run_settings(values, split=parts.audit.identity())
     forgotten = parts.forgotten
