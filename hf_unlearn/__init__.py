@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .errors import InputError as InputError
     from .evaluation.report import UnlearningReport as UnlearningReport
     from .publishing.publish import publish as publish
+    from .sharding.serving import load_sharded as load_sharded
     from .training.config import UnlearningConfig as UnlearningConfig
     from .training.trainer import UnlearningTrainer as UnlearningTrainer
 
@@ -22,6 +23,7 @@ _HOMES = {
     "UnlearningConfig": "training.config",
     "UnlearningReport": "evaluation.report",
     "UnlearningTrainer": "training.trainer",
+    "load_sharded": "sharding.serving",
     "publish": "publishing.publish",
     "split_retained": "data.split",
 }

@@ -35,6 +35,8 @@ import datasets  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from huggingface_hub import HfApi  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from .support.models import *  # noqa: E402, F403
 
@@ -91,6 +93,16 @@ def hub() -> Iterator[HubServer]:
 def no_earlier_tables() -> None:
     """No test reads what another has scored."""
     shutil.rmtree(Path(os.environ["HF_HOME"]) / "hf_unlearn" / "tables", ignore_errors=True)
+
+
+@pytest.fixture
+def pictures_left_blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save a dot in place of each picture: drawing them is half of the time of so small a run."""
+
+    def dot(figure: Figure, place: Any, **_: Any) -> None:
+        Image.new("RGB", (1, 1)).save(place, format="png")
+
+    monkeypatch.setattr(Figure, "savefig", dot)
 
 
 @pytest.fixture(scope="session")

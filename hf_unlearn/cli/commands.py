@@ -71,6 +71,9 @@ half judges the result.
 
 Both show the expected cost first, and count all that they try. After an interruption the same command continues.
 
+Of a model that `hf-unlearn train --shards` made, the command trains only those adapters again that saw a record of S.
+It copies all others byte for byte, or with --drop leaves the touched ones out.
+
   hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned""",
         resumes=LAST_CHECKPOINT,
@@ -93,6 +96,9 @@ trains nothing and writes no model. Use it first, to check a request.
 Fine-tune a model on the data set (D), the usual way. The folder also gets training_record.json, which says how the
 model was trained and what that cost. A later `hf-unlearn run` reads its learning rate, base model and budget there.
 The settings stand in the section `original` of a recipe.
+
+With --shards the command deals the owners of the records into so many shards, and trains one LoRA adapter for each. To
+forget an owner later is then to train one adapter again.
 
   hf-unlearn train --model_name_or_path acme/base --dataset_name acme/messages --output_dir original""",
         resumes=LAST_CHECKPOINT,
@@ -299,6 +305,29 @@ what training them costs. Use it before `hf-unlearn references`. Nothing is trai
             ),
             argument("--model_revision", metavar="REVISION", help="The original's branch, tag or commit on the Hub."),
             argument("--budget", type=float, help="The price of one unlearning, as a fraction of a training."),
+        ),
+    ),
+    "plan-shards": Command(
+        "sharded.plan_shards",
+        "--owners 10000 --requests_a_month 20",
+        "say what deletions will cost if the data are dealt into shards",
+        """\
+Say what a year of deletion requests costs if `hf-unlearn train --shards` deals the owners of the records into shards,
+by the number of shards. The command simulates the year. Nothing is trained.
+
+  hf-unlearn plan-shards --owners 10000 --rows_each 20 --requests_a_month 20 --adapter_mb 5""",
+        (
+            argument("--owners", type=int, required=True, help="How many owners (customers, authors) there are."),
+            argument("--rows_each", type=float, default=10, help="Rows of an owner, on average."),
+            argument("--requests_a_month", type=float, required=True, help="Owners who ask, on average."),
+            argument("--adapter_mb", type=float, metavar="MB", help="The size of one adapter, for the storage."),
+            argument("--shards", type=int, nargs="+", metavar="N", help="Numbers of shards to try."),
+            argument(
+                "--model_name_or_path",
+                metavar="MODEL",
+                help="A model trained on these data, a folder or Hub id. Its training record says what that took.",
+            ),
+            argument("--model_revision", metavar="REVISION", help="The model's branch, tag or commit on the Hub."),
         ),
     ),
     "derived": Command(

@@ -352,6 +352,31 @@ class MeasuredWeights:
 
 
 @dataclass(frozen=True)
+class ShardsEntry:
+    """What a deletion did to a model that is dealt into adapters by owner.
+
+    Attributes:
+        adapters: how many there were.
+        retrained: the numbers of those that were trained again without S.
+        dropped: the numbers of those that are gone.
+        kept: how many are byte for byte as before.
+        unproven: how many of these were trained on other rows than the data set has for them now.
+        price: the rows that were trained again, as a share of all that stay.
+        copies_elsewhere: rows with a text of S in shards that it was not in; None where nobody looked.
+        unknown: what answers to a deleted owner now, ``base`` or ``vote``.
+    """
+
+    adapters: int
+    retrained: list[int]
+    dropped: list[int]
+    kept: int
+    unproven: int
+    price: float
+    copies_elsewhere: int | None
+    unknown: str
+
+
+@dataclass(frozen=True)
 class UnlearningReport:
     """The evidence about one unlearned model.
 
@@ -384,6 +409,7 @@ class UnlearningReport:
         ledger: the line of the ledger beside the report that is about this run; None where no ledger was kept.
         attempts: which attempt on the same records this is; None where nobody counted.
         measured: the weights that the report is about; None in older reports and for a model that another tool made.
+        shards: what was done to each adapter of a sharded model; None for other models.
     """
 
     task: Task
@@ -412,6 +438,7 @@ class UnlearningReport:
     weights_moved: bool | None = None
     attempts: AttemptCount | None = None
     measured: MeasuredWeights | None = None
+    shards: ShardsEntry | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return json_values(self)

@@ -135,6 +135,13 @@ class RunArguments:
         default=False,
         metadata={"help": "Train that model now, as the training record says. This costs a full training."},
     )
+    drop: bool = field(
+        default=False,
+        metadata={
+            "help": "Of a model that is dealt into shards: leave the adapters that the request touches out, and train "
+            "none. The next run without --drop trains them."
+        },
+    )
     push: bool = field(default=False, metadata={"help": "Publish to --hub_model_id after the verdict."})
     push_anyway: bool = field(
         default=False,
@@ -157,6 +164,23 @@ class TrainArguments:
     train_on: Literal["all", "retained"] = field(
         default="all",
         metadata={"help": "The data set, or only its retained records: those that are not to be forgotten."},
+    )
+    shards: int | None = field(
+        default=None,
+        metadata={
+            "help": "Deal the owners of the records into so many shards, and train one LoRA adapter for each. To "
+            "forget an owner later is then to train one adapter again. Needs --shard_column."
+        },
+    )
+    shard_column: str | None = field(
+        default=None, metadata={"help": "The column that says whose a record is (customer, author)."}
+    )
+    unknown_owner: Literal["base", "vote"] | None = field(
+        default=None,
+        metadata={
+            "help": "What answers without an owner, or to one who is unknown or deleted: the base model, or the mean "
+            "of all adapters. None: the vote for classifiers, else the base."
+        },
     )
 
 

@@ -13,12 +13,14 @@ from ..data.checks import check_fit, check_head
 from ..data.format import record_format
 from ..data.labels import class_names
 from ..data.loading import pick_split
+from ..data.request.digests import key_check, key_path, load_digest_key
 from ..data.split import split_retained
 from ..models.loading import load_config, load_model, load_tokenizer, source_task
 from ..models.location import ModelSource
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord
 from ..output_folder import own_folder, run_settings, start_folder
+from ..sharding.layout import SHARDING_FILE
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
@@ -26,6 +28,7 @@ from ..training.trainer_data import check_tokens_of
 from .console import console, plain
 from .preparation import Preparation, loading_options, located, lora_config
 from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
+from .sharded import check_shards, train_sharded
 from .splitting import holdout_rows, left_out_of, named_data, split_data
 
 
@@ -80,10 +83,14 @@ def unlearn(
 
 
 def train(values: dict[str, Any]) -> None:
-    """Train A(D), or A(L), plainly, and write the training record beside it."""
+    """Train A(D), or A(L), plainly or in shards, and write the training record beside it."""
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     request_args = build(RequestArguments, values)
+    train_args = build(TrainArguments, values)
     config = build(UnlearningConfig, {"output_dir": "original", **values})
+    if train_args.shards is not None:
+        check_shards(train_args, data_args, config)
+        model_args.use_peft = True
     out = console(config)
     base = located(model_args)
     config_of_base = load_config(base)
@@ -91,7 +98,7 @@ def train(values: dict[str, Any]) -> None:
     data, source = named_data(data_args)
     dataset: AnyDataset
     left_out = LeftOut()
-    if build(TrainArguments, values).train_on == "retained":
+    if train_args.train_on == "retained":
         parts = split_data(data, source, data_args, request_args, config, task=task)
         dataset, left_out = parts.retained, left_out_of(parts)
     else:
@@ -111,9 +118,16 @@ def train(values: dict[str, Any]) -> None:
     folder = config.folder
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
     settings = run_settings(values, data=fingerprint)
-    with own_folder(folder, settings, RECORD_FILE) as finished:
+    if train_args.shards is not None:
+        # Dealt by another key, half of the adapters would be of other owners.
+        settings |= {"owner_key": key_check(load_digest_key(key_path(request_args.digest_key_file)))}
+    with own_folder(folder, settings, RECORD_FILE if train_args.shards is None else SHARDING_FILE) as finished:
         if finished:
             out.print(f"{plain(folder)} holds this training, finished.")
+            return
+        if train_args.shards is not None:
+            assert isinstance(dataset, Dataset)
+            train_sharded(values, base, task, labels, dataset, source, settings, left_out)
             return
         record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings, left_out)
     out.print(

@@ -19,6 +19,7 @@ from ..publishing.card import CARD_FILE, write_card
 from ..publishing.ledger import LEDGER_FILE
 from ..publishing.ledger_of_model import weights_of, with_note, write_line
 from ..publishing.publish import publish
+from ..sharding.layout import load_sharding
 from ..training.config import UnlearningConfig
 from ..training.fitted import EXACT
 from ..training.trainer import UnlearningTrainer
@@ -26,7 +27,7 @@ from .auto import auto, check_auto
 from .console import console, plain, print_published, print_report
 from .dial import check_dial, dial
 from .evaluating import harness_of, harness_tasks_of
-from .preparation import Preparation, check_needs, prepare_run
+from .preparation import Preparation, check_needs, located, prepare_run
 from .reference_models import (
     Reference,
     named_references,
@@ -35,7 +36,8 @@ from .reference_models import (
     plan_reference,
     train_reference,
 )
-from .settings import RequestArguments, RunArguments, build
+from .settings import ModelArguments, RequestArguments, RunArguments, build
+from .sharded import run_sharded
 from .training_runs import unlearn
 from .trials import Choice, show_prices
 
@@ -58,6 +60,15 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     run_args = build(RunArguments, values)
     if run_args.push and "hub_model_id" not in values:
         raise InputError("--push needs --hub_model_id, the repository to publish to.")
+    source = located(build(ModelArguments, values))
+    if (sharding := load_sharding(source)) is not None:
+        report = run_sharded(values, source, sharding)
+        if run_args.push:
+            config = build(UnlearningConfig, {"output_dir": "unlearned", **values})
+            _publish(config.folder, config, run_args, console(config))
+        return report
+    if run_args.drop:
+        raise InputError("--drop is for a model that is dealt into shards, and this one is not; leave it out.")
     prepared = prepare_run(values)
     {"auto": check_auto, "dial": check_dial}.get(prepared.config.method, check_needs)(prepared)
     config, task = prepared.config, prepared.task

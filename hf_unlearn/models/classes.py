@@ -61,12 +61,25 @@ class _InClasses(nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> Any:
         output = self.model(**inputs)
-        own = output.logits
-        least = own.float().logsumexp(-1, keepdim=True) + math.log(LEAST)
-        logits = least.to(own.dtype).repeat(*[1] * (own.ndim - 1), self.number)
-        logits[..., self.places] = own
-        output.logits = logits
+        output.logits = _placed(output.logits, self.places, self.number)
         return output
+
+
+def _placed(own: torch.Tensor, places: Sequence[int], number: int) -> torch.Tensor:
+    least = own.float().logsumexp(-1, keepdim=True) + math.log(LEAST)
+    logits = least.to(own.dtype).repeat(*[1] * (own.ndim - 1), number)
+    logits[..., list(places)] = own
+    return logits
+
+
+def in_places(logits: torch.Tensor, own: Sequence[str], names: Sequence[str]) -> torch.Tensor:
+    """The logits of a classifier's ``own`` classes among ``names``; a class that it lacks gets the least probability.
+
+    The logits themselves where no names are given, or these are its own.
+    """
+    if not names or tuple(own) == tuple(names):
+        return logits
+    return _placed(logits, [list(names).index(name) for name in own], len(names))
 
 
 def in_classes(model: nn.Module, names: Sequence[str]) -> nn.Module:

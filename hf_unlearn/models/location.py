@@ -19,6 +19,7 @@ from ..hub_access import hub_errors, hub_trouble
 MODEL_FILES = (
     "README.md",
     "training_record.json",
+    "sharding.json",
     "unlearning_report.json",
     "unlearning_ledger.jsonl",
     "config.json",
@@ -43,6 +44,8 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
     "model-*.safetensors",
     "adapter_model.safetensors",
+    # Of a model that is dealt into adapters.
+    "shards/[0-9]*/adapter_model.safetensors",
 )
 
 

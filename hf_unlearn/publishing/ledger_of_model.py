@@ -75,8 +75,9 @@ def weights_of(source: ModelSource) -> dict[str, str]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    found = [path for path in sorted(folder.glob("*.safetensors")) if _is_loaded(path.name)]
-    return {path.name: _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+    patterns = [pattern for pattern in WEIGHT_FILES if pattern.endswith(".safetensors")]
+    found = {path.relative_to(folder).as_posix(): path for pattern in patterns for path in folder.glob(pattern)}
+    return {name: _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in sorted(found.items())}
 
 
 @cache

@@ -42,7 +42,12 @@ from .measured_weights import check_measured
 logger = logging.getLogger(__name__)
 
 # What a model repository has beside the weights, by name; anything else in the folder is not published.
-PUBLISHED = (*MODEL_FILES, *PICTURES)
+PUBLISHED = (
+    *MODEL_FILES,
+    *PICTURES,
+    "shards/[0-9]*/adapter_config.json",
+    "shards/[0-9]*/training_record.json",
+)
 # What would be loaded in place of the new weights, or beside them.
 OLD_WEIGHTS = (*WEIGHT_FILES, ADAPTER_CONFIG_NAME, "*.bin", "*.bin.index.json", "*.h5", "*.msgpack", "*.gguf")
 REFUSED = ("not_forgotten", "over_forgotten")
@@ -235,7 +240,8 @@ def _is_same(content: Path | bytes, file: RepoSibling) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     """The files of the model repository; raises InputError when no model is there that others can load."""
-    weights = loaded_weights(path.name for path in folder.iterdir())
+    found = (path for pattern in WEIGHT_FILES for path in folder.glob(pattern))
+    weights = loaded_weights(path.relative_to(folder).as_posix() for path in found)
     if INDEX in weights:
         weights = {INDEX, *json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()}
     if not any(name.endswith(".safetensors") for name in weights):
@@ -250,6 +256,11 @@ def _files(folder: Path) -> list[Path]:
     ledger_of(ModelSource(str(folder)))
     record = load_record(ModelSource(str(folder)))
     if record is not None and record.base_model is not None and Path(record.base_model).exists():
+        if (folder / "sharding.json").is_file():
+            raise InputError(
+                "The adapters' base model is a folder of this machine, where nobody else finds it; publish that model "
+                "first, and train on it by its Hub id."
+            )
         # It names a folder of this machine.
         files.remove(folder / RECORD_FILE)
     return files

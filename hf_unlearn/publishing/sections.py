@@ -238,6 +238,9 @@ def reproducing_flags(report: UnlearningReport) -> list[str]:
     if report.original:
         flags |= {"model_name_or_path": report.original.name, "model_revision": report.original.revision}
     flags |= {"dataset_name": report.dataset.name, "dataset_revision": report.dataset.revision}
+    if report.shards is not None:
+        flags["drop"] = "true" if report.shards.dropped and not report.shards.retrained else None
+        return [f"--{name} {_in_shell(str(value))}" for name, value in flags.items() if value is not None]
     flags["method"] = method.name
     row = method_of(report)
     if row and row.alpha is not None:

@@ -16,8 +16,6 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi
-from matplotlib.figure import Figure
-from PIL import Image
 
 from hf_unlearn.cli import main
 from hf_unlearn.cli.recipes import parse
@@ -204,16 +202,6 @@ def unlearned(stock: list[tuple[str, str]], hub: HubServer, tmp_path_factory: py
         assert main(["run", "--config", "recipe.yaml", "--push", "--hub_model_id", RESULT]) == 0
         hub.duplicate(RESULT, in_stock(RESULT))
     return folder / "router-unlearned"
-
-
-@pytest.fixture
-def pictures_left_blank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save a dot in place of each picture: drawing them is half of the time of so small a run."""
-
-    def dot(figure: Figure, place: Any, **_: Any) -> None:
-        Image.new("RGB", (1, 1)).save(place, format="png")
-
-    monkeypatch.setattr(Figure, "savefig", dot)
 
 
 @pytest.fixture

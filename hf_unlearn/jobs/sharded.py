@@ -1,0 +1,288 @@
+"""Models that are dealt into adapters by owner: to train one, to delete from it, and to price that beforehand."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from datasets import Dataset
+
+from ..data.loading import pick_split
+from ..data.request.digests import key_check, key_path, load_digest_key
+from ..errors import InputError
+from ..evaluation.assemble import save_evidence
+from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..evaluation.wording import duration
+from ..files import save_json
+from ..models.loading import ARCHITECTURES, load_config
+from ..models.location import ModelSource, locate
+from ..models.tasks import TASKS, Task
+from ..models.training_record import RECORD_FILE, DataSource, LeftOut, load_record
+from ..output_folder import own_folder, run_identity, run_settings, start_folder
+from ..publishing.card import CARD_FILE, write_card
+from ..publishing.ledger import LEDGER_FILE, Ledger
+from ..publishing.ledger_of_model import ledger_of, weights_of, with_note, write_line
+from ..sharding.card import write_sharded_card
+from ..sharding.deletion import plan_deletion
+from ..sharding.layout import MOST_SHARDS, SHARDING_FILE, Sharding, Unknown, deal, owner_key
+from ..sharding.planning import advice, shard_prices
+from ..sharding.report import deletion_report, measure
+from ..sharding.training import ShardTraining, record_of_all, save_sharding, shard_records, train_shards
+from ..training.config import UnlearningConfig
+from .console import console, plain, print_report, show_split, table, terminal
+from .preparation import lora_config, words_in_reach
+from .settings import DataArguments, ModelArguments, RequestArguments, RunArguments, TrainArguments, build
+from .splitting import count_attempt, left_out_of, named_data, split_data
+
+# What of a training shapes no weight, or names places of this machine, begins or is like this.
+ELSEWHERE = (
+    "output_dir", "seed", "hub_", "push_", "logging_", "log_", "save_", "eval_", "run_name", "report_to", "project",
+    "disable_tqdm", "use_cpu", "measure", "deepspeed", "fsdp", "base_", "alternates_file", "rewind_checkpoint",
+    "resume_", "method", "auc_", "utility_", "group_column", "generate_", "gradient_norm", "paraphrase_", "corrected_",
+    "do_", "trackio", "per_device_eval", "stop_when", "budget", "keep_labels",
+)  # fmt: skip
+# Of the settings of a model, those that shape an adapter.
+OF_MODEL = (
+    "dtype", "attn_implementation", "load_in_4bit", "load_in_8bit", "lora_r", "lora_alpha", "lora_dropout",
+    "lora_target_modules",
+)  # fmt: skip
+OF_TRAINING = [one.name for one in fields(UnlearningConfig) if one.init and not one.name.startswith(ELSEWHERE)]
+
+
+def check_shards(args: TrainArguments, data: DataArguments, config: UnlearningConfig) -> None:
+    """Raise InputError where a model cannot be dealt into shards as it is asked for."""
+    if args.shard_column is None:
+        raise InputError("--shards needs --shard_column, the column that says whose a record is.")
+    if args.shards is None or not 1 <= args.shards <= MOST_SHARDS:
+        raise InputError(f"--shards {args.shards} is not possible; it must be between 1 and {MOST_SHARDS:,}.")
+    if data.dataset_streaming:
+        raise InputError("--shards needs the whole data set to deal it; leave --dataset_streaming out.")
+    if config.world_size > 1:
+        raise InputError("The shards train one after the other; launch one process.")
+    for name in ("budget", "stop_when_useful", "train_last_layers", "merge_adapter", "load_best_model_at_end"):
+        if vars(config)[name]:
+            raise InputError(f"--{name} does not go together with --shards; leave it out.")
+
+
+def kept_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The given settings that shape an adapter; a later retraining takes these and no others."""
+    return {name: value for name, value in sorted(values.items()) if name in (*OF_MODEL, *OF_TRAINING)}
+
+
+def shard_training(
+    sharding: Sharding, base: ModelSource, source: DataSource, values: Mapping[str, Any]
+) -> ShardTraining:
+    """How an adapter is trained by the settings of its model; of ``values`` only what shapes no weight counts."""
+    model_args = build(ModelArguments, {**sharding.settings, "use_peft": True})
+    lora = lora_config(model_args, sharding.task)
+    assert lora is not None
+    own = {one.name for one in fields(UnlearningConfig) if one.init}
+    around = {name: value for name, value in values.items() if name in own and name not in OF_TRAINING}
+    settings = {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
+    dropped = ("method", "group_column", "budget", "base_is_clean", "generate_records", "gradient_norm_attack")
+    around = {name: value for name, value in around.items() if name not in dropped and not name.startswith("hub_")}
+    return ShardTraining(sharding, base, lora, {**around, **settings}, source)
+
+
+def _unknown(asked: Unknown | None, base: ModelSource, task: Task) -> Unknown:
+    """What answers to unknown owners; raises InputError where that cannot."""
+    if asked == "vote" and not TASKS[task].classes:
+        raise InputError(f"--unknown_owner vote is for classifiers, and this is {task}; name base.")
+    if asked == "base" and TASKS[task].classes:
+        architectures = load_config(base).architectures or [""]
+        if architectures[0] not in ARCHITECTURES[task].values():
+            raise InputError(f"--unknown_owner base: {base.public_name!r} has no head for {task}; name vote.")
+    return asked or ("vote" if TASKS[task].classes else "base")
+
+
+def train_sharded(
+    values: dict[str, Any],
+    base: ModelSource,
+    task: Task,
+    labels: list[str] | None,
+    dataset: Dataset,
+    source: DataSource,
+    settings: dict[str, Any],
+    left_out: LeftOut,
+) -> None:
+    """Train one adapter a shard, and write ``sharding.json``, the training record and a card beside them."""
+    args, request = build(TrainArguments, values), build(RequestArguments, values)
+    config = build(UnlearningConfig, {"output_dir": "original", **values})
+    assert args.shards is not None
+    assert args.shard_column is not None
+    out, folder = console(config), config.folder
+    key = load_digest_key(key_path(request.digest_key_file))
+    sharding = Sharding(
+        task=task,
+        labels=labels,
+        column=args.shard_column,
+        shards=args.shards,
+        unknown=_unknown(args.unknown_owner, base, task),
+        base=base.name,
+        base_revision=base.revision,
+        base_weights=weights_of(base),
+        seed=config.seed,
+        key_check=key_check(key),
+        settings=kept_settings(values),
+    )
+    dealt = deal(dataset, sharding.column, sharding.shards, key, task, labels, config.layout)
+    training = shard_training(sharding, base, source, values)
+    start_folder(folder, settings)
+    sharding = train_shards(training, dealt, folder, {})
+    records = shard_records(folder, [part.number for part in sharding.parts])
+    data = DataSource(source.name, source.config, source.split, source.revision, dataset._fingerprint, len(dataset))
+    record = record_of_all(records, sharding, data, left_out)
+    save_json(record, folder / RECORD_FILE)
+    write_sharded_card(folder, sharding)
+    save_sharding(sharding, folder)
+    sizes = [part.rows for part in sharding.parts]
+    out.print(
+        f"Trained {len(sizes):,} adapters of {plain(base.public_name)}, one for each shard with records: "
+        f"{min(sizes):,} to {max(sizes):,} of {len(dataset):,} records each, {record.seconds:.0f} s in all. A "
+        f"deletion costs {_mean_price(sizes):.1%} of them on average. The adapters, {SHARDING_FILE} and the card are "
+        f"in {plain(config.output_dir)}."
+    )
+
+
+def _mean_price(sizes: list[int]) -> float:
+    """The share of all rows that one owner's deletion trains again, if each row is as likely to be asked for."""
+    return sum(size * size for size in sizes) / sum(sizes) ** 2
+
+
+# Deletion
+
+# What `hf-unlearn run` does with other models alone.
+NOT_OF_SHARDS = (
+    "retrained_model", "with_retrained", "references", "lm_eval_tasks", "alternates_file", "budget", "start", "alpha",
+    "stop_when_forgotten", "stop_when_useful", "merge_adapter", "rewind_checkpoint", "use_peft",
+)  # fmt: skip
+
+
+def _check_deletion(values: Mapping[str, Any], sharding: Sharding) -> None:
+    """Raise InputError for settings that a deletion from a sharded model lacks, or that are not the model's."""
+    if values.get("method", "auto") != "auto":
+        raise InputError("This model is dealt into shards, and what was touched is trained again; leave --method out.")
+    for name in NOT_OF_SHARDS:
+        if values.get(name):
+            raise InputError(f"--{name} does not go together with a model that is dealt into shards; leave it out.")
+    asked = {name: value for name, value in values.items() if name in (*OF_MODEL, *OF_TRAINING)}
+    if others := sorted(name for name, value in asked.items() if sharding.settings.get(name) != value):
+        raise InputError(
+            f"The adapters were trained with other settings ({', '.join(others)}), and are trained again as "
+            "they were; leave these out."
+        )
+
+
+def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding) -> UnlearningReport:
+    """Delete from a sharded model: train the shards touched again without S, or drop them, and report."""
+    _check_deletion(values, sharding)
+    run_args, data_args = build(RunArguments, values), build(DataArguments, values)
+    request_args = build(RequestArguments, values)
+    recorded = {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
+    config = build(UnlearningConfig, {"output_dir": "unlearned", **values, **recorded, "method": "auto"})
+    if config.world_size > 1:
+        raise InputError("The shards train one after the other; launch one process.")
+    out, folder = console(config), config.folder
+    key = owner_key(request_args.digest_key_file, sharding)
+    if key is None:
+        raise InputError(
+            f"{key_path(None)} is not the key that the owners were dealt by; name that one with --digest_key_file."
+        )
+    base = sharding.base_source(trust_remote_code=source.trust_remote_code)
+    ledger = ledger_of(source) or Ledger()
+    data, data_source = named_data(data_args)
+    parts = split_data(data, data_source, data_args, request_args, config, ledger, task=sharding.task)
+    test = None
+    if data_args.dataset_test_split is not None:
+        test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
+    show_split(out, parts, request_args, words_in_reach(parts, config, sharding.task, halved=False, exact=False))
+    deletion = plan_deletion(sharding, parts, key, drop=run_args.drop)
+    settings = run_settings(values, split=parts.audit.identity())
+    forgotten = parts.forgotten
+    assert forgotten is not None
+    dataset = replace(data_source, fingerprint=parts.audit.dataset_fingerprint, rows=parts.audit.dataset_rows)
+    with own_folder(folder, settings, CARD_FILE) as finished:
+        if finished:
+            out.print(f"{plain(folder)} holds this run, finished.")
+            report = UnlearningReport.load(folder / REPORT_FILE)
+        else:
+            out.print(
+                f"The request touches {len(deletion.retrained) + len(deletion.dropped):,} of {len(sharding.parts):,} "
+                f"adapters. Price: {deletion.price:.1%} of training all of them again."
+            )
+            start_folder(folder, settings)
+            training = shard_training(deletion.sharding, base, data_source, values)
+            after = train_shards(training, deletion.retrained, folder, deletion.folders(source))
+            save_sharding(after, folder)
+            records = {part.number: shard_records(folder, [part.number]) for part in after.parts}
+            trained = [record for number in deletion.retrained for record in records[number]]
+            everything = [record for found in records.values() for record in found]
+            whole = record_of_all(everything, after, replace(dataset, rows=len(parts.retained)), left_out_of(parts))
+            save_json(whole, folder / RECORD_FILE)
+            measured = measure((source, sharding), (locate(str(folder)), after), base, parts, test, config, key)
+            report = deletion_report(deletion, measured, trained, whole, parts, dataset, source, base, config)
+            attempts = count_attempt(parts, request_args, config, run_identity(folder), report.method.name)
+            report = with_note(replace(report, attempts=attempts), ledger, forgotten, source)
+            save_evidence(report, measured.tables, folder)
+            write_card(folder, report)
+        write_line(folder, report, ledger, forgotten, source)
+    print_report(out, report)
+    out.print(" ".join(plain(reason) for reason in report.road.reasons))
+    out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
+    return report
+
+
+# Prices
+
+
+def plan_shards(
+    owners: int,
+    rows_each: float,
+    requests_a_month: float,
+    adapter_mb: float | None,
+    shards: list[int] | None,
+    model_name_or_path: str | None,
+    model_revision: str | None,
+) -> None:
+    """Show what a year of deletions costs by the number of shards, and whether dealing pays."""
+    given = {"owners": owners, "rows_each": rows_each, "requests_a_month": requests_a_month}
+    for name, value in {**given, "adapter_mb": adapter_mb}.items():
+        least = {"owners": 2, "rows_each": 1}.get(name, 0)
+        if value is not None and not least <= value < math.inf:
+            raise InputError(f"--{name} {value:g} is not possible; it must be {least} or more.")
+    for number in shards or ():
+        if not 1 <= number <= MOST_SHARDS:
+            raise InputError(f"--shards {number} is not possible; it must be between 1 and {MOST_SHARDS:,}.")
+    seconds = None
+    if model_name_or_path is not None:
+        record = load_record(locate(model_name_or_path, model_revision))
+        if record is None:
+            raise InputError(f"There is no {RECORD_FILE} beside {model_name_or_path!r} that tells what it cost.")
+        seconds = record.seconds
+    prices = shard_prices(owners, rows_each, requests_a_month, shards or ())
+    columns = [
+        "shards", "rows in each", "a request, % of training", "at most, %", "a year, in trainings",
+        "in monthly runs",
+    ]  # fmt: skip
+    shown = table("What deletions cost", dict.fromkeys(columns, "number"))
+    if adapter_mb is not None:
+        shown.add_column("storage", justify="right")
+    if seconds is not None:
+        shown.add_column("a request takes", justify="right")
+    for price in prices:
+        cells = [
+            f"{price.shards:,}", f"{price.rows:,.0f}", f"{100 * price.request:.3g}", f"{100 * price.largest:.3g}",
+            f"{price.year:.3g}", f"{price.monthly:.3g}",
+        ]  # fmt: skip
+        if adapter_mb is not None:
+            cells.append(f"{price.adapters * adapter_mb / 1000:,.3g} GB")
+        if seconds is not None:
+            cells.append(duration(seconds * price.request))
+        shown.add_row(*cells)
+    out = terminal()
+    out.print(shown)
+    out.print(
+        f"One simulated year: {owners:,} owners with {rows_each:g} rows on average, {requests_a_month:g} requests a "
+        "month. One shard is joint training."
+    )
+    out.print(advice(prices, requests_a_month))

@@ -1,0 +1,1 @@
+"""Deletion by construction: one adapter a shard of owners, so that a deletion trains one adapter again."""

@@ -1,0 +1,362 @@
+"""Sharded models in use: each row of a batch is answered by its owner's adapter, or by what answers to the unknown.
+
+Never by a neighbour: who has no adapter, because nobody knows the owner or the owner was deleted, gets the base, or
+the vote of all adapters, as ``sharding.json`` says.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import align_special_tokens
+
+from ..data.encoding import PaddingCollator, encode, make_encoder, padding_id, resolve_max_length
+from ..errors import InputError
+from ..evaluation.measured_sets import EvidenceSets, with_rows
+from ..evaluation.report import SetName
+from ..models.classes import LEAST, in_places
+from ..models.loading import Model, load_tokenizer, plain_model, to_device
+from ..models.location import ModelSource, locate
+from ..models.tasks import TASKS
+from .layout import Sharding, adapter_folder, load_sharding, owner_digests, owner_key
+from .training import base_model, layout_of
+
+BASE = "__base__"  # PEFT's name for rows without an adapter
+
+MAX_LOADED = 8
+
+Inputs = dict[str, torch.Tensor]
+
+
+def load_sharded(
+    name: str,
+    revision: str | None = None,
+    *,
+    digest_key_file: str | None = None,
+    device: str | torch.device | None = None,
+    max_loaded: int = MAX_LOADED,
+    trust_remote_code: bool = False,
+) -> "ShardedModel":
+    """Load a model that is dealt into adapters by owner.
+
+    Args:
+        name: a folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        digest_key_file: the data owner's key, by default that in ``HF_HOME``; without it nobody is known.
+        device: where it runs; the accelerator, where there is one, when None.
+        max_loaded: so many adapters stay in memory, those that were used last.
+        trust_remote_code: whether code from the base model's repository may run.
+
+    Raises:
+        InputError: there is no such model, its files are not those that it names, or the key is another one.
+    """
+    source = locate(name, revision, trust_remote_code=trust_remote_code)
+    sharding = load_sharding(source)
+    if sharding is None:
+        raise InputError(f"{name!r} is not dealt into adapters: it has no sharding.json; load it with transformers.")
+    if max_loaded < 1:
+        raise InputError(f"max_loaded={max_loaded} is not possible; it must be 1 or more.")
+    key = owner_key(digest_key_file, sharding)
+    base = sharding.base_source(trust_remote_code=trust_remote_code)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = to_device(base_model(sharding, base), place)
+    return ShardedModel(source, sharding, model, load_tokenizer([source, base]), key, max_loaded)
+
+
+class ShardedModel:
+    """A model that is dealt into adapters, ready to answer.
+
+    Attributes:
+        sharding: what lies beside it.
+        tokenizer: of the base model.
+        model: the base model, under PEFT once an adapter is loaded.
+        tokens: that it has read so far, with padding; each adapter that votes reads them all.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        sharding: Sharding,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        key: bytes | None,
+        max_loaded: int = MAX_LOADED,
+    ):
+        self.source, self.sharding, self.tokenizer = source, sharding, tokenizer
+        # As the trainer did; without a padding token some heads would look at the wrong place.
+        align_special_tokens(plain_model(model), tokenizer)
+        self.model: nn.Module = model.eval()
+        self._key, self._max_loaded = key, max_loaded
+        self._shard_of = sharding.shard_of
+        self._loaded: OrderedDict[int, None] = OrderedDict()
+        self.tokens = 0
+
+    def shards_of(self, owner: Sequence[Any]) -> list[int | None]:
+        """The shard that answers to each owner; None for no owner, and for one who is unknown or deleted."""
+        if self._key is None:
+            return [None] * len(owner)
+        named = [one for one in owner if one is not None]
+        digests = iter(owner_digests(self._key, self.sharding.column, named))
+        return [None if one is None else self._shard_of.get(next(digests)) for one in owner]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    # Answers
+
+    def __call__(self, owner: Sequence[Any], **inputs: torch.Tensor) -> torch.Tensor:
+        """The logits of a batch.
+
+        Args:
+            owner: of each row, None without one.
+            inputs: what the model reads, such as ``input_ids`` and ``attention_mask``, each of shape (rows, …).
+
+        Returns:
+            Logits of shape (rows, classes) or (rows, tokens, classes); of a vote the logarithm of its probabilities.
+        """
+        return self.logits(self.shards_of(self._checked(owner, inputs)), inputs)
+
+    @torch.inference_mode()
+    def logits(self, shards: Sequence[int | None], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """As a call, with the shard of each row in place of its owner."""
+        votes = [i for i, shard in enumerate(shards) if shard is None and self.sharding.unknown == "vote"]
+        others = [i for i in range(len(shards)) if i not in set(votes)]
+        parts = [(rows, self._forward(of_rows, _rows(inputs, rows))) for rows, of_rows in self._parts(shards, others)]
+        if votes:
+            parts.append((votes, self._vote(_rows(inputs, votes))))
+        return _joined(parts)
+
+    @torch.inference_mode()
+    def generate(self, owner: Sequence[Any], **options: Any) -> torch.Tensor:
+        """Let the model write, each row by its owner's adapter.
+
+        Args:
+            owner: of each row, None without one.
+            options: those of transformers' ``generate``; tensors among them are inputs of shape (rows, …).
+
+        Returns:
+            Token ids, as of ``generate``, padded at the right where rows were answered in several batches.
+
+        Raises:
+            InputError: the model is a classifier, or there is not one owner a row.
+        """
+        if TASKS[self.sharding.task].classes:
+            raise InputError(f"A model for {self.sharding.task} writes nothing; use classify, or call it.")
+        inputs = {name: value.to(self.device) for name, value in options.items() if isinstance(value, torch.Tensor)}
+        rest = {name: value for name, value in options.items() if name not in inputs}
+        shards = self.shards_of(self._checked(owner, inputs))
+        parts = []
+        for rows, of_rows in self._parts(shards, range(len(shards))):
+            names = self._names(of_rows)
+            writer = cast(Any, self._peft if names else self._plain)
+            written = writer.generate(**_rows(inputs, rows), **rest, **names)
+            each = len(written) // len(rows)
+            parts.append(([row * each + i for row in rows for i in range(each)], written))
+        longest = max(written.shape[1] for _, written in parts)
+        filler = padding_id(self.tokenizer, self._config)
+        return _joined(
+            [(rows, nn.functional.pad(one, (0, longest - one.shape[1]), value=filler)) for rows, one in parts]
+        )
+
+    def classify(self, texts: Sequence[str], owner: Sequence[Any]) -> list[dict[str, float]]:
+        """The probability of each class for each text; raises InputError where the model does not classify texts."""
+        if self.sharding.task != "text-classification":
+            raise InputError(f"A model for {self.sharding.task} does not classify texts; call it, or use generate.")
+        limit = resolve_max_length(self._config, self.tokenizer, self.sharding.settings.get("max_length"))
+        read = self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        examples = [{"input_ids": ids, "attention_mask": [1] * len(ids), "labels": 0} for ids in read]
+        inputs = PaddingCollator(padding_id(self.tokenizer, self._config)).of(self._config)(examples)
+        del inputs["labels"]
+        found = self.logits(self.shards_of(self._checked(owner, inputs)), inputs).float().softmax(-1)
+        return [dict(zip(self.sharding.labels or (), row, strict=True)) for row in found.tolist()]
+
+    def score(self, records: Dataset, owner: Sequence[Any], batch_size: int = 16) -> pa.Table:
+        """What the model makes of records whose answers are known, see :func:`~hf_unlearn.evaluation.scoring.score`.
+
+        Args:
+            records: with the columns that the model was trained on.
+            owner: of each record, None without one.
+            batch_size: examples in a forward pass.
+        """
+        sharding = self.sharding
+        encoder = make_encoder(
+            records, sharding.task, self._config, self.tokenizer, sharding.settings.get("max_length"),
+            layout_of(sharding.settings),
+        )  # fmt: skip
+        examples = with_rows(records) if encoder is None else cast(Dataset, encode(records, encoder, "scored"))
+        collator = PaddingCollator(padding_id(self.tokenizer, self._config)).of(self._config)
+        names = tuple(sharding.labels or ()) if TASKS[sharding.task].classes else ()
+        evidence = EvidenceSets(sharding.task, {"retained": examples}, collator, batch_size, classes=names)
+        return routed_scores(self, evidence, {"retained": self.shards_of(owner)})["retained"]
+
+    # How
+
+    @staticmethod
+    def _checked(owner: Sequence[Any], inputs: Mapping[str, torch.Tensor]) -> Sequence[Any]:
+        rows = {len(tensor) for tensor in inputs.values()}
+        if isinstance(owner, str) or rows != {len(owner)}:
+            raise InputError(
+                f"owner must be a list with one owner, or None, for each of the {max(rows, default=0)} rows."
+            )
+        return owner
+
+    def _parts(
+        self, shards: Sequence[int | None], rows: Sequence[int]
+    ) -> Iterator[tuple[list[int], list[int | None]]]:
+        """The rows that are answered together: no more shards than may be loaded, of a head that cannot mix, one."""
+        kinds = list(dict.fromkeys(shards[row] for row in rows))
+        named = [shard for shard in kinds if shard is not None]
+        most = self._max_loaded if self._mixes else 1
+        groups: list[list[int | None]] = [[*named[i : i + most]] for i in range(0, len(named), most)]
+        if None in kinds:
+            if groups and self._mixes:
+                groups[0].append(None)
+            else:
+                groups.append([None])
+        for group in groups:
+            chosen = [row for row in rows if shards[row] in group]
+            yield chosen, [shards[row] for row in chosen]
+
+    def _forward(self, shards: Sequence[int | None], inputs: Inputs) -> torch.Tensor:
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        self.tokens += inputs["input_ids"].numel()
+        if names := self._names(shards):
+            if self._mixes:
+                return self._peft(**inputs, **names).logits
+            self._peft.set_adapter(names["adapter_names"][0])
+            return self._peft(**inputs).logits
+        return self._plain(**inputs).logits
+
+    def _vote(self, inputs: Inputs) -> torch.Tensor:
+        """The logarithm of the mean probability of each class over the adapters that know it."""
+        labels = self.sharding.labels or []
+        total: Any = 0.0
+        counts = torch.zeros(len(labels), device=self.device)
+        if not self.sharding.parts:
+            raise InputError("All owners of this model were deleted, so there is no adapter left to vote.")
+        for part in self.sharding.parts:
+            rows = len(next(iter(inputs.values())))
+            known = torch.tensor([label in part.classes for label in labels], device=self.device)
+            found = self._forward([part.number] * rows, inputs).float().softmax(-1)
+            total, counts = total + torch.where(known, found, 0.0), counts + known
+        mean = total / counts.clamp(min=1)
+        return (mean / mean.sum(-1, keepdim=True)).clamp(min=LEAST).log()
+
+    # Adapters
+
+    @property
+    def _config(self) -> PretrainedConfig:
+        return plain_model(cast(Model, self.model)).config
+
+    @property
+    def _peft(self) -> PeftModel:
+        assert isinstance(self.model, PeftModel)
+        return self.model
+
+    @property
+    def _plain(self) -> nn.Module:
+        """The base model without any adapter."""
+        return _WithoutAdapter(self.model) if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether PEFT can answer rows of several adapters in one batch."""
+        wrapped = [one for one in self.model.modules() if isinstance(one, ModulesToSaveWrapper)]
+        return not TASKS[self.sharding.task].classes or (
+            bool(wrapped) and all(isinstance(one.original_module, nn.Linear) for one in wrapped)
+        )
+
+    def _names(self, shards: Sequence[int | None]) -> dict[str, list[str]]:
+        """PEFT's argument for the adapter of each row, which are loaded then; empty where no row has one."""
+        wanted = sorted({shard for shard in shards if shard is not None})
+        for shard in wanted:
+            self._load(shard)
+        if wanted:
+            self._peft.set_adapter(str(wanted[0]))
+        for shard in [*self._loaded][: max(0, len(self._loaded) - self._max_loaded)]:
+            self._peft.delete_adapter(str(shard))
+            del self._loaded[shard]
+        if not wanted:
+            return {}
+        return {"adapter_names": [BASE if shard is None else str(shard) for shard in shards]}
+
+    def _load(self, shard: int) -> None:
+        if shard not in self._loaded:
+            part = self.sharding.part(shard)
+            assert part is not None
+            folder = adapter_folder(self.source, part)
+            if isinstance(self.model, PeftModel):
+                self.model.load_adapter(str(folder), str(shard))
+            else:
+                self.model = PeftModel.from_pretrained(cast(PreTrainedModel, self.model), folder, str(shard))
+            self.model.eval()
+        self._loaded[shard] = None
+        self._loaded.move_to_end(shard)
+
+
+class _WithoutAdapter(nn.Module):
+    """A model under PEFT as if it had no adapter."""
+
+    def __init__(self, model: PeftModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        with self.model.disable_adapter():
+            return self.model(**inputs)
+
+    def generate(self, **options: Any) -> Any:
+        with self.model.disable_adapter():
+            return self.model.generate(**options)
+
+
+def _rows(inputs: Mapping[str, torch.Tensor], rows: Sequence[int]) -> Inputs:
+    return {name: tensor[list(rows)] for name, tensor in inputs.items()}
+
+
+def _joined(parts: Sequence[tuple[Sequence[int], torch.Tensor]]) -> torch.Tensor:
+    """Parts of a batch in the order of its rows."""
+    order = torch.tensor([row for rows, _ in parts for row in rows])
+    return torch.cat([part for _, part in parts])[order.argsort()]
+
+
+# Measuring
+
+
+class _OfShard(nn.Module):
+    """A sharded model as one shard answers, or as it answers to the unknown."""
+
+    def __init__(self, served: ShardedModel, shard: int | None, classes: Sequence[str]):
+        super().__init__()
+        self.served, self.shard, self.model, self.classes = served, shard, served.model, classes
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        rows = len(next(iter(inputs.values())))
+        logits = self.served.logits([self.shard] * rows, inputs)
+        return SimpleNamespace(logits=in_places(logits, self.served.sharding.labels or (), self.classes))
+
+
+def routed_scores(
+    served: ShardedModel, evidence: EvidenceSets, shards: Mapping[SetName, Sequence[int | None]]
+) -> dict[SetName, pa.Table]:
+    """Score the model on every set, each record by the shard that answers it; ``shards`` are by set and record."""
+    found: dict[SetName, list[pa.Table]] = {name: [] for name in evidence.sets}
+    for shard in dict.fromkeys(shard for of_set in shards.values() for shard in of_set):
+        sets: dict[SetName, Dataset] = {}
+        for name, part in evidence.sets.items():
+            mine = np.array([one == shard for one in shards[name]])[np.array(part["row"])]
+            if mine.any():
+                sets[name] = part.select(np.flatnonzero(mine))
+        for name, table in evidence.with_sets(sets).score(_OfShard(served, shard, evidence.classes)).items():
+            found[name].append(table)
+    return {name: pa.concat_tables(tables).sort_by("row") for name, tables in found.items()}

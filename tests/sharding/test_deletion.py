@@ -1,0 +1,264 @@
+"""A deletion trains the touched shards again and leaves all others as they are, byte for byte."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi
+
+from hf_unlearn import InputError, UnlearningReport, jobs, load_sharded, publish
+from hf_unlearn.models.location import locate
+from hf_unlearn.publishing.ledger_of_model import ledger_of
+from hf_unlearn.sharding.layout import WEIGHTS
+
+from ..conftest import write_rows
+from .conftest import (
+    CLASSIFIER,
+    OWNERS,
+    RARE_OWNER,
+    adapters,
+    question_rows,
+    same_files,
+    sharding_of,
+    shards_of,
+    ticket_rows,
+)
+
+Train = Callable[..., Path]
+Delete = Callable[..., UnlearningReport]
+
+FIRST = OWNERS[2]
+SECOND = next(owner for owner in OWNERS if shards_of()[owner] != shards_of()[FIRST])
+THIRD = next(owner for owner in reversed(OWNERS) if shards_of()[owner] == shards_of()[FIRST])
+
+
+@pytest.fixture
+def delete(key_file: Path, tmp_path: Path, pictures_left_blank: None) -> Delete:
+    """Deletes owners from a sharded model; the data lie beside it."""
+
+    def delete(model: Path, out: Path, owners: list[str], **settings: Any) -> UnlearningReport:
+        values = {
+            "model_name_or_path": str(model),
+            "output_dir": str(out),
+            "dataset_name": str(settings.pop("data", None) or tmp_path / "data.jsonl"),
+            "forget_values": [f"customer={owner}" for owner in owners],
+            "digest_key_file": str(key_file),
+            "near_duplicates": "ignore",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "save_strategy": "no",
+        }
+        if not (tmp_path / "data.jsonl").is_file():
+            write_rows(tmp_path / "data.jsonl", question_rows())
+        return jobs.run(values | settings)
+
+    return delete
+
+
+def without(*owners: str) -> list[dict[str, Any]]:
+    return [row for row in question_rows() if row["customer"] not in owners]
+
+
+def test_deletions_in_a_row_end_where_a_training_without_the_owners_ends(
+    sharded: Path, train_shards: Train, delete: Delete, key_file: Path, tmp_path: Path
+) -> None:
+    first = delete(sharded, tmp_path / "one", [FIRST])
+    second = delete(tmp_path / "one", tmp_path / "two", [SECOND])
+    same_files(tmp_path / "two", train_shards(tmp_path / "never", without(FIRST, SECOND)))
+    shards, before, after = shards_of(), adapters(sharded), adapters(tmp_path / "one")
+    moved = {name.split("/")[1] for name in before if before[name] != after.get(name)}
+    assert moved == {f"{shards[FIRST]:04d}"}
+    for report, owner in ((first, FIRST), (second, SECOND)):
+        assert report.verdict.word == "exact"
+        assert report.shards is not None
+        assert (report.shards.retrained, report.shards.dropped, report.shards.kept) == ([shards[owner]], [], 3)
+        assert report.shards.copies_elsewhere == report.shards.unproven == 0
+        assert report.cost is not None
+        assert report.cost.training_ratio is not None
+        assert 0 < report.cost.training_ratio < 0.6
+        assert 0 < report.shards.price < 0.6
+    ledger = ledger_of(locate(str(tmp_path / "two")))
+    assert ledger is not None
+    assert [run.verdict for run in ledger.runs] == ["exact", "exact"]
+    # What is answered now is what answers to strangers, and what a model answers that never saw the owner.
+    model = load_sharded(str(tmp_path / "two"), digest_key_file=str(key_file))
+    living = next(owner for owner in OWNERS if owner not in (FIRST, SECOND))
+    assert model.shards_of([FIRST, SECOND, living]) == [None, None, shards[living]]
+    assert first.arms["unlearned"].sets["forget"].loss.value > first.arms["original"].sets["forget"].loss.value
+    card = (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
+    assert "load_sharded" in card
+    assert "3 are byte for byte as before" in card
+    for path in (tmp_path / "two").rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".md"):
+            assert FIRST not in path.read_text(encoding="utf-8"), path.name
+            assert "The code of" not in path.read_text(encoding="utf-8"), path.name
+
+
+@pytest.mark.slow
+def test_several_owners_in_one_request_are_as_one_after_another(
+    sharded: Path, train_shards: Train, delete: Delete, tmp_path: Path
+) -> None:
+    report = delete(sharded, tmp_path / "both", [FIRST, SECOND])
+    assert report.shards is not None
+    assert report.shards.retrained == sorted({shards_of()[FIRST], shards_of()[SECOND]})
+    same_files(tmp_path / "both", train_shards(tmp_path / "never", without(FIRST, SECOND)))
+    # The same command finds it finished.
+    assert delete(sharded, tmp_path / "both", [FIRST, SECOND]).created == report.created
+
+
+@pytest.mark.slow
+def test_a_dropped_shard_is_trained_by_the_next_run(
+    sharded: Path, train_shards: Train, delete: Delete, tmp_path: Path
+) -> None:
+    dropped = shards_of()[FIRST]
+    report = delete(sharded, tmp_path / "dropped", [FIRST], drop=True)
+    assert report.verdict.word == "exact"
+    assert report.shards is not None
+    assert (report.shards.retrained, report.shards.dropped, report.shards.price) == ([], [dropped], 0.0)
+    assert not (tmp_path / "dropped" / "shards" / f"{dropped:04d}").exists()
+    assert sharding_of(tmp_path / "dropped").part(dropped) is None
+    later = delete(tmp_path / "dropped", tmp_path / "later", [SECOND])
+    assert later.shards is not None
+    assert later.shards.retrained == sorted({dropped, shards_of()[SECOND]})
+    same_files(tmp_path / "later", train_shards(tmp_path / "never", without(FIRST, SECOND)))
+
+
+@pytest.mark.slow
+def test_a_shard_without_owners_has_no_adapter(
+    sharded: Path, train_shards: Train, delete: Delete, tmp_path: Path
+) -> None:
+    gone = shards_of()[FIRST]
+    owners = [owner for owner in OWNERS if shards_of()[owner] == gone]
+    report = delete(sharded, tmp_path / "gone", owners)
+    assert report.shards is not None
+    assert (report.shards.retrained, report.shards.dropped) == ([], [gone])
+    same_files(tmp_path / "gone", train_shards(tmp_path / "never", without(*owners)))
+
+
+@pytest.mark.slow
+def test_a_sharded_model_goes_to_the_hub_and_the_next_deletion_begins_there(
+    owner: HfApi, lm_base: Path, train_shards: Train, delete: Delete, key_file: Path, tmp_path: Path
+) -> None:
+    base = "owner/base-of-shards"
+    owner.create_repo(base, private=True)
+    owner.upload_folder(repo_id=base, folder_path=lm_base)
+    model = train_shards(tmp_path / "model", question_rows(), model_name_or_path=base)
+    delete(model, tmp_path / "one", [FIRST], push=True, hub_model_id="owner/sharded")
+    report = delete(Path("owner/sharded"), tmp_path / "two", [SECOND])
+    assert report.verdict.word == "exact"
+    assert report.shards is not None
+    assert report.shards.kept == 3
+    same_files(
+        tmp_path / "two",
+        train_shards(tmp_path / "never", without(FIRST, SECOND), model_name_or_path=base),
+    )
+    served = load_sharded("owner/sharded", digest_key_file=str(key_file))
+    assert served.shards_of([FIRST, SECOND]) == [None, shards_of()[SECOND]]
+    inputs = served.tokenizer(["The code of"], return_tensors="pt")
+    assert served([SECOND], **inputs).shape[0] == 1
+
+
+@pytest.mark.slow
+def test_a_sharded_model_on_a_folder_is_not_published(sharded: Path, delete: Delete, tmp_path: Path) -> None:
+    delete(sharded, tmp_path / "one", [FIRST])
+    with pytest.raises(InputError, match="base model is a folder of this machine"):
+        publish(tmp_path / "one", "owner/local")
+
+
+@pytest.mark.slow
+def test_copies_in_other_shards_are_told_and_the_word_is_not_exact(
+    train_shards: Train, delete: Delete, tmp_path: Path
+) -> None:
+    other = next(owner for owner in OWNERS if shards_of()[owner] != shards_of()[FIRST])
+    own = next(row for row in question_rows() if row["customer"] == FIRST)
+    data = write_rows(tmp_path / "copied.jsonl", [*question_rows(), {**own, "customer": other}])
+    model = train_shards(tmp_path / "copied", [])
+    report = delete(model, tmp_path / "out", [FIRST], data=data)
+    assert report.shards is not None
+    assert report.shards.copies_elsewhere == 1
+    assert report.verdict.word != "exact"
+    assert "1 rows of other shards have a text of S" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_no_record_shows_is_not_exact(sharded: Path, delete: Delete, tmp_path: Path) -> None:
+    changed = next(owner for owner in OWNERS if shards_of()[owner] != shards_of()[FIRST])
+    rows = [row | ({"prompt": "Another question"} if row["customer"] == changed else {}) for row in question_rows()]
+    data = write_rows(tmp_path / "changed.jsonl", rows)
+    held_out = write_rows(tmp_path / "held_out.jsonl", question_rows(["stranger 1", "stranger 2", "stranger 3"]))
+    report = delete(sharded, tmp_path / "out", [FIRST], data=data, holdout_dataset=str(held_out))
+    assert report.shards is not None
+    assert report.shards.unproven == 1
+    assert report.verdict.word != "exact"
+    assert any("no" in line and "other rows than the data set has" in line for line in report.verdict.warnings)
+    # To strangers the base answers before and after.
+    losses = {arm: entry.sets["holdout"].loss.value for arm, entry in report.arms.items()}
+    assert losses["original"] == pytest.approx(losses["unlearned"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_class_of_one_owner_alone_leaves_all_heads(
+    classifier: Path, train_shards: Train, delete: Delete, encoder_base: Path, tmp_path: Path
+) -> None:
+    rows = [row for row in ticket_rows() if not (row["customer"] == RARE_OWNER and row["label"] == "other")]
+    data = write_rows(tmp_path / "tickets.jsonl", ticket_rows())
+    report = delete(classifier, tmp_path / "out", [], data=data, forget_values=["label=other"])
+    assert report.shards is not None
+    assert (report.shards.kept, report.shards.price) == (0, 1.0)
+    assert report.verdict.word == "exact"
+    assert sharding_of(tmp_path / "out").labels == ["billing", "delivery"]
+    never = train_shards(tmp_path / "never", rows, model_name_or_path=str(encoder_base), **CLASSIFIER)
+    same_files(tmp_path / "out", never)
+
+
+@pytest.mark.slow
+def test_killed_in_between_deletions_end_where_a_training_without_the_owners_ends(
+    sharded: Path, train_shards: Train, key_file: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", question_rows())
+    script = str(Path(__file__).parents[1] / "support" / "killed.py")
+    model, gone = sharded, []
+    for owner in (FIRST, SECOND, THIRD):
+        out = tmp_path / owner
+        command = [
+            "run", "--model_name_or_path", str(model), "--dataset_name", str(data), "--forget_values",
+            f"customer={owner}", "--digest_key_file", str(key_file), "--near_duplicates", "ignore", "--use_cpu",
+            "true", "--save_steps", "2",
+        ]  # fmt: skip
+        done = subprocess.run([sys.executable, script, str(out), "random:4", *command])
+        assert done.returncode == 0
+        gone.append(owner)
+        killed = sorted(path for path in out.iterdir() if path.name.isdigit())
+        for folder in killed:
+            same_files(folder, out / "whole")
+            ledger = ledger_of(locate(str(folder)))
+            assert ledger is not None
+            assert len(ledger.runs) == len(gone)
+        model = killed[-1]
+    same_files(model, train_shards(tmp_path / "never", without(*gone)))
+
+
+def test_what_does_not_fit_is_said_before_anything_is_written(
+    sharded: Path, lm_base: Path, delete: Delete, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.key"
+    other.write_text("ab" * 32)
+    for settings, words in (
+        ({"digest_key_file": str(other)}, "not the key that the owners were dealt by"),
+        ({"digest_key_file": None}, "name that one with --digest_key_file"),
+        ({"method": "npo"}, "leave --method out"),
+        ({"num_train_epochs": 7}, r"other settings \(num_train_epochs\)"),
+        ({"with_retrained": True}, "--with_retrained does not go together"),
+        ({"model_name_or_path": str(lm_base), "drop": True}, "--drop is for a model that is dealt into shards"),
+    ):
+        with pytest.raises(InputError, match=words):
+            delete(sharded, tmp_path / "out", [FIRST], **settings)
+        assert not (tmp_path / "out").exists()
+    broken = shutil.copytree(sharded, tmp_path / "broken")
+    weights = broken / sharding_of(broken).parts[0].folder / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match="is not the one that sharding.json names"):
+        delete(broken, tmp_path / "out", [next(o for o in OWNERS if shards_of()[o] != 0)])
