@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,6 +50,15 @@ def _without_views(table: pa.Table) -> pa.Table:
     """The table with views of strings as strings, because Arrow can neither filter nor take views."""
     kinds = [pa.large_string() if pa.types.is_string_view(kind) else kind for kind in table.schema.types]
     return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
+
+
+def without_format(dataset: Any) -> Any:
+    """The data set with rows of Python values, where its owner has set another format, such as pandas."""
+    if isinstance(dataset, dict):
+        return {name: without_format(part) for name, part in dataset.items()}
+    if isinstance(dataset, Dataset) and dataset.format["type"] is not None:
+        return dataset.with_format(None)
+    return dataset.with_format(None) if isinstance(dataset, IterableDataset) else dataset
 
 
 def row_count(dataset: AnyDataset) -> int:

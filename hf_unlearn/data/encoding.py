@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..models.tasks import IGNORED, Task
-from .arrow_tables import AnyDataset, column_names, require_columns
+from .arrow_tables import AnyDataset, column_names, require_columns, without_format
 from .checks import check_batch
 from .format import RecordFormat, record_format
 from .labels import class_ids, label_ids
@@ -350,7 +350,7 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     Progress bars and messages show the name. Raises InputError when a column is missing, or a record has no text or
     label.
     """
-    columns = encoder.columns
+    dataset, columns = without_format(dataset), encoder.columns
     require_columns(columns, column_names(dataset))
     if encoder.format.label_columns:
         encoder = replace(encoder, labels=label_ids(dataset, encoder.format.label, encoder.label2id))

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.alternates_file import AlternatesEntry, alternates_to
-from ..data.arrow_tables import AnyDataset
+from ..data.arrow_tables import AnyDataset, without_format
 from ..data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
 from ..data.forms import other_forms
 from ..data.labels import of_classes
@@ -86,6 +86,7 @@ def trainer_data(
 
     What is measured is numbered by all classes, what is trained on and tested by those that are kept.
     """
+    retained, forget, holdout, test = map(without_format, (retained, forget, holdout, test))
     _check_sets(retained, forget, method)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
     training_collator = None
