@@ -38,7 +38,7 @@ class ForgottenDigests:
     found: int | None = None
 
     def may_differ(self, types: list[str], whole: bool) -> bool:
-        """Whether the values could have other texts in columns of these types, all of whose ids are ``whole`` or not."""
+        """Whether the values could have other texts in columns of these types, ``whole`` where all ids are."""
         if self.types is None or self.types == types:
             return False
         return not (self.form == "integer" and whole and all(map(is_number, types)))
