@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,6 +73,15 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
         make = pa.large_list if isinstance(kind, pa.LargeListType | pa.LargeListViewType) else pa.list_
         return make(kind.value_field.with_type(_plain_type(kind.value_type)))
     return kind
+
+
+def without_format(dataset: Any) -> Any:
+    """The data set with rows of Python values, where its owner has set another format, such as pandas."""
+    if isinstance(dataset, dict):
+        return {name: without_format(part) for name, part in dataset.items()}
+    if isinstance(dataset, Dataset) and dataset.format["type"] is not None:
+        return dataset.with_format(None)
+    return dataset.with_format(None) if isinstance(dataset, IterableDataset) else dataset
 
 
 def row_count(dataset: AnyDataset) -> int:

@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..errors import InputError
 from ..models.limits import own_padding, positions, vocabulary
 from ..models.tasks import IGNORED, Task
-from .arrow_tables import AnyDataset, column_names, require_columns
+from .arrow_tables import AnyDataset, column_names, require_columns, without_format
 from .checks import check_batch
 from .conversations import Segments, clean_turns, rendered, template_options
 from .format import RecordFormat, record_format
@@ -392,6 +392,7 @@ def encode(dataset: AnyDataset, encoder: RecordEncoder, name: str) -> AnyDataset
     Progress bars and messages show the name. Raises InputError when a column is missing, or a record has no text or
     label.
     """
+    dataset = without_format(dataset)
     names = column_names(dataset)
     # A set without tools was asked without tools.
     context = tuple(column for column in encoder.format.context if column in names)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.alternates_file import AlternatesEntry, alternates_to
-from ..data.arrow_tables import AnyDataset, column_names
+from ..data.arrow_tables import AnyDataset, column_names, without_format
 from ..data.checks import check_examples
 from ..data.encoding import PaddingCollator, RecordEncoder, check_tokens, encode, make_encoder, padding_id
 from ..data.forms import other_forms
@@ -88,6 +88,7 @@ def trainer_data(
 
     What is measured is numbered by all classes, what is trained on and tested by those that are kept.
     """
+    retained, forget, holdout, test = map(without_format, (retained, forget, holdout, test))
     _check_sets(retained, forget, method)
     # Cutting texts leaves marks in a tokenizer, and the given one is saved.
     tokenizer = copy.deepcopy(tokenizer)
@@ -106,12 +107,10 @@ def trainer_data(
     first_use, in_blind_order = None, args.train_sampling_strategy in BLIND_ORDERS
     if rows is not None and forget is None and encoder is not None and in_blind_order:
         first_use = FirstUse.of(rows)
+    whole_test = None if isinstance(test, dict) else test
     sets: dict[SetName, AnyDataset | None] = {
-        "forget": forget,
-        "holdout": holdout,
-        "retained": retained,
-        "test": None if isinstance(test, dict) else test,
-    }
+        "forget": forget, "holdout": holdout, "retained": retained, "test": whole_test,
+    }  # fmt: skip
     given: dict[SetName, Any] = {**sets, "test": test}
     evidence = None
     if forget is not None:

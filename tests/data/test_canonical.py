@@ -108,6 +108,7 @@ CHANGED = {
     "dates became text": (array(DAYS, pa.date32()), array([f"{m:%d.%m.%Y}" for m in MOMENTS], pa.string())),
     "truth became numbers": (array([False, True] * 3, pa.bool_()), array([0, 1] * 3, pa.int64())),
     "parts were cut off": (array([i + 0.5 for i in WHOLE], pa.float64()), array(WHOLE, pa.int64())),
+    "parts came": (array(WHOLE, pa.int64()), array([i + 0.5 for i in WHOLE], pa.float64())),
     "single precision was widened": (
         array([i + 0.1 for i in WHOLE], pa.float32()),
         array([i + 0.1 for i in WHOLE], pa.float32()).cast(pa.float64()),

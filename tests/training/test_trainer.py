@@ -140,6 +140,21 @@ def test_measuring_does_not_change_the_training(lm_base: Path, tmp_path: Path) -
     assert set(points[0]) >= {"holdout_loss", "retained_loss", "membership_auc", "membership_auc_low"}
 
 
+@pytest.mark.parametrize("form", ["pandas", "arrow"])
+def test_the_format_that_data_is_shown_in_changes_nothing(lm_base: Path, tmp_path: Path, form: str) -> None:
+    dataset = Dataset.from_list(secrets_rows())
+    runs = []
+    for rows in (dataset, dataset.with_format(form)):
+        split = split_retained(
+            rows, Records.rows(range(10)), holdout=Records.rows(range(50, 60)), near_duplicates=None
+        )
+        run = trainer(tmp_path, str(lm_base), split, max_steps=2, method="gradient_difference")
+        run.train()
+        runs.append((run, run.report(audit=split.audit).verdict))
+    assert same(weights(runs[0][0].model), weights(runs[1][0].model))
+    assert runs[0][1] == runs[1][1]
+
+
 @pytest.mark.parametrize(("method", "alpha"), [("toward_base", 0.0), ("toward_base", 1.0), ("base", None)])
 def test_the_ends_of_the_dial(
     lm_original: Path, lm_base: Path, tmp_path: Path, method: str, alpha: float | None

@@ -62,6 +62,7 @@ class DigestMatcher(Matcher):
     def __init__(self, wanted: Digested, types: list[pa.DataType], features: Features):
         super().__init__(len(wanted.digests))
         self.wanted, self.types, self.features = wanted, types, features
+        self.whole = True
         self.positions = {digest: i for i, digest in enumerate(sorted(wanted.digests))}
 
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
@@ -70,10 +71,10 @@ class DigestMatcher(Matcher):
         return np.asarray(pc.is_in(texts, value_set=pa.array(list(known), pa.large_string())))
 
     def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
-        counts = {
-            each["values"]: each["counts"]
-            for each in self._texts(table).filter(pa.array(mask)).value_counts().to_pylist()
-        }
+        texts = self._texts(table)
+        self.whole &= bool(pc.all(pc.match_substring_regex(texts, f"\x1f({WHOLE.pattern})$"), min_count=0).as_py())
+        found = texts.filter(pa.array(mask)).value_counts().to_pylist()
+        counts = {each["values"]: each["counts"] for each in found}
         for text, digests in self.known(list(counts)).items():
             for digest in digests:
                 self.hits[self.positions[digest]] += counts[text]
@@ -97,7 +98,7 @@ class DigestMatcher(Matcher):
             found = sum(bool(self.hits[self.positions[digest]]) for digest in part.digests)
             expected = len(part.digests) if part.found is None else part.found
             lacking += max(expected - found, 0)
-            changed = part.may_differ(types)
+            changed = part.may_differ(types, self.whole)
             if found < expected and (found or changed) and not allow_unmatched:
                 what = "rows" if part.whole_rows else f"ids of the column {listed(names)}"
                 then = f" The column types were {', '.join(part.types or [])} and are {', '.join(types)}."

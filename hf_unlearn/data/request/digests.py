@@ -37,11 +37,11 @@ class ForgottenDigests:
     form: str | None = None
     found: int | None = None
 
-    def may_differ(self, types: list[str]) -> bool:
-        """Whether values could have other texts in columns of these types."""
+    def may_differ(self, types: list[str], whole: bool) -> bool:
+        """Whether the values could have other texts in columns of these types, ``whole`` where all ids are."""
         if self.types is None or self.types == types:
             return False
-        return not (self.form == "integer" and all(map(is_number, types)))
+        return not (self.form == "integer" and whole and all(map(is_number, types)))
 
 
 def keyed_digest(key: bytes, values: Iterable[str]) -> str:
