@@ -104,9 +104,13 @@ def maskable_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) ->
     names = ("input_ids", "special_tokens_mask", "overflow_to_sample_mapping")
     for ids, special, record in zip(*(encoded[name] for name in names), strict=True):
         kept = once(ids, added)
-        # The text's own stay in the place of the added ones, which are not masked.
-        ids, special = ids[kept], [*special[:1], *special[kept.start + 1 : kept.stop - 1], *special[-1:]]
-        labels = [IGNORED if is_special else token for token, is_special in zip(ids, special, strict=True)]
+        labels = [IGNORED if is_special else token for token, is_special in zip(ids, special, strict=True)][kept]
+        # The text's own stand in the place of the added ones, which are not masked.
+        if kept.start:
+            labels[0] = IGNORED
+        if kept.stop < len(ids):
+            labels[-1] = IGNORED
+        ids = ids[kept]
         if any(label != IGNORED for label in labels):
             _append(out, ids, labels, rows[record], truncated=False)
     return out

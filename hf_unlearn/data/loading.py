@@ -1,5 +1,6 @@
 """Data sets from the Hub or from disk."""
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
 from ..models.training_record import DataSource
 from .arrow_tables import AnyDataset
+from .text_files import DELIMITERS, check_utf8, quoting
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 
@@ -44,7 +46,7 @@ def load_data(
     path = Path(name)
     commit = None
     if path.exists():
-        _refuse_what_crashes(path)
+        _check_files(path)
     if path.is_file():
         builder, options = _file_reader(path)
         data = _load(name, builder, streaming, **options)
@@ -90,17 +92,28 @@ def _file_reader(path: Path) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {"data_files": str(path)}
     if BUILDERS[path.suffix] == "csv":
         # NA, null and None are texts; only an empty field has no value.
-        options |= {"delimiter": "\t" if path.suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
+        options |= {"delimiter": DELIMITERS[path.suffix], "keep_default_na": False, "na_values": [""]}
+        if quoting(path) == csv.QUOTE_NONE:
+            options["quoting"] = csv.QUOTE_NONE
     return BUILDERS[path.suffix], options
 
 
-def _refuse_what_crashes(path: Path) -> None:
-    """Raise InputError for a JSON file whose first record is null, which crashes pyarrow 26."""
-    for file in [path] if path.is_file() else path.rglob("*.json*"):
-        if file.suffix in (".json", ".jsonl") and file.is_file():
+def _check_files(path: Path) -> None:
+    """Raise InputError for files that a reader would misread, or that crash it."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if not file.is_file() or BUILDERS.get(file.suffix, "parquet") == "parquet":
+            continue
+        with reading(str(path)):
+            check_utf8(file)
+            # A first record that is null crashes pyarrow 26.
             with file.open("rb") as opened:
-                if opened.read(1000).removeprefix(b"\xef\xbb\xbf").split()[:1] == [b"null"]:
-                    raise InputError(f"The first record in {file} is null; remove it.")
+                first = opened.read(1000).removeprefix(b"\xef\xbb\xbf").split()[:1]
+            if BUILDERS[file.suffix] == "json" and first == [b"null"]:
+                raise InputError(f"The first record in {file} is null; remove it.")
+            if BUILDERS[file.suffix] == "csv" and quoting(file) == csv.QUOTE_NONE and file != path:
+                raise InputError(
+                    f"The quotation marks in {file} are text and enclose no fields; name the file, not its folder."
+                )
 
 
 def _refuse_shifted_columns(data: Any, asked: str) -> None:
