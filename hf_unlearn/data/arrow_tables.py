@@ -50,13 +50,17 @@ def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[p
             raise InputError(
                 f"Some rows hold text that is not UTF-8, in a column among {listed(names)}; save the data as UTF-8."
             ) from None
-        kinds = [_plain_type(kind) for kind in table.schema.types]
-        yield table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True)))), start
+        yield plain_table(table), start
         start += table.num_rows
 
 
+def plain_table(table: pa.Table) -> pa.Table:
+    """The table in types that Arrow can filter, take, flatten and compare, whatever is inside of lists and structs."""
+    kinds = [_plain_type(kind) for kind in table.schema.types]
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
+
+
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type in which Arrow can filter and take values, flatten lists and compare texts, whatever is inside."""
     if pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary_view(kind):

@@ -26,6 +26,8 @@ def check_records(dataset: AnyDataset, form: RecordFormat) -> None:
     """Raise InputError where a record is not as its format says; records of a stream are checked when encoded."""
     require_columns(form.columns, column_names(dataset))
     if isinstance(dataset, Dataset):
+        for _ in read_tables(dataset, form.columns):
+            pass  # Reading says where text is not UTF-8, which Python cannot read.
         for batch in dataset.select_columns(form.columns).with_format(None).iter(batch_size=BATCH_ROWS):
             check_batch(batch, form)
 

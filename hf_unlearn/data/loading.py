@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def load_data(
             commit = resolve_revision(name, revision=revision, repo_type="dataset").resolved
         data = _load(name, name, streaming, name=config, revision=commit)
     _refuse_shifted_columns(data, name)
+    parts = [data] if isinstance(data, Dataset | IterableDataset) else data.values()
+    if all(isinstance(part, Dataset) and len(part) == 0 for part in parts):
+        raise InputError(f"The data set {name!r} has no rows; give one with records.")
     if isinstance(data, Dataset | IterableDataset):
         kind = DatasetDict if isinstance(data, Dataset) else IterableDatasetDict
         data = kind({split: data})
@@ -105,6 +109,10 @@ def _check_files(path: Path) -> None:
             continue
         with reading(str(path)):
             check_utf8(file)
+            with file.open("rb") as opened:
+                lines = [line for line in islice(opened, 100) if line.strip()]
+            if len(lines) <= int(BUILDERS[file.suffix] == "csv"):
+                raise InputError(f"{file} has no rows; give a file with records, or remove it.")
             # A first record that is null crashes pyarrow 26.
             with file.open("rb") as opened:
                 first = opened.read(1000).removeprefix(b"\xef\xbb\xbf").split()[:1]
@@ -140,7 +148,10 @@ def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) ->
     """One split of a data set; raises InputError naming those it has."""
     if name not in data:
         raise InputError(f"--{flag} {name}: the data set has the splits {', '.join(data)}.")
-    return data[name]
+    part = data[name]
+    if isinstance(part, Dataset) and len(part) == 0:
+        raise InputError(f"--{flag} {name}: this split has no rows; name one of {', '.join(data)} that has.")
+    return part
 
 
 @contextmanager

@@ -115,12 +115,28 @@ def task_of(
                 f"The architecture {architecture!r} of {name!r} does not say what the model does; say it with "
                 f"--task ({' or '.join(ARCHITECTURES)})."
             )
-        return possible[0]
+        asked = possible[0]
     # A new head can be put on any encoder or language model that has such a class.
     new_head = TASKS[asked].new_head and config.model_type in ARCHITECTURES[asked]
     if asked not in possible and not new_head and "auto_map" not in config.to_dict():
         raise InputError(f"--task {asked} is not possible with {name!r}, which is a {architecture}.")
+    _check_problem(name, config, asked, is_classifier=asked in possible and peft is None)
     return asked
+
+
+def _check_problem(name: str, config: PretrainedConfig, task: Task, *, is_classifier: bool) -> None:
+    """Raise InputError for a classifier that gives a number, or several classes, in place of one class."""
+    if not TASKS[task].classes:
+        return
+    kind = config.problem_type
+    if kind is None and is_classifier and config.num_labels == 1:
+        # What transformers makes of a classifier with one output.
+        kind = "regression"
+    if kind not in (None, "single_label_classification"):
+        raise InputError(
+            f"The problem_type of {name!r} is {kind!r}, and a classifier must give one class for each record; "
+            "name another model."
+        )
 
 
 def source_task(source: ModelSource, asked: Task | None, config: PretrainedConfig | None = None) -> Task:

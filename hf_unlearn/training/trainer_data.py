@@ -11,7 +11,8 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.alternates_file import AlternatesEntry, alternates_to
-from ..data.arrow_tables import AnyDataset
+from ..data.arrow_tables import AnyDataset, column_names
+from ..data.checks import check_examples
 from ..data.encoding import PaddingCollator, RecordEncoder, encode, make_encoder, padding_id
 from ..data.forms import other_forms
 from ..data.labels import of_classes
@@ -90,6 +91,9 @@ def trainer_data(
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed)
     training_collator = None
     if collator is None:
+        _check_tokenised(
+            [retained, forget, holdout, *(test.values() if isinstance(test, dict) else [test])], task, config
+        )
         collator = PaddingCollator(padding_id(tokenizer))
         if masking is not None:
             training_collator = MaskingCollator(masking, collator)
@@ -171,6 +175,13 @@ def _check_sets(retained: AnyDataset, forget: AnyDataset | None, method: Method)
             f"The method {method.name!r} draws records of the retained set at random, which a streamed one does not "
             "allow; leave dataset_streaming out."
         )
+
+
+def _check_tokenised(sets: Sequence[AnyDataset | None], task: Task, config: PretrainedConfig) -> None:
+    """Raise InputError where examples that are tokenised already cannot be stacked."""
+    for part in sets:
+        if part is not None and "input_ids" in column_names(part):
+            check_examples(part, task, config.get_text_config().vocab_size)
 
 
 def _mixed(

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Json
+from datasets import Dataset, Features, Json, Value
 
 from hf_unlearn import InputError, Records, split_retained
 from hf_unlearn.data.checks import check_records
@@ -135,7 +135,8 @@ def test_calls_count_in_a_search(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = load_data(str(path))[0]["train"]
-    for dataset in (data, data.to_iterable_dataset(), data.cast_column("messages", Json())):
+    whole = Dataset.from_list(rows, features=Features({"id": Value("int64"), "messages": Json()}))
+    for dataset in (data, data.to_iterable_dataset(), whole):
         split = split_retained(dataset, Records.ids("id", [0]), duplicates="forget", near_duplicates=None)
         assert sorted(row["id"] for row in split.forget) == [0, 1, 2]
 

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 from datasets.table import InMemoryTable
 
 from ...errors import InputError
-from ..arrow_tables import AnyDataset, column_names, read_tables
+from ..arrow_tables import AnyDataset, column_names, plain_table, read_tables
 from ..copies.exact import normalised_text
 from .digest_selector import Digested
 from .digests import digest_each, keyed_digest
@@ -172,7 +172,8 @@ class RowTaker:
         if isinstance(self.dataset, Dataset):
             return take_rows(self.dataset, np.flatnonzero(mask))
         features = self.dataset.features
-        stream = self.dataset.with_format("arrow")
+        # Arrow filters no views, not even inside of lists.
+        stream = self.dataset.with_format("arrow").map(plain_table, batched=True)
         if self.by_position:
             kept = stream.filter(lambda table, rows: pa.array(mask[rows]), with_indices=True, batched=True)
         else:
