@@ -27,7 +27,7 @@ from ..hub_access import hub_errors, hub_trouble
 from ..models.training_record import DataSource
 from .arrow_tables import AnyDataset
 from .csv_ids import text_columns
-from .text_files import DELIMITERS, check_utf8, quoting
+from .text_files import DELIMITERS, check_depth, check_utf8, quoting
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 
@@ -144,6 +144,8 @@ def _check_files(path: Path) -> None:
             continue
         with reading(str(path)):
             check_utf8(file)
+            if BUILDERS[file.suffix] == "json":
+                check_depth(file)
             with file.open("rb") as opened:
                 lines = [line for line in islice(opened, 100) if line.strip()]
             if len(lines) <= int(BUILDERS[file.suffix] == "csv"):

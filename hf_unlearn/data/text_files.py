@@ -2,13 +2,18 @@
 
 import codecs
 import csv
+import re
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import InputError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 CHUNK = 2**20
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+DEEPEST = 1000  # Some thousand levels crash the readers.
 
 
 def check_utf8(path: Path) -> None:
@@ -21,6 +26,22 @@ def check_utf8(path: Path) -> None:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8; save it as UTF-8.") from None
+
+
+def check_depth(path: Path) -> None:
+    """Raise InputError for a JSON file that is nested so deep that a reader would crash."""
+    depth = 0
+    with path.open("rb") as file:
+        for line in file:
+            opened, closed = (sum(map(line.count, marks)) for marks in ((b"{", b"["), (b"}", b"]")))
+            if opened == closed and depth + opened <= DEEPEST:
+                continue
+            steps = np.zeros(256, np.int64)
+            steps[list(b"{[")], steps[list(b"}]")] = 1, -1
+            depths = depth + np.cumsum(steps[np.frombuffer(STRING.sub(b"", line), np.uint8)])
+            if depths.max(initial=0) > DEEPEST:
+                raise InputError(f"{path} is nested deeper than {DEEPEST:,} levels; write flatter records.")
+            depth = int(depths[-1]) if len(depths) else depth
 
 
 def quoting(path: Path) -> int:

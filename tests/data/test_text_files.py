@@ -1,5 +1,6 @@
 """Files of text: what their quotation marks mean, and those that are not UTF-8."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,21 @@ def test_files_that_are_not_utf8(tmp_path: Path, name: str) -> None:
         assert "ZQtext" not in str(error.value)
 
 
+@pytest.mark.parametrize("opening", ["[", '{"a": ', "[\n", '{"a": [\n'])
+@pytest.mark.parametrize("depth", [2000, 100_000])
+def test_json_that_is_nested_too_deep(tmp_path: Path, opening: str, depth: int) -> None:
+    closing = "".join({"{": "}", "[": "]"}.get(letter, "") for letter in reversed(opening))
+    path = tmp_path / "d.json"
+    path.write_text('{"text": "a", "x": ' + opening * depth + "1" + closing * depth + "}\n")
+    with pytest.raises(InputError, match="nested deeper than 1,000 levels"):
+        load_data(str(path))
+
+
+def test_brackets_in_text_are_no_levels(tmp_path: Path) -> None:
+    text = "[{" * 2000 + '\\"['
+    assert rows_of(tmp_path / "d.jsonl", json.dumps({"text": text}) + "\n") == [{"text": text}]
+
+
 def test_text_in_a_table_that_is_not_utf8(tmp_path: Path) -> None:
     bad = pa.array([b"caf\xe9", b"a", b"b"]).view(pa.string())
     pq.write_table(pa.table({"text": bad, "id": [0, 1, 2]}), tmp_path / "d.parquet")
@@ -122,7 +138,6 @@ def test_copies_are_found_whatever_holds_them(column: pa.Array) -> None:
 
 def test_calls_count_in_a_search(tmp_path: Path) -> None:
     """Some turns call functions and others have none, so the reader keeps the turns as JSON."""
-    import json
 
     def call(guest: str, name: str = "book", **more: Any) -> list[dict[str, Any]]:
         arguments: Any = {"guest": guest, "n": 1} if guest != "Mia B" else '{"n": 1, "guest": "Mia"}'
