@@ -28,7 +28,8 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCHER)]
 RUNS = [
     "fine_tune", "toward_base", "shrink_perturb", "base", "new_adapter", "adapter_toward_base", "adapter_base",
     "classifier", "tagger", "masked", "pairs", "pruned", "noisy", "penalised", "distilled", "entropies", "cycled",
-    "uneven", "uneven_classes", "uneven_pairs", "npo", "altpo", "kl_ascent", "pdu", "rmu", "gradient_difference", "salun", "scrub",
+    "uneven", "uneven_classes", "uneven_pairs", "npo", "altpo", "kl_ascent", "pdu", "rmu", "gradient_difference",
+    "salun", "scrub",
 ]  # fmt: skip
 
 
