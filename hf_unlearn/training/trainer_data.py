@@ -11,7 +11,8 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.alternates_file import AlternatesEntry, alternates_to
-from ..data.arrow_tables import AnyDataset
+from ..data.arrow_tables import AnyDataset, column_names
+from ..data.checks import check_examples
 from ..data.encoding import PaddingCollator, RecordEncoder, check_tokens, encode, make_encoder, padding_id
 from ..data.forms import other_forms
 from ..data.labels import of_classes
@@ -87,7 +88,6 @@ def trainer_data(
 
     What is measured is numbered by all classes, what is trained on and tested by those that are kept.
     """
-    _check_sets(retained, forget, method)
     # Cutting texts leaves marks in a tokenizer, and the given one is saved.
     tokenizer = copy.deepcopy(tokenizer)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed, vocabulary(config))
@@ -111,6 +111,7 @@ def trainer_data(
         "retained": retained,
         "test": None if isinstance(test, dict) else test,
     }
+    _check_sets(sets, method, task, config, padded=isinstance(collator, PaddingCollator))
     given: dict[SetName, Any] = {**sets, "test": test}
     evidence = None
     if forget is not None:
@@ -165,9 +166,18 @@ def _as_test(
     return masking.fixed(examples) if masking is not None and isinstance(examples, Dataset) else examples
 
 
-def _check_sets(retained: AnyDataset, forget: AnyDataset | None, method: Method) -> None:
-    """Raise InputError where a method that uses S cannot have it, or not with this L."""
-    if method.uses_forget and forget is None:
+def _check_sets(
+    sets: Mapping[SetName, AnyDataset | None], method: Method, task: Task, config: PretrainedConfig, *, padded: bool
+) -> None:
+    """Raise InputError where a method that uses S cannot have it, or not with this L, or a tokenised set is none.
+
+    ``padded`` says whether a set is read as usual, and not by a collator of the user.
+    """
+    retained = sets["retained"]
+    for part in sets.values():
+        if padded and part is not None and "input_ids" in column_names(part):
+            check_examples(part, task, vocabulary(config))
+    if method.uses_forget and sets["forget"] is None:
         raise InputError(f"The method {method.name!r} trains on the records to forget; give them as forget_dataset.")
     if method.uses_forget and not isinstance(retained, Dataset):
         raise InputError(
