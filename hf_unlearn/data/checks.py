@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from ..errors import InputError
 from ..models.loading import ARCHITECTURES
 from ..models.location import ModelSource
-from ..models.tasks import TASKS, Task
+from ..models.tasks import IGNORED, TASKS, Task
 from .arrow_tables import AnyDataset, column_names, read_tables, require_columns
 from .conversations import is_trained, template_options
 from .format import RecordFormat, record_format
@@ -137,11 +137,13 @@ def check_examples(dataset: AnyDataset, task: Task, vocabulary: float) -> None:
             del lengths["labels"]
         if any(not pc.all(pc.equal(lengths["input_ids"], other)).as_py() for other in lengths.values()):
             raise InputError(f"Some examples have columns of different lengths among {', '.join(lengths)}; mend them.")
-        ids = pc.min_max(pc.list_flatten(table["input_ids"])).as_py()
-        if ids["min"] < 0 or ids["max"] >= vocabulary:
-            raise InputError(
-                f"Some 'input_ids' are outside the model's vocabulary of {vocabulary} tokens; use its own tokenizer."
-            )
+        for name in ("input_ids",) if TASKS[task].classes else ("input_ids", "labels"):
+            ids = pc.list_flatten(table[name])
+            ends = pc.min_max(ids.filter(pc.not_equal(ids, IGNORED)) if name == "labels" else ids).as_py()
+            if ends["min"] is not None and (ends["min"] < 0 or ends["max"] >= vocabulary):
+                raise InputError(
+                    f"Some {name!r} are outside the model's vocabulary of {vocabulary} tokens; use its own tokenizer."
+                )
 
 
 def check_fit(

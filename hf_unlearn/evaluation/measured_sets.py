@@ -82,7 +82,7 @@ class EvidenceSets:
         Raises:
             InputError: the loss of a record is no finite number.
         """
-        collator = _padding_of(model, self.collator)
+        collator = _padding_of(model, self.collator, self.task)
         model = in_classes(model, self.classes)
 
         def scored(part: Dataset, name: SetName) -> pa.Table:
@@ -255,12 +255,12 @@ def evidence_sets(
     return EvidenceSets(task, sets, collator, batch_size, sampled, classes=classes, forms=others)
 
 
-def _padding_of(model: nn.Module, collator: Collator) -> Collator:
-    """How to pad for one of several models that are compared; one without a padding token gets that of the others."""
+def _padding_of(model: nn.Module, collator: Collator, task: Task) -> Collator:
+    """How to pad for one of several models; a classifier of texts without a padding token gets that of the others."""
     if not isinstance(collator, PaddingCollator) or not isinstance(model, PreTrainedModel | PeftModel):
         return collator
     config = plain_model(model).config
-    if own_padding(config) is None:
+    if own_padding(config) is None and task == "text-classification":
         config.get_text_config().pad_token_id = collator.pad_token_id
     return collator.of(config)
 

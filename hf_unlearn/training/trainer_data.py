@@ -89,13 +89,11 @@ def trainer_data(
     What is measured is numbered by all classes, what is trained on and tested by those that are kept.
     """
     retained, forget, holdout, test = map(without_format, (retained, forget, holdout, test))
-    _check_sets(retained, forget, method)
     # Cutting texts leaves marks in a tokenizer, and the given one is saved.
     tokenizer = copy.deepcopy(tokenizer)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed, vocabulary(config))
     training_collator = None
     if collator is None:
-        _check_tokenised([retained, forget, holdout, test], task, config)
         collator = PaddingCollator(padding_id(tokenizer, config)).of(config)
         if masking is not None:
             training_collator = MaskingCollator(masking, collator)
@@ -104,13 +102,17 @@ def trainer_data(
     rows = len(retained) if isinstance(retained, Dataset) else None
     fingerprint = retained._fingerprint if isinstance(retained, Dataset) else None
     # Of a training on all of D, S included, for those who will ask later what had been used by when.
-    first_use, in_blind_order = None, args.train_sampling_strategy in BLIND_ORDERS
+    first_use = None
+    in_blind_order = args.train_sampling_strategy in BLIND_ORDERS
     if rows is not None and forget is None and encoder is not None and in_blind_order:
         first_use = FirstUse.of(rows)
-    whole_test = None if isinstance(test, dict) else test
     sets: dict[SetName, AnyDataset | None] = {
-        "forget": forget, "holdout": holdout, "retained": retained, "test": whole_test,
-    }  # fmt: skip
+        "forget": forget,
+        "holdout": holdout,
+        "retained": retained,
+        "test": None if isinstance(test, dict) else test,
+    }
+    _check_sets(sets, method, task, config, padded=isinstance(collator, PaddingCollator))
     given: dict[SetName, Any] = {**sets, "test": test}
     evidence = None
     if forget is not None:
@@ -165,25 +167,24 @@ def _as_test(
     return masking.fixed(examples) if masking is not None and isinstance(examples, Dataset) else examples
 
 
-def _check_sets(retained: AnyDataset, forget: AnyDataset | None, method: Method) -> None:
-    """Raise InputError where a method that uses S cannot have it, or not with this L."""
-    if method.uses_forget and forget is None:
+def _check_sets(
+    sets: Mapping[SetName, AnyDataset | None], method: Method, task: Task, config: PretrainedConfig, *, padded: bool
+) -> None:
+    """Raise InputError where a method that uses S cannot have it, or not with this L, or a tokenised set is none.
+
+    ``padded`` says whether a set is read as usual, and not by a collator of the user.
+    """
+    retained = sets["retained"]
+    for part in sets.values():
+        if padded and part is not None and "input_ids" in column_names(part):
+            check_examples(part, task, vocabulary(config))
+    if method.uses_forget and sets["forget"] is None:
         raise InputError(f"The method {method.name!r} trains on the records to forget; give them as forget_dataset.")
     if method.uses_forget and not isinstance(retained, Dataset):
         raise InputError(
             f"The method {method.name!r} draws records of the retained set at random, which a streamed one does not "
             "allow; leave dataset_streaming out."
         )
-
-
-def _check_tokenised(
-    sets: Sequence[AnyDataset | dict[str, AnyDataset] | None], task: Task, config: PretrainedConfig
-) -> None:
-    """Raise InputError where examples that are tokenised already cannot be stacked."""
-    for named in sets:
-        for part in named.values() if isinstance(named, dict) else [named]:
-            if part is not None and "input_ids" in column_names(part):
-                check_examples(part, task, vocabulary(config))
 
 
 def _mixed(

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download, snapshot_download
 
+from hf_unlearn import InputError
 from hf_unlearn.cli import main
 from hf_unlearn.lifecycle.local_copies import erase_local, plan_local
 
@@ -235,3 +237,10 @@ def test_what_cannot_be_used(
 def test_nothing_in_the_caches(caches: Caches, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["erase", "--cache", "owner/never-seen", "--yes"]) == 0
     assert "No old copies were found." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/../b", "a/b/c", "/", " ", "owner/"])
+def test_a_name_that_no_repository_has_erases_nothing(name: str, kind: Any) -> None:
+    with pytest.raises(InputError, match="is not the name of a repository; write it as owner/name"):
+        plan_local([name], kind, None)

@@ -171,6 +171,20 @@ def test_tokens_that_the_model_lacks_are_told_before_its_weights_are_loaded(tmp_
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("column", ["input_ids", "labels"])
+@pytest.mark.parametrize("where", ["forget", "holdout", "retained"])
+def test_tokenised_sets_with_ids_that_the_model_lacks(tmp_path: Path, where: str, column: str) -> None:
+    model = GPT2LMHeadModel(GPT2Config(**GPT2))
+    examples = {name: [5, 6, 7] for name in ("input_ids", "labels")} | {"attention_mask": [1, 1, 1]}
+    sets = {name: Dataset.from_list([examples] * 4) for name in ("retained", "forget", "holdout")}
+    sets[where] = Dataset.from_list([examples, {**examples, column: [5, 6, 40]}])
+    with pytest.raises(InputError, match=f"Some '{column}' are outside the model's vocabulary of 40 tokens"):
+        UnlearningTrainer(
+            model, UnlearningConfig(str(tmp_path), method="fine_tune"), sets["retained"], sets["forget"],
+            sets["holdout"], processing_class=tokenizer(),
+        )  # fmt: skip
+
+
 def test_tokens_that_no_text_has_do_no_harm() -> None:
     words = tokenizer()
     config = LlamaConfig(**{**SMALL, "vocab_size": len(words)})

@@ -63,10 +63,8 @@ def run(name: str, folder: str, rows: list[dict], output: Path, **settings: Any)
     split = split_retained(Dataset.from_list(rows), Records.rows(range(forgotten)), holdout=held_out)
     config = UnlearningConfig(
         str(output / name), seed=11, use_cpu=True, save_strategy="no", per_device_eval_batch_size=EVAL_BATCH,
-        **{
-            "method": "fine_tune", "learning_rate": 0.3, "measure_steps": 2, "optim": "sgd", "max_steps": 6,
-            **settings,
-        },
+        **{"method": "fine_tune", "learning_rate": 0.3, "measure_steps": 2, "optim": "sgd",
+           "max_steps": 6, **settings},
     )  # fmt: skip
     config.per_device_train_batch_size = GLOBAL_BATCH // config.world_size
     start = KeepStart()

@@ -96,8 +96,9 @@ def test_a_classifier_in_its_own_folder_loads_as_it_was_measured(tmp_path: Path)
     assert trainer.tables["unlearned"]["forget"]["loss"].to_pylist() == pytest.approx(losses.tolist(), abs=1e-5)
 
 
-def test_special_tokens_of_the_configuration_stay_as_they_were(tmp_path: Path) -> None:
-    folder = words_and_model(tmp_path / "model", eos_token_id=[1, 2], bos_token_id=4, pad_token_id=5)
+@pytest.mark.parametrize("padding", [5, None])
+def test_special_tokens_of_the_configuration_stay_as_they_were(tmp_path: Path, padding: int | None) -> None:
+    folder = words_and_model(tmp_path / "model", eos_token_id=[1, 2], bos_token_id=4, pad_token_id=padding)
     trained(folder, tmp_path / "out", texts(24))
     for name in ("config.json", "generation_config.json"):
         before, after = (json.loads((place / name).read_text()) for place in (folder, tmp_path / "out"))
