@@ -154,10 +154,13 @@ class Preparation:
         )
 
 
-def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: bool = True) -> Preparation:
+def prepare_run(
+    values: dict[str, Any], source: ModelSource | None = None, *, ask_again: bool = False, find_base: bool = True
+) -> Preparation:
     """Find the model, its record and its base, split the data, and check that all of it fits; shows what it finds.
 
-    For ``ask_again`` see :func:`~hf_unlearn.data.split.split_retained`.
+    ``source`` is the model where it has been found; for ``ask_again`` see
+    :func:`~hf_unlearn.data.split.split_retained`.
 
     Raises:
         AlreadyForgotten: there is nothing to do.
@@ -166,7 +169,7 @@ def prepare_run(values: dict[str, Any], *, ask_again: bool = False, find_base: b
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     if {"budget", "num_train_epochs"} <= set(values):
         raise InputError("--budget and --num_train_epochs both say how long to train; give one of them.")
-    source = located(model_args)
+    source = located(model_args) if source is None else source
     record, ledger = load_record(source), ledger_of(source) or Ledger()
     inherited = inherited_settings(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})

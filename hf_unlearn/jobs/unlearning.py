@@ -69,7 +69,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         return report
     if run_args.drop:
         raise InputError("--drop is for a model that is dealt into shards, and this one is not; leave it out.")
-    prepared = prepare_run(values)
+    prepared = prepare_run(values, source)
     {"auto": check_auto, "dial": check_dial}.get(prepared.config.method, check_needs)(prepared)
     config, task = prepared.config, prepared.task
     out = console(config)

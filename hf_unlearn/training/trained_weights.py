@@ -79,7 +79,14 @@ def trained_weights(
         if task not in PEFT_TASKS:
             raise InputError(f"PEFT knows no adapters for {task}; train all weights.")
         set_seed(args.seed)
-        model = cast(PeftModel, get_peft_model(plain, peft_config))
+        try:
+            model = cast(PeftModel, get_peft_model(plain, peft_config))
+        except ValueError as error:
+            why = " ".join(str(error).split())
+            raise InputError(
+                f"PEFT puts no adapter on this {type(plain).__name__} ({why}); name its modules with "
+                "--lora_target_modules."
+            ) from None
     if args.train_last_layers is not None:
         freeze_all_but_last(plain, args.train_last_layers)
     if method.trains_block_ends:
