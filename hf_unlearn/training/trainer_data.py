@@ -102,8 +102,7 @@ def trainer_data(
     rows = len(retained) if isinstance(retained, Dataset) else None
     fingerprint = retained._fingerprint if isinstance(retained, Dataset) else None
     # Of a training on all of D, S included, for those who will ask later what had been used by when.
-    first_use = None
-    in_blind_order = args.train_sampling_strategy in BLIND_ORDERS
+    first_use, in_blind_order = None, args.train_sampling_strategy in BLIND_ORDERS
     if rows is not None and forget is None and encoder is not None and in_blind_order:
         first_use = FirstUse.of(rows)
     sets: dict[SetName, AnyDataset | None] = {
