@@ -106,7 +106,9 @@ class Version:
             self.ids, texts = [None, *self.ids], ["nobody", *texts]
         file = rng.choice(["parquet", "parquet", "csv", "jsonl"])
         plain = all(value is None or isinstance(value, int | float | str | Decimal) for value in self.ids)
-        self.file = file if plain else "parquet"
+        # Written as text, a number of single precision is another number.
+        rounded = people.kind == "fractions" and self.kind in (pa.float32(), pa.float16())
+        self.file = file if plain and not rounded else "parquet"
         self.path = folder / f"{name}.{self.file}"
         if self.file == "parquet":
             flat = self.kind.value_type if pa.types.is_dictionary(self.kind) else self.kind
