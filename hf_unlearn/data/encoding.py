@@ -7,6 +7,7 @@ with a ``label``, or ``tokens`` (a list of words) with ``ner_tags`` (one for eac
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, dropwhile, islice
@@ -211,7 +212,8 @@ def resolve_max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerB
     if asked is None:
         return int(min(limit, tokenizer.model_max_length or limit, DEFAULT_MAX_LENGTH))
     if not 2 <= asked <= limit:
-        raise InputError(f"max_length={asked} is not possible: this model reads 2 to {limit} tokens.")
+        most = "2 tokens or more" if limit == math.inf else f"2 to {limit} tokens"
+        raise InputError(f"max_length={asked} is not possible: this model reads {most}.")
     return asked
 
 

@@ -235,7 +235,9 @@ def load_like(source: ModelSource, task: Task, like: PretrainedConfig, *, dtype:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = load_model(source, task, id2label=labels, dtype=str(dtype).removeprefix("torch."), new_head=True)
-        if model.config.tie_word_embeddings and not like.tie_word_embeddings:
+        # The configuration of EncoderDecoderModel does not say; its halves do not share.
+        tied, wanted = (config.to_dict().get("tie_word_embeddings") for config in (model.config, like))
+        if tied and not wanted:
             _untie(plain_model(model))
         differs = model.config.get_text_config().vocab_size != like.get_text_config().vocab_size
         # EncoderDecoderModel cannot be resized; the weights that differ are named when the start is made.

@@ -286,8 +286,11 @@ def test_the_length_is_the_models_or_what_is_asked(byte_level_tokenizer: PreTrai
     assert resolve_max_length(long, byte_level_tokenizer, 100) == 100
     unlimited = PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer.backend_tokenizer)
     assert resolve_max_length(long, unlimited, None) == 1024
-    for asked in (1, 129):
-        with pytest.raises(InputError, match="reads 2 to 128 tokens"):
+    # What a tokenizer says of its model is a default.
+    assert resolve_max_length(long, byte_level_tokenizer, None) == 128
+    assert resolve_max_length(long, byte_level_tokenizer, 129) == 129
+    for asked in (1, 100_001):
+        with pytest.raises(InputError, match="reads 2 to 100000 tokens"):
             resolve_max_length(long, byte_level_tokenizer, asked)
 
 

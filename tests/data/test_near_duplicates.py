@@ -667,7 +667,7 @@ def test_the_command_shows_counts_and_writes_the_review(
     assert "near copies" not in capsys.readouterr().out
     for wrong, message in (
         (["--near_duplicates", "error"], "4 retained rows are near copies"),
-        (["--near_duplicates_review", "none/review.jsonl"], "cannot be written"),
+        (["--near_duplicates_review", "none/review.jsonl"], "There is no folder none"),
         (["--near_duplicates_encoder", "owner/nothing"], "'owner/nothing' is neither"),
         (["--near_duplicates", "forget", "--duplicates", "ignore"], "only together with exact copies"),
     ):
