@@ -1,6 +1,9 @@
 """Tiny models that are dealt into shards by customer."""
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,16 @@ def shards_of(owners: list[str] = OWNERS) -> dict[str, int]:
 
 
 RARE_SHARD = shards_of()[RARE_OWNER]
+
+
+def killed(folder: Path, moments: str, command: str, flags: dict[str, Any]) -> list[Path]:
+    """Kill a command at some moments and start it again, see `killed.py`; the folders where that was done."""
+    root = Path(__file__).parents[2]
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    script = [sys.executable, str(root / "tests" / "support" / "killed.py"), str(folder), moments, command, *words]
+    done = subprocess.run(script, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0
+    return sorted(path for path in folder.iterdir() if path.name.isdigit())
 
 
 def ticket_rows() -> list[dict[str, Any]]:

@@ -1,8 +1,6 @@
 """A deletion trains the touched shards again and leaves all others as they are, byte for byte."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from .conftest import (
     OWNERS,
     RARE_OWNER,
     adapters,
+    killed,
     question_rows,
     same_files,
     sharding_of,
@@ -219,25 +218,21 @@ def test_killed_in_between_deletions_end_where_a_training_without_the_owners_end
     sharded: Path, train_shards: Train, key_file: Path, tmp_path: Path
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", question_rows())
-    script = str(Path(__file__).parents[1] / "support" / "killed.py")
     model, gone = sharded, []
     for owner in (FIRST, SECOND, THIRD):
         out = tmp_path / owner
-        command = [
-            "run", "--model_name_or_path", str(model), "--dataset_name", str(data), "--forget_values",
-            f"customer={owner}", "--digest_key_file", str(key_file), "--near_duplicates", "ignore", "--use_cpu",
-            "true", "--save_steps", "2",
-        ]  # fmt: skip
-        done = subprocess.run([sys.executable, script, str(out), "random:4", *command])
-        assert done.returncode == 0
+        flags = {
+            "model_name_or_path": model, "dataset_name": data, "forget_values": f"customer={owner}",
+            "digest_key_file": key_file, "near_duplicates": "ignore", "use_cpu": True, "save_steps": 2,
+        }  # fmt: skip
+        folders = killed(out, "random:4", "run", flags)
         gone.append(owner)
-        killed = sorted(path for path in out.iterdir() if path.name.isdigit())
-        for folder in killed:
+        for folder in folders:
             same_files(folder, out / "whole")
             ledger = ledger_of(locate(str(folder)))
             assert ledger is not None
             assert len(ledger.runs) == len(gone)
-        model = killed[-1]
+        model = folders[-1]
     same_files(model, train_shards(tmp_path / "never", without(*gone)))
 
 

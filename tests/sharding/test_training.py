@@ -1,7 +1,5 @@
 """Each adapter sees its own shard alone, and a kill changes no bit."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from hf_unlearn.models.training_record import load_record
 from hf_unlearn.sharding.layout import SHARDING_FILE, WEIGHTS
 
 from ..conftest import write_rows
-from .conftest import OWNERS, RARE_SHARD, ROWS_EACH, adapters, question_rows, sharding_of, shards_of
+from .conftest import OWNERS, RARE_SHARD, ROWS_EACH, adapters, killed, question_rows, sharding_of, shards_of
 
 Train = Callable[..., Path]
 
@@ -121,11 +119,7 @@ def test_killed_at_any_file_a_training_ends_in_the_same_bits(lm_base: Path, key_
         "digest_key_file": key_file, "learning_rate": 1e-2, "num_train_epochs": 2, "save_steps": 2, "use_cpu": True,
         "per_device_train_batch_size": 4,
     }  # fmt: skip
-    command = ["train", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
-    script = Path(__file__).parents[1] / "support" / "killed.py"
-    done = subprocess.run([sys.executable, str(script), str(tmp_path / "out"), "files:40", *command])
-    assert done.returncode == 0
-    folders = sorted(path for path in (tmp_path / "out").iterdir() if path.name != "whole")
+    folders = killed(tmp_path / "out", "files:40", "train", flags)
     assert len(folders) > 3
     for folder in folders:
         assert adapters(folder) == adapters(tmp_path / "out" / "whole"), folder.name
