@@ -472,7 +472,7 @@ class PaddingCollator:
         """The one that pads as a model expects, by which a classifier on a decoder finds the end of a text."""
         own = own_padding(config)
         side: Literal["right", "left"] = "left" if config.model_type in READ_AT_THE_END else "right"
-        return PaddingCollator(self.pad_token_id if own is None else own, side)
+        return replace(self, pad_token_id=self.pad_token_id if own is None else own, side=side)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:

@@ -185,7 +185,7 @@ def test_somebody_who_pushes_meanwhile(api: HfApi, hub: HubServer, repo: str) ->
     hub_repo = HubRepo(repo, "model", TOKEN)
     plan = plan_erasure(hub_repo)
     push(api, repo, {"model.safetensors": weights("somebody else")})
-    with pytest.raises(Exception, match="412"):
+    with pytest.raises(InputError, match="Somebody else has changed"):
         erase(hub_repo, plan)
     plan = plan_erasure(HubRepo(repo, "model", TOKEN))
     hub_repo.commit({ERASURE_FILE: plan.report.text}, "Begin", plan.head)
