@@ -70,9 +70,21 @@ def test_hot_is_two_and_a_half_times_the_rate_of_the_original_and_falls_as_a_cos
 
     task, _ = short
     rate = task.settings["learning_rate"]
-    hot = Variant("shrink_perturb", 0.6, hot=True).settings(task)
+    hot = Variant("shrink_perturb", 0.6, hot=True).settings(task, 0.25)
     assert (hot["learning_rate"], hot["lr_scheduler_type"], hot["alpha"]) == (2.5 * rate, "cosine", 0.6)
-    assert Variant("fine_tune").settings(task) == {"method": "fine_tune", "alpha": None, "learning_rate": rate}
+    plain = {"method": "fine_tune", "alpha": None, "learning_rate": rate}
+    assert Variant("fine_tune").settings(task, 0.25) == plain
+
+
+def test_fitted_is_more_steps_of_smaller_batches_and_a_warm_up(short: Any) -> None:
+    from frontier import Variant
+
+    task, _ = short
+    variant = Variant("fine_tune", fitted=True)
+    found = variant.settings(task, 0.25)
+    assert variant.name == "fine_tune fitted"
+    assert found["per_device_train_batch_size"] < task.settings["per_device_train_batch_size"]
+    assert found["warmup_steps"] == 0.1
 
 
 def test_one_more_model_lies_in_the_prediction_interval_as_often_as_it_says() -> None:
