@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,11 @@ def test_fitted_is_more_steps_of_smaller_batches_and_a_warm_up(short: Any) -> No
 
     task, _ = short
     variant = Variant("fine_tune", fitted=True)
-    found = variant.settings(task, 0.25)
+    asked = {**task.settings, "gradient_accumulation_steps": 1, "per_device_train_batch_size": 16}
+    found = variant.settings(replace(task, settings=asked), 0.25)
     assert variant.name == "fine_tune fitted"
-    assert found["per_device_train_batch_size"] < task.settings["per_device_train_batch_size"]
-    assert found["warmup_steps"] == 0.1
+    assert (found["per_device_train_batch_size"], found["warmup_steps"]) == (4, 0.1)
+    assert found["learning_rate"] == task.settings["learning_rate"]
 
 
 def test_one_more_model_lies_in_the_prediction_interval_as_often_as_it_says() -> None:
