@@ -58,8 +58,8 @@ class Variant:
 
     @property
     def name(self) -> str:
-        words = {f"{self.alpha:g}": self.alpha is not None, "hot": self.hot, "fitted": self.fitted}
-        return " ".join([self.method, *(word for word, said in words.items() if said)])
+        alpha = [] if self.alpha is None else [f"{self.alpha:g}"]
+        return " ".join([self.method, *alpha, *["hot"] * self.hot, *["fitted"] * self.fitted])
 
     def settings(self, task: Task, cost: float) -> dict[str, Any]:
         method = METHODS[self.method]
