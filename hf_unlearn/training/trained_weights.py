@@ -12,6 +12,7 @@ from xxhash import xxh3_128
 from ..errors import InputError
 from ..methods.method import Method
 from ..models.layers import blocks_until, freeze_all_but_ends, freeze_all_but_last
+from ..models.limits import vocabulary
 from ..models.loading import PEFT_TASKS, Model, check_quantised, lora_settings, plain_model
 from ..models.location import ModelSource
 from ..models.tasks import Task
@@ -42,10 +43,18 @@ def name_base(model: Model, base: ModelSource | None) -> None:
             config.base_model_name_or_path, config.revision = base.name, base.revision
 
 
-def check_folder(args: UnlearningConfig, base: ModelSource | None) -> None:
-    """Raise InputError where an adapter would be saved into the very model that it lies on."""
+def check_saved(args: UnlearningConfig, base: ModelSource | None, model: Model, tokens: int) -> None:
+    """Raise InputError where an adapter would be saved into the model under it, or load as another one elsewhere.
+
+    PEFT's loader adds random embeddings where the tokenizer beside an adapter has more ``tokens`` than the model.
+    """
     if base is not None and not args.merge_adapter and Path(base.name).resolve() == args.folder.resolve():
         raise InputError(f"output_dir is {base.name!r}, the model that the adapter lies on; name another folder.")
+    if isinstance(model, PeftModel) and tokens > (known := vocabulary(plain_model(model).config)):
+        raise InputError(
+            f"The tokenizer has {tokens:,} tokens and the model under the adapter {known:,}. PEFT's loader adds "
+            "random weights for the others; save the model's own tokenizer beside the adapter."
+        )
 
 
 def fit_rate(args: UnlearningConfig, method: Method, *, adapter: bool) -> None:

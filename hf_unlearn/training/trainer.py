@@ -50,7 +50,7 @@ from .measuring import Watching, check_measures
 from .method_trainer import MethodTrainer
 from .retrained_model import Retraining
 from .saving import save_whole
-from .trained_weights import check_folder, fit_rate, trained_weights
+from .trained_weights import check_saved, fit_rate, trained_weights
 from .trainer_data import check_tokens_of, trainer_data, with_one_padding
 from .trainer_report import trainer_report
 
@@ -203,7 +203,7 @@ class UnlearningTrainer(MethodTrainer):
         self.judged: dict[SetName, AnyDataset | None] = {"forget": forget_dataset, "holdout": holdout_dataset}
         self._prepare_measuring(data.evidence)
 
-        check_folder(args, self.adapter_base)
+        check_saved(args, self.adapter_base, loaded, len(processing_class))
 
     def _prepare_measuring(self, evidence: EvidenceSets | None) -> None:
         self.evidence = evidence
