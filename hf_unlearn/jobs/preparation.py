@@ -40,6 +40,7 @@ from ..models.training_record import DataSource, TrainingRecord, load_record
 from ..output_folder import run_identity
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of
+from ..training.callbacks import show_in_one_line
 from ..training.config import UnlearningConfig
 from ..training.fitted import fitted_reason, inherited_settings
 from ..training.lineage import Lineage, find_lineage, fit_to_lineage
@@ -139,7 +140,7 @@ class Preparation:
         """A trainer of the original on L, which measures these sets."""
         # A trainer refers to itself, so that of an earlier trial holds its model until it is looked for.
         gc.collect()
-        return UnlearningTrainer(
+        trainer = UnlearningTrainer(
             load_any(self.source, self.task, **self.loading),
             self.config,
             train_dataset=self.parts.retained,
@@ -152,6 +153,8 @@ class Preparation:
             task=self.task,
             lineage=self.lineage,
         )
+        show_in_one_line(trainer)
+        return trainer
 
 
 def prepare_run(

@@ -6,12 +6,34 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState, ProgressCallback
 
 from ..evaluation.blind_baseline import BlindBaseline
 from ..evaluation.statistics import CONFIDENCE
 from ..evaluation.verdict import Provenance, Scores, decide
+
+
+class LossInBar(ProgressCallback):
+    """Shows the loss beside the progress bar, in place of a dictionary on a line of its own; trackers get it all."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is not None and logs is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3g}")
+
+
+def show_in_one_line(trainer: Trainer) -> None:
+    """Let a trainer tell its progress in one live line; with ``disable_tqdm`` it writes lines as before."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(LossInBar)
 
 
 def planned_looks(every: float, max_steps: int) -> int:
