@@ -20,7 +20,6 @@ from .arrow_tables import joined_keys
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 NUMBER = re.compile(WHOLE.pattern + r"(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-UUID_BYTES = pa.binary(16)
 LARGE = pa.large_string()
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 

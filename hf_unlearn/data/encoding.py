@@ -227,9 +227,7 @@ class RecordEncoder:
     ``label2id`` are the model's classes. ``trained`` is the format that the records were trained in, where ``format``
     is another form of them: what is labelled then has the same tokens in both. :func:`encode` sets the class of each
     label of the data set (``labels``), the types of its columns (``features``) and its ``name`` in messages.
-    ``label2id`` are the model's classes, and ``labels`` the class of each label of the data set, which :func:`encode`
-    sets. ``trained`` is the format that the records were trained in, where ``format`` is another form of them: what is
-    labelled then has the same tokens in both. ``foreign`` are the tokenizer's ids that the model does not have.
+    ``foreign`` are the tokenizer's ids that the model does not have.
     """
 
     tokenizer: PreTrainedTokenizerBase

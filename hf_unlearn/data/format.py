@@ -1,7 +1,7 @@
 """Which columns of a record a model reads; this depends on the task and on the columns that there are."""
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,6 +90,16 @@ def template_fields(template: str) -> list[str]:
             raise InputError(f"The template {template!r} may have only column names in braces, such as {{question}}.")
         fields.append(name)
     return fields
+
+
+def layout_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of :func:`record_format` that settings, by the names of their flags, say."""
+    return {
+        "text_field": settings.get("dataset_text_field", "text"),
+        "label_field": settings.get("dataset_label_field", "label"),
+        "prompt_template": settings.get("prompt_template"),
+        "completion_template": settings.get("completion_template"),
+    }
 
 
 def record_format(

@@ -4,7 +4,7 @@ from huggingface_hub import HfApi
 
 from ..data.arrow_tables import listed
 from ..data.canonical import NUMBER, WHOLE, is_number, number_text
-from ..data.request.digests import ForgottenDigests, digest_each, key_check, key_path, load_digest_key
+from ..data.request.digests import ForgottenDigests, digest_each, known_key
 from ..data.request.records import value_text
 from ..errors import InputError, in_one_line
 from ..evaluation.report import REPORT_FILE
@@ -41,10 +41,7 @@ def verify(place: str, revision: str | None, digest_key_file: str | None) -> Non
 
 def _key_at_hand(path: str | None, ledger: Ledger) -> bytes | None:
     """The owner's key; None where no file is named, and the usual one is not there or holds another key."""
-    place = key_path(None)
-    if path is None and (
-        not place.exists() or any(run.key_check != key_check(load_digest_key(place)) for run in ledger.runs)
-    ):
+    if path is None and known_key(None, [run.key_check for run in ledger.runs]) is None:
         return None
     return ledger_key(path, ledger)
 

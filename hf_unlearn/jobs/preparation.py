@@ -5,7 +5,7 @@ import gc
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -30,6 +30,7 @@ from ..models.loading import (
     load_any,
     load_config,
     load_tokenizer,
+    loading_of,
     quantised_bits,
     quantization,
     source_task,
@@ -329,14 +330,14 @@ def located(args: ModelArguments) -> ModelSource:
 def loading_options(args: ModelArguments, source: ModelSource, training: bool = True) -> dict[str, Any]:
     if args.load_in_4bit and args.load_in_8bit:
         raise InputError("--load_in_4bit and --load_in_8bit exclude each other; give one of them.")
-    bits: Literal[4, 8] | None = 4 if args.load_in_4bit else 8 if args.load_in_8bit else None
-    if bits is not None:
+    loading = loading_of(vars(args))
+    if (bits := loading["bits"]) is not None:
         if training and not (args.use_peft or source.adapter):
             raise InputError(
                 f"--load_in_{bits}bit is for the weights under an adapter; add --use_peft, or name an adapter."
             )
         quantization(bits, args.dtype)
-    return {"dtype": args.dtype, "attn_implementation": args.attn_implementation, "bits": bits}
+    return loading
 
 
 def lora_config(args: ModelArguments, task: Task) -> LoraConfig | None:

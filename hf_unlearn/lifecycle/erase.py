@@ -29,7 +29,8 @@ def erase(repo: HubRepo, plan: ErasurePlan) -> ErasureReport:
         if not plan.begun:
             repo.commit({ERASURE_FILE: plan.report.text}, "Begin to erase what was here before", plan.head)
         _take_away(repo, plan)
-    head = _require_unchanged(repo, plan)
+    head = repo.head()
+    _require_unchanged(repo, plan, head)
     answers = still_answering(repo, plan.report)
     if plan.finished and answers == plan.report.still_answers:
         return plan.report
@@ -66,9 +67,9 @@ def _require_unmoved(repo: HubRepo, plan: ErasurePlan, done: Collection[str] = (
     The refs in ``done`` have been dealt with, and main is known by its files. The Hub makes conversions by itself, and
     pull requests stay.
     """
-    _require_unchanged(repo, plan)
-    ours = {ref for ref in plan.fates if ref.startswith(("refs/heads/", "refs/tags/"))} - {MAIN, *done}
     now = repo.targets()
+    _require_unchanged(repo, plan, now[MAIN])
+    ours = {ref for ref in plan.fates if ref.startswith(("refs/heads/", "refs/tags/"))} - {MAIN, *done}
     new = {ref for ref in now if ref.startswith(("refs/heads/", "refs/tags/"))} - set(plan.fates)
     if repo.identity() != plan.identity or new or any(now.get(ref) != plan.targets[ref] for ref in ours):
         raise _changed(repo)
@@ -81,12 +82,10 @@ def _changed(repo: HubRepo) -> InputError:
     )
 
 
-def _require_unchanged(repo: HubRepo, plan: ErasurePlan) -> str:
-    """The commit of main, which has the files that the plan was made for; raises InputError when it has others."""
-    head = repo.head()
+def _require_unchanged(repo: HubRepo, plan: ErasurePlan, head: str) -> None:
+    """Raise InputError where main's commit has other files than the plan was made for."""
     if present_files(repo.tree(head)) != plan.files:
         raise _changed(repo)
-    return head
 
 
 def still_answering(repo: HubRepo, report: ErasureReport) -> list[Answer]:

@@ -80,12 +80,12 @@ def plan_erasure(repo: HubRepo, *, whatever_the_verdict: bool = False) -> Erasur
 
     Raises InputError when it is not the token owner's, or not what its name says.
     """
-    _require_owner(repo)
-    return _Survey(repo).plan(whatever_the_verdict)
+    identity = _require_owner(repo)
+    return _Survey(repo, identity).plan(whatever_the_verdict)
 
 
-def _require_owner(repo: HubRepo) -> None:
-    """Raise InputError unless the token's owner may write to the repository by their own right."""
+def _require_owner(repo: HubRepo) -> tuple[str, datetime | None]:
+    """The repository's identity; raises InputError unless the token's owner may write to it by their own right."""
     me = repo.whoami()
     namespace = repo.id.partition("/")[0]
     roles = {org["name"]: org.get("roleInOrg") for org in me.get("orgs", [])} | {me["name"]: "admin"}
@@ -97,10 +97,11 @@ def _require_owner(repo: HubRepo) -> None:
         raise InputError(
             f"{repo.id} belongs to {namespace}, where your role is {roles[namespace]}; it needs the role write."
         )
-    name, _ = repo.identity()
+    name, created = repo.identity()
     if name != repo.id:
         raise InputError(f"{repo.id} is called {name} on the Hub; give it that name.")
     repo.require_writable()
+    return name, created
 
 
 def stated_verdict(report: Any) -> tuple[str, str]:
@@ -117,8 +118,8 @@ def stated_verdict(report: Any) -> tuple[str, str]:
 class _Survey:
     """All that a repository has and had."""
 
-    def __init__(self, repo: HubRepo) -> None:
-        self.repo = repo
+    def __init__(self, repo: HubRepo, identity: tuple[str, datetime | None]) -> None:
+        self.repo, self.identity = repo, identity
         self.refs = repo.refs()
         self.head = next(ref.target_commit for ref in self.refs if ref.ref == MAIN)
         self.reached = {ref.ref: repo.commits(ref.target_commit) for ref in self.refs}
@@ -173,7 +174,7 @@ class _Survey:
                 begun = report == self.earlier
         return ErasurePlan(
             report=report,
-            identity=self.repo.identity(),
+            identity=self.identity,
             targets={ref.ref: ref.target_commit for ref in self.refs},
             head=self.head,
             files=present_files(self.files),

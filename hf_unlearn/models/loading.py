@@ -2,7 +2,7 @@
 
 import copy
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast
 
@@ -160,6 +160,13 @@ def load_any(source: ModelSource, task: Task | None, **options: Any) -> Model:
     labels = record.labels if record else None
     id2label = dict(enumerate(labels)) if labels and source.adapter else None
     return load_model(source, task, id2label=id2label, **options)
+
+
+def loading_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of :func:`load_model` that settings, by the names of their flags, say."""
+    bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None
+    implementation = settings.get("attn_implementation")
+    return {"dtype": settings.get("dtype", "float32"), "attn_implementation": implementation, "bits": bits}
 
 
 def load_model(

@@ -8,14 +8,13 @@ from datasets import Dataset
 
 from ..data.arrow_tables import column_names
 from ..data.copies.exact import texts_of
-from ..data.format import record_format
+from ..data.format import layout_of, record_format
 from ..data.labels import class_names
 from ..data.split import RetainedSplit
 from ..errors import InputError
 from ..models.location import ModelSource
 from ..models.tasks import TASKS
 from .layout import Shard, Sharding, ShardRows, adapter_folder, deal, number_of, owners_of
-from .training import layout_of
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..data.arrow_tables import column_names, read_tables, require_columns
 from ..data.canonical import content_texts, id_texts, texts_of
 from ..data.format import record_format
 from ..data.labels import distinct_labels, label_ids
-from ..data.request.digests import digest_each, key_check, key_path, keyed_digest, load_digest_key
+from ..data.request.digests import digest_each, keyed_digest, known_key
 from ..data.request.records import value_text
 from ..errors import InputError
 from ..files import load_json
@@ -255,13 +255,10 @@ def owner_key(path: str | None, sharding: Sharding) -> bytes | None:
 
     Raises InputError where the file that is named is not there, or holds another key.
     """
-    place = key_path(path)
-    key = load_digest_key(place) if place.exists() else None
-    if key is not None and key_check(key) == sharding.key_check:
-        return key
-    if path is not None:
-        raise InputError(f"{place} is not the key that the owners were dealt by; name that one.")
-    return None
+    key = known_key(path, [sharding.key_check])
+    if key is None and path is not None:
+        raise InputError(f"{path} is not the key that the owners were dealt by; name that one.")
+    return key
 
 
 def with_parts(sharding: Sharding, parts: Iterable[Shard]) -> Sharding:

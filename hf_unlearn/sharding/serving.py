@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.trainer_utils import align_special_tokens
 
 from ..data.encoding import PaddingCollator, encode, make_encoder, padding_id, resolve_max_length
+from ..data.format import layout_of
 from ..errors import InputError
 from ..evaluation.measured_sets import EvidenceSets, with_rows
 from ..evaluation.report import SetName
@@ -28,7 +29,7 @@ from ..models.loading import Model, load_tokenizer, plain_model, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
 from .layout import Sharding, adapter_folder, load_sharding, owner_digests, owner_key
-from .training import base_model, layout_of
+from .training import base_model
 
 BASE = "__base__"  # PEFT's name for rows without an adapter
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ..evaluation.scoring import preserved_rng
 from ..files import save_json
-from ..models.loading import Model, load_model, load_tokenizer
+from ..models.loading import Model, load_model, load_tokenizer, loading_of
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord, load_record
@@ -48,23 +48,6 @@ class ShardTraining:
     lora: LoraConfig
     settings: dict[str, Any]
     source: DataSource
-
-
-def loading_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of :func:`~hf_unlearn.models.loading.load_model` that the settings of a model say."""
-    bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None
-    implementation = settings.get("attn_implementation")
-    return {"dtype": settings.get("dtype", "float32"), "attn_implementation": implementation, "bits": bits}
-
-
-def layout_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of :func:`~hf_unlearn.data.format.record_format` that the settings of a model say."""
-    return {
-        "text_field": settings.get("dataset_text_field", "text"),
-        "label_field": settings.get("dataset_label_field", "label"),
-        "prompt_template": settings.get("prompt_template"),
-        "completion_template": settings.get("completion_template"),
-    }
 
 
 def base_model(sharding: Sharding, base: ModelSource) -> Model:

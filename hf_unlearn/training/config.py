@@ -11,6 +11,7 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import is_fsdp_enabled
 from transformers.utils.generic import strtobool
 
+from ..data.format import layout_of
 from ..errors import InputError
 from ..evaluation.verdict import LARGEST_MARGIN
 from ..methods.method import ADAPTER_RATE, Method
@@ -476,12 +477,7 @@ class UnlearningConfig(TrainingArguments):
     @property
     def layout(self) -> dict[str, Any]:
         """The options of :func:`~hf_unlearn.data.format.record_format`."""
-        return {
-            "text_field": self.dataset_text_field,
-            "label_field": self.dataset_label_field,
-            "prompt_template": self.prompt_template,
-            "completion_template": self.completion_template,
-        }
+        return layout_of(vars(self))
 
 
 def _make_scheduler(name: str, options: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ the average of the last weights is measured, for the curve of the weights themse
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -256,9 +256,10 @@ class StopWhenUseful(TrainerCallback, ExportableState):
         bounds, truth = [], self.sets.truth()
         if self._last is not None:
             for name in self.sets.sets:
-                of_set = [(self._gain(self._last, tables, name), False)]
+                of_set = [(self._gain(self._last, tables, name, truth), False)]
                 if name in truth:
-                    of_set.append((self._gain(tables, {name: _all_right(tables[name], truth[name])}, name), True))
+                    perfect = {name: _all_right(tables[name], truth[name])}
+                    of_set.append((self._gain(tables, perfect, name, truth), True))
                 bounds.append(min(of_set, key=lambda bound: bound[0].decrease.high))
         flattened = bool(bounds) and all(gain.word == "kept" for gain, _ in bounds)
         gain, left = max(bounds, key=lambda bound: bound[0].decrease.high, default=(None, False))
@@ -273,11 +274,11 @@ class StopWhenUseful(TrainerCallback, ExportableState):
         if flattened:
             self.rate.decay_now(state.global_step)
 
-    def _gain(self, before: Tables, after: Tables, name: SetName) -> Utility:
+    def _gain(self, before: Tables, after: Tables, name: SetName, truth: Mapping[SetName, Truth]) -> Utility:
         """How much more useful the second model is on a set."""
         arms = {"unlearned": before, "original": after, "base": self._first}
         part = {arm: {name: found[name]} for arm, found in arms.items() if found is not None}
-        found = utility(part, self.sets.task, self.margin, truth=self.sets.truth(), seed=self.seed)
+        found = utility(part, self.sets.task, self.margin, truth=truth, seed=self.seed)
         assert found is not None
         return found
 

@@ -14,8 +14,6 @@ from hf_unlearn.data.checks import check_records
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.data.loading import load_data
 
-from ..conftest import SHARED
-
 
 def rows_of(path: Path, text: str, **options: Any) -> list[dict[str, Any]]:
     path.write_text(text, encoding="utf-8", newline="")
@@ -62,9 +60,8 @@ def test_marks_that_may_mean_both(tmp_path: Path, text: str, streaming: bool) ->
         rows_of(tmp_path / "d.tsv", text, streaming=streaming)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data beside the repository")
-def test_no_message_of_the_sms_collection_is_lost() -> None:
-    path = SHARED / "data" / "sms_spam" / "sms.tsv"
+def test_no_message_of_the_sms_collection_is_lost(shared: Path) -> None:
+    path = shared / "data" / "sms_spam" / "sms.tsv"
     (data,) = load_data(str(path))[0].values()
     lines = path.read_text(encoding="utf-8").splitlines()
     assert list(zip(*(data[name] for name in data.column_names), strict=True)) == [

@@ -126,7 +126,8 @@ def test_a_classifier_reads_a_text_in_a_batch_as_it_reads_it_alone(
     config.pad_token_id = named if named != 400 else None
     model = kind(config).eval()
     model.config.pad_token_id = named
-    torch.nn.init.normal_((model.logits_proj if hasattr(model, "logits_proj") else model.score).weight, std=2.0)
+    head = model.logits_proj if kind is XLNetForSequenceClassification else model.score
+    torch.nn.init.normal_(head.weight, std=2.0)
     alone = []
     for record in texts():
         ids = words(record["text"], return_tensors="pt")["input_ids"]

@@ -99,3 +99,10 @@ def _make_key(path: Path) -> None:
 def key_path(path: str | None) -> Path:
     """Where the owner's key is: the file that the settings name, or one in HF_HOME."""
     return Path(path) if path is not None else Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"
+
+
+def known_key(path: str | None, checks: Iterable[str]) -> bytes | None:
+    """The owner's key, None where its file is not there, or is not that of all these :func:`key_check`."""
+    place = key_path(path)
+    key = load_digest_key(place) if place.exists() else None
+    return key if key is not None and all(check == key_check(key) for check in set(checks)) else None
