@@ -50,6 +50,7 @@ PUBLISHED = (
 )
 # What would be loaded in place of the new weights, or beside them.
 OLD_WEIGHTS = (*WEIGHT_FILES, ADAPTER_CONFIG_NAME, "*.bin", "*.bin.index.json", "*.h5", "*.msgpack", "*.gguf")
+OLD_SHARDS = ("shards/[0-9]*/*",)
 REFUSED = ("not_forgotten", "over_forgotten")
 
 
@@ -113,10 +114,7 @@ def publish(
             operations: list[CommitOperationAdd | CommitOperationDelete] = [
                 CommitOperationAdd(name, content) for name, content in contents.items()
             ]
-            old = [name for name in present if "/" not in name and name not in contents]
-            operations += [
-                CommitOperationDelete(name) for name in old if any(fnmatch(name, kind) for kind in OLD_WEIGHTS)
-            ]
+            operations += [CommitOperationDelete(name) for name in present if name not in contents and _is_old(name)]
             commit = patiently(
                 lambda: api.create_commit(
                     repo_id,
@@ -225,6 +223,11 @@ def _remove_if_empty(api: HfApi, repo_id: str) -> None:
 def _is_published(contents: Mapping[str, Path | bytes], present: Mapping[str, RepoSibling]) -> bool:
     """Whether a repository has all of these files with this very content."""
     return all(name in present and _is_same(content, present[name]) for name, content in contents.items())
+
+
+def _is_old(name: str) -> bool:
+    """Whether a file of a repository would be loaded in place of the new weights, or holds what a shard knew."""
+    return any(fnmatch(name, kind) for kind in (OLD_WEIGHTS if "/" not in name else OLD_SHARDS))
 
 
 def _is_same(content: Path | bytes, file: RepoSibling) -> bool:

@@ -161,6 +161,25 @@ def test_a_sharded_model_goes_to_the_hub_and_the_next_deletion_begins_there(
     assert served([SECOND], **inputs).shape[0] == 1
 
 
+def test_a_dropped_adapter_leaves_the_repository(
+    owner: HfApi, lm_base: Path, train_shards: Train, delete: Delete, tmp_path: Path
+) -> None:
+    base, name = "owner/base-of-dropped", "owner/dropped"
+    owner.create_repo(base, private=True)
+    owner.upload_folder(repo_id=base, folder_path=lm_base)
+    model = train_shards(tmp_path / "model", question_rows(), model_name_or_path=base)
+    delete(model, tmp_path / "one", [FIRST], push=True, hub_model_id=name)
+    gone = f"shards/{shards_of()[SECOND]:04d}/"
+    assert any(path.startswith(gone) for path in owner.list_repo_files(name))
+    more = {"drop": True, "push": True, "hub_model_id": name, "push_to_existing": True, "push_anyway": True}
+    delete(Path(name), tmp_path / "two", [SECOND], **more)
+    left = [path for path in owner.list_repo_files(name) if path.startswith("shards/")]
+    assert not any(path.startswith(gone) for path in left)
+    assert {path.split("/")[1] for path in left} == {
+        f"{part.number:04d}" for part in sharding_of(tmp_path / "two").parts
+    }
+
+
 @pytest.mark.slow
 def test_a_sharded_model_on_a_folder_is_not_published(sharded: Path, delete: Delete, tmp_path: Path) -> None:
     delete(sharded, tmp_path / "one", [FIRST])
