@@ -309,7 +309,7 @@ what training them costs. Use it before `hf-unlearn references`. Nothing is trai
     ),
     "plan-shards": Command(
         "sharded.plan_shards",
-        "--owners 10000 --requests_a_month 20",
+        "--owners 10000 ...",
         "say what deletions will cost if the data are dealt into shards",
         """\
 Say what a year of deletion requests costs if `hf-unlearn train --shards` deals the owners of the records into shards,
