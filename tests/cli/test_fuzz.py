@@ -290,7 +290,7 @@ def fuzz(
 
 
 QUICK = [
-    ("run", 20), ("split", 80), ("evaluate", 10), ("train", 10), ("references", 20), ("attack", 10),
+    ("run", 12), ("split", 80), ("evaluate", 10), ("train", 10), ("references", 8), ("attack", 10),
     ("alternates", 30),
 ]  # fmt: skip
 LONG = [

@@ -39,7 +39,7 @@ def finite(model: Any) -> bool:
     return all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ON_TEXT)
 def test_methods_that_fit_train_a_language_model(method: str, lora: bool, lm_original: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"peft_config": LoraConfig(task_type="CAUSAL_LM", r=2)} if lora else {}

@@ -306,7 +306,10 @@ def test_batches_are_masked_in_training_only(wordpiece_base: Path, tmp_path: Pat
 # The whole road
 
 
-@pytest.mark.parametrize("method", ["fine_tune", "toward_base", "shrink_perturb", "base"])
+@pytest.mark.parametrize(
+    "method",
+    ["base", "toward_base", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fine_tune", "shrink_perturb"))],
+)
 def test_the_whole_road(
     task: str,
     settings: dict[str, Any],
@@ -391,6 +394,14 @@ def test_from_the_hub_and_back(
     assert owner.model_info(ours).pipeline_tag == TASKS[task].pipeline_tag  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        "token-classification",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("fill-mask", "text2text-generation")),
+    ],
+    indirect=True,
+)
 def test_no_text_of_a_forgotten_record_leaves_a_run(
     task: str,
     settings: dict[str, Any],

@@ -16,7 +16,8 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("task", ["classifier", pytest.param("lm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classifier", "lm"])
 def test_the_calibration_trains_and_judges_and_judges_again(task: str, tmp_path: Path) -> None:
     sizes = [word for name, size in SMALLEST.items() for word in (f"--{name}", str(size))]
     command = [sys.executable, str(BENCHMARKS / "calibration.py"), "--task", task, "--output", str(tmp_path), *sizes]

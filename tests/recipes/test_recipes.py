@@ -113,6 +113,7 @@ def run_two_steps(recipe: dict[str, Any], model: Path, folder: Path, capsys: pyt
     assert (report.audit.forget_rows, report.audit.holdout_rows) == (4, 4)
 
 
+@pytest.mark.slow
 def test_methods_and_seeds_side_by_side(
     tmp_path: Path,
     lm_settings: dict[str, Any],

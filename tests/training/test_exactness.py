@@ -88,7 +88,14 @@ def test_an_adapter_of_which_something_would_stay_is_not_moved_a_part_of_the_way
 PLAIN = [({}, ""), ({"use_rslora": True}, ""), ({"init_lora_weights": "gaussian"}, "")]
 
 
-@pytest.mark.parametrize("kind", [kind for kind, _ in [*KINDS, *PLAIN, ({"modules_to_save": ["lm_head"]}, "")]])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(kind for kind, _ in [*KINDS[:2], *PLAIN[:1]]),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind, _ in [*KINDS[2:], *PLAIN[1:]]),
+        {"modules_to_save": ["lm_head"]},
+    ],
+)
 def test_a_clean_adapter_begins_at_its_base_and_is_published_so(
     base: Path, tmp_path: Path, kind: dict[str, Any]
 ) -> None:

@@ -194,7 +194,16 @@ class Evil:
         return Path.touch, (self.trace,)
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "optimizer.pt",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("scheduler.pt", "rng_state.pth", "training_args.bin")
+        ),
+    ],
+)
 def test_nothing_in_a_checkpoint_is_unpickled(
     settings: dict[str, Any], tmp_path: Path, recipe: Any, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,7 +225,7 @@ def test_nothing_in_a_checkpoint_is_unpickled(
         assert "delete the newest checkpoint folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "training_args.bin"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", pytest.param("training_args.bin", marks=pytest.mark.slow)])
 def test_nothing_in_a_model_folder_is_unpickled(
     settings: dict[str, Any], tmp_path: Path, recipe: Any, name: str
 ) -> None:
@@ -227,6 +236,7 @@ def test_nothing_in_a_model_folder_is_unpickled(
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(settings: dict[str, Any], tmp_path: Path, recipe: Any) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "out"
     config = str(recipe(**{**settings, "max_steps": 120, "save_steps": 1000, "measure_steps": 0}))
@@ -252,7 +262,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(settings: dict[str, Any], tm
     assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("only", [True, False])
+@pytest.mark.parametrize("only", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_nothing_in_an_adapter_folder_is_unpickled(
     settings: dict[str, Any], tmp_path: Path, recipe: Any, capsys: pytest.CaptureFixture[str], only: bool
 ) -> None:
@@ -278,9 +288,15 @@ def ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("scoring", "told"), [(1, ""), (7, ""), (None, ", stopped after step 2 of 8"), (11, "")], ids=str
+    ("scoring", "told"),
+    [
+        (1, ""),
+        (None, ", stopped after step 2 of 8"),
+        *(pytest.param(scoring, "", marks=pytest.mark.slow) for scoring in (7, 11)),
+    ],
+    ids=str,
 )
 def test_ctrl_c_at_any_stage(
     settings: dict[str, Any],
@@ -323,6 +339,7 @@ def test_ctrl_c_at_any_stage(
     assert "retrained" in UnlearningReport.load(folder / "unlearning_report.json").arms
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes(settings: dict[str, Any], tmp_path: Path, recipe: Any) -> None:
     folder = tmp_path / "out"
     config = str(recipe(**{**settings, "max_steps": 2000, "output_dir": str(folder), "logging_steps": 10}))
@@ -418,7 +435,8 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("save_steps", [3, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("save_steps", [3, 1000])
 def test_a_file_that_cannot_be_written_whole(
     settings: dict[str, Any], tmp_path: Path, recipe: Any, save_steps: int
 ) -> None:
@@ -433,7 +451,14 @@ def test_a_file_that_cannot_be_written_whole(
     assert main(["run", "--config", config]) == 0
 
 
-@pytest.mark.parametrize(("room", "kept"), [(450, None), (1500, 3), (2480, 3), (2760, 6), (2935, 6)])
+@pytest.mark.parametrize(
+    ("room", "kept"),
+    [
+        (1500, 3),
+        (2935, 6),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((450, None), (2480, 3), (2760, 6))),
+    ],
+)
 def test_a_disk_that_is_full(
     settings: dict[str, Any],
     tmp_path: Path,
@@ -501,6 +526,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "said"), [(20, "--per_device_train_batch_size 10 --gradient_accumulation_steps 2")])
 def test_too_little_memory(settings: dict[str, Any], tmp_path: Path, recipe: Any, batch: int, said: str) -> None:
     folder = tmp_path / "out"

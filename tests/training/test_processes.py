@@ -259,6 +259,7 @@ def test_two_processes_prepare_and_write_once(
     assert len(prepared["one"]) >= 4, "D, and the tokenised L, S and H"
 
 
+@pytest.mark.slow
 def test_an_error_is_told_once(lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Any) -> None:
     flags = run_flags({**lm_settings, "forget_id_column": "name"}, recipe, tmp_path / "out")
     done = launched(*LAUNCH, *flags)
