@@ -74,12 +74,6 @@ def loss(model: ShardedModel, rows: list[dict[str, Any]], owners: list[Any]) -> 
     return sum(table["nll"].to_pylist()) / sum(table["tokens"].to_pylist())
 
 
-def correct(model: ShardedModel, rows: list[dict[str, Any]], owners: list[Any]) -> float:
-    """The share of labels that are right."""
-    table = model.score(Dataset.from_list(rows), owners, batch_size=32)
-    return sum(table["correct"].to_pylist()) / sum(table["tokens"].to_pylist())
-
-
 def as_one(folder: Path, sharded: Path) -> ShardedModel:
     """A joint model, to be scored as a sharded one is; nobody has an owner in it."""
     sharding = load_sharding(locate(str(sharded)))
