@@ -86,8 +86,6 @@ def shard_training(
 
 def _unknown(asked: Unknown | None, base: ModelSource, task: Task) -> Unknown:
     """What answers to unknown owners; raises InputError where that cannot."""
-    if asked == "vote" and not TASKS[task].classes:
-        raise InputError(f"--unknown_owner vote is for classifiers, and this is {task}; name base.")
     if asked == "base" and TASKS[task].classes:
         architectures = load_config(base).architectures or [""]
         if architectures[0] not in ARCHITECTURES[task].values():

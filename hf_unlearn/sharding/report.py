@@ -94,8 +94,10 @@ def measure(
         tables[arm] = routed_scores(served, evidence, shards)
         if arm == "unlearned" and not TASKS[sharding.task].classes:
             # How hard each record is by nature; for the deleted it is what answers now.
+            alone = ShardedModel(source, replace(its, unknown="base"), served.model, served.tokenizer, key)
             nobody: dict[SetName, Sequence[int | None]] = {name: [None] * len(of) for name, of in shards.items()}
-            tables["base"] = routed_scores(served, evidence, nobody)
+            tables["base"] = routed_scores(alone, evidence, nobody)
+            flops += alone.tokens * flops_per_token(served.model)[1]
         flops += served.tokens * flops_per_token(served.model)[1]
     return Measured(tables, evidence, time.perf_counter() - started, flops)
 
