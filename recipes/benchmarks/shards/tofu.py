@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kept import MODULES, Cells, around, as_one, loss, parser, run
+from matplotlib.figure import Figure
 
 from hf_unlearn import UnlearningReport, load_sharded
 from hf_unlearn.models.location import locate
@@ -143,6 +144,28 @@ class Seed:
         return {part.number: part.weights for part in self.sharding(folder).parts}
 
 
+def picture(found: dict[str, Any], path: Path) -> None:
+    """What a deletion costs against what is known of the authors that stay; a bar goes from seed to seed."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    names = dict.fromkeys(name for cells in found.values() for name in cells if not name.endswith("never saw S"))
+    for name in names:
+        cells = [cells[name] for cells in found.values() if name in cells]
+        dealt = [seed.get(name.removesuffix(", merged"), {}) for seed in found.values()]
+        prices = [100 * cell["mean price with measuring"] for cell in dealt if "mean price with measuring" in cell]
+        price = sum(prices) / len(prices) if prices else 0 if name == "base" else 100
+        losses = [cell["loss on L"] for cell in cells]
+        mean = sum(losses) / len(losses)
+        axes.errorbar([price], [mean], [[mean - min(losses)], [max(losses) - mean]], fmt="o", capsize=3)
+        left = price > 50
+        axes.annotate(
+            name, (price, mean), (-8 if left else 8, 4), textcoords="offset points", ha="right" if left else "left"
+        )
+    axes.set_xlabel("price of a deletion, % of training all again")
+    axes.set_ylabel("loss on L, nats per token")
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     flags = parser(__doc__, "build/shards/tofu")
     flags.add_argument("--source", type=Path, required=True, help="the folder of TOFU, with full.json")
@@ -178,6 +201,7 @@ def main() -> None:
             cells.make(
                 seed, f"{number} shards, never saw S", lambda models=models, number=number: models.never_saw(number)
             )
+    picture(cells.found["seeds"], args.output / "tofu.png")
 
 
 if __name__ == "__main__":
