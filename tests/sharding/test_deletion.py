@@ -367,5 +367,5 @@ def test_an_erasure_takes_the_old_adapter_and_leaves_those_that_nothing_touched(
     inputs = served.tokenizer(["The code of"], return_tensors="pt")
     for living in OWNERS:
         assert served([living], **inputs).shape[0] == 1
-    assert derived_models(base).models == []
+    assert [model.name for model in derived_models(base).models] == [name]
     assert main(["derived", name]) == 0
