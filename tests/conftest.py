@@ -95,13 +95,14 @@ def no_earlier_tables() -> None:
     shutil.rmtree(Path(os.environ["HF_HOME"]) / "hf_unlearn" / "tables", ignore_errors=True)
 
 
+def dot(figure: Figure, place: Any, **_: Any) -> None:
+    """What is saved in place of a picture."""
+    Image.new("RGB", (1, 1)).save(place, format="png")
+
+
 @pytest.fixture
 def pictures_left_blank(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save a dot in place of each picture: drawing them is half of the time of so small a run."""
-
-    def dot(figure: Figure, place: Any, **_: Any) -> None:
-        Image.new("RGB", (1, 1)).save(place, format="png")
-
     monkeypatch.setattr(Figure, "savefig", dot)
 
 

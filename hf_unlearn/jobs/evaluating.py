@@ -11,6 +11,7 @@ from ..data.arrow_tables import AnyDataset
 from ..data.checks import check_fit
 from ..data.loading import pick_split
 from ..data.split import SplitAudit
+from ..errors import InputError
 from ..evaluation.assemble import Judging, assemble_report, save_evidence
 from ..evaluation.generation import generation_tables
 from ..evaluation.harness import HarnessScore, check_harness_tasks, harness_scores
@@ -25,6 +26,8 @@ from ..models.tasks import Task
 from ..output_folder import require_folder
 from ..publishing.ledger import digest_of
 from ..publishing.ledger_of_model import ledger_of, weights_of
+from ..sharding.layout import Sharding, load_sharding
+from ..sharding.report import measure
 from ..training.config import UnlearningConfig
 from ..training.measuring import check_measures
 from ..training.retrained_model import Retraining
@@ -34,6 +37,7 @@ from .console import console, plain, print_report, show_split
 from .preparation import loading_options, located, without_method, words_in_reach
 from .reference_models import named_references
 from .settings import DataArguments, EvaluateArguments, HarnessArguments, ModelArguments, RequestArguments, build
+from .sharded import key_of_owners, recorded_settings
 from .splitting import count_attempt, named_data, split_data
 
 UNKNOWN_METHOD = MethodEntry(
@@ -70,6 +74,8 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     out = console(config)
     require_folder(config.folder)
     source = located(model_args)
+    if (sharding := load_sharding(source)) is not None:
+        return _evaluate_sharded(values, source, sharding)
     source = on_named_base(source, config.base_model_name_or_path, config.base_model_revision)
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
@@ -121,12 +127,80 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     report = replace(report, attempts=attempts)
     if harness_tasks is not None:
         report = replace(report, harness=harness_of(places, harness_tasks, loading, config))
+    return _told(report, tables, config)
+
+
+def _told(report: UnlearningReport, tables: dict[str, Any], config: UnlearningConfig) -> UnlearningReport:
+    """Save a report and show it."""
+    out = console(config)
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
         save_evidence(report, tables, config.folder)
     print_report(out, report)
     out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report
+
+
+# What is measured of other models alone.
+NOT_OF_SHARDS = (
+    "base_model_name_or_path", "base_model_revision", "references", "lm_eval_tasks", "generate_records",
+    "gradient_norm_attack", "load_in_4bit", "load_in_8bit",
+)  # fmt: skip
+
+
+def _evaluate_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding) -> UnlearningReport:
+    """As :func:`evaluate`, of a model that is dealt into adapters: each record as its owner is answered."""
+    for name in NOT_OF_SHARDS:
+        if values.get(name):
+            raise InputError(f"--{name} does not go together with a model that is dealt into shards; leave it out.")
+    compare, data_args = build(EvaluateArguments, values), build(DataArguments, values)
+    settings = {"output_dir": "evaluation", **without_method(values), **recorded_settings(sharding)}
+    config, request_args = build(UnlearningConfig, settings), build(RequestArguments, values)
+    base = sharding.base_source(trust_remote_code=source.trust_remote_code)
+    key = key_of_owners(request_args.digest_key_file, sharding)
+    models = {"unlearned": (source, sharding)}
+    for arm, name in {"original": compare.original_model, "retrained": compare.retrained_model}.items():
+        if name is not None:
+            models[arm] = _sharded_alike(name, arm, sharding)
+    data, data_source = named_data(data_args)
+    ledger = ledger_of(source)
+    parts = split_data(data, data_source, data_args, request_args, config, ledger, task=sharding.task, ask_again=True)
+    config.group_column = parts.audit.group_column
+    reach = words_in_reach(parts, config, sharding.task, halved=False, exact=False)
+    show_split(console(config), parts, request_args, reach)
+    test = data_args.dataset_test_split
+    test_rows = None if test is None else pick_split(data, test, "dataset_test_split")
+    asked = Retraining.on(parts, data_source, models["original"][0] if "original" in models else None)
+    unrecorded = "retrained" in models and asked.check(models["retrained"][0]) is None
+    looked = [weights_of(source), config.seed, config.auc_margin]
+    attempts = count_attempt(parts, request_args, config, digest_of(json.dumps(looked)), UNKNOWN_METHOD.name)
+    measured = measure(models, base, parts, test_rows, config, key)
+    weights = {arm: [part.weights for part in one.parts] for arm, (_, one) in models.items()}
+    report = assemble_report(
+        measured.tables,
+        measured.evidence,
+        Judging(config.auc_margin, config.utility_margin, config.group_column, config.seed),
+        generated={},
+        provenance=_provenance(parts.audit, unrecorded=unrecorded),
+        original=models["original"][0] if "original" in models else None,
+        base=base,
+        dataset=data_source,
+        audit=parts.audit,
+        method=UNKNOWN_METHOD,
+        weights_moved=weights["original"] != weights["unlearned"] if "original" in weights else None,
+    )
+    return _told(replace(report, attempts=attempts), measured.tables, config)
+
+
+def _sharded_alike(name: str, arm: str, other: Sharding) -> tuple[ModelSource, Sharding]:
+    """A model to compare with; raises InputError unless it is dealt by the same key on the same base."""
+    source = locate(name)
+    found = load_sharding(source)
+    if found is None:
+        raise InputError(f"--{arm}_model {name} is not dealt into shards, and the model is; name one that is.")
+    if (found.key_check, found.base_weights) != (other.key_check, other.base_weights):
+        raise InputError(f"--{arm}_model {name} was dealt by another key or on another base; name one of the same.")
+    return source, found
 
 
 def _provenance(audit: SplitAudit, *, unrecorded: bool) -> Provenance:

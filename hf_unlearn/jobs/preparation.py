@@ -41,6 +41,7 @@ from ..models.training_record import DataSource, TrainingRecord, load_record
 from ..output_folder import run_identity
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of
+from ..sharding.layout import load_sharding
 from ..training.callbacks import show_in_one_line
 from ..training.config import UnlearningConfig
 from ..training.fitted import fitted_reason, inherited_settings
@@ -174,6 +175,11 @@ def prepare_run(
     if {"budget", "num_train_epochs"} <= set(values):
         raise InputError("--budget and --num_train_epochs both say how long to train; give one of them.")
     source = located(model_args) if source is None else source
+    if load_sharding(source) is not None:
+        raise InputError(
+            f"{source.public_name!r} is dealt into shards, and this command takes one model; name one of its "
+            "adapters, such as the folder shards/0000."
+        )
     record, ledger = load_record(source), ledger_of(source) or Ledger()
     inherited = inherited_settings(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})

@@ -78,7 +78,7 @@ def shard_training(
     assert lora is not None
     own = {one.name for one in fields(UnlearningConfig) if one.init}
     around = {name: value for name, value in values.items() if name in own and name not in OF_TRAINING}
-    settings = {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
+    settings = recorded_settings(sharding)
     dropped = ("method", "group_column", "budget", "base_is_clean", "generate_records", "gradient_norm_attack")
     around = {name: value for name, value in around.items() if name not in dropped and not name.startswith("hub_")}
     return ShardTraining(sharding, base, lora, {**around, **settings}, source)
@@ -86,8 +86,6 @@ def shard_training(
 
 def _unknown(asked: Unknown | None, base: ModelSource, task: Task) -> Unknown:
     """What answers to unknown owners; raises InputError where that cannot."""
-    if asked == "vote" and not TASKS[task].classes:
-        raise InputError(f"--unknown_owner vote is for classifiers, and this is {task}; name base.")
     if asked == "base" and TASKS[task].classes:
         architectures = load_config(base).architectures or [""]
         if architectures[0] not in ARCHITECTURES[task].values():
@@ -173,25 +171,37 @@ def _check_deletion(values: Mapping[str, Any], sharding: Sharding) -> None:
         )
 
 
+def key_of_owners(path: str | None, sharding: Sharding) -> bytes:
+    """The key that the owners were dealt by; raises InputError where it is not there."""
+    key = owner_key(path, sharding)
+    if key is None:
+        raise InputError(
+            f"{key_path(None)} is not the key that the owners were dealt by; name that one with --digest_key_file."
+        )
+    return key
+
+
+def recorded_settings(sharding: Sharding) -> dict[str, Any]:
+    """How the adapters of a model were trained, as settings of :class:`~hf_unlearn.UnlearningConfig`."""
+    return {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
+
+
 def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding) -> UnlearningReport:
     """Delete from a sharded model: train the shards touched again without S, or drop them, and report."""
     _check_deletion(values, sharding)
     run_args, data_args = build(RunArguments, values), build(DataArguments, values)
     request_args = build(RequestArguments, values)
-    recorded = {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
+    recorded = recorded_settings(sharding)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **values, **recorded, "method": "auto"})
     if config.world_size > 1:
         raise InputError("The shards train one after the other; launch one process.")
     out, folder = console(config), config.folder
-    key = owner_key(request_args.digest_key_file, sharding)
-    if key is None:
-        raise InputError(
-            f"{key_path(None)} is not the key that the owners were dealt by; name that one with --digest_key_file."
-        )
+    key = key_of_owners(request_args.digest_key_file, sharding)
     base = sharding.base_source(trust_remote_code=source.trust_remote_code)
     ledger = ledger_of(source) or Ledger()
     data, data_source = named_data(data_args)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, task=sharding.task)
+    config.group_column = parts.audit.group_column
     test = None
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
@@ -219,7 +229,8 @@ def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding)
             everything = [record for found in records.values() for record in found]
             whole = record_of_all(everything, after, replace(dataset, rows=len(parts.retained)), left_out_of(parts))
             save_json(whole, folder / RECORD_FILE)
-            measured = measure((source, sharding), (locate(str(folder)), after), base, parts, test, config, key)
+            models = {"original": (source, sharding), "unlearned": (locate(str(folder)), after)}
+            measured = measure(models, base, parts, test, config, key)
             report = deletion_report(deletion, measured, trained, whole, parts, dataset, source, base, config)
             attempts = count_attempt(parts, request_args, config, run_identity(folder), report.method.name)
             report = with_note(replace(report, attempts=attempts), ledger, forgotten, source)

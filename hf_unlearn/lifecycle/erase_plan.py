@@ -24,6 +24,7 @@ from .hub_repository import MAIN, HubFile, HubRepo
 ERASABLE = ("exact", "certified", "not_distinguished")
 OWN_FILES = (ERASURE_FILE, LEDGER_FILE)
 WRITERS = ("admin", "write")
+SHARDING_FILE = "sharding.json"  # of a model that is dealt into adapters by owner
 
 WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz", ".onnx", ".pkl", ".pt", ".pth", ".safetensors")
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -296,12 +297,23 @@ class _Survey:
         if self.repo.type == "dataset" or REPORT_FILE not in self.files:
             return []
         before = {file.oid for commit in self.before for file in self.trees[commit].values()}
-        whole = "model.safetensors" in self.files
+        whole, adapters = "model.safetensors" in self.files, self._adapters()
         return [
             path
             for path, file in self.files.items()
             if file.oid in before and _holds_model(path) and (whole or not SHARD.fullmatch(path))
+            if path not in adapters or file.sha256 not in (None, adapters[path])
         ]
+
+    def _adapters(self) -> dict[str, str]:
+        """The digests of a sharded model's adapters by path; those that a deletion did not touch are as before."""
+        if SHARDING_FILE not in self.files:
+            return {}
+        try:
+            parts = json.loads(self.repo.read(self.head, SHARDING_FILE))["parts"]
+            return {f"shards/{part['number']:04d}/adapter_model.safetensors": part["weights"] for part in parts}
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"The {SHARDING_FILE} on the main branch of {self.repo.id} cannot be read.") from None
 
     def _old_files(self, old: list[str]) -> list[str]:
         """Training states, checkpoints and evaluation files that go, whole checkpoints by their folder."""

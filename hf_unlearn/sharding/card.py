@@ -12,9 +12,9 @@ from .layout import Sharding
 
 UNKNOWN = {
     "base": "Without an owner, or to one who is unknown or deleted, the base model answers.",
-    "vote": "Without an owner, or to one who is unknown or deleted, the mean of all adapters answers. For each class "
-    "only those adapters count that saw one of its records.",
+    "vote": "Without an owner, or to one who is unknown or deleted, the mean of all adapters answers.",
 }
+OF_CLASSES = " For each class only those adapters count that saw one of its records."
 
 
 def write_sharded_card(folder: Path, sharding: Sharding) -> None:
@@ -27,6 +27,9 @@ def write_sharded_card(folder: Path, sharding: Sharding) -> None:
         tags=["hf_unlearn", "sharded"],
         base_model=None if base.is_dir() else sharding.base,
     )
+    unknown = UNKNOWN[sharding.unknown]
+    if sharding.unknown == "vote" and TASKS[sharding.task].classes:
+        unknown += OF_CLASSES
     text = (
         environment()
         .get_template("sharded_card.md")
@@ -35,7 +38,7 @@ def write_sharded_card(folder: Path, sharding: Sharding) -> None:
             name=name,
             sharding=sharding,
             base=base.resolve().name if base.is_dir() else sharding.base,
-            unknown=UNKNOWN[sharding.unknown],
+            unknown=unknown,
             task=sharding.task,
         )
     )

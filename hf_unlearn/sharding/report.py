@@ -1,7 +1,7 @@
 """The report on a deletion from a sharded model: what each record's owner was answered before, and is answered now."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,15 +54,23 @@ class Measured:
 
 
 def measure(
-    before: tuple[ModelSource, Sharding],
-    after: tuple[ModelSource, Sharding],
+    models: Mapping[str, tuple[ModelSource, Sharding]],
     base: ModelSource,
     parts: RetainedSplit,
     test: AnyDataset | None,
     config: UnlearningConfig,
     key: bytes,
 ) -> Measured:
-    """Score S, H, and a part of L and of the test split, each record as its owner is answered before and after."""
+    """Score S, H, and a part of L and of the test split, each record as each model answers its owner.
+
+    Args:
+        models: that are dealt into adapters of one base, ``unlearned`` and those that it is compared with.
+        base: the model under the adapters.
+        parts: of the split of D.
+        test: a test split.
+        config: the settings of the measuring.
+        key: that the owners of all models were dealt by.
+    """
     started, flops = time.perf_counter(), 0.0
     sets: dict[SetName, AnyDataset | None] = {
         "forget": parts.forget,
@@ -70,7 +78,7 @@ def measure(
         "retained": _sample(parts.retained, config),
         "test": None if test is None else _sample(test, config),
     }
-    sharding = before[1]
+    sharding = models.get("original", models["unlearned"])[1]
     model_config = load_config(base)
     if sharding.labels:
         model_config.id2label = dict(enumerate(sharding.labels))
@@ -78,7 +86,7 @@ def measure(
     evidence.sampled |= {"retained"} if sets["retained"] is not parts.retained else set()
     evidence.sampled |= {"test"} if sets["test"] is not test else set()
     tables: dict[str, Tables] = {}
-    for arm, (source, its) in {"original": before, "unlearned": after}.items():
+    for arm, (source, its) in models.items():
         served = ShardedModel(
             source, its, to_device(base_model(its, base), config.device), load_tokenizer([base]), key
         )
@@ -86,8 +94,10 @@ def measure(
         tables[arm] = routed_scores(served, evidence, shards)
         if arm == "unlearned" and not TASKS[sharding.task].classes:
             # How hard each record is by nature; for the deleted it is what answers now.
+            alone = ShardedModel(source, replace(its, unknown="base"), served.model, served.tokenizer, key)
             nobody: dict[SetName, Sequence[int | None]] = {name: [None] * len(of) for name, of in shards.items()}
-            tables["base"] = routed_scores(served, evidence, nobody)
+            tables["base"] = routed_scores(alone, evidence, nobody)
+            flops += alone.tokens * flops_per_token(served.model)[1]
         flops += served.tokens * flops_per_token(served.model)[1]
     return Measured(tables, evidence, time.perf_counter() - started, flops)
 

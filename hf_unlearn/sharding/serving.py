@@ -16,7 +16,7 @@ from datasets import Dataset
 from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import align_special_tokens
 
 from ..data.encoding import PaddingCollator, encode, make_encoder, padding_id, resolve_max_length
@@ -28,12 +28,14 @@ from ..models.classes import LEAST, in_places
 from ..models.loading import Model, load_tokenizer, plain_model, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
-from .layout import Sharding, adapter_folder, load_sharding, owner_digests, owner_key
+from .layout import Shard, Sharding, adapter_folder, load_sharding, owner_digests, owner_key
 from .training import base_model
 
 BASE = "__base__"  # PEFT's name for rows without an adapter
 
 MAX_LOADED = 8
+
+TINY = torch.finfo(torch.float32).tiny
 
 Inputs = dict[str, torch.Tensor]
 
@@ -130,8 +132,7 @@ class ShardedModel:
     @torch.inference_mode()
     def logits(self, shards: Sequence[int | None], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """As a call, with the shard of each row in place of its owner."""
-        votes = [i for i, shard in enumerate(shards) if shard is None and self.sharding.unknown == "vote"]
-        others = [i for i in range(len(shards)) if i not in set(votes)]
+        votes, others = self._voted(shards)
         parts = [(rows, self._forward(of_rows, _rows(inputs, rows))) for rows, of_rows in self._parts(shards, others)]
         if votes:
             parts.append((votes, self._vote(_rows(inputs, votes))))
@@ -139,7 +140,7 @@ class ShardedModel:
 
     @torch.inference_mode()
     def generate(self, owner: Sequence[Any], **options: Any) -> torch.Tensor:
-        """Let the model write, each row by its owner's adapter.
+        """Let the model write, each row by its owner's adapter; where all adapters vote, on each token.
 
         Args:
             owner: of each row, None without one.
@@ -149,20 +150,26 @@ class ShardedModel:
             Token ids, as of ``generate``, padded at the right where rows were answered in several batches.
 
         Raises:
-            InputError: the model is a classifier, or there is not one owner a row.
+            InputError: the model is a classifier, there is not one owner a row, or a vote is to be sampled from or
+                needs more adapters than may be loaded.
         """
         if TASKS[self.sharding.task].classes:
             raise InputError(f"A model for {self.sharding.task} writes nothing; use classify, or call it.")
         inputs = {name: value.to(self.device) for name, value in options.items() if isinstance(value, torch.Tensor)}
         rest = {name: value for name, value in options.items() if name not in inputs}
         shards = self.shards_of(self._checked(owner, inputs))
+        votes, others = self._voted(shards)
         parts = []
-        for rows, of_rows in self._parts(shards, range(len(shards))):
+        for rows, of_rows in self._parts(shards, others):
             names = self._names(of_rows)
             writer = cast(Any, self._peft if names else self._plain)
             written = writer.generate(**_rows(inputs, rows), **rest, **names)
             each = len(written) // len(rows)
             parts.append(([row * each + i for row in rows for i in range(each)], written))
+        if votes:
+            written = self._written_by_vote(_rows(inputs, votes), rest)
+            each = len(written) // len(votes)
+            parts.append(([row * each + i for row in votes for i in range(each)], written))
         longest = max(written.shape[1] for _, written in parts)
         filler = padding_id(self.tokenizer, self._config)
         return _joined(
@@ -238,20 +245,49 @@ class ShardedModel:
             return self._peft(**inputs).logits
         return self._plain(**inputs).logits
 
-    def _vote(self, inputs: Inputs) -> torch.Tensor:
-        """The logarithm of the mean probability of each class over the adapters that know it."""
-        labels = self.sharding.labels or []
-        total: Any = 0.0
-        counts = torch.zeros(len(labels), device=self.device)
+    def _voted(self, shards: Sequence[int | None]) -> tuple[list[int], list[int]]:
+        """The rows that all adapters answer, and the others."""
+        votes = [i for i, shard in enumerate(shards) if shard is None and self.sharding.unknown == "vote"]
+        return votes, [i for i in range(len(shards)) if i not in set(votes)]
+
+    @property
+    def _voters(self) -> list[Shard]:
         if not self.sharding.parts:
             raise InputError("All owners of this model were deleted, so there is no adapter left to vote.")
-        for part in self.sharding.parts:
+        return self.sharding.parts
+
+    def _vote(self, inputs: Inputs) -> torch.Tensor:
+        """The logarithm of the mean probability of each class, or token, over the adapters that know it."""
+        labels = self.sharding.labels if TASKS[self.sharding.task].classes else None
+        total: Any = 0.0
+        counts: Any = torch.zeros((), device=self.device)
+        for part in self._voters:
             rows = len(next(iter(inputs.values())))
-            known = torch.tensor([label in part.classes for label in labels], device=self.device)
+            known = torch.tensor(labels is None or [label in part.classes for label in labels], device=self.device)
             found = self._forward([part.number] * rows, inputs).float().softmax(-1)
             total, counts = total + torch.where(known, found, 0.0), counts + known
         mean = total / counts.clamp(min=1)
-        return (mean / mean.sum(-1, keepdim=True)).clamp(min=LEAST).log()
+        return (mean / mean.sum(-1, keepdim=True)).clamp(min=TINY if labels is None else LEAST).log()
+
+    def _written_by_vote(self, inputs: Inputs, options: Mapping[str, Any]) -> torch.Tensor:
+        """What all adapters write together: a row is read once by each, and the mean decides on every token."""
+        voters = [part.number for part in self._voters]
+        rows = len(next(iter(inputs.values())))
+        given = options.get("generation_config") or cast(Any, plain_model(cast(Model, self.model))).generation_config
+        if options.get("do_sample", given.do_sample):
+            raise InputError("All adapters vote on the likeliest token, and none is sampled; set do_sample to False.")
+        if len(voters) > self._max_loaded:
+            raise InputError(
+                f"All {len(voters):,} adapters vote on each token, and max_loaded={self._max_loaded} keeps fewer in "
+                f"memory; load the model with max_loaded={len(voters)}."
+            )
+        names = self._names(voters * rows)
+        mean = _MeanOfVoters(len(voters), options.get("num_beams", given.num_beams) or 1)
+        processors = [*options.get("logits_processor", ()), mean]
+        repeated = {name: tensor.repeat_interleave(len(voters), 0) for name, tensor in inputs.items()}
+        written = self._peft.generate(**repeated, **{**options, "logits_processor": processors}, **names)
+        # Those who voted on a row have written the same.
+        return written.unflatten(0, (rows, len(voters), -1))[:, 0].flatten(0, 1)
 
     # Adapters
 
@@ -303,6 +339,17 @@ class ShardedModel:
             self.model.eval()
         self._loaded[shard] = None
         self._loaded.move_to_end(shard)
+
+
+class _MeanOfVoters(LogitsProcessor):
+    """Gives all copies of a row the logarithm of their mean probability; the copies of a row stand together."""
+
+    def __init__(self, voters: int, beams: int):
+        self.shape = (-1, voters, beams)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        each = scores.softmax(-1).unflatten(0, self.shape)
+        return each.mean(1, keepdim=True).expand_as(each).flatten(0, 2).clamp(min=TINY).log()
 
 
 class _WithoutAdapter(nn.Module):

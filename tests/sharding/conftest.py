@@ -18,6 +18,7 @@ from ..conftest import WORDS, write_rows
 
 OWNERS = [f"c-{number:02d}" for number in range(12)]
 ROWS_EACH = 3
+ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef" * 4
 RARE_OWNER = OWNERS[5]
 CLASSIFIER = {
@@ -68,14 +69,28 @@ def shards_of(owners: list[str] = OWNERS) -> dict[str, int]:
 RARE_SHARD = shards_of()[RARE_OWNER]
 
 
+def script(*words: str) -> None:
+    """Run a program of the tests; its failure is that of the test."""
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0
+
+
+def words_of(flags: dict[str, Any]) -> list[str]:
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
 def killed(folder: Path, moments: str, command: str, flags: dict[str, Any]) -> list[Path]:
     """Kill a command at some moments and start it again, see `killed.py`; the folders where that was done."""
-    root = Path(__file__).parents[2]
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    script = [sys.executable, str(root / "tests" / "support" / "killed.py"), str(folder), moments, command, *words]
-    done = subprocess.run(script, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0
+    script("tests/support/killed.py", str(folder), moments, command, *words_of(flags))
     return sorted(path for path in folder.iterdir() if path.name.isdigit())
+
+
+def deleted_in_a_row(folder: Path, model: Path, owners: list[str], flags: dict[str, Any]) -> tuple[list[Path], int]:
+    """Delete owners one after the other in processes that are killed; the folders, and how often that was done."""
+    script("-m", "tests.sharding.in_a_row", str(folder), str(model), ",".join(owners), *words_of(flags))
+    return sorted(path for path in folder.iterdir() if path.is_dir()), int((folder / "kills").read_text())
 
 
 def ticket_rows() -> list[dict[str, Any]]:

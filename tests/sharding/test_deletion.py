@@ -9,6 +9,12 @@ import pytest
 from huggingface_hub import HfApi
 
 from hf_unlearn import InputError, UnlearningReport, jobs, load_sharded, publish
+from hf_unlearn.cli import main
+from hf_unlearn.jobs.finished_run import audit
+from hf_unlearn.lifecycle.derived_models import derived_models
+from hf_unlearn.lifecycle.erase import erase
+from hf_unlearn.lifecycle.erase_plan import plan_erasure
+from hf_unlearn.lifecycle.hub_repository import HubRepo
 from hf_unlearn.models.location import locate
 from hf_unlearn.publishing.ledger_of_model import ledger_of
 from hf_unlearn.sharding.layout import WEIGHTS
@@ -19,7 +25,7 @@ from .conftest import (
     OWNERS,
     RARE_OWNER,
     adapters,
-    killed,
+    deleted_in_a_row,
     question_rows,
     same_files,
     sharding_of,
@@ -32,7 +38,6 @@ Delete = Callable[..., UnlearningReport]
 
 FIRST = OWNERS[2]
 SECOND = next(owner for owner in OWNERS if shards_of()[owner] != shards_of()[FIRST])
-THIRD = next(owner for owner in reversed(OWNERS) if shards_of()[owner] == shards_of()[FIRST])
 
 
 @pytest.fixture
@@ -233,26 +238,23 @@ def test_a_class_of_one_owner_alone_leaves_all_heads(
 
 
 @pytest.mark.slow
-def test_killed_in_between_deletions_end_where_a_training_without_the_owners_ends(
-    sharded: Path, train_shards: Train, key_file: Path, tmp_path: Path
+def test_twenty_deletions_in_a_row_that_are_killed_end_where_a_training_without_the_owners_ends(
+    train_shards: Train, key_file: Path, tmp_path: Path
 ) -> None:
-    data = write_rows(tmp_path / "data.jsonl", question_rows())
-    model, gone = sharded, []
-    for owner in (FIRST, SECOND, THIRD):
-        out = tmp_path / owner
-        flags = {
-            "model_name_or_path": model, "dataset_name": data, "forget_values": f"customer={owner}",
-            "digest_key_file": key_file, "near_duplicates": "ignore", "use_cpu": True, "save_steps": 2,
-        }  # fmt: skip
-        folders = killed(out, "random:4", "run", flags)
-        gone.append(owner)
-        for folder in folders:
-            same_files(folder, out / "whole")
-            ledger = ledger_of(locate(str(folder)))
-            assert ledger is not None
-            assert len(ledger.runs) == len(gone)
-        model = folders[-1]
-    same_files(model, train_shards(tmp_path / "never", without(*gone)))
+    many = [f"m-{number:02d}" for number in range(32)]
+    gone, rows = many[:20], question_rows(many)
+    model = train_shards(tmp_path / "model", rows, shards=8)
+    flags = {
+        "dataset_name": model.with_suffix(".jsonl"), "digest_key_file": key_file, "near_duplicates": "ignore",
+        "use_cpu": True, "disable_tqdm": True, "save_steps": 2,
+    }  # fmt: skip
+    folders, kills = deleted_in_a_row(tmp_path / "row", model, gone, flags)
+    assert kills >= 10
+    ledger = ledger_of(locate(str(folders[-1])))
+    assert ledger is not None
+    assert len(ledger.runs) == len(gone)
+    rest = [row for row in rows if row["customer"] not in gone]
+    same_files(folders[-1], train_shards(tmp_path / "never", rest, shards=8))
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(
@@ -276,3 +278,94 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(InputError, match="is not the one that sharding.json names"):
         delete(broken, tmp_path / "out", [next(o for o in OWNERS if shards_of()[o] != 0)])
+
+
+def test_a_sharded_model_is_evaluated_by_owner_and_against_others_like_it(
+    sharded: Path, train_shards: Train, delete: Delete, key_file: Path, lm_base: Path, tmp_path: Path
+) -> None:
+    held_out = write_rows(tmp_path / "held_out.jsonl", question_rows(["stranger 1", "stranger 2", "stranger 3"]))
+    never = train_shards(tmp_path / "never", without(FIRST))
+    delete(sharded, tmp_path / "one", [FIRST], holdout_dataset=str(held_out))
+    values = {
+        "dataset_name": str(tmp_path / "data.jsonl"),
+        "forget_values": [f"customer={FIRST}"],
+        "holdout_dataset": str(held_out),
+        "digest_key_file": str(key_file),
+        "near_duplicates": "ignore",
+        "use_cpu": True,
+        "output_dir": str(tmp_path / "evaluation"),
+        "model_name_or_path": str(tmp_path / "one"),
+        "original_model": str(sharded),
+        "retrained_model": str(never),
+    }
+    report = jobs.evaluate(values)
+    deletion = UnlearningReport.load(tmp_path / "one" / "unlearning_report.json")
+    for arm in ("original", "unlearned"):
+        for name in ("forget", "holdout"):
+            found, known = (one.arms[arm].sets[name].loss.value for one in (report, deletion))
+            assert found == pytest.approx(known, rel=1e-5)
+    # By construction it is the model that never saw S.
+    losses = [report.arms[arm].sets[name].loss.value for arm in ("unlearned", "retrained") for name in ("forget",)]
+    assert losses[0] == losses[1]
+    assert report.weights_moved
+    assert (tmp_path / "evaluation" / "unlearning_report.json").is_file()
+    for settings, words in (
+        ({"original_model": str(lm_base)}, "is not dealt into shards, and the model is"),
+        ({"lm_eval_tasks": ["arc"]}, "--lm_eval_tasks does not go together"),
+        ({"digest_key_file": None}, "name that one with --digest_key_file"),
+        ({"retrained_model": str(sharded)}, "is no retrained one"),
+    ):
+        with pytest.raises(InputError, match=words):
+            jobs.evaluate(values | settings | {"output_dir": str(tmp_path / "none")})
+        assert not (tmp_path / "none").exists()
+
+
+def test_one_model_alone_is_attacked_and_a_sharded_one_is_refused(
+    sharded: Path, key_file: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", question_rows())
+    values = {
+        "model_name_or_path": str(sharded), "dataset_name": str(data), "forget_values": [f"customer={FIRST}"],
+        "digest_key_file": str(key_file), "output_dir": str(tmp_path / "out"),
+    }  # fmt: skip
+    for job in (jobs.attack, jobs.references):
+        with pytest.raises(InputError, match="is dealt into shards, and this command takes one model"):
+            job(values)
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_auditor_s_page_tells_of_a_sharded_model(sharded: Path, delete: Delete, tmp_path: Path) -> None:
+    delete(sharded, tmp_path / "one", [FIRST])
+    page = tmp_path / "audit.html"
+    audit(str(tmp_path / "one"), page)
+    text = page.read_text(encoding="utf-8")
+    for part in sharding_of(tmp_path / "one").parts:
+        assert part.weights[:12] in text
+    assert "byte for byte as before" in text
+    assert "The code of" not in text
+    assert FIRST not in text
+
+
+def test_an_erasure_takes_the_old_adapter_and_leaves_those_that_nothing_touched(
+    owner: HfApi, lm_base: Path, train_shards: Train, delete: Delete, key_file: Path, tmp_path: Path
+) -> None:
+    base, name = "owner/base-of-erased", "owner/erased"
+    owner.create_repo(base, private=True)
+    owner.upload_folder(repo_id=base, folder_path=lm_base)
+    model = train_shards(tmp_path / "model", question_rows(), model_name_or_path=base)
+    owner.create_repo(name, private=True)
+    owner.upload_folder(repo_id=name, folder_path=model)
+    delete(Path(name), tmp_path / "one", [FIRST], push=True, hub_model_id=name, push_to_existing=True)
+    before, now = ({part.weights for part in sharding_of(folder).parts} for folder in (model, tmp_path / "one"))
+    plan = plan_erasure(HubRepo(name, "model"))
+    assert plan.refusals == []
+    report = erase(HubRepo(name, "model"), plan)
+    assert {old.sha256 for old in report.objects} == before - now
+    assert len(before - now) == 1
+    assert report.still_answers == []
+    served = load_sharded(name, digest_key_file=str(key_file))
+    inputs = served.tokenizer(["The code of"], return_tensors="pt")
+    for living in OWNERS:
+        assert served([living], **inputs).shape[0] == 1
+    assert [model.name for model in derived_models(base).models] == [name]
+    assert main(["derived", name]) == 0

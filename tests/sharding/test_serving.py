@@ -113,6 +113,52 @@ def test_the_vote_is_the_mean_of_those_who_know_the_class(
     assert [*found[0]] == ["billing", "delivery", "other"]
 
 
+def test_a_language_model_votes_on_every_token(
+    train_shards: Callable[..., Path], key_file: Path, lm_base: Path, tmp_path: Path
+) -> None:
+    folder = train_shards(tmp_path / "model", question_rows(), unknown_owner="vote")
+    model = load_sharded(str(folder), digest_key_file=str(key_file))
+    inputs = read(model, QUESTIONS)
+    asked = [None, OWNERS[0], "stranger", None, OWNERS[1], None]
+    each = [
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lm_base), folder / part.folder).eval()
+        for part in sharding_of(folder).parts
+    ]
+
+    def mean(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.stack([m(input_ids=ids, attention_mask=mask).logits.softmax(-1) for m in each]).mean(0)
+
+    voted = [row for row, owner in enumerate(asked) if owner in (None, "stranger")]
+    expected = mean(inputs["input_ids"], inputs["attention_mask"])
+    real = inputs["attention_mask"].bool()
+    for row in voted:
+        torch.testing.assert_close(
+            model(asked, **inputs)[row][real[row]].exp(), expected[row][real[row]], atol=1e-5, rtol=1e-3
+        )
+    for beams in (1, 3):
+        options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
+        written = model.generate(asked, **inputs, **options)
+        # In a batch and alone the same is written, by those who have an adapter too.
+        for row, owner in enumerate(asked):
+            one = {name: tensor[row : row + 1] for name, tensor in inputs.items()}
+            alone = model.generate([owner], **one, **options)
+            assert written[row, : alone.shape[1]].tolist() == alone[0].tolist()
+    ids, mask = inputs["input_ids"][:1], inputs["attention_mask"][:1]
+    written = model.generate([None], input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False)
+    for place in range(ids.shape[1], written.shape[1]):
+        likeliest = mean(ids, mask)[0, -1].argmax()
+        assert written[0, place] == likeliest
+        ids, mask = torch.cat([ids, likeliest[None, None]], 1), torch.cat([mask, mask[:, :1] * 0 + 1], 1)
+    with pytest.raises(InputError, match="set do_sample to False"):
+        model.generate([None] * 6, **inputs, do_sample=True)
+    few = load_sharded(str(folder), digest_key_file=str(key_file), max_loaded=1)
+    with pytest.raises(InputError, match="load the model with max_loaded=4"):
+        few.generate([None] * 6, **inputs, max_new_tokens=2, do_sample=False)
+    torch.testing.assert_close(few(asked, **inputs), model(asked, **inputs), atol=1e-4, rtol=1e-4)
+    assert "the mean of all adapters answers" in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def other_base(kind: str, folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A folder with a tiny base model whose classifier has another kind of head than Bert's."""
     torch.manual_seed(0)

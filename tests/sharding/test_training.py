@@ -146,7 +146,6 @@ def test_each_shard_of_a_classifier_has_its_own_head_and_says_which_classes_it_k
         ({"shard_column": None}, "--shards needs --shard_column"),
         ({"shards": 0}, "--shards 0 is not possible"),
         ({"shard_column": "nobody"}, "no column 'nobody'"),
-        ({"unknown_owner": "vote"}, "is for classifiers"),
         ({"budget": 0.5}, "--budget does not go together"),
     ],
 )
