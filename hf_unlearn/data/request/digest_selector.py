@@ -130,13 +130,15 @@ class DigestMatcher(Matcher):
                 raise InputError(
                     f"An earlier request named {expected:,} {what} that the data set had, and it has {found:,} now."
                     f"{then if changed else ''} The others may be there in another form and would be trained on "
-                    "again; restore the form that they had, or go on with --allow_unmatched if they are gone."
+                    "again; restore the form that they had, or go on with --allow_unmatched (in Python, "
+                    "allow_unmatched=True) if they are gone."
                 )
         if (alike := int(np.count_nonzero(np.concatenate(self.alike) & ~gone))) and not allow_unmatched:
             raise InputError(
                 f"{alike:,} rows to retain may be of people whom an earlier request named: column {listed(names)} had "
                 "another type then, which wrote their ids as it wrote others (3 for 03). Name them in this request, "
-                "too, or restore that type, or retain them with --allow_unmatched."
+                "too, or restore that type, or retain them with --allow_unmatched (in Python, "
+                "allow_unmatched=True)."
             )
         return lacking
 

@@ -72,7 +72,8 @@ class Selection:
                 hint = f"it has {nearly} of them in another case, white space or Unicode form; " if nearly else ""
                 raise InputError(
                     f"{self.name} names {len(missing)} of {len(matcher.hits)} records that the data set does not have "
-                    f"({matcher.place(missing)}); {hint}correct them, or leave them out with --allow_unmatched."
+                    f"({matcher.place(missing)}); {hint}correct them, or leave them out with --allow_unmatched "
+                    "(in Python, allow_unmatched=True)."
                 )
         if not allow_unmatched and not any(self.honoured) and not self.mask().any():
             raise InputError(f"{self.name} names no record of the data set; correct it.")
