@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,11 @@ PUBLISHING_SETTINGS = (
 )
 
 
-def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
-    """Whether a folder holds the finished run of these settings; raises InputError where it holds something else."""
+def is_finished(folder: Path, settings: dict[str, Any], last_file: str, ignored: Collection[str] = ()) -> bool:
+    """Whether a folder holds the finished run of these settings, without those that are ignored.
+
+    Raises InputError where it holds something else.
+    """
     require_folder(folder)
     path = folder / SETTINGS_FILE
     if not path.is_file():
@@ -52,7 +55,8 @@ def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
         before = None
     if not isinstance(before, dict):
         raise InputError(f"{path} cannot be read; name another --output_dir or delete this one.")
-    changed = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
+    names = (before.keys() | settings.keys()) - set(ignored)
+    changed = sorted(name for name in names if before.get(name) != settings.get(name))
     if changed:
         raise InputError(
             f"{folder} holds a run with other settings ({', '.join(changed)}); name another --output_dir or delete it."
@@ -61,12 +65,14 @@ def is_finished(folder: Path, settings: dict[str, Any], last_file: str) -> bool:
 
 
 @contextmanager
-def own_folder(folder: Path, settings: dict[str, Any], last_file: str) -> Iterator[bool]:
+def own_folder(
+    folder: Path, settings: dict[str, Any], last_file: str, ignored: Collection[str] = ()
+) -> Iterator[bool]:
     """Keep others out of the folder of a run; gives whether the run is finished there (see :func:`is_finished`)."""
     # Nothing is written into a folder of another run.
-    is_finished(folder, settings, last_file)
+    is_finished(folder, settings, last_file, ignored)
     with alone_in(folder):
-        yield is_finished(folder, settings, last_file)
+        yield is_finished(folder, settings, last_file, ignored)
 
 
 @contextmanager
@@ -121,6 +127,15 @@ def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
     """What makes a run this run, without ids: what of the request matters is in the digest of the audit."""
     ignored = (*PRIVATE_SETTINGS, *PUBLISHING_SETTINGS, "output_dir")
     return {name: value for name, value in values.items() if name not in ignored} | more
+
+
+def known_settings(folder: Path) -> dict[str, Any]:
+    """The settings that :func:`start_folder` noted; empty where a folder has none that can be read."""
+    try:
+        found = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def start_folder(folder: Path, settings: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ Under several processes: ``accelerate launch --config_file … -m hf_unlearn.cli
 """
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,8 @@ The shortest run, for a customer who asks to be forgotten:
 
 A recipe is a YAML file with the same names as the flags; flags win over it. `hf-unlearn COMMAND --help` explains a
 command."""
+
+LONG_WORD, SHOWN_OF_LONG = re.compile(r"\S{250,}"), 80
 
 
 def usage() -> str:
@@ -82,7 +85,7 @@ def _run(argv: list[str] | None) -> int:
     except InputError as error:
         # All processes of a launch meet the same error; one of them says so.
         if os.environ.get("RANK", "0") == "0":
-            print(f"hf-unlearn {in_one_line(command)}: {in_one_line(error)}", file=sys.stderr)
+            print(f"hf-unlearn {_shown(command)}: {_shown(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
@@ -103,6 +106,11 @@ def _run(argv: list[str] | None) -> int:
     finally:
         if alone:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _shown(text: object) -> str:
+    """A sentence on one line, in which no value from outside is so long that it hides the rest."""
+    return LONG_WORD.sub(lambda word: f"{word[0][:SHOWN_OF_LONG]}…", in_one_line(text))
 
 
 def _dispatch(command: str, flags: list[str]) -> int:

@@ -68,6 +68,8 @@ def is_number(kind: str) -> bool:
     return kind in ("integer", "decimal") or kind in FLOATS
 
 
+# Follows a kind of numbers where some of them are not whole, so that a column whose numbers were cut is known.
+FRACTIONS = " with fractions"
 FLOATS = {"double": 2**53, "float": 2**24, "halffloat": 2**11}
 
 
@@ -152,6 +154,46 @@ def number_text(text: str) -> str:
     return "0" if plain == "-0" else plain
 
 
+EXACT: dict[str, Callable[[float], Any]] = {"double": np.float64, "float": np.float32, "halffloat": np.float16}
+ANY_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)?[T ]?(\d\d:\d\d:\d\d)?(\.\d+)?Z?")
+DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+
+
+def text_in(kind: str, text: str) -> str | None:
+    """The text that a value with this text has in a column of another kind, which may hold less of it.
+
+    Args:
+        kind: as :func:`kind_of` says it, of numbers or times, with or without :data:`FRACTIONS`.
+        text: of the value, in a column of any kind.
+
+    Returns:
+        Its text there: ``3`` for ``03`` and ``3.5`` among integers. None where such a column holds no such value, and
+        for other kinds.
+    """
+    kind = kind.removesuffix(FRACTIONS)
+    if is_number(kind):
+        if not ANY_NUMBER.fullmatch(text.strip()):
+            return None
+        number = Decimal(text.strip())
+        if kind == "decimal":
+            return number_text(str(number))
+        if kind == "integer":
+            return str(int(number))
+        with np.errstate(over="ignore"):
+            return number_text(str(EXACT[kind](float(number))))
+    name, _, unit = kind.partition("[")
+    found = MOMENT.fullmatch(text)
+    if found is None or name not in ("date", "time", "timestamp", "timestamp with a zone"):
+        return None
+    day, time, fraction = (part or "" for part in found.groups())
+    fraction = fraction[: DIGITS.get(unit.removesuffix("]"), 0) + 1].rstrip("0").rstrip(".")
+    if name == "date":
+        return day
+    time = (time or "00:00:00") + fraction
+    return time if name == "time" else f"{day} {time}{'Z' if 'zone' in name else ''}"
+
+
 def _bytes_text(value: bytes) -> str:
     """Bytes as the text that they hold, or in hexadecimal characters where they hold none."""
     try:
@@ -185,6 +227,15 @@ def _nested(value: Any, feature: Any) -> Any:
     if isinstance(value, str | bool | int):
         return str(value)
     return texts_of(pa.array([value])).to_pylist()[0]
+
+
+def has_fractions(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds numbers that are not whole."""
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())
+    if not (pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
+        return False
+    return bool(pc.any(pc.not_equal(pc.floor(column), column), min_count=0).as_py())
 
 
 def id_texts(table: pa.Table, name: str, feature: Any = None) -> pa.Array:

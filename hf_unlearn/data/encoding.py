@@ -65,7 +65,9 @@ def classified_texts(encoder: "RecordEncoder", batch: Columns, rows: list[int]) 
     texts, labels = [encoder.format.before + text for text in batch[encoder.format.text]], batch[encoder.format.label]
     _check_classes(encoder, set(labels))
     out, added = _examples(), added_tokens(encoder.tokenizer)
-    for text, label, row, found in zip(texts, labels, rows, encoder.tokenizer(texts)["input_ids"], strict=True):
+    for text, label, row, found in zip(
+        texts, labels, rows, encoder.tokenizer(texts, verbose=False)["input_ids"], strict=True
+    ):
         ids = found[once(found, added)]
         long = len(ids) > encoder.max_length
         if long:
@@ -297,10 +299,12 @@ class RecordEncoder:
         prefixes = [list(accumulate(text for text, _ in segments))[:-1] for segments in records]
         joined = [prefix for of_record in prefixes for prefix in of_record]
         fast = self.tokenizer.is_fast
-        found = self.tokenizer(texts, add_special_tokens=special_tokens, return_offsets_mapping=fast)
+        # Nothing is cut off yet, so a warning that texts are too long for the model would be false.
+        quiet = {"add_special_tokens": special_tokens, "verbose": False}
+        found = self.tokenizer(texts, return_offsets_mapping=fast, **quiet)
         encoded, offsets = found["input_ids"], found["offset_mapping"] if fast else [None] * len(texts)
         # A tokenizer does not take an empty list.
-        before = iter(self.tokenizer(joined, add_special_tokens=special_tokens)["input_ids"] if joined else [])
+        before = iter(self.tokenizer(joined, **quiet)["input_ids"] if joined else [])
         eos, added = self.tokenizer.eos_token_id, added_tokens(self.tokenizer) if special_tokens else (None, None)
         out = []
         for ids, places, segments in zip(encoded, offsets, records, strict=True):

@@ -30,6 +30,8 @@ from .csv_ids import text_columns
 from .text_files import DELIMITERS, check_depth, check_utf8, quoting
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+# NA, null and None are texts; only an empty field has no value.
+ONLY_EMPTY = {"keep_default_na": False, "na_values": [""]}
 
 
 def load_data(
@@ -54,14 +56,14 @@ def load_data(
         _check_files(path)
     if path.is_file():
         builder, options = _file_reader(path)
-        options |= _converters(name, builder, as_text, **options)
+        options |= _csv_options(name, builder, as_text, **options)
         data = _load(name, builder, streaming, **options)
     elif path.is_dir():
         if _is_saved(path):
             with reading(name):
                 data = load_from_disk(path)
         else:
-            options = {"name": config, **_converters(name, str(path), as_text, name=config)}
+            options = {"name": config, **_csv_options(name, str(path), as_text, name=config)}
             data = _load(name, str(path), streaming, **options)
     else:
         with hub_errors(f"The data set {name!r}"):
@@ -69,8 +71,7 @@ def load_data(
         data = _load(name, name, streaming, name=config, revision=commit)
         if not streaming and any(part.info.builder_name == "csv" for part in data.values()):
             options = {"name": config, "revision": commit}
-            if converters := _converters(name, name, as_text, **options):
-                data = _load(name, name, streaming, **options, **converters)
+            data = _load(name, name, streaming, **options, **_csv_options(name, name, as_text, **options))
     _refuse_shifted_columns(data, name)
     parts = [data] if isinstance(data, Dataset | IterableDataset) else data.values()
     if all(isinstance(part, Dataset) and len(part) == 0 for part in parts):
@@ -103,7 +104,8 @@ def local_cache_folder(name: str, config: str | None = None) -> Path | None:
         return None
     with reading(name):
         builder, options = (str(path), {"name": config}) if path.is_dir() else _file_reader(path)
-        return Path(load_dataset_builder(builder, **options, **_converters(name, builder, **options)).cache_dir)
+        options |= _csv_options(name, builder, **options)
+        return Path(load_dataset_builder(builder, **options).cache_dir)
 
 
 def _is_saved(path: Path) -> bool:
@@ -117,24 +119,32 @@ def _file_reader(path: Path) -> tuple[str, dict[str, Any]]:
         raise InputError(f"{path} is of no known type; give a file that ends in one of {', '.join(BUILDERS)}.")
     options: dict[str, Any] = {"data_files": str(path)}
     if BUILDERS[path.suffix] == "csv":
-        # NA, null and None are texts; only an empty field has no value.
-        options |= {"delimiter": DELIMITERS[path.suffix], "keep_default_na": False, "na_values": [""]}
-        if quoting(path) == csv.QUOTE_NONE:
+        options |= {"delimiter": DELIMITERS[path.suffix], **ONLY_EMPTY}
+        if quoting(path, DELIMITERS[path.suffix]) == csv.QUOTE_NONE:
             options["quoting"] = csv.QUOTE_NONE
     return BUILDERS[path.suffix], options
 
 
-def _converters(asked: str, what: str, as_text: Collection[str] = (), **options: Any) -> dict[str, Any]:
-    """The option that has columns of CSV read as text; none for other data, and where no column needs it."""
+def _csv_options(asked: str, what: str, as_text: Collection[str] = (), **options: Any) -> dict[str, Any]:
+    """How to read CSV, with the columns that have to be read as text; nothing for other data.
+
+    Raises InputError where it cannot be told whether quotation marks enclose fields, which a named file's options say.
+    """
     with reading(asked):
         builder = load_dataset_builder(what, **options)
         if builder.name != "csv":
             return {}
         parts = DownloadManager().download_and_extract(builder.config.data_files)
         files = [file for found in parts.values() for file in found]
-        kwargs = {**builder.config.pd_read_csv_kwargs, "iterator": True}
+        kwargs = {**builder.config.pd_read_csv_kwargs, **ONLY_EMPTY, "iterator": True}
+        for file in files if "data_files" not in options else ():
+            if quoting(Path(file), kwargs["sep"]) == csv.QUOTE_NONE:
+                raise InputError(
+                    f"The quotation marks in a file of {asked!r} are text and enclose no fields; name that file, "
+                    "downloaded, as the data set."
+                )
         columns = {*as_text, *text_columns(files, kwargs)}
-    return {"converters": dict.fromkeys(sorted(columns), str)} if columns else {}
+    return {**ONLY_EMPTY, **({"converters": dict.fromkeys(sorted(columns), str)} if columns else {})}
 
 
 def _check_files(path: Path) -> None:
@@ -153,7 +163,8 @@ def _check_files(path: Path) -> None:
             # A first record that is null crashes pyarrow 26.
             if BUILDERS[file.suffix] == "json" and lines[0].removeprefix(b"\xef\xbb\xbf").split()[:1] == [b"null"]:
                 raise InputError(f"The first record in {file} is null; remove it.")
-            if BUILDERS[file.suffix] == "csv" and file != path and quoting(file) == csv.QUOTE_NONE:
+            in_folder = BUILDERS[file.suffix] == "csv" and file != path
+            if in_folder and quoting(file, DELIMITERS[file.suffix]) == csv.QUOTE_NONE:
                 raise InputError(
                     f"The quotation marks in {file} are text and enclose no fields; name the file, not its folder."
                 )

@@ -76,7 +76,7 @@ def token_masking(
     if task != "fill-mask":
         return None
     if tokenizer.mask_token_id is None:
-        raise InputError("The tokenizer has no mask token, so fill-mask is not possible; give another --task.")
+        raise InputError("The tokenizer has no mask token, so fill-mask is not possible; name another task.")
     if tokenizer.mask_token_id >= vocabulary:
         raise InputError("The tokenizer's mask token was added to it alone, and the model lacks it; use its own one.")
     return TokenMasking(tokenizer.mask_token_id, int(min(len(tokenizer), vocabulary)), probability, seed)

@@ -277,7 +277,7 @@ def _selected(
     for part in (forget, held_out):
         if part is not None:
             part.check(allow_unmatched, dataset)
-    lacking = before.check_earlier(allow_unmatched) if before is not None else 0
+    lacking = before.check_earlier(allow_unmatched, forget.mask()) if before is not None else 0
     return selections, lacking
 
 

@@ -44,13 +44,12 @@ def check_depth(path: Path) -> None:
             depth = int(depths[-1]) if len(depths) else depth
 
 
-def quoting(path: Path) -> int:
+def quoting(path: Path, delimiter: str) -> int:
     """How to read the quotation marks of a delimited file: as in :mod:`csv`, around fields, or as text.
 
     A mark that opens a field and is closed nowhere, or lines later, would join records. Where each line has as many
     fields as the first one and marks do not enclose fields, they are text. Raises InputError where both may be meant.
     """
-    delimiter = DELIMITERS[path.suffix]
     lines, widths, marks = 0, set(), False
     with path.open(encoding="utf-8-sig") as file:
         for line in file:

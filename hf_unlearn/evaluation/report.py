@@ -410,6 +410,8 @@ class UnlearningReport:
         attempts: which attempt on the same records this is; None where nobody counted.
         measured: the weights that the report is about; None in older reports and for a model that another tool made.
         shards: what was done to each adapter of a sharded model; None for other models.
+        given: the settings that `hf-unlearn run` was given, by name, in which nothing names a record or a folder of
+            the machine; empty for other reports.
     """
 
     task: Task
@@ -439,6 +441,7 @@ class UnlearningReport:
     attempts: AttemptCount | None = None
     measured: MeasuredWeights | None = None
     shards: ShardsEntry | None = None
+    given: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return json_values(self)

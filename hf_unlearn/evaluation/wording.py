@@ -55,7 +55,7 @@ def show(estimate: Estimate | None, digits: int = 3) -> str:
     if estimate is None or math.isnan(estimate.value):
         return ""
     digits = digits if abs(estimate.value) < 10 else 1
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return f"{estimate.value:z.{digits}f} [{estimate.low:z.{digits}f}, {estimate.high:z.{digits}f}]"
 
 
 def beside_word(word: str, margin: float | None, attacks: Sequence[str], decided: str | None) -> str:

@@ -29,7 +29,9 @@ def check_auto(run: Preparation) -> None:
     """Say which way will be taken and why; raises InputError where none is possible."""
     way, obstacle = _way(run), approximate_obstacle(run)
     if way.taken == "approximate" and obstacle is not None:
-        raise InputError(f"No base model is known, and {obstacle}; or name a method.")
+        raise InputError(
+            f"No base model is known (--base_model_name_or_path names one), and {obstacle}; or name a --method."
+        )
     out, made = console(run.config), with_method(run, way.method, settings=way.settings)
     for reason in way.reasons:
         out.print(reason)

@@ -188,7 +188,8 @@ def print_prices(console: Console, prices: Prices) -> None:
 def print_report(console: Console, report: UnlearningReport) -> None:
     """Show the evidence and the verdict."""
     arms = [arm for arm in ARM_NAMES if arm in report.arms]
-    shown = numbers(f"The evidence ({report.method.name})", (ARM_NAMES[arm] for arm in arms))
+    made = "" if report.method.name == "unknown" else f" ({report.method.name})"
+    shown = numbers(f"The evidence{made}", (ARM_NAMES[arm] for arm in arms))
     for name, label in SETS.items():
         if name in report.arms["unlearned"].sets:
             scores = [report.arms[arm].sets.get(name) for arm in arms]

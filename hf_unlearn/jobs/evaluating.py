@@ -20,6 +20,7 @@ from ..evaluation.references import ScoredArm, score_references, with_references
 from ..evaluation.report import REPORT_FILE, MethodEntry, SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.verdict import Provenance
+from ..evaluation.wording import ARM_NAMES
 from ..models.loading import load_any, load_config, load_tokenizer, quantised_bits, source_task, to_device
 from ..models.location import ModelSource, locate, on_named_base
 from ..models.tasks import Task
@@ -136,6 +137,8 @@ def _told(report: UnlearningReport, tables: dict[str, Any], config: UnlearningCo
     if PartialState().is_main_process:
         config.folder.mkdir(parents=True, exist_ok=True)
         save_evidence(report, tables, config.folder)
+    for arm, place in places.items():
+        out.print(f"{ARM_NAMES[arm]}: {plain(place.public_name)}")
     print_report(out, report)
     out.print(f"{REPORT_FILE} and the pictures are in {plain(config.output_dir)}.")
     return report

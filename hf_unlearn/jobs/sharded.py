@@ -20,6 +20,7 @@ from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, load_record
 from ..output_folder import own_folder, run_identity, run_settings, start_folder
 from ..publishing.card import CARD_FILE, write_card
+from ..publishing.command import given_settings
 from ..publishing.ledger import LEDGER_FILE, Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of, with_note, write_line
 from ..sharding.card import write_sharded_card
@@ -233,7 +234,8 @@ def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding)
             measured = measure(models, base, parts, test, config, key)
             report = deletion_report(deletion, measured, trained, whole, parts, dataset, source, base, config)
             attempts = count_attempt(parts, request_args, config, run_identity(folder), report.method.name)
-            report = with_note(replace(report, attempts=attempts), ledger, forgotten, source)
+            report = replace(report, attempts=attempts, given=given_settings(values))
+            report = with_note(report, ledger, forgotten, source)
             save_evidence(report, measured.tables, folder)
             write_card(folder, report)
         write_line(folder, report, ledger, forgotten, source)

@@ -1,7 +1,7 @@
 """The two trainings that there are: plainly from a base, and unlearning from an original."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from datasets import Dataset
@@ -15,8 +15,12 @@ from ..data.labels import class_names
 from ..data.loading import pick_split
 from ..data.request.digests import key_check, key_path, load_digest_key
 from ..data.split import split_retained
-from ..models.loading import load_config, load_model, load_tokenizer, source_task
-from ..models.location import ModelSource
+from ..evaluation.assemble import summarise
+from ..evaluation.report import SetName
+from ..evaluation.score_cache import score_once
+from ..evaluation.wording import MEASURES, show
+from ..models.loading import load_any, load_config, load_model, load_tokenizer, source_task, to_device
+from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord
 from ..output_folder import own_folder, run_settings, start_folder
@@ -25,7 +29,7 @@ from ..training.callbacks import show_in_one_line
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
-from ..training.trainer_data import check_tokens_of
+from ..training.trainer_data import check_tokens_of, measured_sets
 from .console import console, plain
 from .preparation import Preparation, loading_options, located, lora_config
 from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
@@ -107,14 +111,17 @@ def train(values: dict[str, Any]) -> None:
         dataset = pick_split(data, data_args.dataset_train_split, "dataset_train_split")
         if (held_out := holdout_rows(request_args)) is not None:
             dataset = split_retained(dataset, held_out, duplicates=None).retained
-    check_fit([dataset], None, config_of_base, task, config.layout)
+    test = None
+    if data_args.dataset_test_split is not None:
+        test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
+    check_fit([dataset, test], None, config_of_base, task, config.layout)
     labels = None
     if TASKS[task].classes:
         labels = class_names(dataset, record_format(column_names(dataset), task, **config.layout).label)
         check_head(base, config_of_base, task, len(labels))
         config_of_base.id2label = dict(enumerate(labels))
         config_of_base.label2id = {name: i for i, name in enumerate(labels)}
-    check_tokens_of([dataset], load_tokenizer([base]), config_of_base, task, config)
+    check_tokens_of([dataset, test], load_tokenizer([base]), config_of_base, task, config)
     lora = lora_config(model_args, task)
     loading = loading_options(model_args, base)
     folder = config.folder
@@ -123,7 +130,10 @@ def train(values: dict[str, Any]) -> None:
     if train_args.shards is not None:
         # Dealt by another key, half of the adapters would be of other owners.
         settings |= {"owner_key": key_check(load_digest_key(key_path(request_args.digest_key_file)))}
-    with own_folder(folder, settings, RECORD_FILE if train_args.shards is None else SHARDING_FILE) as finished:
+    # What a request changes in the data is in their fingerprint; a stream has none.
+    ignored = [one.name for one in fields(RequestArguments)] if fingerprint is not None else []
+    last = RECORD_FILE if train_args.shards is None else SHARDING_FILE
+    with own_folder(folder, settings, last, ignored) as finished:
         if finished:
             out.print(f"{plain(folder)} holds this training, finished.")
             return
@@ -131,9 +141,31 @@ def train(values: dict[str, Any]) -> None:
             assert isinstance(dataset, Dataset)
             train_sharded(values, base, task, labels, dataset, source, settings, left_out)
             return
-        record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings, left_out)
+        record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings, left_out, test)
+        score = _test_score(locate(str(folder)), test, task, config, loading) if test is not None else ""
     out.print(
         f"Trained {plain(base.public_name)} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} "
-        f"epochs ({record.steps} steps, {record.seconds:.0f} s). The model and its {RECORD_FILE} are in "
+        f"epochs ({record.steps} steps, {record.seconds:.0f} s).{score} The model and its {RECORD_FILE} are in "
         f"{plain(config.output_dir)}."
     )
+
+
+def _test_score(
+    trained: ModelSource, test: AnyDataset, task: Task, config: UnlearningConfig, loading: dict[str, Any]
+) -> str:
+    """What a trained model makes of the test split, in a sentence."""
+    model = load_any(trained, task, **loading)
+    # As one measures L, which is the set that every measurement has.
+    sets: dict[SetName, AnyDataset | None] = {"retained": test, "forget": None, "holdout": None}
+    evidence = measured_sets(sets, [trained], model.config, task, config)
+    tables, _ = score_once(evidence, to_device(model, config.device))
+    sampled = "retained" in evidence.sampled
+    scores = summarise(tables["retained"], task, sampled, evidence.truth().get("retained"), config.seed)
+    shown = {"loss": scores.loss} | {
+        name.removesuffix(" on").removesuffix(" of"): vars(scores)[measure]
+        for measure, name in MEASURES.items()
+        if vars(scores)[measure] is not None
+    }
+    part = "a random part of " if sampled else ""
+    found = ", ".join(f"{name} {show(value, 2)}" for name, value in shown.items())
+    return f" On {part}the test split ({scores.records:,} records): {found}."

@@ -16,6 +16,7 @@ from ..methods.table import CHOICES
 from ..models.location import locate
 from ..output_folder import own_folder, run_settings, start_folder
 from ..publishing.card import CARD_FILE, write_card
+from ..publishing.command import given_settings
 from ..publishing.ledger import LEDGER_FILE
 from ..publishing.ledger_of_model import weights_of, with_note, write_line
 from ..publishing.publish import publish
@@ -176,7 +177,7 @@ def _unlearn(
         known=trainer.others | ({own: trainer.tables["retrained"]} if own is not None else {}),
     )
     report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
-    report = replace(report, attempts=prepared.count_attempt())
+    report = replace(report, attempts=prepared.count_attempt(), given=given_settings(prepared.values))
     trainer.evidence_report = report = with_note(report, prepared.ledger, parts.forgotten, prepared.source)
     trainer.save_model()
     return report

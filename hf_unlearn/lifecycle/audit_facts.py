@@ -1,7 +1,8 @@
 """All that the page says of a finished run beside its report: files, ledger, old weights, derived models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, resolve_revision, snapshot_download
 from huggingface_hub.errors import (
@@ -16,6 +17,7 @@ from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..hub_access import hub_errors
 from ..models.location import ModelSource
+from ..output_folder import known_settings
 from ..publishing.ledger import LEDGER_FILE, Ledger, file_digest
 from ..publishing.ledger_of_model import ledger_of, weights_of
 from .derived_models import DerivedModel, DerivedReport, derived_models, unlearning_date
@@ -99,6 +101,7 @@ class Audited:
         report_digest: SHA-256 of the file that the report was read from.
         pictures: the PNGs beside it that can be shown, by name.
         weights: SHA-256 of each of the model's safetensors files, by name.
+        places: the settings of the run with the folders of this machine; empty for a published one.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Audited:
     ledger: LedgerCheck
     old_weights: OldWeights
     derived: DerivedCheck
+    places: dict[str, Any] = field(default_factory=dict)
 
 
 def look(place: str, revision: str | None = None) -> Audited:
@@ -138,6 +142,7 @@ def look(place: str, revision: str | None = None) -> Audited:
         ledger=_checked(source),
         old_weights=_old_weights(report, source, folder / ERASURE_FILE),
         derived=_derived(report, source),
+        places=known_settings(folder),
     )
 
 

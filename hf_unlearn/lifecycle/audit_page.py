@@ -39,7 +39,7 @@ def render_page(audited: Audited) -> str:
         environment(html=True)
         .get_template("audit.html")
         .render(
-            shared_values(report),
+            shared_values(report, audited.places),
             audited=audited,
             report_file=REPORT_FILE,
             says=VERDICTS[report.verdict.word],

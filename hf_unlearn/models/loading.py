@@ -113,14 +113,14 @@ def task_of(
     if asked is None:
         if not possible:
             raise InputError(
-                f"The architecture {architecture!r} of {name!r} does not say what the model does; say it with "
-                f"--task ({' or '.join(ARCHITECTURES)})."
+                f"The architecture {architecture!r} of {name!r} does not say what the model does; name its "
+                f"task ({' or '.join(ARCHITECTURES)})."
             )
         asked = possible[0]
     # A new head can be put on any encoder or language model that has such a class.
     new_head = TASKS[asked].new_head and config.model_type in ARCHITECTURES[asked]
     if asked not in possible and not new_head and "auto_map" not in config.to_dict():
-        raise InputError(f"--task {asked} is not possible with {name!r}, which is a {architecture}.")
+        raise InputError(f"The task {asked} is not possible with {name!r}, which is a {architecture}.")
     _check_problem(name, config, asked, is_classifier=asked in possible and peft is None)
     return asked
 

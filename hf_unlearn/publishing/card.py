@@ -15,6 +15,7 @@ from ..evaluation.wording import SET_NAMES
 from ..files import write_text
 from ..models.loading import AUTO_CLASSES
 from ..models.tasks import TASKS
+from ..output_folder import known_settings
 from .sections import TEMPLATES, VERDICTS, method_of, shared_values
 from .templating import environment
 
@@ -55,10 +56,16 @@ def rendered_card(
     report: UnlearningReport,
     overrides: Mapping[str, Any] | None = None,
     published: Published | None = None,
+    *,
+    local: bool = True,
 ) -> str:
-    """The card of a finished run, as :func:`write_card` writes it, or as it is published."""
+    """The card of a finished run, as :func:`write_card` writes it, or as it is published.
+
+    Where it is ``local``, the command that repeats the run names the folders of this machine.
+    """
     pictures = [name for name in PICTURES if (folder / name).is_file()]
-    return render_card(report, folder.resolve().name, pictures, overrides, published)
+    places = known_settings(folder) if local else None
+    return render_card(report, folder.resolve().name, pictures, overrides, published, places)
 
 
 def render_card(
@@ -67,8 +74,12 @@ def render_card(
     pictures: Collection[str] = tuple(PICTURES),
     overrides: Mapping[str, Any] | None = None,
     published: Published | None = None,
+    places: Mapping[str, Any] | None = None,
 ) -> str:
-    """Render the card, with the pictures that lie beside it; the name counts unless published or overridden."""
+    """Render the card, with the pictures that lie beside it; the name counts unless published or overridden.
+
+    ``places`` are the settings of the run with the folders of this machine.
+    """
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     name = given.get("model_name", published.name if published else name)
     loader = AUTO_CLASSES[report.task].__name__
@@ -76,7 +87,7 @@ def render_card(
         environment()
         .get_template("model_card.md")
         .render(
-            shared_values(report),
+            shared_values(report, places),
             metadata=_metadata(report, name, given).to_yaml(),
             name=name,
             pictures={name: text for name, text in PICTURES.items() if name in pictures},

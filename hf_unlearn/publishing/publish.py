@@ -139,17 +139,17 @@ def _check_verdict(report: UnlearningReport, push_anyway: bool, tell_users_to_mo
     if word in REFUSED and not push_anyway:
         raise InputError(
             f"The verdict is {word}{beside}, so the model is not published as unlearned; choose another method, "
-            "or add --push_anyway, and the card's first line will say so."
+            "or add --push_anyway (in Python, push_anyway=True), and the card's first line will say so."
         )
     if report.weights_moved is False and not push_anyway:
         raise InputError(
             "All weights are those of the original, so nothing was unlearned; train at a higher learning rate or for "
-            "longer, or add --push_anyway, and the card's first line will say so."
+            "longer, or add --push_anyway (in Python, push_anyway=True), and the card's first line will say so."
         )
     if report.utility is not None and report.utility.word == "lost" and not push_anyway:
         raise InputError(
             "The utility is lost, so the model is not published as it is; train for longer, choose another method, or "
-            "add --push_anyway, and the card's first line will say so."
+            "add --push_anyway (in Python, push_anyway=True), and the card's first line will say so."
         )
     if tell_users_to_move and word in REFUSED:
         raise InputError(
@@ -177,7 +177,10 @@ def require_writable(
     if private and not info.private:
         raise InputError(f"{info.id} is there already and public; make it private on its page first.")
     if files_of(info) and not push_to_existing:
-        raise InputError(f"{info.id} has files already; choose a new name, or add --push_to_existing. {history}")
+        raise InputError(
+            f"{info.id} has files already; choose a new name, or add --push_to_existing (in Python, "
+            f"push_to_existing=True). {history}"
+        )
 
 
 def _create(api: HfApi, repo_id: str, private: bool | None, patiently: Patience) -> HfHubHTTPError | None:
@@ -327,7 +330,7 @@ def _card(folder: Path, report: UnlearningReport, published: Published) -> bytes
         name = ModelCard(text).data.get("model_name") or folder.resolve().name
         ours = (Published(name, *said) for said in product((None, False, True), (False, True)))
         if any(text == rendered_card(folder, report, published=before) for before in ours):
-            return rendered_card(folder, report, published=published).encode()
+            return rendered_card(folder, report, published=published, local=False).encode()
     if published.tell_users_to_move:
         logger.warning(
             "The card has been edited and stays as it is: ask users of the original model to move there yourself."

@@ -1,7 +1,6 @@
 """What the model card and the page for an auditor both say of a report."""
 
-import json
-import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation.report import UnlearningReport
@@ -21,6 +20,7 @@ from ..evaluation.wording import (
 from ..methods.method import ADAPTER_RATE, Method
 from ..methods.table import METHODS, find_method
 from ..models.tasks import TASKS
+from .command import repeating_command
 
 SHOWN_SETTINGS = (
     "learning_rate",
@@ -38,18 +38,6 @@ SHOWN_SETTINGS = (
 )
 
 TEMPLATES = ("prompt_template", "completion_template")
-
-REPEATED_SETTINGS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "train_last_layers",
-    "max_length",
-    "dataset_text_field",
-    *TEMPLATES,
-)
 
 VERDICTS = {
     "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",
@@ -75,8 +63,11 @@ MOST_CLASSES = 10
 Rows = list[tuple[str, dict[str, Estimate | None]]]
 
 
-def shared_values(report: UnlearningReport) -> dict[str, Any]:
-    """The values that the templates of the card and of the page both use."""
+def shared_values(report: UnlearningReport, places: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The values that the templates of the card and of the page both use.
+
+    ``places`` are the settings of the run with the folders of this machine, for its owner.
+    """
     return {
         "report": report,
         "facts": TASKS[report.task],
@@ -84,7 +75,7 @@ def shared_values(report: UnlearningReport) -> dict[str, Any]:
         "arms": {arm: title for arm, title in ARM_NAMES.items() if arm in report.arms},
         "reference_names": REFERENCE_NAMES,
         "settings": settings_rows(report),
-        "flags": reproducing_flags(report),
+        "command": repeating_command(report, places),
         "stopped": stopped(report),
         "evidence": evidence_rows(report),
         "attacks": attack_rows(report),
@@ -132,6 +123,8 @@ def settings_rows(report: UnlearningReport) -> dict[str, Any]:
         merged = "" if method.adapter_of else ", merged"
         dropout = method.lora["lora_dropout"]
         rows["LoRA"] = f"r={method.lora['r']}, alpha={method.lora['lora_alpha']}, dropout={dropout}{merged}"
+    if method.repeated:
+        rows["records of S that an epoch has twice"] = f"{method.repeated:,}, so that all processes take equally many"
     return rows | {"seed": method.seed}
 
 
@@ -229,43 +222,3 @@ def margin(report: UnlearningReport) -> str | None:
         f"Margin, fixed before the run: ±{verdict.margin:.2f} in AUC. This sample can confirm "
         f"{confirmed(verdict.smallest_margin)}. {tests}."
     )
-
-
-def reproducing_flags(report: UnlearningReport) -> list[str]:
-    """The flags that repeat the run, without where its records were."""
-    method = report.method
-    flags: dict[str, Any] = {}
-    if report.original:
-        flags |= {"model_name_or_path": report.original.name, "model_revision": report.original.revision}
-    flags |= {"dataset_name": report.dataset.name, "dataset_revision": report.dataset.revision}
-    if report.shards is not None:
-        flags["drop"] = "true" if report.shards.dropped and not report.shards.retrained else None
-        return [f"--{name} {_in_shell(str(value))}" for name, value in flags.items() if value is not None]
-    flags["method"] = method.name
-    row = method_of(report)
-    if row and row.alpha is not None:
-        flags["alpha"] = method.alpha
-    flags |= {"start": method.start, "rewind_checkpoint": method.checkpoint}
-    if row and method.options != row.options:
-        flags["method_kwargs"] = json.dumps(method.options)
-    flags["alternates_file"] = "alternates.jsonl" if method.alternates else None
-    if report.base and row and row.uses_base:
-        flags["base_model_name_or_path"] = report.base.name
-    flags |= {"budget": method.budget} if method.budget else {"num_train_epochs": method.epochs}
-    flags["stop_when_useful"] = None if method.usefulness is None else "true"
-    flags |= {name: method.settings.get(name) for name in (*REPEATED_SETTINGS, *TASKS[report.task].settings)}
-    flags["group_column"] = report.group_column
-    flags["base_is_clean"] = "true" if report.base_is_clean == "stated" else None
-    if method.lora:
-        flags |= {"use_peft": "true", "lora_r": method.lora["r"], "lora_alpha": method.lora["lora_alpha"]}
-        flags["merge_adapter"] = None if method.adapter_of else "true"
-    flags["seed"] = method.seed
-    return [f"--{name} {_in_shell(str(value))}" for name, value in flags.items() if value is not None]
-
-
-def _in_shell(value: str) -> str:
-    """A value as bash reads it, on one line."""
-    if value.isprintable():
-        return shlex.quote(value)
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return "$'" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + "'"

@@ -94,7 +94,7 @@ def trained_weights(
             why = " ".join(str(error).split())
             raise InputError(
                 f"PEFT puts no adapter on this {type(plain).__name__} ({why}); name its modules with "
-                "--lora_target_modules."
+                "--lora_target_modules (in Python, target_modules of LoraConfig)."
             ) from None
     if args.train_last_layers is not None:
         freeze_all_but_last(plain, args.train_last_layers)

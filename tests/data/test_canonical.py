@@ -154,6 +154,70 @@ def test_rows_known_by_their_content_are_missed_too() -> None:
         split(other, Records.rows([0]), known)
 
 
+MERGED = {
+    "zeros": (array([3, 3, 5], pa.int64()), ["3", "03", "5"]),
+    "zeros and a missing id": (array([3, 3, None], pa.float64()), ["3", "0003", "5"]),
+    "signs": (array([3, 3, 5], pa.int64()), ["3", "+3", "5"]),
+    "points": (array([3, 3, 5], pa.float32()), ["3", "3.0", "5"]),
+    "spaces": (array([3, 3, 5], pa.int64()), ["3", " 3", "5"]),
+    "parts": (array([3, 3, 5], pa.int64()), array([3.0, 3.25, 5.0], pa.float64())),
+    "decimals": (array([3, 3, 5], pa.int64()), array([Decimal("3.00"), Decimal("3.25"), 5], pa.decimal128(9, 2))),
+    "half precision": (pa.array(np.array([1025, 1025, 5], dtype=np.float16)), ["1025", "1025.25", "5"]),
+    "seconds": (
+        array([MOMENTS[0].replace(microsecond=0)] * 2 + SECONDS[1:2], pa.timestamp("s")),
+        array([SECONDS[0], MOMENTS[0], SECONDS[1]], pa.timestamp("ms")),
+    ),
+    "times": (
+        array([dt.time(3), dt.time(3), None], pa.time32("s")),
+        array([dt.time(3), dt.time(3, 0, 0, 5), None], pa.time64("us")),
+    ),
+    "zones as text": (
+        array(SECONDS[:1] * 2 + SECONDS[1:2], pa.timestamp("s", "UTC")),
+        [f"{SECONDS[0]}Z", f"{SECONDS[0].isoformat()}Z", "never"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(MERGED))
+def test_one_id_that_stood_for_two_people_ends_the_run_until_both_are_named(case: str) -> None:
+    then, now = (data(ids) for ids in MERGED[case])
+    known = split(then, Records.ids("id", [1025] if case == "half precision" else then[:1]["id"]))
+    assert numbers(known.forget) == [0, 1]
+    with pytest.raises(
+        InputError, match=r"1 rows to retain may be of people whom an earlier request named: column id"
+    ):
+        split(now, Records.rows([2]), known.forgotten.digests)
+    assert numbers(split(now, Records.rows([1]), known.forgotten.digests).retained) == [2]
+    goes_on = split(now, Records.rows([2]), known.forgotten.digests, allow_unmatched=True)
+    assert numbers(goes_on.retained) == [1]
+
+
+@pytest.mark.parametrize("how", ["ids", "rows"])
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        (array([i + 0.35 for i in WHOLE], pa.float64()), array([float(i) for i in WHOLE], pa.float64())),
+        (
+            array([Decimal(i) / 4 for i in WHOLE], pa.decimal128(9, 2)),
+            array([Decimal(i) for i in WHOLE], pa.decimal128(9, 2)),
+        ),
+    ],
+)
+def test_numbers_that_were_cut_in_a_column_of_the_same_type_end_the_run(how: str, then: Any, now: Any) -> None:
+    first = data(then)
+    known = split(first, Records.ids("id", first[1:2]["id"]) if how == "ids" else Records.rows([1])).forgotten.digests
+    with pytest.raises(InputError, match="it has 0 now. The column types were .* with fractions"):
+        split(data(now), Records.rows([0]), known)
+    # That row was taken out of D, and of the others some are as they were.
+    assert split(data(then.take([0, 2, 3])), Records.rows([0]), known).lacking == 1
+
+
+def test_text_that_lost_its_zeros_ends_the_run() -> None:
+    known = split(data(["007", "8"]), Records.ids("id", ["007"])).forgotten.digests
+    with pytest.raises(InputError, match="it has 0 now"):
+        split(data(["7", "8"]), Records.rows([1]), known)
+
+
 def test_a_key_that_only_fills_the_table_does_not_hide_a_row() -> None:
     turns = [[{"role": "user", "content": f"text {i}"}] for i in range(4)]
     first = Dataset.from_dict({"messages": turns, "n": [0, 1, 2, 3]})

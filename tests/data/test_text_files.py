@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Json, Value
+from huggingface_hub import HfApi
 
 from hf_unlearn import InputError, Records, split_retained
 from hf_unlearn.data.checks import check_records
@@ -58,6 +59,41 @@ def test_marks_around_fields(tmp_path: Path, name: str, text: str, expected: lis
 def test_marks_that_may_mean_both(tmp_path: Path, text: str, streaming: bool) -> None:
     with pytest.raises(InputError, match="lines, which are . rows if quotation marks enclose fields"):
         rows_of(tmp_path / "d.tsv", text, streaming=streaming)
+
+
+def on_hub(owner: HfApi, file: str, text: str) -> str:
+    owner.create_repo("owner/lines", repo_type="dataset", exist_ok=True)
+    owner.upload_file(repo_id="owner/lines", repo_type="dataset", path_in_repo=file, path_or_fileobj=text.encode())
+    return "owner/lines"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("train.csv", 'id,text\n1,"open\n2,b\n3,c\n', "are text and enclose no fields; name that file, downloaded"),
+        ("train.tsv", 'id\ttext\na\t"one\nb\ttwo"\nc\tx\n', "lines, which are . rows if quotation marks enclose"),
+    ],
+)
+def test_so_it_is_with_files_on_the_hub(owner: HfApi, file: str, text: str, said: str) -> None:
+    name = on_hub(owner, file, text)
+    try:
+        with pytest.raises(InputError, match=said):
+            load_data(name)
+    finally:
+        owner.delete_repo(name, repo_type="dataset")
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "Hub"])
+def test_an_id_may_read_like_no_value(owner: HfApi, tmp_path: Path, place: str) -> None:
+    text = 'id,text\nNA,"one, two"\nnull,b\nx,\n'
+    (tmp_path / "train.csv").write_text(text)
+    name = {"file": str(tmp_path / "train.csv"), "folder": str(tmp_path)}.get(place) or on_hub(
+        owner, "train.csv", text
+    )
+    rows = list(load_data(name)[0]["train"])
+    assert rows == [{"id": "NA", "text": "one, two"}, {"id": "null", "text": "b"}, {"id": "x", "text": None}]
+    if place == "Hub":
+        owner.delete_repo(name, repo_type="dataset")
 
 
 def test_no_message_of_the_sms_collection_is_lost(shared: Path) -> None:

@@ -15,10 +15,12 @@ from transformers import AutoModelForCausalLM
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.plots import PICTURES
+from hf_unlearn.evaluation.report import REPORT_FILE
 from hf_unlearn.jobs.preparation import prepare_run
 from hf_unlearn.jobs.trials import with_method
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import RECORD_FILE, load_record
+from hf_unlearn.publishing.card import rendered_card
 
 from ..conftest import secrets_rows, tickets_rows, write_rows
 
@@ -236,7 +238,9 @@ def test_a_classifier_with_a_test_split_and_a_reference_of_its_own(
     write_rows(data / "test.jsonl", tickets_rows(20))
     settings = {**classifier_settings, "dataset_name": str(data), "dataset_test_split": "test"}
     reference = tmp_path / "reference"
-    assert command("train", settings, "--train_on", "retained", "--output_dir", str(reference))[0] == 0
+    code, out, err = command("train", settings, "--train_on", "retained", "--output_dir", str(reference))
+    assert code == 0, err
+    assert re.search(r"On the test split \(20 records\): loss [0-9.]+ \[.*\], accuracy [0-9.]+ \[", out)
     assert json.loads((reference / RECORD_FILE).read_text())["dataset"]["rows"] == 40
     folder = tmp_path / "out"
     code, out, err = command("run", {**settings, "retrained_model": str(reference), "output_dir": str(folder)})
@@ -259,7 +263,8 @@ def test_lora_from_the_command_line(
     card = (folder / "README.md").read_text()
     assert "library_name: peft" in card
     assert "AutoPeftModelForCausalLM" in card
-    assert str(lm_base.parent) not in card
+    # Only the command that repeats the run names folders of this machine, and not in a published card.
+    assert str(lm_base.parent) not in rendered_card(folder, UnlearningReport.load(folder / REPORT_FILE), local=False)
     # an adapter can be unlearned in its turn, and be merged
     merged = tmp_path / "merged"
     others = {"forget_ids": None, "forget_values": [f"id=p-{i:03d}" for i in range(20, 25)]}
@@ -475,6 +480,11 @@ def test_training_again_is_not_needed(
     code, out, _ = command("train", lm_settings)
     assert code == 0
     assert "holds this training, finished" in out
+    # The request has no part in it, for it was trained on all of D.
+    code, out, _ = command("train", {**lm_settings, "forget_ids": None, "forget_values": ["id=p-001"]})
+    assert (code, "holds this training, finished" in out) == (0, True)
+    code, _, err = command("train", {**lm_settings, "holdout_ids": None, "holdout_values": ["id=p-001"]})
+    assert (code, "other settings (data)" in err) == (2, True)
     code, _, err = command("train", {**lm_settings, "seed": 99})
     assert code == 2
     assert "other settings (seed)" in err
@@ -487,6 +497,9 @@ def test_evaluate_measures_what_others_made(
     settings = {**lm_settings, "output_dir": str(folder), "original_model": str(lm_original)}
     code, out, err = command("evaluate", settings, "--model_name_or_path", str(lm_base))
     assert code == 0, err
+    assert f"before: {lm_original.name}\nafter: {lm_base.name}\n" in out
+    assert "unknown" not in out
+    assert "indexing errors" not in err
     report = UnlearningReport.load(folder / "unlearning_report.json")
     assert report.method.name == "unknown"
     assert list(report.arms) == ["original", "unlearned"]

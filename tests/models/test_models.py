@@ -108,13 +108,13 @@ def test_architectures_of_each_task(architecture: str, expected: Task) -> None:
 
 def test_impossible_tasks(encoder_base: Path, classifier_original: Path) -> None:
     bare = load_config(locate(str(encoder_base)))
-    with pytest.raises(InputError, match="'BertModel' of 'x' does not say what the model does; say it with --task"):
+    with pytest.raises(InputError, match="'BertModel' of 'x' does not say what the model does; name its task"):
         task_of("x", bare, None)
-    with pytest.raises(InputError, match="--task text-generation is not possible with 'x', which is a BertModel"):
+    with pytest.raises(InputError, match="The task text-generation is not possible with 'x', which is a BertModel"):
         task_of("x", bare, "text-generation")
     classifier = load_config(locate(str(classifier_original)))
     for asked in ("text-generation", "text2text-generation"):
-        with pytest.raises(InputError, match=f"--task {asked} is not possible"):
+        with pytest.raises(InputError, match=f"The task {asked} is not possible"):
             task_of("x", classifier, asked)
 
 

@@ -89,6 +89,7 @@ def example_report(task: Any = "text-classification", word: Any = "not_distingui
             request_digest="d" * 64,
             near_duplicate_policy="report",
             near_duplicates=[NearAudit(None, 0.55, 3, 4, [0, 0, 0, 0, 0, 1, 0, 0, 0, 3])],
+            id_columns=["customer"],
         ),
         method=MethodEntry(
             name="toward_base",
@@ -169,6 +170,13 @@ def bare_report() -> UnlearningReport:
             "undecided", ["Without held-out records nothing could be measured."], [], 0.1, None, None, None
         ),
     )
+
+
+def test_it_says_what_an_epoch_had_twice() -> None:
+    report = example_report()
+    assert "has twice" not in render_card(report, "name")
+    shown = render_card(replace(report, method=replace(report.method, repeated=1003)), "name")
+    assert "| records of S that an epoch has twice | 1,003, so that all processes take equally many |" in shown
 
 
 def test_the_whole_card() -> None:

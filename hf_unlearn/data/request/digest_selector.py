@@ -12,8 +12,8 @@ from datasets import ClassLabel, Features
 
 from ...errors import InputError
 from ..arrow_tables import listed, row_texts
-from ..canonical import WHOLE, content_texts, id_texts, kind_of
-from .digests import ForgottenDigests, digest_each
+from ..canonical import FRACTIONS, WHOLE, content_texts, has_fractions, id_texts, kind_of, text_in
+from .digests import ForgottenDigests, digest_each, plain_kinds
 from .records import Matcher, Records, Selector, value_text
 
 
@@ -62,7 +62,10 @@ class DigestMatcher(Matcher):
     def __init__(self, wanted: Digested, types: list[pa.DataType], features: Features):
         super().__init__(len(wanted.digests))
         self.wanted, self.types, self.features = wanted, types, features
+        self.kinds = [kind_of(kind, features.get(name)) for kind, name in zip(types, wanted.names, strict=True)]
         self.whole = True
+        self.fractions: set[str] = set()
+        self.alike: list[np.ndarray] = []
         self.positions = {digest: i for i, digest in enumerate(sorted(wanted.digests))}
 
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
@@ -78,6 +81,24 @@ class DigestMatcher(Matcher):
         for text, digests in self.known(list(counts)).items():
             for digest in digests:
                 self.hits[self.positions[digest]] += counts[text]
+        names = self.wanted.names
+        self.fractions |= {name for name in names if name not in self.fractions and has_fractions(table.column(name))}
+        self.alike.append(self._alike(texts) & ~mask)
+
+    def _alike(self, texts: pa.Array) -> np.ndarray:
+        """Which rows have an id that the column's type, when a request named ids, would have made one of those."""
+        kinds: dict[str, set[str]] = {}
+        for part in self.wanted.parts:
+            if part.types and not part.whole_rows and plain_kinds(part.types) != self.kinds:
+                kinds.setdefault(part.types[0], set()).update(part.digests)
+        found: set[str] = set()
+        start = value_text(self.wanted.names[0], "")
+        for kind, digests in kinds.items():
+            forms = {text: text_in(kind, text.removeprefix(start)) for text in texts.unique().drop_null().to_pylist()}
+            changed = {text: start + form for text, form in forms.items() if form is not None}
+            made = zip(changed, digest_each(self.wanted.key, changed.values()), strict=True)
+            found |= {text for text, digest in made if digest in digests}
+        return np.asarray(pc.is_in(texts, value_set=pa.array(list(found), pa.large_string())))
 
     def known(self, texts: Sequence[str]) -> dict[str, list[str]]:
         """Those of the texts of ids or rows that it has digests of, with these digests."""
@@ -89,10 +110,14 @@ class DigestMatcher(Matcher):
                 found.setdefault(text, []).append(digest)
         return found
 
-    def check(self, allow_unmatched: bool) -> int:
-        """How much of what was forgotten D lacks; raises InputError where it may be there in another form."""
+    def check(self, allow_unmatched: bool, gone: np.ndarray) -> int:
+        """How much of what was forgotten D lacks; raises InputError where it may be there in another form.
+
+        ``gone``: the rows that are in S now, bool of shape (rows,).
+        """
         names = self.wanted.names
-        types = [kind_of(kind, self.features.get(name)) for kind, name in zip(self.types, names, strict=True)]
+        named = zip(self.kinds, names, strict=True)
+        types = [kind + FRACTIONS if name in self.fractions else kind for kind, name in named]
         lacking = 0
         for part in self.wanted.parts:
             found = sum(bool(self.hits[self.positions[digest]]) for digest in part.digests)
@@ -105,8 +130,16 @@ class DigestMatcher(Matcher):
                 raise InputError(
                     f"An earlier request named {expected:,} {what} that the data set had, and it has {found:,} now."
                     f"{then if changed else ''} The others may be there in another form and would be trained on "
-                    "again; restore the form that they had, or go on with --allow_unmatched if they are gone."
+                    "again; restore the form that they had, or go on with --allow_unmatched (in Python, "
+                    "allow_unmatched=True) if they are gone."
                 )
+        if (alike := int(np.count_nonzero(np.concatenate(self.alike) & ~gone))) and not allow_unmatched:
+            raise InputError(
+                f"{alike:,} rows to retain may be of people whom an earlier request named: column {listed(names)} had "
+                "another type then, which wrote their ids as it wrote others (3 for 03). Name them in this request, "
+                "too, or restore that type, or retain them with --allow_unmatched (in Python, "
+                "allow_unmatched=True)."
+            )
         return lacking
 
     def _texts(self, table: pa.Table) -> pa.Array:

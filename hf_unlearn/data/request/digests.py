@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from ...errors import InputError
-from ..canonical import is_number
+from ..canonical import FRACTIONS, is_number
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class ForgottenDigests:
         columns: what a digest is made of: one column of ids, or those of a whole row.
         whole_rows: whether a digest is of a row's content, not of an id.
         digests: 64 hexadecimal characters each, sorted, so that their order says nothing.
-        types: what each of these columns held, see :func:`~hf_unlearn.data.canonical.kind_of`. As ``form`` and
-            ``found``, it is None in ledgers from before this was noted, whose digests are of other texts.
+        types: what each of these columns held, see :func:`~hf_unlearn.data.canonical.kind_of`, with a word on
+            fractions. As ``form`` and ``found``, it is None in ledgers from before this was noted, whose digests are
+            of other texts.
         form: ``integer`` where all are ids written as whole numbers are, or else ``text``.
         found: how many of them the data set had.
     """
@@ -39,9 +40,18 @@ class ForgottenDigests:
 
     def may_differ(self, types: list[str], whole: bool) -> bool:
         """Whether the values could have other texts in columns of these types, ``whole`` where all ids are."""
-        if self.types is None or self.types == types:
+        if self.types is None:
             return False
-        return not (self.form == "integer" and whole and all(map(is_number, types)))
+        was, now = plain_kinds(self.types), plain_kinds(types)
+        if was == now:
+            cut = any(a != b and a.endswith(FRACTIONS) for a, b in zip(self.types, types, strict=True))
+            return cut or (self.form == "text" and whole and not self.whole_rows)
+        return not (self.form == "integer" and whole and all(map(is_number, now)))
+
+
+def plain_kinds(types: Iterable[str]) -> list[str]:
+    """What columns hold, without whether some numbers in them are not whole."""
+    return [kind.removesuffix(FRACTIONS) for kind in types]
 
 
 def keyed_digest(key: bytes, values: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from ..arrow_tables import AnyDataset, column_names, read_tables, row_texts
-from ..canonical import WHOLE, content_texts, kind_of
+from ..canonical import FRACTIONS, WHOLE, content_texts, has_fractions, is_number, kind_of
 from .digests import ForgottenDigests, digest_each, key_check, keyed_digest
 from .selection import Selection, take_rows
 
@@ -100,6 +100,11 @@ def _texts(
 
 
 def _types(dataset: AnyDataset, columns: Sequence[str]) -> list[str]:
-    """What the columns hold."""
+    """What the columns hold, and whether some of their numbers are not whole."""
     schema, features = next(read_tables(dataset, columns))[0].schema, dataset.features or {}
-    return [kind_of(schema.field(name).type, features.get(name)) for name in columns]
+    kinds = {name: kind_of(schema.field(name).type, features.get(name)) for name in columns}
+    numbers = [name for name, kind in kinds.items() if is_number(kind) and kind != "integer"]
+    for table, _ in read_tables(dataset, numbers) if numbers else ():
+        kinds |= {name: kinds[name] + FRACTIONS for name in numbers if has_fractions(table.column(name))}
+        numbers = [name for name in numbers if not kinds[name].endswith(FRACTIONS)]
+    return [kinds[name] for name in columns]

@@ -72,14 +72,18 @@ class Selection:
                 hint = f"it has {nearly} of them in another case, white space or Unicode form; " if nearly else ""
                 raise InputError(
                     f"{self.name} names {len(missing)} of {len(matcher.hits)} records that the data set does not have "
-                    f"({matcher.place(missing)}); {hint}correct them, or leave them out with --allow_unmatched."
+                    f"({matcher.place(missing)}); {hint}correct them, or leave them out with --allow_unmatched "
+                    "(in Python, allow_unmatched=True)."
                 )
         if not allow_unmatched and not any(self.honoured) and not self.mask().any():
             raise InputError(f"{self.name} names no record of the data set; correct it.")
 
-    def check_earlier(self, allow_unmatched: bool) -> int:
-        """How much of what earlier requests named D lacks; raises InputError where it may be there in another form."""
-        return sum(one.check(allow_unmatched) for one in self.matchers if isinstance(one, DigestMatcher))
+    def check_earlier(self, allow_unmatched: bool, gone: np.ndarray) -> int:
+        """How much of what earlier requests named D lacks; raises InputError where it may be there in another form.
+
+        ``gone``: the rows that are in S now, bool of shape (rows,).
+        """
+        return sum(one.check(allow_unmatched, gone) for one in self.matchers if isinstance(one, DigestMatcher))
 
     def mask(self) -> np.ndarray:
         return np.logical_or.reduce([np.concatenate(masks) for masks in self.masks])

@@ -57,7 +57,7 @@ def requested_texts(
     if as_text and _reader(kind, column_type) is None:
         raise InputError(
             f"Column {column!r} holds {word} values, which text cannot name; name the rows by their position "
-            "(--forget_rows), or give a data set of them (--forget_dataset)."
+            "(--forget_rows; in Python, Records.rows), or give a data set of them (--forget_dataset; Records.like)."
         )
     if not as_text and not given <= GIVEN.get(word, {word}):
         (found,) = given if len(given) == 1 else [", ".join(sorted(given))]

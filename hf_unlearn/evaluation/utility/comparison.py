@@ -58,9 +58,12 @@ class Utility:
     def sentence(self) -> str:
         """The finding in a sentence or two."""
         found, part = self.decrease, self.loss_of in ("gain", "loss")
+        ends, better = (found.low, found.high), found.value < 0 and self.loss_of != "gain"
+        if better:
+            ends = (-found.high, -found.low)
         value, low, high, margin = (
-            f"{100 * number:.1f} %" if part else f"{number:.2f}"
-            for number in (found.value, found.low, found.high, self.margin)
+            f"{100 * number:z.1f} %" if part else f"{number:z.2f}"
+            for number in (abs(found.value) if better else found.value, *ends, self.margin)
         )
         interval = f"90 % interval {low.removesuffix(' %')} to {high}"
         finding = f"{FINDINGS[self.word]} {margin}."
@@ -70,7 +73,8 @@ class Utility:
                 f"On {where} {value} of what the fine-tuning had gained in loss is lost ({interval}), compared with "
                 f"{model}, {finding}"
             )
-        worse = f"{NAMES[self.loss_of]} is lower by" if self.loss_of != "loss" else "the loss is higher by"
+        name, directions = NAMES.get(self.loss_of, "the loss"), ("lower", "higher")
+        worse = f"{name} is {directions[better != (self.loss_of == 'loss')]} by"
         sentence = f"On {where} {worse} {value} ({interval}) than {model}'s, {finding}"
         if self.loss_of == "loss" and self.gain is not None:
             sentence += " The fine-tuning had gained nothing here that shows, so this is a part of the whole loss."

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score
 
+from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.utility.comparison import Utility, ratio, utility
 from hf_unlearn.evaluation.utility.metrics import Truth
 
@@ -83,6 +84,21 @@ def test_that_few_records_show_no_difference_is_not_that_there_is_none() -> None
         assert found is not None
         assert found.word == word
         assert found.decrease.high == pytest.approx(1 - 0.05 ** (1 / n))
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "found", "said"),
+    [
+        ("accuracy", Estimate(-0.001, -0.004, 0.002, 9), "accuracy is higher by 0.00 (90 % interval 0.00 to 0.00)"),
+        ("macro_f1", Estimate(-0.02, -0.05, 0.01, 9), "macro-F1 is higher by 0.02 (90 % interval -0.01 to 0.05)"),
+        ("macro_f1", Estimate(0.02, -0.004, 0.05, 9), "macro-F1 is lower by 0.02 (90 % interval 0.00 to 0.05)"),
+        ("loss", Estimate(-0.02, -0.05, 0.01, 9), "the loss is lower by 2.0 % (90 % interval -1.0 to 5.0 %)"),
+        ("loss", Estimate(0.02, -0.01, 0.05, 9), "the loss is higher by 2.0 % (90 % interval -1.0 to 5.0 %)"),
+        ("gain", Estimate(-0.0001, -0.01, 0.01, 9), "On the test split 0.0 % of what"),
+    ],
+)
+def test_it_says_which_way_a_number_went(loss_of: Any, found: Estimate, said: str) -> None:
+    assert said in Utility("test", "original", loss_of, found, 0.05, "kept").sentence
 
 
 def test_records_of_one_customer_count_as_one() -> None:

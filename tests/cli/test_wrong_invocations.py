@@ -1,0 +1,62 @@
+"""Whatever is wrong with a command, it ends in a sentence: never in a traceback."""
+
+import io
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_unlearn.cli import main
+
+from ..support.wrong import Place, commands, invocation, quoted
+
+pytestmark = pytest.mark.usefixtures("pictures_left_blank", "hub")
+
+QUICK, MANY = range(10), range(10, 510)
+
+
+def check(command: str, number: int, model: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> int:
+    """Run one invocation in a folder of its own; returns its exit code."""
+    # Deep enough that no relative path leads out of it.
+    folder = folder / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    words = invocation(Place(folder, model), command, number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "stdin", io.StringIO(""))
+        capsys.readouterr()
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException as error:
+            raise AssertionError(f"{number}: {quoted(words)}") from error
+        err = capsys.readouterr().err
+    said = [line for line in err.splitlines() if line.startswith(f"hf-unlearn {command}: ")]
+    assert code in (0, 1, 2), f"{number}: {code}: {quoted(words)}"
+    assert "Traceback" not in err, f"{number}: {quoted(words)}: {err[-2000:]}"
+    if code == 2:
+        assert len(said) == 1, f"{number}: {quoted(words)}: {err[-2000:]}"
+        assert len(said[0]) < 700, f"{number}: {quoted(words)}: {said[0]}"
+        assert said[0].rstrip().endswith((".", "…", "?")), f"{number}: {quoted(words)}: {said[0]}"
+    return code
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_wrong_invocation_ends_in_a_sentence(
+    command: str, lm_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.disable(logging.WARNING)
+    try:
+        codes = [check(command, i, lm_base, tmp_path / str(i), capsys) for i in QUICK]
+    finally:
+        logging.disable(logging.NOTSET)
+    assert codes.count(2) > len(codes) // 2, "most are right, so that little is tried"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands())
+def test_so_do_five_hundred(command: str, lm_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in MANY:
+        check(command, i, lm_base, tmp_path / str(i), capsys)
