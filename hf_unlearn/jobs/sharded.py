@@ -190,7 +190,7 @@ def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding)
         )
     base = sharding.base_source(trust_remote_code=source.trust_remote_code)
     ledger = ledger_of(source) or Ledger()
-    data, data_source = named_data(data_args)
+    data, data_source = named_data(data_args, config.folder)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, task=sharding.task)
     test = None
     if data_args.dataset_test_split is not None:

@@ -18,7 +18,7 @@ from ..data.forms import other_forms
 from ..data.labels import of_classes
 from ..data.masking import MaskingCollator, TokenMasking, token_masking
 from ..data.replacements import by_record, encoder_of, plain_form, with_refusals
-from ..errors import InputError
+from ..errors import InputError, guarded
 from ..evaluation.measured_sets import EvidenceSets, evidence_sets
 from ..evaluation.report import SetName
 from ..methods.forget_batches import Draws, ForgetRetainedDataset
@@ -32,6 +32,17 @@ from ..models.tasks import IGNORED, TASKS, Task
 from .config import UnlearningConfig
 from .first_use_of_rows import BLIND_ORDERS, Collator, FirstUse
 from .useful import held_out_rows, usefulness_sets
+
+
+@dataclass(frozen=True)
+class GuardedCollator:
+    """A collator of the user, whose own errors may quote the records."""
+
+    collator: Collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        with guarded(f"The data collator fails on a batch of {len(examples)} examples; correct it"):
+            return self.collator(examples)
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,8 @@ def trainer_data(
     tokenizer = copy.deepcopy(tokenizer)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed, vocabulary(config))
     training_collator = None
+    if collator is not None and not isinstance(collator, PaddingCollator):
+        collator = GuardedCollator(collator)
     if collator is None:
         collator = PaddingCollator(padding_id(tokenizer, config)).of(config)
         if masking is not None:
