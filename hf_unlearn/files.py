@@ -89,7 +89,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def check_aliases(node: yaml.Node) -> None:
+def check_aliases(node: yaml.Node | None) -> None:
     """Raise yaml.YAMLError for a document that its aliases blow up, as in a chain of ten lists of ten of the next."""
     sizes: dict[int, int] = {}
 

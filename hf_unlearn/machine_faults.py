@@ -62,7 +62,7 @@ def bounded(told: str, seconds: float = 10, memory: int = 2 * 2**30) -> Iterator
     def stop(*_: Any) -> None:
         raise InputError(f"{told} within {seconds:g} seconds.")
 
-    if threading.current_thread() is not threading.main_thread():
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
     import resource

@@ -121,7 +121,8 @@ def rendered(
     if MARKED.search(template):
         names = {**tokenizer.special_tokens_map, **options, "chat_template": template}
         with guarded(told), bounded(slow):
-            (text,), (spans,) = render_jinja_template([turns], return_assistant_tokens_mask=True, **names)
+            found: Any = render_jinja_template([turns], return_assistant_tokens_mask=True, **names)
+        (text,), (spans,) = found
         return _marked(text, _of_trained_turns(text, spans, turns, trained, render))
     segments: Segments = []
     done = ""

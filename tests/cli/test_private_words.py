@@ -112,7 +112,8 @@ def test_its_details_are_for_debugging(unforeseen: Any, capsys: pytest.CaptureFi
     assert "KeyError: " in told
     assert "\x1b" not in told
     # With a value it is a flag of transformers.
-    assert recipes.parse("run", ["--debug", "underflow_overflow"]) == {"debug": "underflow_overflow"}
+    assert main(["split", "--debug", "underflow_overflow"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_is_printed_of_a_request_has_no_ids() -> None:

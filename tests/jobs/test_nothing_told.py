@@ -165,6 +165,7 @@ def saved(folder: Path, rows: list[dict[str, Any]], **features: Any) -> str:
 
 TALK = [{"role": "user", "content": f"{MARK}\x1b[31m"}, {"role": "assistant", "content": f"{MARK}!"}]
 TALKS = [{"id": name, "messages": TALK} for name in IDS]
+LONG = f"{MARK} went to the market and met all of her friends there, and they talked until the sun had gone down."
 CSV = "\n".join(f"{name},{MARK} is her name,{i}" for i, name in enumerate(IDS)) + "\n"
 TEMPLATES = (
     "{{ raise_exception('No ' + messages[0].content) }}", "{{ messages[0].content.nothing.at_all }}",
@@ -213,7 +214,8 @@ SPLIT: dict[str, Case] = {
         "--dataset_name", write(f, "d.jsonl", [*ROWS, ROWS[0] | {"id": "copy"}]), "--duplicates", "error"
     ],
     "near copies that are an error": lambda f: [
-        "--dataset_name", write(f, "d.jsonl", [*ROWS, ROWS[0] | {"id": "c", "prompt": ROWS[0]["prompt"] + " "}]),
+        "--dataset_name",
+        write(f, "d.jsonl", [{**ROWS[0], "prompt": LONG}, *ROWS[1:], {**ROWS[0], "id": "c", "prompt": f"{LONG} So."}]),
         "--near_duplicates", "error",
     ],
     "a review over other records": lambda f: ["--near_duplicates_review", write(f, "d.jsonl", ROWS)],

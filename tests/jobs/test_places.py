@@ -23,6 +23,8 @@ from hf_unlearn.publishing.ledger import load_ledger
 from hf_unlearn.publishing.publish import publish
 from hf_unlearn.training.saving import finish_checkpoint, last_checkpoint
 
+TRIES = 50
+
 HOLD = """
 import sys
 from pathlib import Path
@@ -148,12 +150,11 @@ def test_two_at_once_never_leave_a_mixed_folder(
         "card": ["card", "OUT"],
     }[way]
     script = str(Path(__file__).parents[1] / "support" / "racing.py")
-    tries = int(os.environ.get("TRIES", "50"))
-    words = [str(tmp_path), str(tries), json.dumps(first), json.dumps(second)]
+    words = [str(tmp_path), str(TRIES), json.dumps(first), json.dumps(second)]
     done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     codes = json.loads(done.stdout.splitlines()[-1])
-    assert len(codes) == tries
+    assert len(codes) == TRIES
     assert all(0 in pair and set(pair) <= {0, 2} for pair in codes), codes
     kept = ("model.safetensors", "run.json")
     whole = [
@@ -161,7 +162,7 @@ def test_two_at_once_never_leave_a_mixed_folder(
         for place in ("first", "second")
         if (tmp_path / place).exists()
     ]
-    for number in range(tries):
+    for number in range(TRIES):
         folder = tmp_path / str(number)
         assert {name: (folder / name).read_bytes() for name in kept} in whole
         assert main(["ledger", "verify", str(folder)]) == 0
@@ -208,7 +209,12 @@ def test_data_that_was_touched_or_moved_is_the_same_data(tickets_file: Path, tmp
     for date, path in enumerate(places, start=1):
         path.write_bytes(content)
         os.utime(path, (date * 1e9, date * 1e9))
-    one, two = (load_data(str(path))[0]["train"]._fingerprint for path in places)
-    assert one == two
+    data = [load_data(str(path))[0]["train"] for path in places]
+    assert data[0]._fingerprint == data[1]._fingerprint
+    one = data[0]._fingerprint
+    for part in data:
+        tables = Path(part.cache_files[0]["filename"]).parent
+        assert tables.stat().st_mode & 0o777 == 0o700, "what is prepared of a file is for nobody else"
+        assert tables == Path(part.map(lambda row: {"more": 1}).cache_files[0]["filename"]).parent
     places[1].write_bytes(content.replace(b"billing", b"billings", 1))
     assert load_data(str(places[1]))[0]["train"]._fingerprint != one

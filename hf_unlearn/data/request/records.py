@@ -382,6 +382,6 @@ class PredicateMatcher(Matcher):
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
         found = np.zeros(table.num_rows, dtype=bool)
         for i, row in enumerate(table.to_pylist()):
-            with guarded(lambda i=i: f"The predicate fails on row {start + i}; correct it"):
+            with guarded(f"The predicate fails on row {start + i}; correct it"):
                 found[i] = bool(self.function(row))
         return found
