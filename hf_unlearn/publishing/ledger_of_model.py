@@ -167,8 +167,8 @@ def write_line(
     """Put the ledger of a finished run beside its model: that of the original model, and the run's own line."""
     line, made = _line(report, ledger, forgotten, source), ModelSource(str(folder))
     mark(folder)
-    weights, files, digest = weights_of(made), loaded_files(made, folder), file_digest(folder / REPORT_FILE)
-    files = files if line.files is not None else None
+    weights, digest = weights_of(made), file_digest(folder / REPORT_FILE)
+    files = loaded_files(made, folder) if line.files is not None else None
     ledger = ledger.with_event(replace(line, weights=weights, files=files, report=digest), forgotten.key)
     present = load_ledger(folder) or Ledger()
     # Something may have been erased since, which its own lines say.
