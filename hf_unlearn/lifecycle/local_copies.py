@@ -97,7 +97,7 @@ def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -
         for name in (settings.get("dataset_name", report.dataset.name), settings.get("forget_dataset")):
             if name is not None and Path(name).exists():
                 files.append(name)
-            elif name is not None and "/" in name:
+            elif name is not None and "/" in name and is_repository_name(name):
                 named.append((name, "dataset"))
         _plan_folder(plan, output_dir, report, settings)
     cache = _hub_cache()

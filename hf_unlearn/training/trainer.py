@@ -183,7 +183,7 @@ class UnlearningTrainer(MethodTrainer):
             task,
             plain.config,
             processing_class,
-            data_collator,
+            guarded_collator(data_collator),
             method,
             kept_classes(train_dataset, args, task, plain, method, alpha, lineage),
         )

@@ -45,6 +45,11 @@ class GuardedCollator:
             return self.collator(examples)
 
 
+def guarded_collator(collator: Collator | None) -> Collator | None:
+    """The collator that a user gives, unless it is this package's own."""
+    return collator if collator is None or isinstance(collator, PaddingCollator) else GuardedCollator(collator)
+
+
 @dataclass(frozen=True)
 class TrainerData:
     """What a trainer reads.
@@ -104,8 +109,6 @@ def trainer_data(
     tokenizer = copy.deepcopy(tokenizer)
     masking = token_masking(task, tokenizer, args.mlm_probability, args.seed, vocabulary(config))
     training_collator = None
-    if collator is not None and not isinstance(collator, PaddingCollator):
-        collator = GuardedCollator(collator)
     if collator is None:
         collator = PaddingCollator(padding_id(tokenizer, config)).of(config)
         if masking is not None:
