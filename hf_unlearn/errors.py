@@ -1,5 +1,8 @@
 """The exceptions that end a command with a sentence, and how it is shown."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """What the user asked for cannot be done; the message is one sentence that names the value and the cure.
@@ -18,3 +21,19 @@ class AlreadyForgotten(InputError):
 def in_one_line(text: object) -> str:
     """Text as a terminal can show it: line ends and control characters, as names may hold, are written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+@contextmanager
+def guarded(told: str | Callable[[], str]) -> Iterator[None]:
+    """Run other people's code, such as a template or a collator, whose own errors may quote the records.
+
+    ``told`` says in words what went wrong, and what to do. Raises InputError with them and the kind of the error; what
+    the machine is to blame for goes on.
+    """
+    try:
+        yield
+    except (InputError, MemoryError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        words = told if isinstance(told, str) else told()
+        raise InputError(f"{words} ({type(error).__name__}).") from None

@@ -10,9 +10,13 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from .errors import InputError, in_one_line
 
 Document = TypeVar("Document")
+
+LARGEST_DOCUMENT = 1_000_000  # values in YAML
 
 
 @contextmanager
@@ -51,6 +55,12 @@ def require_plain(path: Path) -> None:
         raise InputError(f"{path} is no plain file and is not replaced; name another.")
 
 
+def require_file(path: Path) -> None:
+    """Raise InputError where a pipe, a device or a socket would have to be read, perhaps without an end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is no plain file and is not read; name a file.")
+
+
 def require_ours(path: Path, flag: str, mark: str) -> None:
     """Raise InputError where a file that a user names cannot be written, or holds something that is not ours.
 
@@ -77,6 +87,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a file that is never there by half."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_aliases(node: yaml.Node | None) -> None:
+    """Raise yaml.YAMLError for a document that its aliases blow up, as in a chain of ten lists of ten of the next."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if isinstance(node, tuple):
+            return size(node[0]) + size(node[1])
+        if id(node) not in sizes:
+            # One that holds itself is met again here.
+            sizes[id(node)] = 1
+            sizes[id(node)] += sum(map(size, node.value)) if isinstance(node, yaml.CollectionNode) else 0
+        return sizes[id(node)]
+
+    if size(node) > LARGEST_DOCUMENT:
+        raise yaml.YAMLError(f"it stands for more than {LARGEST_DOCUMENT:,} values")
 
 
 @contextmanager
@@ -122,6 +149,7 @@ def load_json(
     Raises:
         InputError: it is not there, is no JSON, is of another version, or does not fit the dataclass.
     """
+    require_file(path)
     try:
         return parse_json(kind, path.read_bytes(), version, dropped)
     except OSError as error:

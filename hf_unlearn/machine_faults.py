@@ -2,9 +2,13 @@
 
 import errno
 import pickle
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -38,6 +42,44 @@ def telling_memory(told: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise InputError(told) from None
+
+
+@contextmanager
+def bounded(told: str, seconds: float = 10, memory: int = 2 * 2**30) -> Iterator[None]:
+    """Stop other people's code, such as a template, that does not end or fills the memory.
+
+    Both are stopped in the main thread alone, and the memory on Linux alone.
+
+    Args:
+        told: what went wrong.
+        seconds: that it may take.
+        memory: in bytes, that it may take more than the process has.
+
+    Raises:
+        InputError: it needs more.
+    """
+
+    def stop(*_: Any) -> None:
+        raise InputError(f"{told} within {seconds:g} seconds.")
+
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    import resource
+
+    handler = signal.signal(signal.SIGALRM, stop)
+    before, timer = resource.getrlimit(resource.RLIMIT_AS), signal.setitimer(signal.ITIMER_REAL, seconds)
+    if sys.platform == "linux" and before[0] == resource.RLIM_INFINITY:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory, before[1]))
+    try:
+        yield
+    except MemoryError:
+        raise InputError(f"{told} in {memory / 2**30:g} GiB of memory.") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def training_memory(args: TrainingArguments) -> str:

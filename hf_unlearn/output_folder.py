@@ -123,6 +123,17 @@ def require_folder(folder: Path) -> None:
         raise InputError(f"--output_dir {folder} cannot be made, because {nearest} is a file; name another.")
 
 
+def require_apart(folder: Path, data: str | None) -> None:
+    """Raise InputError where an output folder lies in the folder of the data set D, or D in it: one would be lost."""
+    if data is None or not Path(data).exists():
+        return
+    place, out = Path(data).resolve(), folder.resolve()
+    if place.is_dir() and out.is_relative_to(place):
+        raise InputError(f"--output_dir {folder} lies in the folder of the data set, {data}; name one elsewhere.")
+    if place.is_relative_to(out):
+        raise InputError(f"The data set {data} lies in --output_dir {folder}; name another --output_dir.")
+
+
 def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
     """What makes a run this run, without ids: what of the request matters is in the digest of the audit."""
     ignored = (*PRIVATE_SETTINGS, *PUBLISHING_SETTINGS, "output_dir")

@@ -21,6 +21,7 @@ HUB = HubServer(Path(_HOME.name) / "hub")
 os.environ |= {
     "HF_ENDPOINT": HUB.url,
     "HF_HOME": str(Path(_HOME.name) / "home"),
+    "XDG_CONFIG_HOME": str(Path(_HOME.name) / "settings"),
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",

@@ -1,12 +1,27 @@
 """The commands: what each does, its flags, and the job that it starts."""
 
 import argparse
+import os
+import re
+import sys
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import InputError
+from ..files import require_file
+
+# What argparse quotes of the command line, and what is said in its place.
+QUOTING = (
+    (r"invalid choice: .* \(choose from (.*)\)$", r"it must be one of \1"),
+    (r"invalid choice: .* \(maybe you meant: .*$", r"there is no such choice"),
+    (r"invalid (\w+) value: .*", r"the value is no \1"),
+    (r"Truthy value expected: .*", "it takes true or false"),
+    (r"ignored explicit argument .*", "it takes no value"),
+    (r"ambiguous option: .*", "a flag is cut short, and several begin so; write it out"),
+    (r"unrecognized arguments: .*", "there are words too many, or flags that this command does not know"),
+)
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -38,6 +53,46 @@ class Command:
 def argument(*names: str, **options: Any) -> Argument:
     """An argument, as for ``argparse``."""
     return names, options
+
+
+def hidden_words(flag: str, word: str) -> list[str]:
+    """What a word of the command line stands for, which all users of a machine can read in its list of processes.
+
+    ``@FILE`` stands for the lines of a file, and ``-`` for those of standard input; any other word for itself. Raises
+    InputError where they cannot be read, or there are none.
+    """
+    if word != "-" and not word.startswith("@"):
+        return [word]
+    place = "standard input" if word == "-" else word[1:]
+    if word == "-" and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError(f"{flag} - is read by one process alone, and several run; write a file, and name it @FILE.")
+    try:
+        if word != "-":
+            require_file(Path(place))
+        text = sys.stdin.read() if word == "-" else Path(place).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        # It may be an id that begins with @.
+        raise InputError(
+            f"The file that {flag} names after @ cannot be read: {reason}. For an id that begins with @, write the id "
+            "into a file."
+        ) from None
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise InputError(
+            f"{flag} finds nothing in {'standard input' if word == '-' else 'its file'}; write one a line."
+        )
+    return lines
+
+
+def _one_id(word: str) -> str:
+    try:
+        lines = hidden_words("--id", word)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from None
+    if len(lines) > 1:
+        raise argparse.ArgumentTypeError("it takes one id, and there are several lines")
+    return lines[0]
 
 
 RECIPE = "--config recipe.yaml"
@@ -236,7 +291,15 @@ forget. The ledger holds digests with a secret key, and no ids.
                 (
                     MODEL,
                     MODEL_REVISION,
-                    argument("--id", dest="value", metavar="ID", required=True, help="The id; it is never printed."),
+                    argument(
+                        "--id",
+                        dest="value",
+                        metavar="ID",
+                        required=True,
+                        type=_one_id,
+                        help="The id; it is never printed. Others on this machine can see it in the list of "
+                        "processes: @FILE reads it from a file, and - from standard input.",
+                    ),
                     argument("--column", required=True, help="The column of the data set that held the id."),
                     DIGEST_KEY,
                 ),
@@ -398,12 +461,14 @@ class CommandParser(argparse.ArgumentParser):
     """A parser whose errors are sentences that quote no id."""
 
     def error(self, message: str) -> NoReturn:
-        before, colon, words = message.partition("unrecognized arguments: ")
-        if colon:
-            # A word that is no flag may be an id.
-            flags = [word.partition("=")[0] for word in words.split() if word.startswith("--")]
-            message = f"{before}{colon}{' '.join(flags) or 'a word that is no flag'}"
-        raise InputError(f"{message}.")
+        raise InputError(f"{without_values(message)}.")
+
+
+def without_values(message: str) -> str:
+    """What argparse says, without the word that it cannot read, which may be an id."""
+    for found, told in QUOTING:
+        message = re.sub(found, told, message, flags=re.DOTALL)
+    return message
 
 
 def parse(name: str, flags: list[str]) -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,9 @@ from .. import __version__
 from ..errors import AlreadyForgotten, InputError, in_one_line
 from .commands import COMMANDS, CONFIGURED, parse
 
+# EX_SOFTWARE of sysexits.h.
+UNFORESEEN = 70
+
 NEWCOMER = """\
 The shortest run, for a customer who asks to be forgotten:
 
@@ -23,7 +27,7 @@ The shortest run, for a customer who asks to be forgotten:
     --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned
 
 A recipe is a YAML file with the same names as the flags; flags win over it. `hf-unlearn COMMAND --help` explains a
-command."""
+command. With --debug an error comes with its details, which may show records."""
 
 LONG_WORD, SHOWN_OF_LONG = re.compile(r"\S{250,}"), 80
 
@@ -43,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: its name and flags; those of the process when None.
 
     Returns:
-        The exit code: 0, 1 for a finding that is not as asked (``ledger prove``), 2 for input that cannot be used, 130
-        after Ctrl-C or SIGTERM, 141 where nobody reads the output any more.
+        The exit code: 0, 1 for a finding that is not as asked (``ledger prove``), 2 for input that cannot be used, 70
+        for an error that nobody foresaw, 130 after Ctrl-C or SIGTERM, 141 where nobody reads the output any more.
     """
     try:
         try:
@@ -64,7 +68,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     """As :func:`main`; raises BrokenPipeError where nobody reads the output any more."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        # What trackers record of a process is its words, and ids may be among them.
+        argv, sys.argv = sys.argv[1:], sys.argv[:2]
+    argv, debug = _without_debug(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -85,7 +92,7 @@ def _run(argv: list[str] | None) -> int:
     except InputError as error:
         # All processes of a launch meet the same error; one of them says so.
         if os.environ.get("RANK", "0") == "0":
-            print(f"hf-unlearn {_shown(command)}: {_shown(error)}", file=sys.stderr)
+            _tell(command, str(error), error if debug else None)
         return 2
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
@@ -99,10 +106,16 @@ def _run(argv: list[str] | None) -> int:
         from ..machine_faults import explain
 
         sentence = explain(error)
+        code = 2 if sentence is not None else UNFORESEEN
         if sentence is None:
-            raise
-        print(f"hf-unlearn {command}: {sentence}", file=sys.stderr)
-        return 2
+            # Its own words may be those of a record.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            sentence = (
+                f"an error that was not foreseen, {type(error).__name__} in {os.path.basename(place.filename)}, line "
+                f"{place.lineno}. With --debug the same command shows its details, which may hold records."
+            )
+        _tell(command, sentence, error if debug else None)
+        return code
     finally:
         if alone:
             signal.signal(signal.SIGTERM, previous)
@@ -111,6 +124,23 @@ def _run(argv: list[str] | None) -> int:
 def _shown(text: object) -> str:
     """A sentence on one line, in which no value from outside is so long that it hides the rest."""
     return LONG_WORD.sub(lambda word: f"{word[0][:SHOWN_OF_LONG]}…", in_one_line(text))
+
+
+def _without_debug(argv: list[str]) -> tuple[list[str], bool]:
+    """The words without ``--debug``, and whether it was among them; before a value it is a flag of transformers."""
+    alone = [
+        i for i, word in enumerate(argv) if word == "--debug" and (i + 1 == len(argv) or argv[i + 1].startswith("--"))
+    ]
+    return [word for i, word in enumerate(argv) if i not in alone], bool(alone)
+
+
+def _tell(command: str, sentence: str, shown: BaseException | None) -> None:
+    """Say what went wrong in one sentence, and before it all about the errors that it came from, if they are shown."""
+    while shown is not None:
+        lines = "".join(traceback.format_exception(shown, chain=False)).splitlines()
+        print("\n".join(map(in_one_line, lines)), end="\n\n", file=sys.stderr)
+        shown = shown.__cause__ or shown.__context__
+    print(f"hf-unlearn {_shown(command)}: {_shown(sentence)}", file=sys.stderr)
 
 
 def _dispatch(command: str, flags: list[str]) -> int:

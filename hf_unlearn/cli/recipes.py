@@ -12,8 +12,9 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..errors import InputError
+from ..files import check_aliases, require_file
 from ..jobs.settings import SETTINGS, DataArguments, RequestArguments
-from .commands import COMMANDS, RECIPE, HelpFormatter
+from .commands import COMMANDS, RECIPE, HelpFormatter, hidden_words, without_values
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
 ORIGINAL = "original"
@@ -48,6 +49,7 @@ PLACES = (
     "near_duplicates_encoder",
     "output_dir",
 )
+WITH_IDS = {"forget_values", "holdout_values"}
 MAY_BE_EMPTY = ("prompt_template", "completion_template")
 INHERITED = {f.name for f in dataclasses.fields(TrainingArguments)}
 
@@ -78,8 +80,13 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
             raise InputError(f"Word {number} of the command line is not valid UTF-8 text; rename what it stands for.")
     given, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise InputError(_unknown(unknown[0].split("=")[0].lstrip("-"), parser.names, "flag"))
+        word = unknown[0]
+        place = f"word {argv.index(word) + 1} after the command" if word in argv else "a word"
+        name = word.split("=")[0].lstrip("-") if word.startswith("--") else ""
+        raise InputError(_unknown(name, parser.names, "flag", place))
     values = vars(given)
+    for name in WITH_IDS & values.keys():
+        values[name] = [line for word in values[name] for line in hidden_words(f"--{name}", word)]
     recipe = values.pop("config", None)
     if recipe is not None:
         values = {**_read_recipe(Path(recipe), command, parser), **values}
@@ -133,11 +140,17 @@ class _Parser(HfArgumentParser):
         # argparse quotes a value that it cannot read, and here that may be an id.
         if flag := re.match(r"argument (--(?:forget|holdout)_rows)", message):
             raise InputError(f"{flag[1]} must be row numbers, counted from 0.")
-        raise InputError(f"{message[0].upper()}{message[1:]}.")
+        raise InputError(f"{message[0].upper()}{without_values(message[1:])}.")
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML in which a key may stand once in a mapping: PyYAML would drop all but the last."""
+    """YAML in which a key may stand once in a mapping: PyYAML would drop all but the last; and no bombs."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            check_aliases(node)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -147,6 +160,7 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
+    require_file(path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except (OSError, UnicodeDecodeError) as error:
@@ -155,7 +169,10 @@ def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         # Its own text quotes the lines around it, which may hold ids.
         place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"The recipe {path} is not YAML{place}: {error.problem}.") from None
+        problem = str(error.problem)
+        # Of an alias, an anchor or a tag it quotes the name.
+        problem = problem if "character" in problem else problem.partition("'")[0].strip()
+        raise InputError(f"The recipe {path} is not YAML{place}: {problem}.") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise InputError(f"The recipe {path} is not YAML.") from None
     if not isinstance(content, dict):
@@ -165,9 +182,9 @@ def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
         raise InputError(f"{path}: the section {ORIGINAL!r} must be a mapping of settings to values.")
     everything = {f.name for kinds in SETTINGS.values() for kind in kinds for f in dataclasses.fields(kind)}
     for section in (content, original):
-        for key in section:
+        for number, key in enumerate(section, start=1):
             if key not in everything:
-                raise InputError(f"{path}: {_unknown(str(key), everything, 'key')}")
+                raise InputError(f"{path}: {_unknown(str(key), everything, 'key', f'key {number} of a section')}")
     if command == "train":
         content = {key: value for key, value in content.items() if key in SHARED_WITH_ORIGINAL} | original
     # One recipe serves all the commands; each takes the settings that concern it.
@@ -213,6 +230,7 @@ def _is_unicode(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _unknown(key: str, names: set[str], kind: str) -> str:
-    nearest = difflib.get_close_matches(key, names, n=1)
-    return f"there is no {kind} {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ".")
+def _unknown(key: str, names: set[str], kind: str, place: str) -> str:
+    """What to say of a name that is none; it is quoted where it is nearly one, for it may be an id."""
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
+    return f"there is no {kind} {key!r}; did you mean {nearest[0]!r}?" if nearest else f"{place} is no {kind}."

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from ..errors import InputError
-from ..files import written_privately
+from ..files import require_file, written_privately
 from .arrow_tables import AnyDataset
 from .format import RecordFormat
 from .replacements import asked_and_answered, with_completions
@@ -170,6 +170,7 @@ def append(path: Path, first: int, texts: list[list[str]]) -> None:
 
 def _read(path: Path) -> tuple[AlternatesSettings, list[bytes]]:
     """The settings, and the complete lines of records."""
+    require_file(path)
     try:
         first, *lines = path.read_bytes().split(b"\n")[:-1]
         return AlternatesSettings(**json.loads(first)["settings"]), lines

@@ -1,5 +1,6 @@
 """Reading a data set of any kind as Arrow tables of a few of its columns."""
 
+import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from ..errors import InputError
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
-COLUMN_NAME = re.compile(r"[\w.:/()#%-]+( [\w.:/()#%-]+){0,2}")
+COLUMN_NAME = re.compile(r"[^\W\d]+([ .:/()#%-]+[^\W\d]+){0,2}")
 
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
 
@@ -31,11 +32,16 @@ def column_names(dataset: AnyDataset) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Columns for a message, without text that may be the first record of a file without a line of names."""
-    shown = [name for name in names if len(name) <= 30 and COLUMN_NAME.fullmatch(name)]
-    other = len(names) - len(shown)
-    more = [f"{other} that do not look like names (does the file begin with a line of names?)"] if other else []
-    return ", ".join(shown + more)
+    """Columns for a message; none of them where they may be the first record of a file without a line of names."""
+    other = sum(not _is_name(name) for name in names)
+    if other == 0:
+        return ", ".join(names)
+    return f"{len(names)} in all, {other} of which may be no names (does the file begin with a line of names?)"
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text looks like the name of a column, and not like an id or a record."""
+    return len(text) <= 30 and COLUMN_NAME.fullmatch(text) is not None
 
 
 def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[pa.Table, int]]:
@@ -95,7 +101,11 @@ def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str
     """Return the wanted columns, or raise InputError listing what the data set has."""
     for column in wanted:
         if column not in available:
-            raise InputError(f"The data set has no column {column!r}; its columns are {listed(available)}.")
+            nearest = difflib.get_close_matches(column, available, n=1, cutoff=0.8)
+            found = f"did you mean {nearest[0]!r}?" if nearest else f"its columns are {listed(available)}."
+            # With the two sides of column=value in the wrong order it is a value.
+            named = f"column {column!r}" if _is_name(column) else "column of the name that the request gives"
+            raise InputError(f"The data set has no {named}; {found}")
     return list(wanted)
 
 

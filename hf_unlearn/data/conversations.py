@@ -11,7 +11,8 @@ from datasets import LargeList, List
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ..errors import InputError
+from ..errors import InputError, guarded
+from ..machine_faults import bounded
 
 # What a template reads besides the turns, by the names of the columns; both as TRL has them.
 CONTEXT = ("tools", "chat_template_kwargs")
@@ -107,21 +108,21 @@ def rendered(
     cannot be used.
     """
     template = _template(tokenizer, options)
+    told = f"The tokenizer's chat template cannot write {where}; correct the record or the template"
+    slow = f"The tokenizer's chat template does not write {where}"
 
     def render(turns: list[Turn], prompt: bool = False) -> str:
-        return _guarded(
-            lambda: cast(
+        with guarded(told), bounded(slow):
+            return cast(
                 str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt, **options)
-            ),
-            where,
-        )
+            )
 
     trained = [i >= first and is_trained(turn) for i, turn in enumerate(turns)]
     if MARKED.search(template):
         names = {**tokenizer.special_tokens_map, **options, "chat_template": template}
-        (text,), (spans,) = _guarded(
-            lambda: render_jinja_template([turns], return_assistant_tokens_mask=True, **names), where
-        )
+        with guarded(told), bounded(slow):
+            found: Any = render_jinja_template([turns], return_assistant_tokens_mask=True, **names)
+        (text,), (spans,) = found
         return _marked(text, _of_trained_turns(text, spans, turns, trained, render))
     segments: Segments = []
     done = ""
@@ -148,19 +149,6 @@ def _template(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> st
         raise InputError(
             f"The tokenizer has {len(tokenizer.chat_template or {})} chat templates by name, and none is named "
             "'default'; name the one to use 'default'."
-        ) from None
-
-
-def _guarded(render: Callable[[], Any], where: str) -> Any:
-    try:
-        return render()
-    except MemoryError:
-        raise
-    except Exception as error:
-        # A template is other people's code, whose messages may quote the record.
-        raise InputError(
-            f"The tokenizer's chat template cannot write {where} ({type(error).__name__}); correct the record or the "
-            "template."
         ) from None
 
 

@@ -18,7 +18,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import InputError
+from ..errors import InputError, guarded
 from ..models.limits import own_padding, positions, vocabulary
 from ..models.tasks import IGNORED, Task
 from .arrow_tables import AnyDataset, column_names, require_columns, without_format
@@ -260,7 +260,8 @@ class RecordEncoder:
                 model does not have.
         """
         check_batch(batch, self.format)
-        examples = ENCODINGS[self.format.kind](self, batch, rows)
+        with guarded(lambda: f"The tokenizer cannot read {self._unreadable(batch, rows)}; correct either"):
+            examples = ENCODINGS[self.format.kind](self, batch, rows)
         if self.foreign:
             texts = [*examples["input_ids"], *(examples["labels"] if self.format.kind == "text_pairs" else [])]
             if strange := sum(not self.foreign.isdisjoint(ids) for ids in texts):
@@ -270,6 +271,15 @@ class RecordEncoder:
                     "it on them, or save the model's own tokenizer beside it."
                 )
         return examples
+
+    def _unreadable(self, batch: Columns, rows: list[int]) -> str:
+        """The first record that cannot be encoded, by its number."""
+        for i, row in enumerate(rows):
+            try:
+                ENCODINGS[self.format.kind](self, {name: [values[i]] for name, values in batch.items()}, [row])
+            except Exception:
+                return f"record {row} of the {self.name} set"
+        return f"records {rows[0]} to {rows[-1]} of the {self.name} set"
 
     def segments(self, batch: dict[str, list[Any]], i: int, row: int) -> Segments:
         """The text of record ``i``, which stands at this row, in pieces, and whether each is trained on."""

@@ -51,8 +51,8 @@ def label_ids(dataset: AnyDataset, label_field: str, label2id: dict[str, int]) -
     unknown = [label for label in distinct_labels(dataset, label_field) if label is not None and label not in known]
     if unknown:
         raise InputError(
-            f"{len(unknown)} of the labels in column {label_field!r} are none of the model's classes, "
-            f"{', '.join(label2id)}; rename or remove them."
+            f"{len(unknown)} of the labels in column {label_field!r} are none of the model's {len(label2id):,} "
+            "classes, which id2label in its config.json names; rename or remove them."
         )
     return known
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def load_data(
     if path.exists() and not _is_saved(path):
         for part in data.values():
             _name_by_content(part)
+            _keep_private(part)
     public_name = path.resolve().name if path.exists() else name
     return data, DataSource(public_name, config, split, commit)
 
@@ -95,6 +96,14 @@ def _name_by_content(part: AnyDataset) -> None:
                 while piece := file.read(2**20):
                     digest.update(piece)
         part._fingerprint = digest.hexdigest()
+
+
+def _keep_private(part: AnyDataset) -> None:
+    """Let nobody else into the folder of a file's tables, where what is made of them will lie, too."""
+    for table in part.cache_files if isinstance(part, Dataset) else []:
+        # What another user cached is theirs.
+        with suppress(OSError):
+            Path(table["filename"]).parent.chmod(0o700)
 
 
 def local_cache_folder(name: str, config: str | None = None) -> Path | None:

@@ -80,7 +80,7 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     source = on_named_base(source, config.base_model_name_or_path, config.base_model_revision)
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
-    data, data_source = named_data(data_args)
+    data, data_source = named_data(data_args, config.folder)
     request_args, ledger = build(RequestArguments, values), ledger_of(source)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, task=task, ask_again=True)
     config.group_column = parts.audit.group_column

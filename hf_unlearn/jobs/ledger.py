@@ -10,9 +10,10 @@ from ..errors import InputError, in_one_line
 from ..evaluation.report import REPORT_FILE
 from ..evaluation.wording import attempt_words, beside_word
 from ..hub_access import hub_errors
+from ..lifecycle.erase_plan import ERASABLE
 from ..models.location import ModelSource, locate
 from ..publishing.ledger import LEDGER_FILE, Ledger, Unlearned
-from ..publishing.ledger_of_model import ledger_key, ledger_of
+from ..publishing.ledger_of_model import check_base, ledger_key, ledger_of
 from .console import COLOURS, plain, table, terminal
 
 
@@ -37,6 +38,12 @@ def verify(place: str, revision: str | None, digest_key_file: str | None) -> Non
         where = "read here" if source.is_local else "as the Hub states it, not downloaded"
         print(f"{REPORT_FILE} is the one that line {number} names, and agrees with it.")
         print(f"The weights are those that line {number} names ({files}, {where}).")
+        if last.files is not None:
+            print(f"So are the {len(last.files):,} other files that are loaded with them.")
+        else:
+            print("The line is from before the other files that are loaded with them were noted.")
+        if check_base(source):
+            print("The model under the adapter has the weights that its report was made with.")
 
 
 def _key_at_hand(path: str | None, ledger: Ledger) -> bytes | None:
@@ -95,7 +102,12 @@ def prove(place: str, revision: str | None, column: str, value: str, digest_key_
                     f"{run.verdict}{_beside(run)}."
                 )
                 tries = f" {attempt_words(run.attempts)}" if run.attempts else ""
-                print(f"Forgotten: line {number} of the ledger has its digest, {digest}. {in_one_line(about)}{tries}")
+                done = (
+                    "Forgotten"
+                    if run.verdict in ERASABLE
+                    else f"Asked to be forgotten, and the run ended {run.verdict}"
+                )
+                print(f"{done}: line {number} of the ledger has its digest, {digest}. {in_one_line(about)}{tries}")
                 return 0
     print("Not forgotten: no line of the ledger has its digest.")
     return 1

@@ -189,7 +189,7 @@ def prepare_run(
     source = on_named_base(source, config.base_model_name_or_path, config.base_model_revision)
     model_config = load_config(source)
     task = source_task(source, model_args.task, model_config)
-    data, data_source = named_data(data_args)
+    data, data_source = named_data(data_args, config.folder)
     request_args = build(RequestArguments, values)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, task=task, ask_again=ask_again)
     config.group_column = parts.audit.group_column

@@ -78,7 +78,11 @@ class RequestArguments:
         },
     )
     forget_values: list[str] | None = field(
-        default=None, metadata={"help": "Forget every row with this value: column=value, such as author=Doe."}
+        default=None,
+        metadata={
+            "help": "Forget every row with this value: column=value, such as author=Doe. @FILE reads such lines "
+            "from a file, and - from standard input: others on this machine can see the words of a command."
+        },
     )
     forget_rows: list[int] | None = field(
         default=None, metadata={"help": "Forget the rows with these numbers, counted from 0."}
@@ -109,14 +113,15 @@ class RequestArguments:
         metadata={"help": "The held-out records: rows of D with these ids; a file as for --forget_ids."},
     )
     holdout_values: list[str] | None = field(
-        default=None, metadata={"help": "The held-out records: every row of D with column=value."}
+        default=None,
+        metadata={"help": "The held-out records: every row of D with column=value, as for --forget_values."},
     )
     holdout_rows: list[int] | None = field(default=None, metadata={"help": "The held-out records: these rows of D."})
     digest_key_file: str | None = field(
         default=None,
         metadata={
-            "help": "Your secret key for the digests in requests and ledger. By default a file in HF_HOME, made "
-            "if missing."
+            "help": "Your secret key for the digests in requests and ledger. By default hf_unlearn/digest.key "
+            "in your folder of settings (~/.config), made if missing. Back it up."
         },
     )
 

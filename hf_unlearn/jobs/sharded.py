@@ -200,7 +200,7 @@ def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding)
     key = key_of_owners(request_args.digest_key_file, sharding)
     base = sharding.base_source(trust_remote_code=source.trust_remote_code)
     ledger = ledger_of(source) or Ledger()
-    data, data_source = named_data(data_args)
+    data, data_source = named_data(data_args, config.folder)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, task=sharding.task)
     config.group_column = parts.audit.group_column
     test = None

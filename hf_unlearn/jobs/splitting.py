@@ -20,14 +20,19 @@ from ..data.split import RetainedSplit, split_retained
 from ..errors import InputError
 from ..models.tasks import Task
 from ..models.training_record import DataSource, LeftOut
+from ..output_folder import require_apart
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import forgotten_before, ledger_key
 from ..training.config import UnlearningConfig
 from .settings import DataArguments, RequestArguments
 
 
-def named_data(args: DataArguments) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
-    """Load all splits of the data set that the settings name; see :func:`load_data`."""
+def named_data(
+    args: DataArguments, folder: Path | None = None
+) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
+    """Load all splits of the data set that the settings name, see :func:`load_data`, apart from the output folder."""
+    if folder is not None:
+        require_apart(folder, args.dataset_name)
     return load_data(
         args.dataset_name,
         config=args.dataset_config,

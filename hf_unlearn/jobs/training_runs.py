@@ -101,7 +101,7 @@ def train(values: dict[str, Any]) -> None:
     base = located(model_args)
     config_of_base = load_config(base)
     task = source_task(base, model_args.task, config_of_base)
-    data, source = named_data(data_args)
+    data, source = named_data(data_args, config.folder)
     dataset: AnyDataset
     left_out = LeftOut()
     if train_args.train_on == "retained":

@@ -12,6 +12,7 @@ from ..data.request.digests import key_path
 from ..errors import InputError
 from ..evaluation.references import TrainedReference, score_references, with_references
 from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..lifecycle.local_copies import note_tables
 from ..methods.table import CHOICES
 from ..models.location import locate
 from ..output_folder import own_folder, run_settings, start_folder
@@ -96,6 +97,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
             check_attempts(attempts_path(key_path(build(RequestArguments, values).digest_key_file)))
             report = _unlearn(prepared, run_args.retrained_model, reference, named, settings)
         if PartialState().is_main_process:
+            note_tables(folder, prepared.sets.values())
             write_line(folder, report, prepared.ledger, forgotten, prepared.source)
         if harness_tasks is not None and not report.harness:
             retrained = run_args.retrained_model

@@ -3,26 +3,32 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from huggingface_hub import constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo
 
+from ..data.arrow_tables import AnyDataset
 from ..data.loading import local_cache_folder
 from ..errors import InputError
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.score_cache import tables_folder
+from ..files import write_text
 from ..hub_access import is_repository_name
 from ..output_folder import REFERENCES_FOLDER, SETTINGS_FILE, TRIALS_FOLDER
 from .erase_plan import ERASABLE, stated_verdict
 from .hub_repository import RepoType
+
+# Where the tables of a run's data are, in the cache of datasets.
+TABLES_FILE = "data_tables.json"
 
 BEFORE_THE_VERDICT = (
     "checkpoint-*",
@@ -91,25 +97,24 @@ def plan_local(repos: list[str], repo_type: RepoType, output_dir: Path | None) -
         for name in (settings.get("dataset_name", report.dataset.name), settings.get("forget_dataset")):
             if name is not None and Path(name).exists():
                 files.append(name)
-            elif name is not None and "/" in name:
+            elif name is not None and "/" in name and is_repository_name(name):
                 named.append((name, "dataset"))
         _plan_folder(plan, output_dir, report, settings)
     cache = _hub_cache()
     for name, kind in dict.fromkeys(named):
         _plan_revisions(plan, cache, name, kind)
-        if kind == "dataset":
-            root = Path(datasets.config.HF_DATASETS_CACHE)
-            tables = root / name.replace("/", "___")
-            if tables.exists():
-                plan.add(f"tables of {name}", tables, root)
+        tables = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
+        if kind == "dataset" and name in _PACKAGED_DATASETS_MODULES:
+            plan.staying.append((tables, "tables of all files of this kind; those of a run go with its --output_dir"))
+        elif kind == "dataset" and tables.exists():
+            plan.add(f"tables of {name}", tables, tables.parent)
     invented = settings.get("alternates_file")
     if invented is not None and Path(invented).exists():
         plan.staying.append((Path(invented), "invented answers to forgotten records; delete it once no run needs it"))
     for name in sorted(files):
         plan.staying.append((Path(name), "the data set itself; delete the records in it yourself"))
-        found = local_cache_folder(name, settings.get("dataset_config"))
-        if found is not None and found.exists():
-            plan.add(f"tables of {name}", found, Path(datasets.config.HF_DATASETS_CACHE))
+    if output_dir is not None:
+        _plan_tables(plan, files, settings, output_dir)
     _note_the_rest(plan)
     return plan
 
@@ -222,6 +227,42 @@ def _plan_folder(plan: LocalPlan, folder: Path, report: UnlearningReport, settin
         plan.staying.append(
             (Path(original), "the original model lies outside the folder; delete it yourself, with its checkpoints")
         )
+
+
+def _plan_tables(plan: LocalPlan, files: list[str], settings: dict[str, Any], output_dir: Path) -> None:
+    """Let the tables of a run's data go: those that it noted, and those that its files have now."""
+    root = Path(datasets.config.HF_DATASETS_CACHE)
+    noted = {root / name: "the run's data" for name in _noted_tables(output_dir)}
+    for name in sorted(files):
+        found = local_cache_folder(name, settings.get("dataset_config"))
+        noted |= {found: name} if found is not None else {}
+    gone = {path for path, _ in plan.paths}
+    for folder, name in noted.items():
+        if folder.exists() and not gone & {folder, *folder.parents}:
+            plan.add(f"tables of {name}", folder, root)
+
+
+def note_tables(output_dir: Path, parts: Iterable[AnyDataset | None]) -> None:
+    """Note in a run's folder where datasets keeps the tables of its data, which change their place with the files."""
+    root = Path(datasets.config.HF_DATASETS_CACHE).resolve()
+    tables = [Path(file["filename"]).resolve() for part in parts for file in _cache_files(part)]
+    inside = {path.parent.relative_to(root).as_posix() for path in tables if path.is_relative_to(root)}
+    write_text(output_dir / TABLES_FILE, json.dumps(sorted(inside - {"."}), indent=2) + "\n")
+
+
+def _cache_files(part: AnyDataset | None) -> list[dict[str, str]]:
+    return part.cache_files if isinstance(part, datasets.Dataset) else []
+
+
+def _noted_tables(output_dir: Path) -> list[str]:
+    try:
+        names = json.loads((output_dir / TABLES_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    found = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    # A folder of one part holds the tables of everybody.
+    parts = {name: PurePosixPath(name).parts for name in found}
+    return [name for name in found if len(parts[name]) > 1 and not {"..", "/"} & set(parts[name])]
 
 
 def _written(path: Path) -> datetime:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast
@@ -35,7 +36,18 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
 from ..machine_faults import is_out_of_memory
-from .location import WEIGHT_FILES, ModelSource, adapter_base, adapter_config, fetch_files, stored_shapes
+from .location import (
+    INDEX,
+    LEDGER_MARK,
+    WEIGHT_FILES,
+    ModelSource,
+    adapter_base,
+    adapter_config,
+    fetch_files,
+    file_beside,
+    indexed_weights,
+    stored_shapes,
+)
 from .tasks import TASKS, Task
 from .training_record import load_record
 
@@ -68,6 +80,9 @@ BITSANDBYTES = "bitsandbytes>=0.50"
 
 FEWEST_TOKENS = 2  # words in a tokenizer that is one
 
+# How many of what a configuration names, by words in the names of its settings.
+LARGEST = {"layer": 10_000, "expert": 100_000, "num_labels": 1_000_000}
+
 # The layers with a row for each token, by the names that architectures give them.
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "lm_head", "embed_out")
 
@@ -78,6 +93,7 @@ EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "l
 def load_config(source: ModelSource) -> PretrainedConfig:
     """The configuration of a model, or of the model under an adapter; raises InputError when it cannot be read."""
     base = adapter_base(source) if source.adapter else source
+    _check_size(base)
     with hub_errors(f"The model {base.name!r}"), _told(f"{base.name!r} holds no model that transformers can load"):
         config = AutoConfig.from_pretrained(
             base.name, revision=base.revision, trust_remote_code=base.trust_remote_code
@@ -85,6 +101,24 @@ def load_config(source: ModelSource) -> PretrainedConfig:
     if source.adapter and (resized := _vocabulary_of_adapter(source)) is not None:
         config.get_text_config().vocab_size = resized
     return config
+
+
+def _check_size(source: ModelSource) -> None:
+    """Raise InputError for a configuration of so many layers or classes that a library would never be done with it."""
+    path = file_beside(source, "config.json")
+    try:
+        parts = [{} if path is None else json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, RecursionError):
+        return  # The library says what is wrong.
+    for part in parts:
+        for name, value in part.items() if isinstance(part, dict) else ():
+            if isinstance(value, dict):
+                parts.append(value)
+            for word, most in LARGEST.items():
+                if isinstance(value, int) and word in name and value > most:
+                    raise InputError(
+                        f"The config.json of {source.name!r} has {name}={value:,}; at most {most:,} are read."
+                    )
 
 
 def peft_task(source: ModelSource) -> str | None:
@@ -217,11 +251,16 @@ def load_model(
     unset_hf_deepspeed_config()
     with hub_errors(f"The model {source.name!r}"):
         fetch_files(source.name, source.revision, WEIGHT_FILES)
+        index = file_beside(source, INDEX)
+        if index is not None and file_beside(source, "model.safetensors") is None:
+            indexed_weights(index)
         with _told(f"Cannot load the weights of {source.name!r}"):
             model, info = AUTO_CLASSES[task].from_pretrained(
                 source.name, revision=source.revision, trust_remote_code=source.trust_remote_code,
                 use_safetensors=True, output_loading_info=True, **options,
             )  # fmt: skip
+    # What is made of it has no ledger yet.
+    vars(model.config).pop(LEDGER_MARK, None)
     if 2 * len(info["missing_keys"]) > len(model.state_dict()):
         raise InputError(f"The files of {source.name!r} hold the weights of another model than its config.json names.")
     if info["missing_keys"] and not new_head:

@@ -1,5 +1,6 @@
 """Where a model lives: a folder or a revision on the Hub, and the files beside its weights."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard, resolve_revision, snapshot_download, try_to_load_from_cache
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from peft import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from ..errors import InputError
+from ..files import check_aliases
 from ..hub_access import hub_errors, hub_trouble
 
 # What a model has beside its weights, as far as it is read here.
@@ -39,9 +42,15 @@ MODEL_FILES = (
     "sentencepiece.bpe.model",
 )
 
+# In config.json, and in the metadata of an adapter's weights: a ledger belongs to the model.
+LEDGER_MARK = "unlearning_ledger"
+
+# Names the shards of large weights.
+INDEX = "model.safetensors.index.json"
+
 WEIGHT_FILES = (
     "model.safetensors",
-    "model.safetensors.index.json",
+    INDEX,
     "model-*.safetensors",
     "adapter_model.safetensors",
     # Of a model that is dealt into adapters.
@@ -155,6 +164,21 @@ def loaded_weights(names: Iterable[str]) -> set[str]:
     return next(({name} for name in (SAFETENSORS_WEIGHTS_NAME, "model.safetensors") if name in found), found)
 
 
+def indexed_weights(index: Path) -> set[str]:
+    """The files that an index of shards names; raises InputError where it is none, or they lie elsewhere."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        away = sum(Path(name).name != name or "\\" in name for name in names)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{index} is no index of weights; copy or download the model again.") from None
+    if away:
+        raise InputError(
+            f"{index} names {away} files in other folders, whose weights are not those of this model; restore the "
+            "index."
+        )
+    return names
+
+
 def _check_pointers(folder: Path) -> None:
     """Raise InputError where Git LFS has left notes in the place of a model's files."""
     for path in (path for pattern in (*MODEL_FILES, *WEIGHT_FILES) for path in folder.glob(pattern)):
@@ -170,8 +194,13 @@ def read_card(source: ModelSource) -> ModelCard | None:
     """The model card that lies beside a model, or None when there is none."""
     path = file_beside(source, "README.md")
     try:
-        return None if path is None else ModelCard.load(path)
-    except (ValueError, yaml.YAMLError):
+        if path is None:
+            return None
+        # What others wrote may be a bomb.
+        if block := REGEX_YAML_BLOCK.search(path.read_text(encoding="utf-8")):
+            check_aliases(yaml.compose(block.group(2), yaml.SafeLoader))
+        return ModelCard.load(path)
+    except (ValueError, RecursionError, yaml.YAMLError):
         return None
 
 

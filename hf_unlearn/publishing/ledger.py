@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..files import typed, write_text
 
 LEDGER_FILE = "unlearning_ledger.jsonl"
-ADDED = ("margin", "attack", "attacks", "attempts", "seal")
+ADDED = ("margin", "attack", "attacks", "attempts", "seal", "files")
 ADDED_TO_DIGESTS = ("types", "form", "found")
 HEXADECIMAL = re.compile("[0-9a-f]{64}")
 
@@ -73,6 +73,8 @@ class Unlearned:
         previous: SHA-256 of the line before, None on the first.
         margin, attack, attacks: of the verdict; None in lines from before this was noted.
         attempts: which attempt on the same records it was; None where nobody counted.
+        files: SHA-256 of each other file that is loaded with the weights, by name; None in lines from before this was
+            noted.
         seal: HMAC-SHA256 of the line without it under the owner's key; None in lines from before there were seals.
     """
 
@@ -98,21 +100,26 @@ class Unlearned:
     attack: str | None = None
     attacks: list[str] | None = None
     attempts: AttemptCount | None = None
+    files: dict[str, str] | None = None
     seal: str | None = None
 
     @property
     def checked(self) -> list[str | None]:
         """All in it that has to be a digest."""
-        weights = self.weights | (self.parent.weights if self.parent else {})
+        weights = [*self.weights.values(), *(self.parent.weights if self.parent else {}).values()]
+        weights += (self.files or {}).values()
         forgotten = [digest for part in self.forgotten for digest in part.digests]
-        return [*forgotten, *self.requests, *weights.values(), self.report, self.key_check, self.previous, self.seal]
+        return [*forgotten, *self.requests, *weights, self.report, self.key_check, self.previous, self.seal]
 
     @property
     def statement(self) -> str:
-        """A digest of all that the line says but what the weights and the report are, for the report to name it by."""
-        later = ("weights", "report", "seal")
+        """A digest of all that the line says but what the weights, their files and the report are, by which the report
+        names it."""
+        later = ("weights", "files", "report", "seal")
         values = {name: value for name, value in _values(self).items() if name not in later}
-        return digest_of(json.dumps(values, sort_keys=True))
+        # That they were noted is said, so that nobody takes them away.
+        noted = {} if self.files is None else {"files": "noted"}
+        return digest_of(json.dumps(values | noted, sort_keys=True))
 
     def sealed(self, key: bytes) -> "Unlearned":
         """The line with its seal."""

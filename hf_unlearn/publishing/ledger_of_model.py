@@ -11,10 +11,19 @@ from ..data.request.digest_selector import recognised
 from ..data.request.digests import ForgottenDigests, key_check, key_path, load_digest_key
 from ..data.request.forgotten_digests import Forgotten
 from ..data.request.records import Records
-from ..errors import InputError
+from ..errors import InputError, in_one_line
 from ..evaluation.report import REPORT_FILE, LedgerNote, UnlearningReport
 from ..hub_access import hub_errors, hub_status, hub_trouble
-from ..models.location import WEIGHT_FILES, ModelSource, file_beside
+from ..models.location import (
+    INDEX,
+    LEDGER_MARK,
+    WEIGHT_FILES,
+    ModelSource,
+    adapter_base,
+    file_beside,
+    indexed_weights,
+    loaded_weights,
+)
 from .ledger import (
     LEDGER_FILE,
     Ledger,
@@ -25,6 +34,7 @@ from .ledger import (
     ledger_text,
     load_ledger,
 )
+from .loaded_files import loaded_files, mark, marked_in
 
 
 def ledger_of(source: ModelSource) -> Ledger | None:
@@ -40,6 +50,12 @@ def ledger_of(source: ModelSource) -> Ledger | None:
             raise InputError(
                 f"{LEDGER_FILE} is missing {place}, and its report says that there is one; restore it, or finish the "
                 "run with the same command."
+            )
+        if (marked := marked_in(source)) is not None:
+            raise InputError(
+                f"A ledger belongs to {source.public_name!r}, as its {marked} says, and {LEDGER_FILE} is missing; "
+                "restore it with its report, or records that had to be forgotten would be trained on again. If they "
+                f"may be, take {LEDGER_MARK!r} out of {marked}."
             )
         return None
     ledger = Ledger.read(ledger_text(path), place)
@@ -58,7 +74,28 @@ def ledger_of(source: ModelSource) -> Ledger | None:
             f"The weights of {source.public_name!r} are not those that {LEDGER_FILE} {place} names last; restore "
             "the file or the weights from their history."
         )
+    if last.files is not None and (now := loaded_files(source, path.parent)) != last.files:
+        changed = sorted(name for name in now.keys() | last.files.keys() if now.get(name) != last.files.get(name))
+        raise InputError(
+            f"{', '.join(map(in_one_line, changed))} of {source.public_name!r}, which are loaded with the weights, "
+            f"are not those that {LEDGER_FILE} {place} names last; restore them from their history."
+        )
     return ledger
+
+
+def check_base(source: ModelSource) -> bool:
+    """Whether an adapter lies on a model whose weights were noted; raises InputError where they are others now."""
+    report = report_beside(source)
+    noted = report.measured.base if source.adapter and report is not None and report.measured is not None else None
+    if noted is None:
+        return False
+    base = adapter_base(source)
+    if weights_of(base) != noted:
+        raise InputError(
+            f"The weights of {base.public_name!r}, which the adapter lies on, are not those that its report was made "
+            "with; restore them."
+        )
+    return True
 
 
 def report_beside(source: ModelSource) -> UnlearningReport | None:
@@ -77,6 +114,8 @@ def weights_of(source: ModelSource) -> dict[str, str]:
 def _digests(folder: Path) -> dict[str, str]:
     patterns = [pattern for pattern in WEIGHT_FILES if pattern.endswith(".safetensors")]
     found = {path.relative_to(folder).as_posix(): path for pattern in patterns for path in folder.glob(pattern)}
+    if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
+        found |= {name: folder / name for name in indexed_weights(folder / INDEX) if (folder / name).is_file()}
     return {name: _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in sorted(found.items())}
 
 
@@ -100,7 +139,12 @@ def _published_weights(name: str, revision: str | None) -> dict[str, str]:
             return _digests(
                 Path(snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=True))
             )
-        weights = {file.rfilename: file.lfs for file in info.siblings or [] if _is_loaded(file.rfilename)}
+        names = {file.rfilename for file in info.siblings or []}
+        indexed = set()
+        if INDEX in loaded_weights(names):
+            indexed = indexed_weights(Path(hf_hub_download(name, INDEX, revision=revision)))
+        loaded = {one for one in names if one in indexed or _is_loaded(one)}
+        weights = {file.rfilename: file.lfs for file in info.siblings or [] if file.rfilename in loaded}
         return {
             file: lfs.sha256 if lfs is not None else file_digest(Path(hf_hub_download(name, file, revision=revision)))
             for file, lfs in sorted(weights.items())
@@ -121,9 +165,11 @@ def write_line(
     folder: Path, report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source: ModelSource
 ) -> None:
     """Put the ledger of a finished run beside its model: that of the original model, and the run's own line."""
-    line = _line(report, ledger, forgotten, source)
-    weights, digest = weights_of(ModelSource(str(folder))), file_digest(folder / REPORT_FILE)
-    ledger = ledger.with_event(replace(line, weights=weights, report=digest), forgotten.key)
+    line, made = _line(report, ledger, forgotten, source), ModelSource(str(folder))
+    mark(folder)
+    weights, digest = weights_of(made), file_digest(folder / REPORT_FILE)
+    files = loaded_files(made, folder) if line.files is not None else None
+    ledger = ledger.with_event(replace(line, weights=weights, files=files, report=digest), forgotten.key)
     present = load_ledger(folder) or Ledger()
     # Something may have been erased since, which its own lines say.
     for event in present.events[len(ledger.events) :]:
@@ -157,12 +203,17 @@ def _line(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source
         attack=report.verdict.attack,
         attacks=report.verdict.attacks,
         attempts=report.attempts,
+        files={},
     )
     placed = ledger.with_event(line).events[-1]
     assert isinstance(placed, Unlearned)
     # A run of an earlier version, whose line said less.
     untyped = [ForgottenDigests(part.columns, part.whole_rows, part.digests) for part in placed.forgotten]
-    for less in ({"forgotten": untyped}, {"margin": None, "attack": None, "attacks": None, "attempts": None}):
+    for less in (
+        {"files": None},
+        {"forgotten": untyped},
+        {"margin": None, "attack": None, "attacks": None, "attempts": None},
+    ):
         if report.ledger is not None and placed.statement != report.ledger.statement:
             placed = replace(placed, **less)
     return placed

@@ -1,7 +1,6 @@
 """Publishing: the model and its evidence in one commit, and only when the verdict allows it."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +21,6 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import httpx
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME as INDEX
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 from yaml import YAMLError
 
@@ -32,7 +30,16 @@ from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.wording import beside_verdict
 from ..files import write_text
 from ..hub_access import UNREACHABLE, Patience, is_repository_name, publishing_errors
-from ..models.location import MODEL_FILES, WEIGHT_FILES, ModelSource, adapter_config, file_beside, loaded_weights
+from ..models.location import (
+    INDEX,
+    MODEL_FILES,
+    WEIGHT_FILES,
+    ModelSource,
+    adapter_config,
+    file_beside,
+    indexed_weights,
+    loaded_weights,
+)
 from ..models.training_record import RECORD_FILE, load_record
 from .card import CARD_FILE, Published, rendered_card
 from .ledger import LEDGER_FILE, Ledger, ledger_text, load_ledger
@@ -249,7 +256,7 @@ def _files(folder: Path) -> list[Path]:
     found = (path for pattern in WEIGHT_FILES for path in folder.glob(pattern))
     weights = loaded_weights(path.relative_to(folder).as_posix() for path in found)
     if INDEX in weights:
-        weights = {INDEX, *json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()}
+        weights = {INDEX, *indexed_weights(folder / INDEX)}
     if not any(name.endswith(".safetensors") for name in weights):
         raise InputError(f"There are no weights in {folder}; the run has not finished.")
     files = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]

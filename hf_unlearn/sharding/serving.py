@@ -54,7 +54,7 @@ def load_sharded(
     Args:
         name: a folder or Hub id.
         revision: branch, tag or commit on the Hub.
-        digest_key_file: the data owner's key, by default that in ``HF_HOME``; without it nobody is known.
+        digest_key_file: the data owner's key, by default the usual one; without it nobody is known.
         device: where it runs; the accelerator, where there is one, when None.
         max_loaded: so many adapters stay in memory, those that were used last.
         trust_remote_code: whether code from the base model's repository may run.

@@ -51,7 +51,7 @@ from .method_trainer import MethodTrainer
 from .retrained_model import Retraining
 from .saving import save_whole
 from .trained_weights import check_saved, fit_rate, trained_weights
-from .trainer_data import check_tokens_of, trainer_data, with_one_padding
+from .trainer_data import check_tokens_of, guarded_collator, trainer_data, with_one_padding
 from .trainer_report import trainer_report
 
 # Enough records for the curve during training; the report uses all of them.
@@ -183,7 +183,7 @@ class UnlearningTrainer(MethodTrainer):
             task,
             plain.config,
             processing_class,
-            data_collator,
+            guarded_collator(data_collator),
             method,
             kept_classes(train_dataset, args, task, plain, method, alpha, lineage),
         )

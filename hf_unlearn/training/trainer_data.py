@@ -18,7 +18,7 @@ from ..data.forms import other_forms
 from ..data.labels import of_classes
 from ..data.masking import MaskingCollator, TokenMasking, token_masking
 from ..data.replacements import by_record, encoder_of, plain_form, with_refusals
-from ..errors import InputError
+from ..errors import InputError, guarded
 from ..evaluation.measured_sets import EvidenceSets, evidence_sets
 from ..evaluation.report import SetName
 from ..methods.forget_batches import Draws, ForgetRetainedDataset
@@ -32,6 +32,22 @@ from ..models.tasks import IGNORED, TASKS, Task
 from .config import UnlearningConfig
 from .first_use_of_rows import BLIND_ORDERS, Collator, FirstUse
 from .useful import held_out_rows, usefulness_sets
+
+
+@dataclass(frozen=True)
+class GuardedCollator:
+    """A collator of the user, whose own errors may quote the records."""
+
+    collator: Collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        with guarded(f"The data collator fails on a batch of {len(examples)} examples; correct it"):
+            return self.collator(examples)
+
+
+def guarded_collator(collator: Collator | None) -> Collator | None:
+    """The collator that a user gives, unless it is this package's own."""
+    return collator if collator is None or isinstance(collator, PaddingCollator) else GuardedCollator(collator)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """Conversations: every labelled token is checked against pieces of text that were written by hand."""
 
 import json
+import resource
+import signal
 import traceback
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +14,11 @@ from tokenizers import Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_unlearn import InputError
+from hf_unlearn.data import conversations
 from hf_unlearn.data.encoding import IGNORED, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat, record_format
 from hf_unlearn.data.replacements import REFUSALS, asked_and_answered, plain_form, with_refusals
+from hf_unlearn.machine_faults import bounded
 
 PLAIN = (
     "{% if messages[0].role != 'system' %}<system>Be nice.\n{% endif %}"
@@ -202,6 +207,30 @@ def test_a_template_that_raises_shows_no_record(template: str) -> None:
     with pytest.raises(InputError, match="template cannot write record 0 of the forget set") as error:
         examples(letters(template), Dataset.from_list(rows))
     assert "ZQtext" not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "does not write record 0 of the forget set within 0.2 seconds",
+        ),
+        ("{{ 'a' * 10 ** 11 }}", "does not write record 0 of the forget set in 2 GiB of memory"),
+        (
+            "{% set n = namespace(x=messages[0].content) %}"
+            "{% for i in range(90) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+            "does not write record 0 of the forget set",
+        ),
+    ],
+)
+def test_a_template_without_an_end_is_stopped(template: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversations, "bounded", partial(bounded, seconds=0.2))
+    before = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(InputError, match=message):
+        examples(letters(template), of(*TALK[:2]))
+    assert (signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_templates_by_name() -> None:

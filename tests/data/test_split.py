@@ -1,15 +1,18 @@
 """The split of D into L, S and H: its laws, its audit, its refusals."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
+from huggingface_hub import constants
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn import InputError, Records, split_retained
-from hf_unlearn.data.request.digests import keyed_digest, load_digest_key
+from hf_unlearn.data.request.digests import key_path, keyed_digest, load_digest_key
 
 KEY = b"0123456789abcdef"
 
@@ -280,6 +283,54 @@ def test_the_key_is_made_once_and_kept_private(tmp_path: Any) -> None:
     path.write_text("secret")
     with pytest.raises(InputError, match="is not a digest key"):
         load_digest_key(path)
+
+
+def test_the_first_use_says_where_the_key_is(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Outside of caches, but where it was made at first it is found."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "cache"))
+    usual = tmp_path / "settings" / "hf_unlearn" / "digest.key"
+    assert key_path(None) == usual
+    load_digest_key(key_path(None))
+    assert f"{usual}. Back it up." in caplog.text
+    assert usual.parent.stat().st_mode & 0o777 == 0o700
+    caplog.clear()
+    load_digest_key(key_path(None))
+    assert caplog.text == ""
+    usual.unlink()
+    old = tmp_path / "cache" / "hf_unlearn_digest.key"
+    load_digest_key(old)
+    assert key_path(None) == old
+    assert key_path(str(tmp_path / "mine")) == tmp_path / "mine"
+    for name in ("", "relative/settings"):
+        monkeypatch.setenv("XDG_CONFIG_HOME", name)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        old.unlink(missing_ok=True)
+        assert key_path(None) == tmp_path / "home" / ".config" / "hf_unlearn" / "digest.key"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o444])
+def test_a_key_that_others_can_read_is_refused(mode: int, tmp_path: Any) -> None:
+    path = tmp_path / "digest.key"
+    load_digest_key(path)
+    path.chmod(mode)
+    with pytest.raises(InputError, match=f"Others can read the digest key {path}; run `chmod 600 {path}` first"):
+        load_digest_key(path)
+
+
+def test_a_key_is_made_without_hard_links_and_leaves_no_other(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "digest.key"
+    # A kill has left this of an earlier attempt.
+    (tmp_path / ".digest.key.part").write_text("half")
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(load_digest_key, [path] * 4))) == 1
+    assert {file.name for file in tmp_path.iterdir()} <= {"digest.key", ".digest.key.lock"}
 
 
 def test_a_key_that_cannot_be_read_or_made(tmp_path: Any) -> None:

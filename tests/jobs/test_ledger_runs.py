@@ -10,17 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi, hf_hub_download
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hf_unlearn import InputError, UnlearningReport, publish
 from hf_unlearn.cli import main
 from hf_unlearn.data.request.digests import digest_each, load_digest_key
 from hf_unlearn.jobs.preparation import prepare_run
-from hf_unlearn.models.location import locate
-from hf_unlearn.publishing.ledger import LEDGER_FILE, Erased, Ledger, Unlearned, digest_of, line_of, load_ledger
+from hf_unlearn.models.loading import load_any
+from hf_unlearn.models.location import ModelSource, locate
+from hf_unlearn.publishing.ledger import (
+    LEDGER_FILE,
+    Erased,
+    Ledger,
+    Unlearned,
+    digest_of,
+    file_digest,
+    line_of,
+    load_ledger,
+)
 from hf_unlearn.publishing.ledger_of_model import ledger_key, ledger_of
+from hf_unlearn.publishing.loaded_files import mark
 from hf_unlearn.training.lineage import find_base
 
 from ..conftest import TOKEN, secrets_rows
@@ -325,6 +339,99 @@ def test_report_and_weights_must_be_those_of_the_last_line(last: Path, capsys: p
         ledger_of(source)
 
 
+def test_all_that_is_loaded_must_be_as_the_last_line_says(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, ledger = locate(str(last)), load_ledger(last)
+    assert ledger is not None
+    files = ledger.runs[-1].files
+    assert files is not None
+    assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"} <= files.keys()
+    changes = {name: (last / name).read_bytes() + b" " for name in files}
+    others = ("adapter_config.json", "chat_template.jinja", "additional_chat_templates/tool.jinja", "vocab.json")
+    for name, content in [*changes.items(), *((name, b"{}") for name in others), ("config.json", None)]:
+        path = last / name
+        before = path.read_bytes() if path.exists() else None
+        path.parent.mkdir(exist_ok=True)
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{name} of 'out-3', which are loaded with the weights, are not those"):
+            ledger_of(source)
+        path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
+    assert main(["ledger", "verify", str(last)]) == 0
+    assert f"So are the {len(files)} other files that are loaded with them." in capsys.readouterr().out
+    (last / "README.md").write_text("Somebody's own words.")
+    ledger_of(source)
+
+
+def test_a_line_from_before_the_files_were_noted_is_read(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger, report = load_ledger(last), last / "unlearning_report.json"
+    assert ledger is not None
+    old = replace(ledger.runs[-1], files=None)
+    report.write_text(report.read_text().replace(ledger.runs[-1].statement, old.statement))
+    Ledger((*ledger.events[:-1], replace(old, report=file_digest(report)))).save(last)
+    (last / "chat_template.jinja").write_text("x")
+    assert main(["ledger", "verify", str(last)]) == 0
+    assert "from before the other files that are loaded with them were noted" in capsys.readouterr().out
+
+
+def test_a_model_whose_ledger_is_gone_is_refused(
+    last: Path, chain: dict[str, Any], tmp_path: Path, recipe: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (LEDGER_FILE, "unlearning_report.json"):
+        (last / name).unlink()
+    settings = next_settings(chain, tmp_path, model_name_or_path=str(last), forget_values=["id=p-006"])
+    assert command(recipe, "split", **settings) == 2
+    told = capsys.readouterr().err
+    assert "A ledger belongs to 'out-3', as its config.json says, and unlearning_ledger.jsonl is missing" in told
+    config = json.loads((last / "config.json").read_text())
+    assert config.pop("unlearning_ledger") is True
+    (last / "config.json").write_text(json.dumps(config))
+    assert command(recipe, "split", **settings) == 0
+
+
+def test_an_adapter_says_that_it_has_a_ledger(tmp_path: Path) -> None:
+    weights = {"base_model.model.x.lora_A.weight": torch.ones(2, 3)}
+    save_file(weights, tmp_path / "adapter_model.safetensors", {"format": "pt"})
+    (tmp_path / "adapter_config.json").write_text("{}")
+    source = ModelSource(str(tmp_path), adapter=True)
+    assert ledger_of(source) is None
+    mark(tmp_path)
+    first = (tmp_path / "adapter_model.safetensors").read_bytes()
+    mark(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == first
+    assert torch.equal(load_file(tmp_path / "adapter_model.safetensors").popitem()[1], torch.ones(2, 3))
+    with pytest.raises(InputError, match=r"as its adapter_model\.safetensors says, .* is missing; restore it"):
+        ledger_of(source)
+
+
+@pytest.mark.parametrize("away", ["../secret.safetensors", "old/model-1.safetensors", "/secret.safetensors", "..", 7])
+def test_an_index_that_leads_elsewhere_is_refused(away: Any, lm_base: Path, last: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(lm_base, tmp_path / "model")
+    for folder in (model, last):
+        weights = safe_open(folder / "model.safetensors", "pt")
+        (folder / "old").mkdir()
+        shutil.copy(folder / "model.safetensors", folder / "old" / "model-1.safetensors")
+        (folder / "model.safetensors").rename(folder / "model-2.safetensors")
+        names = dict.fromkeys(weights.keys(), "model-2.safetensors") | {"model.norm.weight": away}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    uses = [
+        lambda: load_any(locate(str(model)), None),
+        lambda: ledger_of(locate(str(last))),
+        lambda: publish(last, "owner/never", token=TOKEN),
+    ]
+    for use in uses:
+        with pytest.raises(InputError, match=r"names 1 files in other folders|is no index of weights"):
+            use()
+
+
+def test_shards_of_any_name_are_the_weights_that_are_checked(last: Path, tmp_path: Path) -> None:
+    source = locate(str(last))
+    (last / "model.safetensors").rename(last / "other.safetensors")
+    with safe_open(last / "other.safetensors", "pt") as weights:
+        names = dict.fromkeys(weights.keys(), "other.safetensors")
+    (last / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    with pytest.raises(InputError, match="The weights of 'out-3' are not those"):
+        ledger_of(source)
+
+
 def test_a_changed_ledger_on_the_hub_stops_a_run_before_a_model_is_loaded(
     chain: dict[str, Any],
     signed_in: HfApi,
@@ -435,8 +542,10 @@ def test_with_the_key_it_can_be_proven(
     for value, line in (("p-001", 1), ("p-004", 2)):
         assert main([*prove, value]) == 0
         out = capsys.readouterr().out
-        assert f"Forgotten: line {line} of the ledger has its digest" in out
-        assert "its verdict: " in out
+        assert f"line {line} of the ledger has its digest" in out
+        word = re.search("its verdict: ([a-z_]+)", out)[1]  # type: ignore[index]
+        done = word in ("exact", "certified", "not_distinguished")
+        assert out.startswith("Forgotten: " if done else f"Asked to be forgotten, and the run ended {word}: ")
         assert "margin ±0.10 in AUC; attacks: " in out
         assert value not in out
     assert main([*prove, "p-020"]) == 1

@@ -1,5 +1,6 @@
 """Where runs write: into their own folder alone, one at a time, and over nothing that is not theirs."""
 
+import json
 import os
 import socket
 import subprocess
@@ -17,10 +18,12 @@ from hf_unlearn.data.copies.review import check_review
 from hf_unlearn.data.loading import load_data
 from hf_unlearn.files import write_text, written_privately
 from hf_unlearn.jobs.finished_run import audit, card
-from hf_unlearn.output_folder import LOCK_FILE, alone_in
+from hf_unlearn.output_folder import LOCK_FILE, alone_in, require_apart
 from hf_unlearn.publishing.ledger import load_ledger
 from hf_unlearn.publishing.publish import publish
 from hf_unlearn.training.saving import finish_checkpoint, last_checkpoint
+
+TRIES = 50
 
 HOLD = """
 import sys
@@ -130,6 +133,70 @@ def test_a_folder_is_for_one_process_at_a_time(
     assert load_ledger(folder) is not None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["same", "other request", "other seed", "other method", "card"])
+def test_two_at_once_never_leave_a_mixed_folder(
+    way: str, lm_settings: dict[str, Any], lm_original: Path, recipe: Any, tmp_path: Path
+) -> None:
+    """Fifty times each, in one folder: the result is that of the one or of the other, and its ledger verifies."""
+    settings = {name: value for name, value in lm_settings.items() if name not in ("original", "output_dir")}
+    flags = ["--config", str(recipe(**settings, max_steps=2, use_cpu=True)), "--output_dir", "OUT"]
+    first = ["run", *flags]
+    second = {
+        "same": first,
+        "other request": [*first, "--forget_rows", "12"],
+        "other seed": [*first, "--seed", "4"],
+        "other method": [*first, "--method", "toward_base"],
+        "card": ["card", "OUT"],
+    }[way]
+    script = str(Path(__file__).parents[1] / "support" / "racing.py")
+    words = [str(tmp_path), str(TRIES), json.dumps(first), json.dumps(second)]
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert len(codes) == TRIES
+    assert all(0 in pair and set(pair) <= {0, 2} for pair in codes), codes
+    kept = ("model.safetensors", "run.json")
+    whole = [
+        {name: (tmp_path / place / name).read_bytes() for name in kept}
+        for place in ("first", "second")
+        if (tmp_path / place).exists()
+    ]
+    for number in range(TRIES):
+        folder = tmp_path / str(number)
+        assert {name: (folder / name).read_bytes() for name in kept} in whole
+        assert main(["ledger", "verify", str(folder)]) == 0
+        assert not [path for path in folder.iterdir() if path.name.startswith(".") or path.suffix == ".part"]
+
+
+@pytest.mark.parametrize("inside", ["the output in D", "D in the output", "both one folder", "a link"])
+def test_the_output_and_the_data_lie_apart(
+    inside: str, lm_settings: dict[str, Any], lm_base: Path, recipe: Any, tmp_path: Path, capsys: Any
+) -> None:
+    data, out = {
+        "the output in D": (tmp_path / "data", tmp_path / "data" / "out" / "deeper"),
+        "D in the output": (tmp_path / "out" / "data" / "rows.jsonl", tmp_path / "out"),
+        "both one folder": (tmp_path / "data", tmp_path / "data"),
+        "a link": (tmp_path / "data", tmp_path / "link" / "out"),
+    }[inside]
+    folder = data if data.suffix == "" else data.parent
+    folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "rows.jsonl").write_bytes(Path(lm_settings["dataset_name"]).read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    settings = {**lm_settings, "model_name_or_path": str(lm_base), "dataset_name": str(data), "output_dir": str(out)}
+    settings["original"] = {**settings["original"], "output_dir": str(out)}
+    path = str(recipe(**settings))
+    for command in ("run", "train", "evaluate", "references", "attack"):
+        assert main([command, "--config", path]) == 2
+        said = capsys.readouterr().err
+        assert "name one elsewhere." in said or "name another --output_dir." in said
+    (tmp_path / "recipe.yaml").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+    # Beside a file of data there is room.
+    require_apart(tmp_path / "data" / "out", str(tmp_path / "data" / "rows.jsonl"))
+
+
 def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="bad"), alone_in(tmp_path / "new"):
         raise InputError("bad")
@@ -142,7 +209,12 @@ def test_data_that_was_touched_or_moved_is_the_same_data(tickets_file: Path, tmp
     for date, path in enumerate(places, start=1):
         path.write_bytes(content)
         os.utime(path, (date * 1e9, date * 1e9))
-    one, two = (load_data(str(path))[0]["train"]._fingerprint for path in places)
-    assert one == two
+    data = [load_data(str(path))[0]["train"] for path in places]
+    assert data[0]._fingerprint == data[1]._fingerprint
+    one = data[0]._fingerprint
+    for part in data:
+        tables = Path(part.cache_files[0]["filename"]).parent
+        assert tables.stat().st_mode & 0o777 == 0o700, "what is prepared of a file is for nobody else"
+        assert tables == Path(part.map(lambda row: {"more": 1}).cache_files[0]["filename"]).parent
     places[1].write_bytes(content.replace(b"billing", b"billings", 1))
     assert load_data(str(places[1]))[0]["train"]._fingerprint != one

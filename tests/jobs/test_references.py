@@ -241,7 +241,7 @@ def test_what_is_trained_is_not_trained_again_and_what_differs_is_refused(
         ({"base_model": None}, {}, (), "The original was trained from scratch"),
         ({}, {}, ("--seeds", "0"), "--seeds 0 is not possible"),
         ({}, {"seed": 2**32 - 2}, ("--seeds", "3"), "--seeds 3 is not possible"),
-        ({}, {}, ("--arms", "retrain"), "invalid choice: 'retrain'"),
+        ({}, {}, ("--arms", "retrain"), "Argument --arms: it must be one of"),
         ({}, {"stop_when_forgotten": True}, ("--arms", "same_budget"), "decide the price of the run"),
         ({}, {"stop_when_forgotten": True}, ("--arms", "unlearned"), "decide the price of the run"),
         (

@@ -15,7 +15,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_downloa
 
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
-from hf_unlearn.lifecycle.local_copies import erase_local, plan_local
+from hf_unlearn.lifecycle.local_copies import erase_local, note_tables, plan_local
 
 from ..conftest import TOKEN, secrets_rows, write_rows
 from ..support.hub_server import HubServer
@@ -174,6 +174,16 @@ def test_tables_of_the_data_set_go(caches: Caches, owner: HfApi, capsys: pytest.
     assert not caches.blobs(name, "datasets")
 
 
+@pytest.mark.parametrize("name", ["json", "csv", "parquet", "text"])
+def test_the_tables_of_all_files_of_a_kind_stay(name: str, caches: Caches, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = caches.datasets / name / "default-0123" / "0.0.0"
+    tables.mkdir(parents=True)
+    (tables / "rows.arrow").write_bytes(b"somebody else's")
+    planned = erase(capsys, name, "--repo_type", "dataset")
+    assert (tables / "rows.arrow").exists()
+    assert "tables of all files of this kind; those of a run go with its --output_dir" in planned
+
+
 # A run's folder
 
 
@@ -217,6 +227,33 @@ def test_what_a_run_wrote_before_its_verdict_goes(
     assert len(list(caches.datasets.rglob("*.arrow"))) == 1, "another file's tables stay"
     assert OLD not in caches.blobs(repo), "the original was named by the report"
     assert NEW in caches.blobs(repo)
+
+
+@pytest.mark.parametrize("then", ["as it was", "changed", "gone"])
+def test_tables_that_a_run_noted_go_whatever_became_of_its_file(
+    then: str, caches: Caches, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, others = run.parent / "rows.jsonl", write_rows(run.parent / "others.jsonl", secrets_rows(5))
+    data = datasets.load_dataset("json", data_files=str(rows), split="train")
+    datasets.load_dataset("json", data_files=str(others), split="train")
+    note_tables(run, [data.select(range(3)), data.to_iterable_dataset(), None])
+    if then == "changed":
+        write_rows(rows, secrets_rows(7))
+    elif then == "gone":
+        rows.unlink()
+    erase(capsys, "--output_dir", str(run))
+    assert not Path(data.cache_files[0]["filename"]).exists()
+    assert len(list(caches.datasets.rglob("*.arrow"))) == 1, "another file's tables stay"
+
+
+@pytest.mark.parametrize("names", [["../precious"], ["/", ".", ""], {"a": 1}, [1], ["nowhere"]])
+def test_noted_tables_lie_in_the_cache(
+    names: Any, caches: Caches, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (caches.datasets / "json").mkdir(parents=True)
+    (run / "data_tables.json").write_text(json.dumps(names))
+    erase(capsys, "--output_dir", str(run))
+    assert (caches.datasets / "json").exists()
 
 
 @pytest.mark.parametrize(

@@ -395,7 +395,7 @@ def test_the_command_runs_a_method_that_uses_s_and_the_card_repeats_it(
     [
         ({"start": "toward_base"}, "start='toward_base' needs the model that the original was fine-tuned from"),
         ({"start": "reset_least_changed"}, "start='reset_least_changed' needs the model that the original was"),
-        ({"start": "rewind"}, "Argument --start: invalid choice: 'rewind' (choose from 'eu_k', "),
+        ({"start": "rewind"}, "Argument --start: it must be one of 'eu_k', "),
         ({"rewind_checkpoint": "."}, "'npo' goes back to no checkpoint; leave out what names one, rewind_checkpoint"),
         ({"start": "shrink_perturb", "use_peft": True}, "'npo' moves the weights under the new adapter"),
         ({"start": "reset_smallest", "use_peft": True}, "'npo' picks single weights of the model"),

@@ -49,6 +49,7 @@ def a_run(number: int) -> Unlearned:
         margin=0.1 if number > 1 else None,
         attack="loss" if number > 1 else None,
         attacks=["loss", "zlib"] if number > 1 else None,
+        files={"config.json": digest_of("config")} if number > 2 else None,
     )
 
 

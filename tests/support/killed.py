@@ -9,6 +9,7 @@ ends; the same in FOLDER/1 and so on. MOMENTS says when it is killed:
     files:5      in folder i once, before it makes, opens for writing, renames or removes its 5 * (i + 1)th file
     requests:1   FOLDER/whole is published; in attempt i it is killed after request i to the Hub
 
+A flag may name a file in the folder, as in OUT/review.jsonl.
 The modules are loaded once, so that starting again takes no time.
 """
 
@@ -82,12 +83,19 @@ def kill_after_request(number: int) -> None:
     httpx.Client.send = sent
 
 
+def to(out: Path, command: list[str]) -> list[str]:
+    """The command, with this folder for what it writes."""
+    if any("OUT/" in word for word in command):
+        out.mkdir(exist_ok=True)
+    return [*(word.replace("OUT/", f"{out}/") for word in command), "--output_dir", str(out)]
+
+
 def at_random(kills: int, folder: Path, command: list[str], whole: float) -> int:
     draw = random.Random(1)
     killed, number, step = 0, 0, 0
     while killed < kills:
         out = folder / str(number)
-        child = start([*command, "--output_dir", str(out)])
+        child = start(to(out, command))
         time.sleep(draw.uniform(0.02, whole))
         os.kill(child, signal.SIGKILL)
         if end(child):
@@ -98,7 +106,7 @@ def at_random(kills: int, folder: Path, command: list[str], whole: float) -> int
             step = now
         else:
             number, step = number + 1, 0
-    end(start([*command, "--output_dir", str(folder / str(number))]))
+    end(start(to(folder / str(number), command)))
     return number + 1
 
 
@@ -107,7 +115,7 @@ def at_files(every: int, folder: Path, command: list[str]) -> int:
     while True:
         out = folder / str(number)
         moment = every * (number + 1)
-        argv = [*command, "--output_dir", str(out)]
+        argv = to(out, command)
         if not end(start(argv, lambda out=out, moment=moment: kill_at_file(out, moment))):
             return number
         end(start(argv))
@@ -135,7 +143,7 @@ def run(folder: Path, moments: str, command: list[str]) -> None:
     # Each training begins with a collection of garbage, which need not go through all modules.
     gc.freeze()
     started = time.perf_counter()
-    end(start([*command, "--output_dir", str(folder / "whole")]))
+    end(start(to(folder / "whole", command)))
     whole = time.perf_counter() - started
     mode, count = moments.split(":")
     if mode == "random":

@@ -28,7 +28,7 @@ from hf_unlearn.publishing.ledger_of_model import ledger_of
 from hf_unlearn.training import method_trainer
 from hf_unlearn.training.saving import MARKER, finish_checkpoint, last_checkpoint
 
-from ..conftest import TOKEN
+from ..conftest import TOKEN, secrets_rows, write_rows
 from ..support.hub_server import HubServer
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +97,72 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_weights(
     assert folders > (0 if moments.startswith("random") else 1)
     for i in range(folders):
         same_result(tmp_path / str(i), tmp_path / "whole")
+
+
+# Sixty kills and more, with those above.
+METHODS = [
+    ({"method": "npo"}, "random:10"),
+    ({"method": "npo", "save_total_limit": 1}, "files:8"),
+    ({"method": "shrink_reheat"}, "random:10"),
+    ({"method": "scrub"}, "random:10"),
+    ({"method": "dial"}, "random:10"),
+    ({"method": "auto"}, "random:10"),
+    ({"method": "auto", "with_retrained": True}, "files:10"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("more", "moments"), METHODS, ids=lambda value: str(value))
+def test_killed_with_any_method_the_same_command_gives_the_same_weights(
+    settings: dict[str, Any], tmp_path: Path, recipe: Any, more: dict[str, Any], moments: str
+) -> None:
+    config = str(recipe(**{**settings, "max_steps": 8, **more}))
+    done = python(str(ROOT / "tests" / "support" / "killed.py"), str(tmp_path), moments, "run", "--config", config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = int(re.findall(r"killed in (\d+) folders", done.stdout)[0])
+    assert folders
+    for i in range(folders):
+        same_result(tmp_path / str(i), tmp_path / "whole")
+
+
+# Of a whole folder: what may differ from one run to the next.
+TIMES = re.compile(
+    r'"(created|seconds|measuring_seconds|minutes|time)": [^,\n]*|20\d\d-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?'
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["evaluate"], ["unlearning_report.json", "README.md"]),
+        (["attack", "--attack_steps", "4"], ["attacks.json"]),
+        (["split", "--near_duplicates_review", "OUT/review.jsonl"], ["review.jsonl"]),
+        (["alternates", "--alternates_file", "OUT/alternates.jsonl"], ["alternates.jsonl"]),
+    ],
+    ids=["evaluate", "attack", "split", "alternates"],
+)
+def test_killed_at_any_file_the_same_command_leaves_the_same(
+    settings: dict[str, Any], tmp_path: Path, recipe: Any, words: list[str], files: list[str]
+) -> None:
+    rows = secrets_rows()
+    # Near copies of records to forget, for the review.
+    more = [{**row, "id": f"c-{row['id']}", "prompt": row["prompt"] + " "} for row in rows[:4]]
+    names = ("method", "measure_steps", "original", "dataset_name")
+    given = {name: value for name, value in settings.items() if name not in names}
+    given["dataset_name"] = str(write_rows(tmp_path / "rows.jsonl", [*rows, *more]))
+    config = str(recipe(**given, max_steps=2))
+    script = str(ROOT / "tests" / "support" / "killed.py")
+    done = python(script, str(tmp_path), "files:1", *words, "--config", config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = int(re.findall(r"killed in (\d+) folders", done.stdout)[0])
+    assert folders
+    for i in range(folders):
+        for name in files:
+            whole, killed = ((tmp_path / place / name).read_text() for place in ("whole", str(i)))
+            assert whole
+            assert TIMES.sub("", killed) == TIMES.sub("", whole), name
+        assert not [path for path in (tmp_path / str(i)).iterdir() if path.suffix == ".part"]
 
 
 @pytest.mark.slow

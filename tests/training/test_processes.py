@@ -244,13 +244,16 @@ def test_two_processes_prepare_and_write_once(
     for name, launch in (("one", []), ("two", LAUNCH)):
         home, folder = tmp_path / f"{name}_home", tmp_path / name
         # The first use of a machine: both processes look for the digest key and the cache of the data.
-        done = launched(*launch, *run_flags(lm_settings, recipe, folder), HF_HOME=str(home))
+        places = {"HF_HOME": str(home), "XDG_CONFIG_HOME": str(home / "settings")}
+        done = launched(*launch, *run_flags(lm_settings, recipe, folder), **places)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("Verdict: exact") == 1
         assert done.stdout.count("rows to forget (S)") == 1
-        assert (home / "hf_unlearn_digest.key").stat().st_size == 64
-        # The lock of the attempts stays, so that two runs never hold different files.
-        assert [path.name for path in home.glob(".hf_unlearn*")] == [".hf_unlearn_digest.key.attempts.lock"]
+        keys = home / "settings" / "hf_unlearn"
+        assert (keys / "digest.key").stat().st_size == 64
+        # The locks stay, so that two runs never hold different files.
+        locks = {".digest.key.lock", ".digest.key.attempts.lock"}
+        assert {path.name for path in keys.glob(".*")} == locks
         prepared[name] = sorted(path.stat().st_size for path in home.rglob("*.arrow"))
         assert not [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
         report = UnlearningReport.load(folder / "unlearning_report.json")

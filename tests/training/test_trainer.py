@@ -244,7 +244,7 @@ def test_records_to_forget_never_reach_a_training_batch(lm_original: Path, tmp_p
     poison.training = True
     assert len(list(loader)) == poison.batches == 10
     poison.forbidden = {tuple(ids) for ids in encoded(lm_original, split.retained)["input_ids"]}
-    with pytest.raises(AssertionError):
+    with pytest.raises(InputError, match=r"The data collator fails on a batch of .* \(AssertionError\)"):
         list(loader)
 
 

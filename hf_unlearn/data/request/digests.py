@@ -1,19 +1,24 @@
 """Keyed digests, the only form in which ids leave this package."""
 
-import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import secrets
-import tempfile
+import stat
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
 
 from ...errors import InputError
+from ...files import require_file, written_privately
 from ..canonical import FRACTIONS, is_number
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,20 @@ def key_check(key: bytes) -> str:
 def load_digest_key(path: Path) -> bytes:
     """Read the owner's key from a file of hexadecimal characters, or make the file (32 random bytes, mode 0600).
 
-    Raises InputError when the file holds fewer than 16 bytes, or cannot be read or made.
+    Raises InputError when the file holds fewer than 16 bytes, cannot be read or made, or others can read it.
     """
     try:
+        require_file(path)
         if not path.exists():
             _make_key(path)
+        if path.is_file() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            # Whoever has it can try all customer numbers on a published ledger.
+            raise InputError(f"Others can read the digest key {path}; run `chmod 600 {path}` first.")
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except OSError as error:
         raise InputError(f"Cannot read or make the digest key {path}: {error.strerror}.") from None
+    except InputError:
+        raise
     except ValueError:
         key = b""
     if len(key) < 16:
@@ -92,23 +103,39 @@ def load_digest_key(path: Path) -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Several processes may get here at once: one of them makes the key, and all read that one.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+    with WeakFileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            return
+        with written_privately(path) as file:
             file.write(secrets.token_hex(32))
-            file.flush()
-            os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
+    logger.warning(
+        "Your secret key was made: %s. Back it up. Without it nobody can go on with the ledgers that it signs.", path
+    )
 
 
 def key_path(path: str | None) -> Path:
-    """Where the owner's key is: the file that the settings name, or one in HF_HOME."""
-    return Path(path) if path is not None else Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"
+    """Where the owner's key is: the file that the settings name, or one in the user's folder of settings.
+
+    One that lies in HF_HOME, where it was made at first, is still used.
+    """
+    if path is not None:
+        return Path(path)
+    usual = _settings_folder() / "hf_unlearn" / "digest.key"
+    old = Path(os.path.expanduser(constants.HF_HOME)) / "hf_unlearn_digest.key"
+    return old if old.exists() and not usual.exists() else usual
+
+
+def _settings_folder() -> Path:
+    """Where programs keep the settings of a user, outside of caches, which people clear."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support"
+    # https://specifications.freedesktop.org/basedir-spec/latest/: what is not absolute is ignored.
+    named = os.environ.get("XDG_CONFIG_HOME", "")
+    return Path(named) if os.path.isabs(named) else Path.home() / ".config"
 
 
 def known_key(path: str | None, checks: Iterable[str]) -> bytes | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files import require_file
 
 SUFFIXES = (".txt", ".csv", ".jsonl")
 
@@ -40,6 +41,7 @@ def read_ids(path: Path, column: str) -> tuple[tuple[Any, ...], tuple[int, ...]]
     """The ids of a file with the line each stands on."""
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} is no file of ids; write a .txt (one id per line), .csv or .jsonl file.")
+    require_file(path)
     try:
         # newline="" keeps a carriage return inside a quoted CSV field.
         with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:

@@ -6,7 +6,7 @@ that it names. What was found is counted, so that a missing record is always rep
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
-from ...errors import InputError
+from ...errors import InputError, guarded
 from ..arrow_tables import listed, read_tables, require_columns, texts_of_keys
 from ..canonical import comparable, content_keys, id_texts
 from .id_files import read_ids
@@ -196,7 +196,7 @@ class Values(Selector):
     """Rows whose column holds one of the values; ``are_ids`` says that each value is a record, customer or author."""
 
     column: str
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] = field(repr=False)
     lines: tuple[int, ...] = ()
     source: str = ""
     untyped: bool = False
@@ -261,16 +261,16 @@ def _loosely(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 class Positions(Selector):
     """Rows by position."""
 
-    indices: tuple[int, ...]
+    indices: tuple[int, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         if not self.indices:
             raise InputError("The request names no row; name one at least.")
-        for index in self.indices:
+        for place, index in enumerate(self.indices, start=1):
             if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
-                raise InputError(f"{index!r} is not a row number; give whole numbers, counted from 0.")
+                raise InputError(f"Value {place} of the request is no row number; give whole numbers, counted from 0.")
             if index > np.iinfo(np.int64).max:
-                raise InputError(f"{index} is not a row number; no data set has so many rows.")
+                raise InputError(f"Value {place} of the request is no row number; no data set has so many rows.")
 
     def columns(self, available: Sequence[str]) -> list[str]:
         return []
@@ -306,7 +306,7 @@ class PositionMatcher(Matcher):
 class Contents(Selector):
     """Rows that equal a row of another data set."""
 
-    dataset: Dataset
+    dataset: Dataset = field(repr=False)
 
     def __post_init__(self) -> None:
         if len(self.dataset) == 0:
@@ -380,4 +380,8 @@ class PredicateMatcher(Matcher):
         self.function = function
 
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
-        return np.fromiter((bool(self.function(row)) for row in table.to_pylist()), bool, table.num_rows)
+        found = np.zeros(table.num_rows, dtype=bool)
+        for i, row in enumerate(table.to_pylist()):
+            with guarded(f"The predicate fails on row {start + i}; correct it"):
+                found[i] = bool(self.function(row))
+        return found

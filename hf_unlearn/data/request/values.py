@@ -49,8 +49,10 @@ def requested_texts(
         found = ", ".join(sorted(given))
         raise InputError(f"The values for column {column!r} mix types ({found}); give values of one type.")
     if isinstance(feature, ClassLabel) and given == {"string"}:
-        if not set(values) <= set(feature.names):
-            raise InputError(f"A requested value is none of the labels of {column!r}: {', '.join(feature.names)}.")
+        known = set(feature.names)
+        if not set(values) <= known:
+            first = next(i for i, value in enumerate(values) if value not in known)
+            raise InputError(f"{place(first)} is none of the {len(known):,} labels of {column!r}; correct it.")
         return pa.array(values, pa.large_string())
     word = _word(kind)
     as_text = given == {"string"} and (untyped or kind.startswith(WRITTEN))
