@@ -128,10 +128,12 @@ def evaluate(values: dict[str, Any]) -> UnlearningReport:
     report = replace(report, attempts=attempts)
     if harness_tasks is not None:
         report = replace(report, harness=harness_of(places, harness_tasks, loading, config))
-    return _told(report, tables, config)
+    return _told(report, tables, places, config)
 
 
-def _told(report: UnlearningReport, tables: dict[str, Any], config: UnlearningConfig) -> UnlearningReport:
+def _told(
+    report: UnlearningReport, tables: dict[str, Any], places: dict[str, ModelSource], config: UnlearningConfig
+) -> UnlearningReport:
     """Save a report and show it."""
     out = console(config)
     if PartialState().is_main_process:
@@ -192,7 +194,8 @@ def _evaluate_sharded(values: dict[str, Any], source: ModelSource, sharding: Sha
         method=UNKNOWN_METHOD,
         weights_moved=weights["original"] != weights["unlearned"] if "original" in weights else None,
     )
-    return _told(replace(report, attempts=attempts), measured.tables, config)
+    places = {arm: place for arm, (place, _) in models.items()}
+    return _told(replace(report, attempts=attempts), measured.tables, places, config)
 
 
 def _sharded_alike(name: str, arm: str, other: Sharding) -> tuple[ModelSource, Sharding]:
