@@ -164,9 +164,9 @@ def _evaluate_sharded(values: dict[str, Any], source: ModelSource, sharding: Sha
     base = sharding.base_source(trust_remote_code=source.trust_remote_code)
     key = key_of_owners(request_args.digest_key_file, sharding)
     models = {"unlearned": (source, sharding)}
-    for arm, name in {"original": compare.original_model, "retrained": compare.retrained_model}.items():
-        if name is not None:
-            models[arm] = _sharded_alike(name, arm, sharding)
+    for arm, named in {"original": compare.original_model, "retrained": compare.retrained_model}.items():
+        if named is not None:
+            models[arm] = _sharded_alike(named, arm, sharding)
     data, data_source = named_data(data_args)
     ledger = ledger_of(source)
     parts = split_data(data, data_source, data_args, request_args, config, ledger, task=sharding.task, ask_again=True)

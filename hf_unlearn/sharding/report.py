@@ -87,14 +87,13 @@ def measure(
     evidence.sampled |= {"test"} if sets["test"] is not test else set()
     tables: dict[str, Tables] = {}
     for arm, (source, its) in models.items():
-        served = ShardedModel(
-            source, its, to_device(base_model(its, base), config.device), load_tokenizer([base]), key
-        )
+        model, tokenizer = to_device(base_model(its, base), config.device), load_tokenizer([base])
+        served = ShardedModel(source, its, model, tokenizer, key)
         shards = {name: _shards(served, part) for name, part in sets.items() if part is not None}
         tables[arm] = routed_scores(served, evidence, shards)
         if arm == "unlearned" and not TASKS[sharding.task].classes:
             # How hard each record is by nature; for the deleted it is what answers now.
-            alone = ShardedModel(source, replace(its, unknown="base"), served.model, served.tokenizer, key)
+            alone = ShardedModel(source, replace(its, unknown="base"), model, tokenizer, key)
             nobody: dict[SetName, Sequence[int | None]] = {name: [None] * len(of) for name, of in shards.items()}
             tables["base"] = routed_scores(alone, evidence, nobody)
             flops += alone.tokens * flops_per_token(served.model)[1]
