@@ -12,8 +12,9 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..errors import InputError
-from ..jobs.settings import SETTINGS, DataArguments, RequestArguments
-from .commands import COMMANDS, RECIPE, HelpFormatter
+from ..jobs.settings import SETTINGS, DataArguments, RequestArguments, settings_of
+from .commands import COMMANDS, RECIPE
+from .flags import HelpFormatter
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
 ORIGINAL = "original"
@@ -41,6 +42,8 @@ PLACES = (
     "dataset_name",
     "forget_requests",
     "forget_dataset",
+    "forget_mentions",
+    "mentions_review",
     "holdout_dataset",
     "public_dataset",
     "digest_key_file",
@@ -68,7 +71,7 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
     """
     parser = _Parser(SETTINGS[command], command)
     if {"-h", "--help", "--help_all"} & set(argv):
-        parser.show_help(everything="--help_all" in argv)
+        parser.show_help()
         raise SystemExit(0)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
@@ -80,6 +83,10 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
     if unknown:
         raise InputError(_unknown(unknown[0].split("=")[0].lstrip("-"), parser.names, "flag"))
     values = vars(given)
+    for name in values:
+        if name not in parser.taken:
+            users = ", ".join(other for other in SETTINGS if name in settings_of(other))
+            raise InputError(f"`hf-unlearn {command}` does not use --{name}; leave it out. It is for: {users}.")
     recipe = values.pop("config", None)
     if recipe is not None:
         values = {**_read_recipe(Path(recipe), command, parser), **values}
@@ -96,7 +103,7 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
 
 
 class _Parser(HfArgumentParser):
-    """A parser whose help shows this package's settings first and whose errors are sentences."""
+    """A parser of all settings, whose help shows those that the command uses and whose errors are sentences."""
 
     def __init__(self, kinds: tuple[Any, ...], command: str):
         super().__init__(
@@ -104,29 +111,20 @@ class _Parser(HfArgumentParser):
         )
         self.add_argument("--config", help="A recipe: a YAML file of these settings. Flags win over it.")
         self.names = {action.dest for action in self._actions} | {ORIGINAL}
+        self.taken = settings_of(command) | {"config"}
         self.command = command
 
-    def show_help(self, everything: bool) -> None:
-        from ..jobs.preparation import METHOD_SETTINGS
-
-        hidden = INHERITED - {"output_dir"}
-        if self.command in ("run", "references"):
+    def show_help(self) -> None:
+        if "method" in self.taken:
             self.set_defaults(method="auto")
-        else:
-            # One recipe serves all commands, so these are accepted; this command does not read them.
-            hidden |= {"budget", *METHOD_SETTINGS} - {"alternates_file" if self.command == "alternates" else ""}
         for action in self._actions:
-            if action.dest in hidden and not everything:
+            if action.dest not in self.taken:
                 action.help = argparse.SUPPRESS
         self.usage = f"hf-unlearn {self.command} {RECIPE} [--flag value ...]"
         self.description = COMMANDS[self.command].about
         options = self._action_groups.pop(1)
         options.title = "training, unlearning and measuring"
         self._action_groups.append(options)
-        self.epilog = (
-            "Every flag of transformers' TrainingArguments works too, such as --learning_rate, --num_train_epochs, "
-            "--per_device_train_batch_size, --seed; --help_all lists them."
-        )
         self.print_help()
 
     def error(self, message: str) -> Any:
@@ -171,7 +169,7 @@ def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
     if command == "train":
         content = {key: value for key, value in content.items() if key in SHARED_WITH_ORIGINAL} | original
     # One recipe serves all the commands; each takes the settings that concern it.
-    actions = {action.dest: action for action in parser._actions}
+    actions = {action.dest: action for action in parser._actions if action.dest in parser.taken}
     given: dict[str, Any] = {}
     for key, value in content.items():
         if key in actions and value is not None:
