@@ -2,26 +2,13 @@
 
 import argparse
 import os
-import re
 import sys
-import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import InputError
 from ..files import require_file
-
-# What argparse quotes of the command line, and what is said in its place.
-QUOTING = (
-    (r"invalid choice: .* \(choose from (.*)\)$", r"it must be one of \1"),
-    (r"invalid choice: .* \(maybe you meant: .*$", r"there is no such choice"),
-    (r"invalid (\w+) value: .*", r"the value is no \1"),
-    (r"Truthy value expected: .*", "it takes true or false"),
-    (r"ignored explicit argument .*", "it takes no value"),
-    (r"ambiguous option: .*", "a flag is cut short, and several begin so; write it out"),
-    (r"unrecognized arguments: .*", "there are words too many, or flags that this command does not know"),
-)
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -431,61 +418,82 @@ and what is left to do.
             argument("--revision", help="A branch, tag or commit of the repository."),
         ),
     ),
+    "methods": Command(
+        "helping.method_list.methods",
+        "[NAME]",
+        "list the methods by what they need, with price and source",
+        """\
+List the methods by what they need: the base model, the records to forget (S) or held-out records (H). With a name, the
+command explains one method.
+
+  hf-unlearn methods npo""",
+        (argument("name", nargs="?", metavar="NAME", help="The method to explain."),),
+    ),
+    "guard": Command(
+        "helping.guarding.guard",
+        "DATASET --ledger FOLDER|REPO",
+        "say whether new data holds what was forgotten before",
+        """\
+Look through new data for rows that a model was made to forget: by an id or their content, as the model's ledger has
+them, and for copies and near copies of these. The exit code is 1 where there are any, and 0 where there are none.
+
+  hf-unlearn guard acme/new-messages --ledger acme/router-unlearned --drop_to clean""",
+        (
+            argument("dataset", metavar="DATASET", help="The new data: a Hub id, a folder or a file."),
+            argument("--ledger", metavar="FOLDER|REPO", required=True, help="The model whose ledger says what."),
+            argument("--dataset_config", metavar="NAME", help="The configuration (subset) of the data."),
+            DIGEST_KEY,
+            argument(
+                "--forgotten",
+                metavar="DATASET",
+                help="The data set that the records were forgotten from. Copies of all of them are looked for then.",
+            ),
+            argument(
+                "--rename",
+                nargs="+",
+                metavar="OLD=NEW",
+                help="The new name of a column that the ledger recognises records by.",
+            ),
+            argument(
+                "--skip_missing",
+                action="store_true",
+                help="Pass over records that cannot be recognised because a column is missing.",
+            ),
+            argument("--drop_to", type=Path, metavar="FOLDER", help="Write the data without these rows here."),
+        ),
+    ),
+    "init": Command(
+        "helping.recipe_writing.init",
+        "",
+        "write a first recipe, with held-out records like those to forget",
+        """\
+Ask for the model, the data and the ids to forget, look at them, and write a commented recipe. Held-out records are
+chosen among records that the model never saw: with the labels and lengths of those to forget, and without customers or
+texts that the model saw. The command says how good they are, and which command comes next.
+
+  hf-unlearn init
+  hf-unlearn init --model_name_or_path acme/router --dataset_name acme/messages --holdout_split test \\
+    --forget_id_column customer_id --forget_ids - < ids.txt""",
+        (
+            argument("--model_name_or_path", metavar="MODEL", help="The model: a folder or Hub id."),
+            argument("--dataset_name", metavar="DATA", help="The data it was trained on: a Hub id, folder or file."),
+            argument("--forget_id_column", metavar="COLUMN", help="The column of the ids."),
+            argument(
+                "--forget_ids", metavar="FILE", help="A file of ids to forget, one a line; - for standard input."
+            ),
+            argument("--holdout_split", metavar="SPLIT", help="A split of the data that the model never saw."),
+            argument("--holdout_dataset", metavar="DATA", help="Or another data set that it never saw."),
+            argument("--base_model_name_or_path", metavar="MODEL", help="The model that it was fine-tuned from."),
+            argument("--task", metavar="TASK", help="Its task; by default read from its architecture."),
+            argument("--dataset_config", metavar="NAME", help="The configuration (subset) of the data."),
+            argument("--dataset_train_split", metavar="SPLIT", default="train", help="The split it was trained on."),
+            argument(
+                "--dataset_text_field", metavar="COLUMN", help="The column of the text; found where that is clear."
+            ),
+            argument("--dataset_label_field", metavar="COLUMN", help="The column of the class; found likewise."),
+            argument("--output_dir", metavar="FOLDER", help="Where the run will put its result."),
+            argument("--recipe", type=Path, metavar="FILE", default=Path("recipe.yaml"), help="The recipe to write."),
+        ),
+    ),
 }
 CONFIGURED = [name for name, command in COMMANDS.items() if command.usage == RECIPE]
-
-
-class HelpFormatter(argparse.HelpFormatter):
-    """Fills paragraphs, keeps indented examples as they are, and shows a flag under one spelling."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = text.split("\n\n")
-        return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in paragraphs)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        if action.const is True:
-            return action.option_strings[0]
-        many = action.choices is not None and len(list(action.choices)) > 8
-        metavar = "NAME" if many else self._get_default_metavar_for_optional(action)
-        return f"{action.option_strings[0]} {metavar if many else self._format_args(action, metavar)}"
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS) or not action.option_strings:
-            return action.help
-        return f"{action.help} (default: %(default)s)"
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are sentences that quote no id."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{without_values(message)}.")
-
-
-def without_values(message: str) -> str:
-    """What argparse says, without the word that it cannot read, which may be an id."""
-    for found, told in QUOTING:
-        message = re.sub(found, told, message, flags=re.DOTALL)
-    return message
-
-
-def parse(name: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
-    """Read the flags of a command without a recipe; gives its job and what the job is called with."""
-    command = COMMANDS[name]
-    parser = CommandParser(prog=f"hf-unlearn {name}", formatter_class=HelpFormatter)
-    _fill(parser, command)
-    if command.actions:
-        actions = parser.add_subparsers(required=True, metavar="|".join(command.actions))
-        for word, action in command.actions.items():
-            _fill(actions.add_parser(word, help=action.summary, formatter_class=HelpFormatter), action)
-    values = vars(parser.parse_args(flags))
-    return values.pop("job"), values
-
-
-def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
-    parser.description = command.about or f"{command.summary[0].upper()}{command.summary[1:]}."
-    parser.set_defaults(job=command.job)
-    for names, options in command.arguments:
-        parser.add_argument(*names, **options)

@@ -15,7 +15,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import AlreadyForgotten, InputError, in_one_line
-from .commands import COMMANDS, CONFIGURED, parse
+from . import help_pages
+from .commands import COMMANDS, CONFIGURED
+from .flags import parse
 
 # EX_SOFTWARE of sysexits.h.
 UNFORESEEN = 70
@@ -149,6 +151,10 @@ def _dispatch(command: str, flags: list[str]) -> int:
     if command not in CONFIGURED:
         name, values = parse(command, flags)
         return job(name)(**values) or 0
+    if {"-h", "--help"} & set(flags) and "all" not in flags:
+        # Without the settings, whose parser takes torch.
+        print(help_pages.help_page(command), end="")
+        raise SystemExit(0)
     from ..hub_access import hub_errors
     from . import recipes
 
@@ -161,5 +167,5 @@ def _dispatch(command: str, flags: list[str]) -> int:
 
 def job(name: str) -> Callable[..., Any]:
     """The function that a command names in the table."""
-    module, function = name.split(".")
+    module, _, function = name.rpartition(".")
     return vars(import_module(f"..jobs.{module}", __package__))[function]

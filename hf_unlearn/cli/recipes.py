@@ -13,8 +13,9 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..errors import InputError
 from ..files import check_aliases, require_file
-from ..jobs.settings import SETTINGS, DataArguments, RequestArguments
-from .commands import COMMANDS, RECIPE, HelpFormatter, hidden_words, without_values
+from ..jobs.settings import SETTINGS, DataArguments, RequestArguments, settings_of
+from .commands import COMMANDS, RECIPE, hidden_words
+from .flags import HelpFormatter, without_values
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
 ORIGINAL = "original"
@@ -42,6 +43,8 @@ PLACES = (
     "dataset_name",
     "forget_requests",
     "forget_dataset",
+    "forget_mentions",
+    "mentions_review",
     "holdout_dataset",
     "public_dataset",
     "digest_key_file",
@@ -70,7 +73,7 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
     """
     parser = _Parser(SETTINGS[command], command)
     if {"-h", "--help", "--help_all"} & set(argv):
-        parser.show_help(everything="--help_all" in argv)
+        parser.show_help()
         raise SystemExit(0)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
@@ -83,8 +86,12 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
         word = unknown[0]
         place = f"word {argv.index(word) + 1} after the command" if word in argv else "a word"
         name = word.split("=")[0].lstrip("-") if word.startswith("--") else ""
-        raise InputError(_unknown(name, parser.names, "flag", place))
+        told = _not_used(command, name) if _users_of(name) else _unknown(name, parser.names, "flag", place)
+        raise InputError(told)
     values = vars(given)
+    for name in values:
+        if name not in parser.taken:
+            raise InputError(_not_used(command, name))
     for name in WITH_IDS & values.keys():
         values[name] = [line for word in values[name] for line in hidden_words(f"--{name}", word)]
     recipe = values.pop("config", None)
@@ -102,8 +109,17 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
     return values
 
 
+def _users_of(setting: str) -> list[str]:
+    """The commands that use a setting."""
+    return [command for command in SETTINGS if setting in settings_of(command)]
+
+
+def _not_used(command: str, name: str) -> str:
+    return f"`hf-unlearn {command}` does not use --{name}; leave it out. It is for: {', '.join(_users_of(name))}."
+
+
 class _Parser(HfArgumentParser):
-    """A parser whose help shows this package's settings first and whose errors are sentences."""
+    """A parser of all settings, whose help shows those that the command uses and whose errors are sentences."""
 
     def __init__(self, kinds: tuple[Any, ...], command: str):
         super().__init__(
@@ -111,29 +127,20 @@ class _Parser(HfArgumentParser):
         )
         self.add_argument("--config", help="A recipe: a YAML file of these settings. Flags win over it.")
         self.names = {action.dest for action in self._actions} | {ORIGINAL}
+        self.taken = settings_of(command) | {"config"}
         self.command = command
 
-    def show_help(self, everything: bool) -> None:
-        from ..jobs.preparation import METHOD_SETTINGS
-
-        hidden = INHERITED - {"output_dir"}
-        if self.command in ("run", "references"):
+    def show_help(self) -> None:
+        if "method" in self.taken:
             self.set_defaults(method="auto")
-        else:
-            # One recipe serves all commands, so these are accepted; this command does not read them.
-            hidden |= {"budget", *METHOD_SETTINGS} - {"alternates_file" if self.command == "alternates" else ""}
         for action in self._actions:
-            if action.dest in hidden and not everything:
+            if action.dest not in self.taken:
                 action.help = argparse.SUPPRESS
         self.usage = f"hf-unlearn {self.command} {RECIPE} [--flag value ...]"
         self.description = COMMANDS[self.command].about
         options = self._action_groups.pop(1)
         options.title = "training, unlearning and measuring"
         self._action_groups.append(options)
-        self.epilog = (
-            "Every flag of transformers' TrainingArguments works too, such as --learning_rate, --num_train_epochs, "
-            "--per_device_train_batch_size, --seed; --help_all lists them."
-        )
         self.print_help()
 
     def error(self, message: str) -> Any:
@@ -188,7 +195,7 @@ def _read_recipe(path: Path, command: str, parser: _Parser) -> dict[str, Any]:
     if command == "train":
         content = {key: value for key, value in content.items() if key in SHARED_WITH_ORIGINAL} | original
     # One recipe serves all the commands; each takes the settings that concern it.
-    actions = {action.dest: action for action in parser._actions}
+    actions = {action.dest: action for action in parser._actions if action.dest in parser.taken}
     given: dict[str, Any] = {}
     for key, value in content.items():
         if key in actions and value is not None:

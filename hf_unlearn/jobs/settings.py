@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from transformers import TrainingArguments
+
 from ..models.tasks import Task
 from ..training.config import UnlearningConfig
 
@@ -89,6 +91,17 @@ class RequestArguments:
     )
     forget_dataset: str | None = field(
         default=None, metadata={"help": "Forget the rows of this data set (named as for --dataset_name)."}
+    )
+    forget_mentions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Forget rows that mention a name, address, e-mail or number of this file, one a line; only those "
+            "that are confirmed in --mentions_review."
+        },
+    )
+    mentions_review: str | None = field(
+        default=None,
+        metadata={"help": "The review of these rows (.jsonl), which is private; written where it is not there."},
     )
     allow_unmatched: bool = field(default=False, metadata={"help": "Continue when an id is not in D."})
     duplicates: Literal["report", "forget", "error", "ignore"] = field(
@@ -308,6 +321,42 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "evaluate": (*COMMON, EvaluateArguments, ComparisonArguments, HarnessArguments, UnlearningConfig),
     "attack": (*COMMON, EvaluateArguments, AttackArguments, UnlearningConfig),
 }
+
+# What a command reads of UnlearningConfig where it does not unlearn, so that its other settings mean nothing there.
+_RECORDS = {
+    "dataset_text_field", "dataset_label_field", "prompt_template", "completion_template", "max_length",
+    "mlm_probability", "group_column",
+}  # fmt: skip
+_MACHINE = {"output_dir", "seed", "use_cpu", "ddp_backend", "ddp_timeout", "tf32", "per_device_eval_batch_size"}
+_MEASURING = {
+    "auc_margin", "utility_margin", "measure", "corrected_label_column", "paraphrase_column", "gradient_norm_attack",
+    "generate_records", "base_model_name_or_path", "base_model_revision",
+}  # fmt: skip
+_TRAINING = {f.name for f in dataclasses.fields(TrainingArguments)}
+_READ = {
+    "train": _RECORDS | _TRAINING | {"train_last_layers", "merge_adapter", "stop_when_useful"},
+    "split": _RECORDS | _MACHINE | {"auc_margin", "gradient_norm_attack", "paraphrase_column", "stop_when_forgotten"}
+    | {"method", "corrected_label_column"},
+    "alternates": _RECORDS | _MACHINE | {"alternates_file", "bf16", "fp16"},
+    "evaluate": _RECORDS | _MACHINE | _MEASURING,
+    "attack": _RECORDS | _MACHINE | _MEASURING | {"learning_rate", "per_device_train_batch_size"},
+}  # fmt: skip
+_LORA = {"lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"}
+_NOT_READ = {
+    "split": _LORA
+    | {"dtype", "attn_implementation", "use_peft", "load_in_4bit", "load_in_8bit", "dataset_test_split"},
+    "alternates": _LORA | {"dataset_test_split"},
+    "evaluate": _LORA | {"use_peft"},
+}
+
+
+def settings_of(command: str) -> set[str]:
+    """The names of the settings that a command uses."""
+    names = {f.name for kind in SETTINGS[command] for f in dataclasses.fields(kind) if f.init}
+    if command in _READ:
+        names -= {f.name for f in dataclasses.fields(UnlearningConfig)} - _READ[command]
+    return names - _NOT_READ.get(command, set())
+
 
 T = TypeVar("T")
 

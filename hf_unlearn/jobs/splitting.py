@@ -15,6 +15,7 @@ from ..data.loading import load_data, pick_split, reading
 from ..data.request.attempts import Attempt, AttemptCount, attempts_path, note_attempt
 from ..data.request.digests import key_path, load_digest_key
 from ..data.request.id_files import request_files
+from ..data.request.mentions import confirmed_mentions
 from ..data.request.records import Records
 from ..data.split import RetainedSplit, split_retained
 from ..errors import InputError
@@ -24,6 +25,7 @@ from ..output_folder import require_apart
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import forgotten_before, ledger_key
 from ..training.config import UnlearningConfig
+from .console import console
 from .settings import DataArguments, RequestArguments
 
 
@@ -62,7 +64,8 @@ def split_data(
     texts = [
         name for name, kind in (dataset.features or {}).items() if isinstance(kind, Value) and "string" in kind.dtype
     ]
-    request, holdout = forget_request(request_args, texts), _holdout(data, data_args, request_args)
+    mentioned = _mentioned(dataset, request_args, config)
+    request, holdout = forget_request(request_args, texts, mentioned), _holdout(data, data_args, request_args)
     if ledger is not None and ledger.runs:
         key = ledger_key(request_args.digest_key_file, ledger)
     else:
@@ -110,8 +113,23 @@ def left_out_of(parts: RetainedSplit) -> LeftOut:
     return LeftOut(parts.audit.forget_rows, parts.forgotten.records, parts.forgotten.key_check)
 
 
-def forget_request(args: RequestArguments, as_text: Collection[str] = ()) -> Records:
-    """The records to forget; raises InputError where the settings name none.
+def _mentioned(dataset: AnyDataset, args: RequestArguments, config: UnlearningConfig) -> Records | None:
+    """The rows that mention somebody and were confirmed, None where nobody asks for them; shows the counts."""
+    if args.forget_mentions is None:
+        return None
+    review = None if args.mentions_review is None else Path(args.mentions_review)
+    found = confirmed_mentions(dataset, Path(args.forget_mentions), review)
+    console(config).print(
+        f"{found.rows:,} rows mention {found.found:,} of {found.entries:,} entries, and {len(found.confirmed):,} of "
+        "these rows were confirmed."
+    )
+    if found.records is None:
+        raise InputError("No row that mentions an entry was confirmed; leave --forget_mentions out.")
+    return found.records
+
+
+def forget_request(args: RequestArguments, as_text: Collection[str] = (), mentioned: Records | None = None) -> Records:
+    """The records to forget, with those that are ``mentioned``; raises InputError where the settings name none.
 
     ``as_text`` are the columns that D has as text; a CSV file of records is then read alike.
     """
@@ -125,10 +143,12 @@ def forget_request(args: RequestArguments, as_text: Collection[str] = ()) -> Rec
     if args.forget_dataset is not None:
         data, _ = load_data(args.forget_dataset, as_text=as_text)
         request = _unite(request, Records.like(next(iter(data.values()))))
+    if mentioned is not None:
+        request = _unite(request, mentioned)
     if request is None:
         raise InputError(
             "Which records are to be forgotten? Name them with --forget_ids or --forget_requests and "
-            "--forget_id_column, --forget_values, --forget_rows or --forget_dataset."
+            "--forget_id_column, --forget_values, --forget_rows, --forget_dataset or --forget_mentions."
         )
     return request
 

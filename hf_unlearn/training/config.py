@@ -43,7 +43,7 @@ def _options() -> str:
 class UnlearningConfig(TrainingArguments):
     """Settings of :class:`~hf_unlearn.UnlearningTrainer`: those of transformers' ``TrainingArguments`` and its own.
 
-    Each setting is explained in the ``help`` of its field, which ``hf-unlearn run --help`` shows. The trainer takes a
+    Each setting is explained in the ``help`` of its field, which `--help all` shows. The trainer takes a
     ``method`` of ``METHODS``, or ``"auto"``; only ``hf-unlearn run`` takes ``"dial"``.
     Making the settings also checks how the processes were launched, so that a wrong launch fails early.
 

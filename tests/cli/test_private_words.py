@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_unlearn import InputError, Records
 from hf_unlearn.cli import main, recipes
-from hf_unlearn.cli.commands import parse
+from hf_unlearn.cli.flags import parse
 from hf_unlearn.data.encoding import RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import guarded

@@ -1,0 +1,76 @@
+"""Flags of the commands that take no recipe, and how help looks."""
+
+import argparse
+import re
+import textwrap
+from typing import Any, NoReturn
+
+from ..errors import InputError
+from .commands import COMMANDS, Command
+
+# What argparse quotes of the command line, and what is said in its place.
+QUOTING = (
+    (r"invalid choice: .* \(choose from (.*)\)$", r"it must be one of \1"),
+    (r"invalid choice: .* \(maybe you meant: .*$", r"there is no such choice"),
+    (r"invalid (\w+) value: .*", r"the value is no \1"),
+    (r"Truthy value expected: .*", "it takes true or false"),
+    (r"ignored explicit argument .*", "it takes no value"),
+    (r"ambiguous option: .*", "a flag is cut short, and several begin so; write it out"),
+    (r"unrecognized arguments: .*", "there are words too many, or flags that this command does not know"),
+)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs, keeps indented examples as they are, and shows a flag under one spelling."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in paragraphs)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        if action.const is True:
+            return action.option_strings[0]
+        many = action.choices is not None and len(list(action.choices)) > 8
+        metavar = "NAME" if many else self._get_default_metavar_for_optional(action)
+        return f"{action.option_strings[0]} {metavar if many else self._format_args(action, metavar)}"
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS) or not action.option_strings:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are sentences that quote no id."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{without_values(message)}.")
+
+
+def without_values(message: str) -> str:
+    """What argparse says, without the word that it cannot read, which may be an id."""
+    for found, told in QUOTING:
+        message = re.sub(found, told, message, flags=re.DOTALL)
+    return message
+
+
+def parse(name: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
+    """Read the flags of a command without a recipe; gives its job and what the job is called with."""
+    command = COMMANDS[name]
+    parser = CommandParser(prog=f"hf-unlearn {name}", formatter_class=HelpFormatter)
+    _fill(parser, command)
+    if command.actions:
+        actions = parser.add_subparsers(required=True, metavar="|".join(command.actions))
+        for word, action in command.actions.items():
+            _fill(actions.add_parser(word, help=action.summary, formatter_class=HelpFormatter), action)
+    values = vars(parser.parse_args(flags))
+    return values.pop("job"), values
+
+
+def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    parser.description = command.about or f"{command.summary[0].upper()}{command.summary[1:]}."
+    parser.set_defaults(job=command.job)
+    for names, options in command.arguments:
+        parser.add_argument(*names, **options)
