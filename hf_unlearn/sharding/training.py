@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, set_seed
 
 from ..evaluation.scoring import preserved_rng
-from ..files import save_json
+from ..files import save_json, write_text
 from ..models.loading import Model, load_model, load_tokenizer, loading_of
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
@@ -25,7 +26,8 @@ from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
 from .layout import SHARDING_FILE, WEIGHTS, Shard, Sharding, ShardRows, shard_folder, shard_seed, with_parts
 
-ADAPTER_FILES = ("adapter_config.json", WEIGHTS, RECORD_FILE)
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, WEIGHTS, RECORD_FILE)
 
 # Where the checkpoints of the adapter in training lie.
 WORK_FOLDER = "training"
@@ -110,8 +112,17 @@ def _train(training: ShardTraining, number: int, rows: Dataset, folder: Path) ->
     # The fingerprint of some rows tells of the data set that they were taken from.
     trainer.record = trainer.training_record(replace(training.source, fingerprint=None, rows=len(rows)))
     trainer.save_model()
+    _put_in_order(work / ADAPTER_CONFIG)
     put_at_once(work, folder / shard_folder(number))
     shutil.rmtree(work)
+
+
+def _put_in_order(path: Path) -> None:
+    """Sort the names of modules in an adapter's settings: PEFT keeps a set, whose order is another in each process."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+    write_text(path, json.dumps(settings, indent=2, sort_keys=True))
 
 
 def heads_of(model: Model) -> list[str]:

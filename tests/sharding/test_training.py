@@ -1,5 +1,6 @@
 """Each adapter sees its own shard alone, and a kill changes no bit."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ def test_an_adapter_loads_alone(sharded: Path, lm_base: Path) -> None:
         record = load_record(locate(str(sharded / part.folder)))
         assert record is not None
         assert (record.seed, record.dataset.rows) == (part.seed, part.rows)
+
+
+def test_the_order_that_a_process_gives_to_names_is_in_no_adapter(train_shards: Train, tmp_path: Path) -> None:
+    names = ["v_proj", "k_proj", "up_proj", "q_proj", "o_proj", "down_proj", "gate_proj"]
+    folder = train_shards(tmp_path / "model", question_rows(OWNERS[:1]), lora_target_modules=names)
+    settings = json.loads(next(folder.glob("shards/*/adapter_config.json")).read_text())
+    assert settings["target_modules"] == sorted(names)
 
 
 POISONS: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
