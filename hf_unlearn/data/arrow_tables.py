@@ -62,22 +62,27 @@ def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[p
 
 def plain_table(table: pa.Table) -> pa.Table:
     """The table in types that Arrow can filter, take, flatten and compare, whatever is inside of lists and structs."""
-    kinds = [_plain_type(kind) for kind in table.schema.types]
+    kinds = [plain_type(kind) for kind in table.schema.types]
     return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that holds the same values and that Arrow's functions, and datasets, know."""
+    if isinstance(kind, pa.UuidType):
+        return pa.binary(16)
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
     if pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
     if pa.types.is_dictionary(kind):
-        return _plain_type(kind.value_type)
+        return plain_type(kind.value_type)
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
     if isinstance(kind, LISTS):
         make = pa.large_list if isinstance(kind, pa.LargeListType | pa.LargeListViewType) else pa.list_
-        return make(kind.value_field.with_type(_plain_type(kind.value_type)))
+        return make(kind.value_field.with_type(plain_type(kind.value_type)))
     return kind
 
 

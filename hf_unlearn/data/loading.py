@@ -1,17 +1,21 @@
 """Data sets from the Hub or from disk."""
 
 import csv
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 from datasets import (
     Dataset,
     DatasetDict,
     DownloadManager,
+    Features,
     IterableDataset,
     IterableDatasetDict,
     load_dataset,
@@ -25,13 +29,14 @@ from huggingface_hub import auth_check, resolve_revision
 from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
 from ..models.training_record import DataSource
-from .arrow_tables import AnyDataset
+from .arrow_tables import AnyDataset, plain_type
 from .csv_ids import text_columns
 from .text_files import DELIMITERS, check_depth, check_utf8, quoting
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 # NA, null and None are texts; only an empty field has no value.
 ONLY_EMPTY = {"keep_default_na": False, "na_values": [""]}
+UNKNOWN_TYPES = re.compile(r"arrow\.uuid|decimal(32|64)\(")
 
 
 def load_data(
@@ -63,7 +68,8 @@ def load_data(
             with reading(name):
                 data = load_from_disk(path)
         else:
-            options = {"name": config, **_csv_options(name, str(path), as_text, name=config)}
+            options = {"name": config, **_parquet_features(path)}
+            options |= _csv_options(name, str(path), as_text, **options)
             data = _load(name, str(path), streaming, **options)
     else:
         with hub_errors(f"The data set {name!r}"):
@@ -131,7 +137,19 @@ def _file_reader(path: Path) -> tuple[str, dict[str, Any]]:
         options |= {"delimiter": DELIMITERS[path.suffix], **ONLY_EMPTY}
         if quoting(path, DELIMITERS[path.suffix]) == csv.QUOTE_NONE:
             options["quoting"] = csv.QUOTE_NONE
-    return BUILDERS[path.suffix], options
+    return BUILDERS[path.suffix], options | _parquet_features(path)
+
+
+def _parquet_features(path: Path) -> dict[str, Any]:
+    """The option to read Parquet with types that datasets does not know; nothing for other data."""
+    for file in [path] if path.is_file() else sorted(path.rglob("*.parquet")):
+        if BUILDERS.get(file.suffix) == "parquet" and file.is_file():
+            with reading(str(path)):
+                schema = pq.read_schema(file)
+            if any(UNKNOWN_TYPES.search(str(kind)) for kind in schema.types):
+                kinds = [field.with_type(plain_type(field.type)) for field in schema]
+                return {"features": Features.from_arrow_schema(pa.schema(kinds, schema.metadata))}
+    return {}
 
 
 def _csv_options(asked: str, what: str, as_text: Collection[str] = (), **options: Any) -> dict[str, Any]:
@@ -224,7 +242,7 @@ def reading(name: str | None) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, DatasetsError) else error
         if isinstance(cause, OSError) and cause.strerror is not None:
             raise InputError(f"Cannot read the data set {name!r}: {cause.strerror}.") from None
-        if isinstance(error, OSError) and not isinstance(error, DatasetsError):
+        if isinstance(error, OSError) and not isinstance(error, DatasetsError | FileNotFoundError):
             raise
         raise InputError(
             f"Cannot read the data set {name!r}: its files are empty, malformed or differ in their columns, "
