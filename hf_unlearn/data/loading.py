@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -74,10 +74,10 @@ def load_data(
     else:
         with hub_errors(f"The data set {name!r}"):
             commit = resolve_revision(name, revision=revision, repo_type="dataset").resolved
-        data = _load(name, name, streaming, name=config, revision=commit)
-        if not streaming and any(part.info.builder_name == "csv" for part in data.values()):
-            options = {"name": config, "revision": commit}
-            data = _load(name, name, streaming, **options, **_csv_options(name, name, as_text, **options))
+        options = {"name": config, "revision": commit}
+        if not streaming:
+            options |= _csv_options(name, name, as_text, **options)
+        data = _load(name, name, streaming, **options)
     _refuse_shifted_columns(data, name)
     parts = [data] if isinstance(data, Dataset | IterableDataset) else data.values()
     if all(isinstance(part, Dataset) and len(part) == 0 for part in parts):
@@ -158,14 +158,14 @@ def _csv_options(asked: str, what: str, as_text: Collection[str] = (), **options
     Raises InputError where it cannot be told whether quotation marks enclose fields, which a named file's options say.
     """
     with reading(asked):
-        builder = load_dataset_builder(what, **options)
+        builder = _found(what, load_dataset_builder, **options)
         if builder.name != "csv":
             return {}
         parts = DownloadManager().download_and_extract(builder.config.data_files)
         files = [file for found in parts.values() for file in found]
         kwargs = {**builder.config.pd_read_csv_kwargs, **ONLY_EMPTY, "iterator": True}
         for file in files if "data_files" not in options else ():
-            if quoting(Path(file), kwargs["sep"]) == csv.QUOTE_NONE:
+            if quoting(Path(file), kwargs["sep"], f"A file of {asked!r}") == csv.QUOTE_NONE:
                 raise InputError(
                     f"The quotation marks in a file of {asked!r} are text and enclose no fields; name that file, "
                     "downloaded, as the data set."
@@ -209,12 +209,17 @@ def _refuse_shifted_columns(data: Any, asked: str) -> None:
 
 def _load(asked: str, what: str, streaming: bool, **options: Any) -> Any:
     with reading(asked):
-        try:
-            return load_dataset(what, streaming=streaming, **options)
-        except DatasetNotFoundError as error:
-            if hub_trouble(error) is None:
-                auth_check(what, repo_type="dataset")  # raises the reason that datasets hides
-            raise
+        return _found(what, load_dataset, streaming=streaming, **options)
+
+
+def _found(what: str, load: Callable[..., Any], **options: Any) -> Any:
+    """What a function of datasets makes of a data set; raises the reason where datasets hides that there is none."""
+    try:
+        return load(what, **options)
+    except DatasetNotFoundError as error:
+        if hub_trouble(error) is None:
+            auth_check(what, repo_type="dataset")
+        raise
 
 
 def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) -> AnyDataset:

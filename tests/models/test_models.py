@@ -65,7 +65,7 @@ def test_what_cannot_be_found(hub: HubServer, tmp_path: Path) -> None:
         locate("not a name at all")
     with pytest.raises(InputError, match="holds no model that transformers can load"):
         load_config(ModelSource(str(tmp_path)))
-    with pytest.raises(InputError, match="have no tokenizer; save one beside the model"):
+    with pytest.raises(InputError, match="has no tokenizer; save one beside the model"):
         load_tokenizer([ModelSource(str(tmp_path))])
 
 
