@@ -102,7 +102,7 @@ def row_count(dataset: AnyDataset) -> int:
     return sum(table.num_rows for table, _ in read_tables(dataset, []))
 
 
-def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
+def require_columns(wanted: Sequence[str], available: Sequence[str], name: str = "The data set") -> list[str]:
     """Return the wanted columns, or raise InputError listing what the data set has."""
     for column in wanted:
         if column not in available:
@@ -110,7 +110,7 @@ def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str
             found = f"did you mean {nearest[0]!r}?" if nearest else f"its columns are {listed(available)}."
             # With the two sides of column=value in the wrong order it is a value.
             named = f"column {column!r}" if _is_name(column) else "column of the name that the request gives"
-            raise InputError(f"The data set has no {named}; {found}")
+            raise InputError(f"{name} has no {named}; {found}")
     return list(wanted)
 
 
