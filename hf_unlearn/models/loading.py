@@ -477,6 +477,8 @@ def _told(what: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
+    if any(words in str(error) for words in ("ignore_mismatched_sizes", "size mismatch")):
+        return "their shapes are not those of the configuration beside them; restore both from one place."
     if lines and isinstance(error, OSError | ValueError):
         return lines[0]
     return " ".join([type(error).__name__, *(line.strip() for line in lines[:2])])
