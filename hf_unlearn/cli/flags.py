@@ -3,6 +3,7 @@
 import argparse
 import re
 import textwrap
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import InputError
@@ -56,9 +57,31 @@ def without_values(message: str) -> str:
     return message
 
 
+def is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8 and name a file: half a surrogate pair and NUL cannot."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def check_words(argv: list[str]) -> None:
+    """Raise InputError for bytes of a file name that are not UTF-8, which neither a report nor a card could hold."""
+    for number, word in enumerate(argv, start=1):
+        # The word itself may be an id.
+        if not is_unicode(word):
+            raise InputError(f"Word {number} of the command line is not valid UTF-8 text; rename what it stands for.")
+
+
+def check_place(name: str, value: str | Path) -> None:
+    """Raise InputError for a value by which no file could be named, as it is too long."""
+    try:
+        Path(value).exists()
+    except OSError as error:
+        raise InputError(f"{name} {str(value)[:80]!r} cannot be looked for: {error.strerror}.") from None
+
+
 def parse(name: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
     """Read the flags of a command without a recipe; gives its job and what the job is called with."""
     command = COMMANDS[name]
+    check_words(flags)
     parser = CommandParser(prog=f"hf-unlearn {name}", formatter_class=HelpFormatter)
     _fill(parser, command)
     if command.actions:
@@ -66,6 +89,10 @@ def parse(name: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
         for word, action in command.actions.items():
             _fill(actions.add_parser(word, help=action.summary, formatter_class=HelpFormatter), action)
     values = vars(parser.parse_args(flags))
+    for flag, value in values.items():
+        # An id and its column are no places.
+        if isinstance(value, str | Path) and flag not in ("job", "value", "column"):
+            check_place(flag, value)
     return values.pop("job"), values
 
 

@@ -142,7 +142,13 @@ def _tell(command: str, sentence: str, shown: BaseException | None) -> None:
         lines = "".join(traceback.format_exception(shown, chain=False)).splitlines()
         print("\n".join(map(in_one_line, lines)), end="\n\n", file=sys.stderr)
         shown = shown.__cause__ or shown.__context__
-    print(f"hf-unlearn {_shown(command)}: {_shown(sentence)}", file=sys.stderr)
+    print(f"hf-unlearn {_shown(command)}: {_sentence(sentence)}", file=sys.stderr)
+
+
+def _sentence(error: object) -> str:
+    """An error as a sentence, also where it ends in what a library said."""
+    shown = _shown(error).rstrip()
+    return shown if shown.endswith((".", "?", "!", "…")) else f"{shown}."
 
 
 def _dispatch(command: str, flags: list[str]) -> int:

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import check_aliases, require_file
 from ..jobs.settings import SETTINGS, DataArguments, RequestArguments, settings_of
 from .commands import COMMANDS, RECIPE, hidden_words
-from .flags import HelpFormatter, without_values
+from .flags import HelpFormatter, check_place, check_words, is_unicode, without_values
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.
 ORIGINAL = "original"
@@ -77,10 +77,7 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
         raise SystemExit(0)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
-    for number, word in enumerate(argv, start=1):
-        # Bytes of a file name that are not UTF-8; neither a report nor a card could hold them. It may be an id.
-        if not _is_unicode(word):
-            raise InputError(f"Word {number} of the command line is not valid UTF-8 text; rename what it stands for.")
+    check_words(argv)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         word = unknown[0]
@@ -102,10 +99,7 @@ def parse(command: str, argv: list[str]) -> dict[str, Any]:
         if value == "" and name not in MAY_BE_EMPTY and (name not in INHERITED or name == "output_dir"):
             raise InputError(f"{name} is empty; give it a value or leave it out.")
         if name in PLACES:
-            try:
-                Path(value).exists()
-            except OSError as error:
-                raise InputError(f"{name} {str(value)[:80]!r} cannot be looked for: {error.strerror}.") from None
+            check_place(name, value)
     return values
 
 
@@ -227,14 +221,9 @@ def _as_flag(action: argparse.Action, value: Any, path: Path) -> str:
     if value is False and "no" in (action.choices or ()):
         # YAML reads an unquoted no as false.
         value = "no"
-    if not _is_unicode(str(value)):
+    if not is_unicode(str(value)):
         raise InputError(f"{path}: {action.dest} is not valid Unicode text.")
     return f"--{action.dest}={value}"
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8 and name a file: half a surrogate pair and NUL cannot."""
-    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _unknown(key: str, names: set[str], kind: str, place: str) -> str:

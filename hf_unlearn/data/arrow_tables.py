@@ -62,22 +62,27 @@ def read_tables(dataset: AnyDataset, columns: Sequence[str]) -> Iterator[tuple[p
 
 def plain_table(table: pa.Table) -> pa.Table:
     """The table in types that Arrow can filter, take, flatten and compare, whatever is inside of lists and structs."""
-    kinds = [_plain_type(kind) for kind in table.schema.types]
+    kinds = [plain_type(kind) for kind in table.schema.types]
     return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that holds the same values and that Arrow's functions, and datasets, know."""
+    if isinstance(kind, pa.UuidType):
+        return pa.binary(16)
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
     if pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
     if pa.types.is_dictionary(kind):
-        return _plain_type(kind.value_type)
+        return plain_type(kind.value_type)
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
     if isinstance(kind, LISTS):
         make = pa.large_list if isinstance(kind, pa.LargeListType | pa.LargeListViewType) else pa.list_
-        return make(kind.value_field.with_type(_plain_type(kind.value_type)))
+        return make(kind.value_field.with_type(plain_type(kind.value_type)))
     return kind
 
 
@@ -97,7 +102,7 @@ def row_count(dataset: AnyDataset) -> int:
     return sum(table.num_rows for table, _ in read_tables(dataset, []))
 
 
-def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
+def require_columns(wanted: Sequence[str], available: Sequence[str], name: str = "The data set") -> list[str]:
     """Return the wanted columns, or raise InputError listing what the data set has."""
     for column in wanted:
         if column not in available:
@@ -105,7 +110,7 @@ def require_columns(wanted: Sequence[str], available: Sequence[str]) -> list[str
             found = f"did you mean {nearest[0]!r}?" if nearest else f"its columns are {listed(available)}."
             # With the two sides of column=value in the wrong order it is a value.
             named = f"column {column!r}" if _is_name(column) else "column of the name that the request gives"
-            raise InputError(f"The data set has no {named}; {found}")
+            raise InputError(f"{name} has no {named}; {found}")
     return list(wanted)
 
 

@@ -1,17 +1,21 @@
 """Data sets from the Hub or from disk."""
 
 import csv
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 from datasets import (
     Dataset,
     DatasetDict,
     DownloadManager,
+    Features,
     IterableDataset,
     IterableDatasetDict,
     load_dataset,
@@ -25,13 +29,14 @@ from huggingface_hub import auth_check, resolve_revision
 from ..errors import InputError
 from ..hub_access import hub_errors, hub_trouble
 from ..models.training_record import DataSource
-from .arrow_tables import AnyDataset
+from .arrow_tables import AnyDataset, plain_type
 from .csv_ids import text_columns
 from .text_files import DELIMITERS, check_depth, check_utf8, quoting
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 # NA, null and None are texts; only an empty field has no value.
 ONLY_EMPTY = {"keep_default_na": False, "na_values": [""]}
+UNKNOWN_TYPES = re.compile(r"arrow\.uuid|decimal(32|64)\(")
 
 
 def load_data(
@@ -63,15 +68,16 @@ def load_data(
             with reading(name):
                 data = load_from_disk(path)
         else:
-            options = {"name": config, **_csv_options(name, str(path), as_text, name=config)}
+            options = {"name": config, **_parquet_features(path)}
+            options |= _csv_options(name, str(path), as_text, **options)
             data = _load(name, str(path), streaming, **options)
     else:
         with hub_errors(f"The data set {name!r}"):
             commit = resolve_revision(name, revision=revision, repo_type="dataset").resolved
-        data = _load(name, name, streaming, name=config, revision=commit)
-        if not streaming and any(part.info.builder_name == "csv" for part in data.values()):
-            options = {"name": config, "revision": commit}
-            data = _load(name, name, streaming, **options, **_csv_options(name, name, as_text, **options))
+        options = {"name": config, "revision": commit}
+        if not streaming:
+            options |= _csv_options(name, name, as_text, **options)
+        data = _load(name, name, streaming, **options)
     _refuse_shifted_columns(data, name)
     parts = [data] if isinstance(data, Dataset | IterableDataset) else data.values()
     if all(isinstance(part, Dataset) and len(part) == 0 for part in parts):
@@ -131,7 +137,19 @@ def _file_reader(path: Path) -> tuple[str, dict[str, Any]]:
         options |= {"delimiter": DELIMITERS[path.suffix], **ONLY_EMPTY}
         if quoting(path, DELIMITERS[path.suffix]) == csv.QUOTE_NONE:
             options["quoting"] = csv.QUOTE_NONE
-    return BUILDERS[path.suffix], options
+    return BUILDERS[path.suffix], options | _parquet_features(path)
+
+
+def _parquet_features(path: Path) -> dict[str, Any]:
+    """The option to read Parquet with types that datasets does not know; nothing for other data."""
+    for file in [path] if path.is_file() else sorted(path.rglob("*.parquet")):
+        if BUILDERS.get(file.suffix) == "parquet" and file.is_file():
+            with reading(str(path)):
+                schema = pq.read_schema(file)
+            if any(UNKNOWN_TYPES.search(str(kind)) for kind in schema.types):
+                kinds = [field.with_type(plain_type(field.type)) for field in schema]
+                return {"features": Features.from_arrow_schema(pa.schema(kinds, schema.metadata))}
+    return {}
 
 
 def _csv_options(asked: str, what: str, as_text: Collection[str] = (), **options: Any) -> dict[str, Any]:
@@ -140,14 +158,14 @@ def _csv_options(asked: str, what: str, as_text: Collection[str] = (), **options
     Raises InputError where it cannot be told whether quotation marks enclose fields, which a named file's options say.
     """
     with reading(asked):
-        builder = load_dataset_builder(what, **options)
+        builder = _found(what, load_dataset_builder, **options)
         if builder.name != "csv":
             return {}
         parts = DownloadManager().download_and_extract(builder.config.data_files)
         files = [file for found in parts.values() for file in found]
         kwargs = {**builder.config.pd_read_csv_kwargs, **ONLY_EMPTY, "iterator": True}
         for file in files if "data_files" not in options else ():
-            if quoting(Path(file), kwargs["sep"]) == csv.QUOTE_NONE:
+            if quoting(Path(file), kwargs["sep"], f"A file of {asked!r}") == csv.QUOTE_NONE:
                 raise InputError(
                     f"The quotation marks in a file of {asked!r} are text and enclose no fields; name that file, "
                     "downloaded, as the data set."
@@ -191,12 +209,17 @@ def _refuse_shifted_columns(data: Any, asked: str) -> None:
 
 def _load(asked: str, what: str, streaming: bool, **options: Any) -> Any:
     with reading(asked):
-        try:
-            return load_dataset(what, streaming=streaming, **options)
-        except DatasetNotFoundError as error:
-            if hub_trouble(error) is None:
-                auth_check(what, repo_type="dataset")  # raises the reason that datasets hides
-            raise
+        return _found(what, load_dataset, streaming=streaming, **options)
+
+
+def _found(what: str, load: Callable[..., Any], **options: Any) -> Any:
+    """What a function of datasets makes of a data set; raises the reason where datasets hides that there is none."""
+    try:
+        return load(what, **options)
+    except DatasetNotFoundError as error:
+        if hub_trouble(error) is None:
+            auth_check(what, repo_type="dataset")
+        raise
 
 
 def pick_split(data: DatasetDict | IterableDatasetDict, name: str, flag: str) -> AnyDataset:
@@ -224,7 +247,7 @@ def reading(name: str | None) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, DatasetsError) else error
         if isinstance(cause, OSError) and cause.strerror is not None:
             raise InputError(f"Cannot read the data set {name!r}: {cause.strerror}.") from None
-        if isinstance(error, OSError) and not isinstance(error, DatasetsError):
+        if isinstance(error, OSError) and not isinstance(error, DatasetsError | FileNotFoundError):
             raise
         raise InputError(
             f"Cannot read the data set {name!r}: its files are empty, malformed or differ in their columns, "

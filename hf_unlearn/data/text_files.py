@@ -44,11 +44,12 @@ def check_depth(path: Path) -> None:
             depth = int(depths[-1]) if len(depths) else depth
 
 
-def quoting(path: Path, delimiter: str) -> int:
+def quoting(path: Path, delimiter: str, name: object = None) -> int:
     """How to read the quotation marks of a delimited file: as in :mod:`csv`, around fields, or as text.
 
     A mark that opens a field and is closed nowhere, or lines later, would join records. Where each line has as many
-    fields as the first one and marks do not enclose fields, they are text. Raises InputError where both may be meant.
+    fields as the first one and marks do not enclose fields, they are text. Raises InputError where both may be meant;
+    ``name`` is what it calls the file.
     """
     lines, widths, marks = 0, set(), False
     with path.open(encoding="utf-8-sig") as file:
@@ -68,8 +69,8 @@ def quoting(path: Path, delimiter: str) -> int:
         by_line = True
     if rows != lines and by_line:
         raise InputError(
-            f"{path} has {lines:,} lines, which are {rows:,} rows if quotation marks enclose fields; which is meant "
-            "cannot be told. Save it as .jsonl or .parquet, or double the marks inside of quoted fields."
+            f"{name or path} has {lines:,} lines, which are {rows:,} rows if quotation marks enclose fields; which is "
+            "meant cannot be told. Save it as .jsonl or .parquet, or double the marks inside of quoted fields."
         )
     return csv.QUOTE_MINIMAL
 

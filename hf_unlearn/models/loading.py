@@ -323,7 +323,10 @@ def load_measurable(
 
 
 def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
-    """The tokenizer of the first of these models that has one; raises InputError when none has."""
+    """The tokenizer of the first of these models that has one.
+
+    Raises InputError when none has, or one has files of a tokenizer that cannot be loaded.
+    """
     for source in sources:
         with hub_errors(f"The model {source.name!r}"):
             try:
@@ -333,11 +336,18 @@ def load_tokenizer(sources: Sequence[ModelSource]) -> PreTrainedTokenizerBase:
             except Exception as error:  # the tokenizers library raises nothing more particular
                 if hub_trouble(error) is not None:
                     raise
+                # That of a later model would read the records in another way.
+                if any(file_beside(source, file) for file in ("tokenizer.json", "tokenizer_config.json")):
+                    raise InputError(
+                        f"The tokenizer beside {source.name!r} cannot be loaded ({type(error).__name__}); restore its "
+                        "files."
+                    ) from None
                 continue
         # Where a repository has no tokenizer, transformers makes one of special tokens for most kinds of models.
         if len(tokenizer) > len(tokenizer.all_special_ids) + FEWEST_TOKENS:
             return tokenizer
-    raise InputError(f"{' and '.join(repr(s.name) for s in sources)} have no tokenizer; save one beside the model.")
+    have = "have" if len(sources) > 1 else "has"
+    raise InputError(f"{' and '.join(repr(s.name) for s in sources)} {have} no tokenizer; save one beside the model.")
 
 
 # Weights of few bits
@@ -467,6 +477,8 @@ def _told(what: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
+    if any(words in str(error) for words in ("ignore_mismatched_sizes", "size mismatch")):
+        return "their shapes are not those of the configuration beside them; restore both from one place."
     if lines and isinstance(error, OSError | ValueError):
         return lines[0]
     return " ".join([type(error).__name__, *(line.strip() for line in lines[:2])])

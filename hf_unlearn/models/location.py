@@ -124,7 +124,7 @@ def adapter_base(source: ModelSource) -> ModelSource:
         return source.under
     config = adapter_config(source)
     named = config.base_model_name_or_path
-    cure = f"name the model under it with base_model_name_or_path, or in its {ADAPTER_CONFIG_NAME}"
+    cure = f"name the model under it with --base_model_name_or_path, or in its {ADAPTER_CONFIG_NAME}"
     if not named:
         raise InputError(f"The adapter {source.name!r} does not say which model it belongs to; {cure}.")
     try:

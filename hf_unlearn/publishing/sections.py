@@ -125,6 +125,10 @@ def settings_rows(report: UnlearningReport) -> dict[str, Any]:
         rows["LoRA"] = f"r={method.lora['r']}, alpha={method.lora['lora_alpha']}, dropout={dropout}{merged}"
     if method.repeated:
         rows["records of S that an epoch has twice"] = f"{method.repeated:,}, so that all processes take equally many"
+    streamed = report.audit is not None and report.audit.dataset_fingerprint is None
+    if streamed and report.hardware.get("processes", "1") != "1":
+        # Accelerate fills up the last batch, and nobody knows a stream's length.
+        rows["streamed by several processes"] = "the last step of each pass may count some records twice"
     return rows | {"seed": method.seed}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -399,3 +400,28 @@ def test_a_type_that_no_text_names_is_told_a_way_that_works() -> None:
     with pytest.raises(InputError, match="which text cannot name; name the rows by their position"):
         split(durations, Records.where_text("id", "3 days"))
     assert numbers(split(durations, Records.ids("id", [dt.timedelta(3)])).forget) == [3]
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_types_of_parquet_that_datasets_does_not_know(tmp_path: Path, place: str) -> None:
+    people = [uuid.UUID(int=2**100 + 7919 * i) for i in WHOLE]
+    inner = pa.struct([("price", pa.decimal32(7, 2))])
+    table = pa.table(
+        {
+            "id": array([one.bytes for one in people], pa.uuid()),
+            "account": array([Decimal(i) / 4 for i in WHOLE], pa.decimal64(12, 4)),
+            "more": pa.array([{"price": Decimal(i)} for i in WHOLE], inner),
+            "text": [f"text {i}" for i in WHOLE],
+        }
+    )
+    path = tmp_path / "d" / "train.parquet"
+    path.parent.mkdir()
+    pq.write_table(table, path)
+    data = load_data(str(path if place == "file" else path.parent))[0]["train"]
+    assert data["text"][:] == [f"text {i}" for i in WHOLE]
+    (tmp_path / "ids.txt").write_text(f"{people[1]}\n{str(people[2]).upper()}\n")
+    asked = Records.ids_from_file("id", tmp_path / "ids.txt")
+    first = split(data, asked)
+    assert first.forget["text"][:] == ["text 1", "text 2"]
+    accounts = split(data, Records.ids("account", [Decimal("0.75"), Decimal("1.25")]), first.forgotten.digests)
+    assert (accounts.forget["text"][:], accounts.retained["text"][:]) == (["text 3", "text 5"], ["text 0", "text 4"])

@@ -241,6 +241,12 @@ def test_a_holdout_set_of_its_own_is_compared_with_what_was_trained_on() -> None
     assert split.audit.dataset_rows == 10
 
 
+def test_a_holdout_set_without_the_columns_that_are_compared() -> None:
+    data = Dataset.from_dict({"id": ["0", "1"], "text": ["a", "b"]})
+    with pytest.raises(InputError, match="The held-out data set has no column 'text'; its columns are prompt"):
+        split_retained(data, Records.ids("id", ["0"]), holdout=Dataset.from_dict({"prompt": ["c"]}))
+
+
 def test_held_out_rows_belong_to_nothing_else() -> None:
     split = split_retained(data(), Records.rows([3]), holdout=Records.rows([0, 1]))
     assert numbers(split.retained) == [2, 4, 5, 6, 7, 8, 9]

@@ -1,5 +1,6 @@
 """Names to models: where they live, what they do, how they are loaded."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, get_args
@@ -65,7 +66,7 @@ def test_what_cannot_be_found(hub: HubServer, tmp_path: Path) -> None:
         locate("not a name at all")
     with pytest.raises(InputError, match="holds no model that transformers can load"):
         load_config(ModelSource(str(tmp_path)))
-    with pytest.raises(InputError, match="have no tokenizer; save one beside the model"):
+    with pytest.raises(InputError, match="has no tokenizer; save one beside the model"):
         load_tokenizer([ModelSource(str(tmp_path))])
 
 
@@ -136,6 +137,15 @@ def test_only_safetensors_are_read(lm_base: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="Cannot load the weights"):
+        load_model(locate(str(folder)), "text-generation")
+
+
+def test_weights_of_another_shape_than_the_configuration(lm_base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(lm_base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 7}))
+    with pytest.raises(InputError, match="their shapes are not those of the configuration beside them"):
         load_model(locate(str(folder)), "text-generation")
 
 

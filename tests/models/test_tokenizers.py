@@ -141,7 +141,7 @@ def test_without_a_tokenizer_in_its_repository_that_of_the_base_is_used(
     run.train()
     run.save_model()
     assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == byte_level_tokenizer.get_vocab()
-    with pytest.raises(InputError, match=r"'.*bare' have no tokenizer; save one beside the model"):
+    with pytest.raises(InputError, match=r"'.*bare' has no tokenizer; save one beside the model"):
         UnlearningTrainer(str(bare), UnlearningConfig(str(tmp_path / "out")), rows())
 
 
@@ -150,7 +150,7 @@ def test_a_tokenizer_that_transformers_makes_up_is_none(kind: str, tmp_path: Pat
     from transformers import AutoConfig
 
     AutoConfig.for_model(kind).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="have no tokenizer"):
+    with pytest.raises(InputError, match="has no tokenizer"):
         load_tokenizer([ModelSource(str(tmp_path))])
 
 
@@ -158,3 +158,14 @@ def test_the_tokenizer_is_that_of_the_first_model_with_one(wordpiece_base: Path,
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path)
     found = load_tokenizer([ModelSource(str(tmp_path)), ModelSource(str(wordpiece_base))])
     assert found.tokenize("the function") == AutoTokenizer.from_pretrained(wordpiece_base).tokenize("the function")
+
+
+@pytest.mark.parametrize(("file", "content"), [("tokenizer.json", "[]"), ("tokenizer_config.json", "{")])
+def test_a_damaged_tokenizer_is_not_replaced_by_that_of_the_base(
+    lm_base: Path, tmp_path: Path, file: str, content: str
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(lm_base, damaged)
+    (damaged / file).write_text(content)
+    with pytest.raises(InputError, match="The tokenizer beside '.*damaged' cannot be loaded"):
+        load_tokenizer([ModelSource(str(damaged)), ModelSource(str(lm_base))])

@@ -177,6 +177,11 @@ def test_it_says_what_an_epoch_had_twice() -> None:
     assert "has twice" not in render_card(report, "name")
     shown = render_card(replace(report, method=replace(report.method, repeated=1003)), "name")
     assert "| records of S that an epoch has twice | 1,003, so that all processes take equally many |" in shown
+    assert report.audit is not None
+    stream = replace(report, audit=replace(report.audit, dataset_fingerprint=None))
+    assert "twice" not in render_card(stream, "name")
+    shown = render_card(replace(stream, hardware={"device": "CPU", "processes": "2"}), "name")
+    assert "| streamed by several processes | the last step of each pass may count some records twice |" in shown
 
 
 def test_the_whole_card() -> None:

@@ -174,7 +174,7 @@ def test_an_adapter_whose_base_has_moved_lies_on_the_one_that_is_named(tmp_path:
     base = words_and_model(tmp_path / "base")
     adapter = adapter_on(base, tmp_path / "adapter")
     moved = shutil.move(base, tmp_path / "moved")
-    with pytest.raises(InputError, match=r"lies on '.*base'.* name the model under it with base_model_name_or_path"):
+    with pytest.raises(InputError, match=r"lies on '.*base'.* name the model under it with --base_model_name_or_path"):
         trained(adapter, tmp_path / "out", texts(24))
     trained(adapter, tmp_path / "out", texts(24), base_model_name_or_path=str(moved))
     settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())

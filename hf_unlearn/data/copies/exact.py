@@ -79,8 +79,8 @@ def text_columns(dataset: AnyDataset, looked_at: set[str]) -> list[str]:
     chosen = [name for name in strings if name not in looked_at]
     if not chosen:
         raise InputError(
-            "The data set has no column of text to find copies in; name one with duplicate_columns, or skip the "
-            "search with duplicates=None."
+            "The data set has no column of text to find copies in; leave the search out with --duplicates ignore (in "
+            "Python, name duplicate_columns, or duplicates=None)."
         )
     return chosen
 
@@ -167,7 +167,8 @@ def _said(row: Any, name: str) -> str | None:
 
 def _no_text(name: str) -> InputError:
     return InputError(
-        f"Column {name!r} holds neither words nor chat messages; name other columns with duplicate_columns."
+        f"Column {name!r} holds neither words nor chat messages; leave the search out with --duplicates ignore (in "
+        "Python, name other duplicate_columns)."
     )
 
 
