@@ -151,7 +151,7 @@ def test_killed_at_any_file_the_same_command_leaves_the_same(
     names = ("method", "measure_steps", "original", "dataset_name")
     given = {name: value for name, value in settings.items() if name not in names}
     given["dataset_name"] = str(write_rows(tmp_path / "rows.jsonl", [*rows, *more]))
-    config = str(recipe(**given, max_steps=2))
+    config = str(recipe(**{**given, "max_steps": 2}))
     script = str(ROOT / "tests" / "support" / "killed.py")
     done = python(script, str(tmp_path), "files:1", *words, "--config", config)
     assert done.returncode == 0, done.stderr[-3000:]
