@@ -168,7 +168,7 @@ def indexed_weights(index: Path) -> set[str]:
     """The files that an index of shards names; raises InputError where it is none, or they lie elsewhere."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        away = sum(Path(name).name != name or "\\" in name for name in names)
+        away = sum(Path(name).name != name or name in ("", "..") or "\\" in name for name in names)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index} is no index of weights; copy or download the model again.") from None
     if away:

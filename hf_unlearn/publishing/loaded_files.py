@@ -31,14 +31,15 @@ NOT_LOADED = (
     "unlearning_report.json",
     "unlearning_ledger.jsonl",
 )
-LOADED = tuple(name for name in MODEL_FILES if name not in NOT_LOADED)
+SHARDS = "shards/[0-9]*/adapter_config.json"
+LOADED = (*(name for name in MODEL_FILES if name not in NOT_LOADED), SHARDS)
 
 
 def loaded_files(source: ModelSource, folder: Path) -> dict[str, str]:
     """SHA-256 of each file that is loaded with the weights, by name; ``folder`` is where the model's files lie."""
     if not source.is_local:
         with hub_errors(f"The model {source.name!r}"):
-            fetch_files(source.name, source.revision, [INDEX])
+            fetch_files(source.name, source.revision, [INDEX, SHARDS])
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     kept = {name for name in names if any(fnmatch(name, pattern) for pattern in LOADED)}
     kept |= loaded_weights(names) & {INDEX}

@@ -402,7 +402,9 @@ def test_an_adapter_says_that_it_has_a_ledger(tmp_path: Path) -> None:
         ledger_of(source)
 
 
-@pytest.mark.parametrize("away", ["../secret.safetensors", "old/model-1.safetensors", "/secret.safetensors", "..", 7])
+@pytest.mark.parametrize(
+    "away", ["../secret.safetensors", "old/model-1.safetensors", "/secret.safetensors", "..", "", 7]
+)
 def test_an_index_that_leads_elsewhere_is_refused(away: Any, lm_base: Path, last: Path, tmp_path: Path) -> None:
     model = shutil.copytree(lm_base, tmp_path / "model")
     for folder in (model, last):

@@ -133,17 +133,17 @@ TIMES = re.compile(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "files"),
+    ("words", "files", "moments"),
     [
-        (["evaluate"], ["unlearning_report.json", "README.md"]),
-        (["attack", "--attack_steps", "4"], ["attacks.json"]),
-        (["split", "--near_duplicates_review", "OUT/review.jsonl"], ["review.jsonl"]),
-        (["alternates", "--alternates_file", "OUT/alternates.jsonl"], ["alternates.jsonl"]),
+        (["evaluate"], ["unlearning_report.json", "README.md"], "files:4"),
+        (["attack", "--attack_steps", "4"], ["attacks.json"], "files:4"),
+        (["split", "--near_duplicates_review", "OUT/review.jsonl"], ["review.jsonl"], "files:1"),
+        (["alternates", "--alternates_file", "OUT/alternates.jsonl"], ["alternates.jsonl"], "files:1"),
     ],
     ids=["evaluate", "attack", "split", "alternates"],
 )
 def test_killed_at_any_file_the_same_command_leaves_the_same(
-    settings: dict[str, Any], tmp_path: Path, recipe: Any, words: list[str], files: list[str]
+    settings: dict[str, Any], tmp_path: Path, recipe: Any, words: list[str], files: list[str], moments: str
 ) -> None:
     rows = secrets_rows()
     # Near copies of records to forget, for the review.
@@ -151,9 +151,9 @@ def test_killed_at_any_file_the_same_command_leaves_the_same(
     names = ("method", "measure_steps", "original", "dataset_name")
     given = {name: value for name, value in settings.items() if name not in names}
     given["dataset_name"] = str(write_rows(tmp_path / "rows.jsonl", [*rows, *more]))
-    config = str(recipe(**given, max_steps=2))
+    config = str(recipe(**{**given, "max_steps": 2}))
     script = str(ROOT / "tests" / "support" / "killed.py")
-    done = python(script, str(tmp_path), "files:1", *words, "--config", config)
+    done = python(script, str(tmp_path), moments, *words, "--config", config)
     assert done.returncode == 0, done.stderr[-3000:]
     folders = int(re.findall(r"killed in (\d+) folders", done.stdout)[0])
     assert folders
