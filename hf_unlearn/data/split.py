@@ -191,10 +191,8 @@ def split_retained(
     _require_groups(group_column, dataset, holdout)
     selections, lacking = _selected(dataset, request, holdout, forgotten_before, ask_again, allow_unmatched)
     masks, forget = _masks(selections), selections.forget
-    columns: list[str] = []
-    if duplicates is not None:
-        usual = duplicate_columns or text_columns(dataset, selections.columns)
-        columns = require_columns(usual, column_names(dataset))
+    usual = [] if duplicates is None else duplicate_columns or text_columns(dataset, selections.columns)
+    columns = require_columns(usual, column_names(dataset))
     other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
     if other is not None:
         require_columns(columns, column_names(other), "The held-out data set")
