@@ -52,6 +52,7 @@ class Place:
             "recipe.yaml": b"dataset_name: data.jsonl\nforget_rows: [1]\n",
             "broken.yaml": b"a: [1\n",
             "list.yaml": b"- 1\n- 2\n",
+            "pairs.jsonl": lines.replace("text", "prompt").replace("other", "completion").encode(),
             "empty.txt": b"",
             "empty.jsonl": b"",
             "empty.csv": b"",
@@ -96,7 +97,11 @@ class Place:
             "max_length": ["16"], "disable_tqdm": ["true"], "digest_key_file": ["new_key"],
         }  # fmt: skip
         right |= (
-            {"alternates_file": ["alternates.jsonl"], "alternates_per_record": ["1"]}
+            {
+                "alternates_file": ["alternates.jsonl"],
+                "alternates_per_record": ["1"],
+                "dataset_name": ["pairs.jsonl"],
+            }
             if command == "alternates"
             else {}
         )
