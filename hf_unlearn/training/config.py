@@ -353,6 +353,8 @@ class UnlearningConfig(TrainingArguments):
                 raise InputError("method_kwargs must be a mapping of options to numbers.")
         except (TypeError, ValueError) as error:
             raise InputError(" ".join(str(error).split())) from None
+        except OSError as error:
+            raise InputError(f"A setting names {error.filename!r}, which cannot be read: {error.strerror}.") from None
         method.resolve_options(self.asked_options)
         self._check_launch(method)
         if self.device.type == "cpu":
