@@ -101,6 +101,8 @@ class Place:
                 "alternates_file": ["alternates.jsonl"],
                 "alternates_per_record": ["1"],
                 "dataset_name": ["pairs.jsonl"],
+                # One with examples is too long for so small a model.
+                "alternates_prompt": ["{prompt}{completion}"],
             }
             if command == "alternates"
             else {}
