@@ -194,8 +194,6 @@ def split_retained(
     usual = [] if duplicates is None else duplicate_columns or text_columns(dataset, selections.columns)
     columns = require_columns(usual, column_names(dataset))
     other = holdout if isinstance(holdout, Dataset | IterableDataset) else None
-    if other is not None:
-        require_columns(columns, column_names(other), "The held-out data set")
     # A copy of what was forgotten before teaches it again, too.
     copies = find_copies(dataset, columns, masks.forget | masks.before, masks.held_out, other, duplicates)
     masks = replace(masks, forget=masks.forget | copies.moved)

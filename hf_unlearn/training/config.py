@@ -345,7 +345,7 @@ class UnlearningConfig(TrainingArguments):
             raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")
         try:
             super().__post_init__()
-            if self.lr_scheduler_kwargs:
+            if self.lr_scheduler_kwargs is not None:
                 if not isinstance(self.lr_scheduler_kwargs, dict):
                     raise InputError("lr_scheduler_kwargs must be a mapping of options to values.")
                 _make_scheduler(self.lr_scheduler_type, self.lr_scheduler_kwargs)
@@ -353,6 +353,8 @@ class UnlearningConfig(TrainingArguments):
                 raise InputError("method_kwargs must be a mapping of options to numbers.")
         except (TypeError, ValueError) as error:
             raise InputError(" ".join(str(error).split())) from None
+        except OSError as error:
+            raise InputError(f"A setting names {error.filename!r}, which cannot be read: {error.strerror}.") from None
         method.resolve_options(self.asked_options)
         self._check_launch(method)
         if self.device.type == "cpu":

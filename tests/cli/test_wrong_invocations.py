@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,15 @@ def original(lm_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-def check(command: str, number: int, model: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> int:
-    """Run one invocation in a folder of its own; returns its exit code."""
+def check(
+    command: str, number: int, model: Path, folder: Path, capsys: pytest.CaptureFixture[str], words: Any = None
+) -> int:
+    """Run one invocation, which is drawn unless it is given, in a folder of its own; returns its exit code."""
     # Deep enough that no relative path leads out of it.
     folder = folder / "a" / "b" / "c"
     folder.mkdir(parents=True)
-    words = invocation(Place(folder, model), command, number)
+    place = Place(folder, model)
+    words = words or invocation(place, command, number)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "stdin", io.StringIO(""))
@@ -53,6 +57,26 @@ def check(command: str, number: int, model: Path, folder: Path, capsys: pytest.C
         assert len(said[0]) < 2500, f"{number}: {quoted(words)}: {said[0]}"
         assert said[0].rstrip().endswith((".", "…", "?")), f"{number}: {quoted(words)}: {said[0]}"
     return code
+
+
+WHERE = ["--model_name_or_path", "model", "--dataset_name", "data.jsonl", "--output_dir", "out", "--use_cpu", "true"]
+KINDS = {
+    "half a pair of surrogates": ["ledger", "verify", "data.csv", "--model_revision", "a\ud800"],
+    "a place too long for a file": ["audit", "x" * 5000],
+    "no file of settings": ["run", *WHERE, "--forget_rows", "1", "--accelerator_config", "cuda:7"],
+    "an empty mapping": ["run", *WHERE, "--forget_rows", "1", "--lr_scheduler_kwargs="],
+    "a folder without data": ["split", "--dataset_name", "data.jsonl", "--forget_dataset", "folder"],
+    "other columns held out": [
+        "split", "--dataset_name", "data.jsonl", "--forget_rows", "1", "--holdout_dataset", "pairs.jsonl"
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_kind_that_has_its_sentence(
+    kind: str, original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(KINDS[kind][0], 0, original, tmp_path, capsys, KINDS[kind]) == 2
 
 
 @pytest.mark.parametrize("command", commands())

@@ -172,7 +172,7 @@ def test_one_customer_against_one_is_known_before_the_run_to_decide_nothing(
     before = flat.index("10 records to forget in 1 group against 10 held-out records in 1 group: a measurement")
     assert before < flat.index("The evidence")
     assert "An exact start (`--method base`) decides without a measurement." in flat
-    assert "--group_column group" in (folder / "README.md").read_text()
+    assert "--forget_id_column group" in (folder / "README.md").read_text()
     assert "g0" not in out + (folder / "README.md").read_text() + (folder / "unlearning_report.json").read_text()
     code, out, _ = command("evaluate", {**settings, "output_dir": str(tmp_path / "evaluation")})
     assert code == 0

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from hf_unlearn.cli.commands import COMMANDS, CONFIGURED
 from hf_unlearn.cli.recipes import _Parser
-from hf_unlearn.jobs.settings import SETTINGS
+from hf_unlearn.jobs.settings import SETTINGS, settings_of
 
 # These start what is endless, needs another machine, or sets the whole process up in another way.
 LEFT_ALONE = (
@@ -52,6 +52,7 @@ class Place:
             "recipe.yaml": b"dataset_name: data.jsonl\nforget_rows: [1]\n",
             "broken.yaml": b"a: [1\n",
             "list.yaml": b"- 1\n- 2\n",
+            "pairs.jsonl": lines.replace("text", "prompt").replace("other", "completion").encode(),
             "empty.txt": b"",
             "empty.jsonl": b"",
             "empty.csv": b"",
@@ -96,7 +97,13 @@ class Place:
             "max_length": ["16"], "disable_tqdm": ["true"], "digest_key_file": ["new_key"],
         }  # fmt: skip
         right |= (
-            {"alternates_file": ["alternates.jsonl"], "alternates_per_record": ["1"]}
+            {
+                "alternates_file": ["alternates.jsonl"],
+                "alternates_per_record": ["1"],
+                "dataset_name": ["pairs.jsonl"],
+                # One with examples is too long for so small a model.
+                "alternates_prompt": ["{prompt}{completion}"],
+            }
             if command == "alternates"
             else {}
         )
@@ -104,6 +111,7 @@ class Place:
         right |= {"attack_steps": ["1"]} if command == "attack" else {}
         if command in ("run", "references"):
             right |= {"method": [rng.choice(["fine_tune", "shrink_perturb", "npo", "grad_diff", "auto"])]}
+        right = {name: values for name, values in right.items() if name in settings_of(command)}
         if rng.random() < 0.3:
             right.pop(rng.choice(sorted(set(right) - {"max_steps", "use_cpu", "output_dir"})))
         return right
@@ -128,9 +136,10 @@ def invocation(place: Place, command: str, number: int) -> list[str]:
 def _configured(place: Place, command: str, rng: random.Random) -> list[str]:
     given = place.settings(rng, command)
     actions = {action.dest: action for action in _Parser(SETTINGS[command], command)._actions}
-    own = [name for kind in SETTINGS[command][:-1] for name in kind.__dataclass_fields__]
+    used = settings_of(command)
+    own = [name for kind in SETTINGS[command][:-1] for name in kind.__dataclass_fields__ if name in used]
     for _ in range(rng.choice([1, 1, 2, 3])):
-        names = own if rng.random() < 0.6 else sorted(actions)
+        names = rng.choice([own, own, own, sorted(used), sorted(used), sorted(actions)])
         name = rng.choice([one for one in names if one in actions and one not in LEFT_ALONE])
         several = rng.choice([1, 1, 1, 2, 0]) if rng.random() < 0.3 else 1
         given[name] = [place.value(rng, actions[name]) for _ in range(several)]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import InputError
-from ..arrow_tables import AnyDataset, column_names, read_tables
+from ..arrow_tables import AnyDataset, column_names, read_tables, require_columns
 from ..conversations import WORDS, turn_text
 from ..format import columns_read
 
@@ -198,6 +198,8 @@ def find_copies(
         return Copies(None, np.zeros_like(forget), columns, pa.array([], pa.large_string()), None, None)
     forget_keys = texts_of(dataset, columns, forget).unique().drop_null()
     holdout_texts = None
+    if other is not None:
+        require_columns(columns, column_names(other), "The held-out data set")
     if other is not None or held_out.any():
         holdout_texts = texts_of(other, columns) if other is not None else texts_of(dataset, columns, held_out)
     holdout_keys = None if holdout_texts is None else holdout_texts.unique().drop_null()
