@@ -164,13 +164,23 @@ def with_note(report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, so
 def write_line(
     folder: Path, report: UnlearningReport, ledger: Ledger, forgotten: Forgotten, source: ModelSource
 ) -> None:
-    """Put the ledger of a finished run beside its model: that of the original model, and the run's own line."""
+    """Put the ledger of a finished run beside its model: that of the original model, and the run's own line.
+
+    Raises InputError where the line is there, and the model is no longer the one that it was written for.
+    """
     line, made = _line(report, ledger, forgotten, source), ModelSource(str(folder))
-    mark(folder)
+    present = load_ledger(folder) or Ledger()
+    written = [run for run in present.runs if run.statement == line.statement]
+    if not written:
+        mark(folder)
     weights, digest = weights_of(made), file_digest(folder / REPORT_FILE)
     files = loaded_files(made, folder) if line.files is not None else None
+    if written and (weights, files) != (written[0].weights, written[0].files):
+        raise InputError(
+            f"The model in {folder} is no longer the one that its {LEDGER_FILE} names; restore its weights and the "
+            "files beside them, or run again in a new --output_dir."
+        )
     ledger = ledger.with_event(replace(line, weights=weights, files=files, report=digest), forgotten.key)
-    present = load_ledger(folder) or Ledger()
     # Something may have been erased since, which its own lines say.
     for event in present.events[len(ledger.events) :]:
         ledger = ledger.with_event(event)

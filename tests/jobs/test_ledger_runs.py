@@ -207,6 +207,15 @@ def test_the_same_command_ends_with_the_same_ledger(
     report.write_bytes(kept)
     assert main(["run", "--config", str(recipe)]) == 0
     assert (folder / LEDGER_FILE).read_bytes() == written
+    # other weights or settings are not signed in their place
+    for name in ("model.safetensors", "config.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content.replace(b"0.1", b"0.2") if name == "config.json" else content[:-1] + b"\1")
+        capsys.readouterr()
+        assert main(["run", "--config", str(recipe)]) == 2
+        assert "is no longer the one that its unlearning_ledger.jsonl names" in capsys.readouterr().err
+        (folder / name).write_bytes(content)
+    assert (folder / LEDGER_FILE).read_bytes() == written
 
 
 # Requests that were honoured

@@ -136,6 +136,7 @@ def test_no_byte_of_a_run_holds_a_text_or_an_id(
     assert not marks(repr(sys.argv))
     assert told(tmp_path / "out") == []
     assert list((tmp_path / "out").glob("tables/*.parquet"))
+    assert ("tensorboard" in TRACKERS) == bool(list(tmp_path.rglob("*tfevents*")))
     assert list((tmp_path / "out").glob("checkpoint-*/trainer_state.json"))
     # The search is one that finds: the data set itself is full of marks, also packed.
     Dataset.from_list(ROWS).to_parquet(tmp_path / "rows.parquet")

@@ -138,9 +138,8 @@ TIMES = re.compile(
         (["evaluate"], ["unlearning_report.json", "README.md"], "files:4"),
         (["attack", "--attack_steps", "4"], ["attacks.json"], "files:4"),
         (["split", "--near_duplicates_review", "OUT/review.jsonl"], ["review.jsonl"], "files:1"),
-        (["alternates", "--alternates_file", "OUT/alternates.jsonl"], ["alternates.jsonl"], "files:1"),
     ],
-    ids=["evaluate", "attack", "split", "alternates"],
+    ids=["evaluate", "attack", "split"],
 )
 def test_killed_at_any_file_the_same_command_leaves_the_same(
     settings: dict[str, Any], tmp_path: Path, recipe: Any, words: list[str], files: list[str], moments: str
