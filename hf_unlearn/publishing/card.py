@@ -16,7 +16,7 @@ from ..files import write_text
 from ..models.loading import AUTO_CLASSES
 from ..models.tasks import TASKS
 from ..output_folder import known_settings
-from .sections import TEMPLATES, VERDICTS, method_of, shared_values
+from .sections import TEMPLATES, method_of, shared_values
 from .templating import environment
 
 CARD_FILE = "README.md"
@@ -91,7 +91,6 @@ def render_card(
             metadata=_metadata(report, name, given).to_yaml(),
             name=name,
             pictures={name: text for name, text in PICTURES.items() if name in pictures},
-            says=VERDICTS[report.verdict.word],
             is_alarming=report.verdict.word in ALARMING,
             is_lost=report.utility is not None and report.utility.word == "lost",
             published=published,
