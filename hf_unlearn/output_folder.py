@@ -135,9 +135,13 @@ def require_apart(folder: Path, data: str | None) -> None:
 
 
 def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What makes a run this run, without ids: what of the request matters is in the digest of the audit."""
+    """What makes a run this run, without ids: what of the request matters is in the digest of the audit.
+
+    So are data in memory, which are no JSON.
+    """
     ignored = (*PRIVATE_SETTINGS, *PUBLISHING_SETTINGS, "output_dir")
-    return {name: value for name, value in values.items() if name not in ignored} | more
+    plain = (str, int, float, bool, list, dict, type(None))
+    return {name: value for name, value in values.items() if name not in ignored and isinstance(value, plain)} | more
 
 
 def known_settings(folder: Path) -> dict[str, Any]:

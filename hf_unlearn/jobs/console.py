@@ -1,13 +1,18 @@
 """What a person sees in the terminal: the split, the report, the attacks and the references."""
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from transformers.utils import logging as transformers_logging
 
 from ..data.request.id_files import request_files
 from ..data.split import RetainedSplit, SplitAudit
@@ -78,8 +83,35 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
+_silent: ContextVar[bool] = ContextVar("_silent", default=False)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Let jobs show nothing: neither results nor progress, and of what transformers logs only errors."""
+    told, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    bars_of_data = datasets.are_progress_bars_disabled()
+    token = _silent.set(True)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+        transformers_logging.set_verbosity(told)
+        with warnings.catch_warnings():
+            # The libraries warn where the environment had switched their bars off for good.
+            warnings.simplefilter("ignore")
+            if bars:
+                transformers_logging.enable_progress_bar()
+            if not bars_of_data:
+                datasets.enable_progress_bars()
+
+
 def terminal(*, quiet: bool = False) -> Console:
     """Where results are shown: as wide as the terminal, and not squeezed when they go to a file."""
+    quiet = quiet or _silent.get()
     shown = Terminal(quiet=quiet, soft_wrap=True)
     return shown if shown.is_terminal else Terminal(quiet=quiet, soft_wrap=True, highlight=False, width=160)
 
