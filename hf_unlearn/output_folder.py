@@ -140,8 +140,10 @@ def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
     So are data in memory, which are no JSON.
     """
     ignored = (*PRIVATE_SETTINGS, *PUBLISHING_SETTINGS, "output_dir")
-    plain = (str, int, float, bool, list, dict, type(None))
-    return {name: value for name, value in values.items() if name not in ignored and isinstance(value, plain)} | more
+    given = {name: value for name, value in values.items() if name not in ignored}
+    # A DatasetDict is a dictionary too.
+    plain = (str, int, float, list, type(None))
+    return {name: value for name, value in given.items() if isinstance(value, plain) or type(value) is dict} | more
 
 
 def known_settings(folder: Path) -> dict[str, Any]:

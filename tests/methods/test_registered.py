@@ -11,6 +11,7 @@ import pytest
 
 from hf_unlearn import InputError, UnlearningConfig, UnlearningReport
 from hf_unlearn.cli import main
+from hf_unlearn.cli.recipes import parse
 from hf_unlearn.methods import Method, register
 from hf_unlearn.methods.starts import toward_base
 from hf_unlearn.methods.table import BROKEN, METHODS, NAMES, STARTS, find_method, register_installed
@@ -89,16 +90,14 @@ def test_an_installed_package_brings_a_method_to_flags_and_recipes(
     monkeypatch.syspath_prepend(str(installed))
     register_installed()
     assert BROKEN == {}
-    for number, (settings, flags) in enumerate((({"method": "unlikelihood"}, []), ({}, ["--method", "unlikelihood"]))):
-        folder = tmp_path / f"out{number}"
-        given = {**lm_settings, "max_steps": 1, "measure": "sample", "output_dir": str(folder), **settings}
-        if number == 0:
-            given["method_kwargs"] = {"forget_weight": 0.5}
-        assert main(["run", "--config", str(recipe(**given)), *flags]) == 0
-        report = UnlearningReport.load(folder / "unlearning_report.json")
-        assert (report.method.name, report.method.trained_on_forget) == ("unlikelihood", True)
-        assert report.method.options == {"forget_weight": 1.0 if number else 0.5}
-        assert "Welleck et al. 2019" in (folder / "README.md").read_text()
+    given = {**lm_settings, "max_steps": 1, "measure": "sample", "output_dir": str(tmp_path / "out")}
+    config = str(recipe(**given, method_kwargs={"forget_weight": 0.5}))
+    assert main(["run", "--config", config, "--method", "unlikelihood"]) == 0
+    report = UnlearningReport.load(tmp_path / "out" / "unlearning_report.json")
+    assert (report.method.name, report.method.trained_on_forget) == ("unlikelihood", True)
+    assert report.method.options == {"forget_weight": 0.5}
+    assert "Welleck et al. 2019" in (tmp_path / "out" / "README.md").read_text()
+    assert parse("run", ["--config", str(recipe(**{**given, "method": "unlikelihood"}))])["method"] == "unlikelihood"
 
 
 @pytest.mark.parametrize(
