@@ -107,7 +107,9 @@ class Preparation:
         """
         made: dict[str, Any] = {} if self.alternates is None else {"alternates": self.alternates.in_run()}
         in_memory = [self.values.get(name) for name in ("holdout_ids", "holdout_dataset")]
-        if isinstance(self.parts.holdout, Dataset) and any(one and not isinstance(one, str) for one in in_memory):
+        if isinstance(self.parts.holdout, Dataset) and any(
+            one is not None and not isinstance(one, str) for one in in_memory
+        ):
             made["holdout"] = self.parts.holdout._fingerprint
         return made
 

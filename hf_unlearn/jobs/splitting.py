@@ -33,7 +33,7 @@ def named_data(
     args: DataArguments, folder: Path | None = None
 ) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
     """Load all splits of the data set that the settings name, see :func:`load_data`, apart from the output folder."""
-    if folder is not None:
+    if folder is not None and isinstance(args.dataset_name, str):
         require_apart(folder, args.dataset_name)
     return load_data(
         args.dataset_name,

@@ -58,6 +58,7 @@ def test_objects_do_what_names_do(
     assert result.report.original == named.original
     assert result.report.measured == named.measured
     assert result.report.method == named.method
+    assert (result.report.given["forget_ids"], "dataset_name" in result.report.given) == ("ids", False)
     assert (len(result.split.forget), len(result.split.retained), result.split.audit.holdout_rows) == (10, 40, 10)
     assert result.report == UnlearningReport.load(tmp_path / "objects" / "unlearning_report.json")
     assert result.model.config.vocab_size == model.config.vocab_size
