@@ -1,6 +1,5 @@
 """From the arguments of a function to the settings of a job: checked, with objects where a job takes them."""
 
-import dataclasses
 import difflib
 import os
 import re
@@ -21,7 +20,7 @@ from ..data.request.records import Records
 from ..errors import InputError
 from ..hub_access import hub_errors
 from ..jobs.console import silence
-from ..jobs.settings import SETTINGS
+from ..jobs.settings import SETTINGS, settings_of
 from ..models.loading import Model, load_any, load_tokenizer, plain_model, quantised_bits
 from ..models.location import ModelSource, locate
 from ..models.weights_digest import weights_digest
@@ -91,10 +90,9 @@ def in_python(text: str) -> str:
 
 @cache
 def hints(command: str) -> dict[str, Any]:
-    """The settings that a command has by name, each with its type."""
+    """The settings that a command uses by name, each with its type."""
     found = {name: hint for kind in SETTINGS[command] for name, hint in get_type_hints(kind).items()}
-    names = {one.name for kind in SETTINGS[command] for one in dataclasses.fields(kind) if one.init}
-    return {name: found[name] for name in names - ARGUMENTS.keys()}
+    return {name: found[name] for name in settings_of(command) - ARGUMENTS.keys()}
 
 
 def _checked(command: str, given: Mapping[str, Any]) -> dict[str, Any]:

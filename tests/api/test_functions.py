@@ -221,8 +221,8 @@ def test_every_setting_has_a_type_that_its_default_fits(command: str) -> None:
     from hf_unlearn.api.arguments import _fits
 
     known = hints(command)
-    assert {"learning_rate", "forget_values", "output_dir"} <= known.keys()
+    assert {"seed", "forget_values", "output_dir"} <= known.keys()
     fields = [one for kind in SETTINGS[command] for one in dataclasses.fields(kind)]
     made = {one.name: one.default for one in fields if one.name in known and one.default is not dataclasses.MISSING}
-    assert len(made) > 100
+    assert len(made) > 40
     assert [name for name, value in made.items() if value is not None and not _fits(value, known[name])] == []
