@@ -43,8 +43,8 @@ def _options() -> str:
 class UnlearningConfig(TrainingArguments):
     """Settings of :class:`~hf_unlearn.UnlearningTrainer`: those of transformers' ``TrainingArguments`` and its own.
 
-    Each setting is explained in the ``help`` of its field, which ``--help all`` shows. The trainer takes a ``method`` of
-    ``METHODS``, a :class:`~hf_unlearn.methods.Method` of your own, or ``"auto"``; only ``hf-unlearn run`` takes
+    Each setting is explained in the ``help`` of its field, which ``--help all`` shows. The trainer takes a ``method``
+    of ``METHODS``, a :class:`~hf_unlearn.methods.Method` of your own, or ``"auto"``; only ``hf-unlearn run`` takes
     ``"dial"``.
     Making the settings also checks how the processes were launched, so that a wrong launch fails early.
 
