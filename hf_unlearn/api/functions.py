@@ -3,6 +3,7 @@
 Each prints nothing unless asked to, and raises one ``InputError`` that names its argument.
 """
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +50,8 @@ class Trained:
         source = self._source
         if load_sharding(source) is not None:
             return load_sharded(source.name, digest_key_file=self.settings.get("digest_key_file"))
-        return load_any(source, self.task, **loading_of(self.settings))
+        given = {name: value for name, value in self.settings.items() if value is not None}
+        return load_any(source, self.task, **loading_of(given))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -113,9 +115,9 @@ class Result(Trained, Shown):
             show: whether to print what the command prints.
             settings: what is to differ, such as ``generate_records=50``.
         """
-        dropped = {"model", "model_revision", "dtype", "tokenizer", "method", "output_dir"}
+        dropped = {"model", "model_revision", "method"}
         kept = {name: value for name, value in self.settings.items() if name not in dropped}
-        if isinstance(self.settings["model"], str):
+        if isinstance(self.settings["model"], str | os.PathLike):
             kept["original_model"] = self.settings["model"]
         known = {*hints("evaluate"), "dataset", "forget", "holdout"}
         asked = {name: value for name, value in kept.items() if name in known} | settings
@@ -162,7 +164,8 @@ def unlearn(
     given = {"forget": forget, "holdout": holdout, "method": name, **settings}
     with job_values("run", model, dataset, given, output_dir, tokenizer, show) as values:
         report, split = run_and_split(values)
-    return Result(Path(output_dir), {**given, "model": model, "dataset": dataset}, report, split)
+        given |= {"model": model, "dataset": dataset, "dtype": values.get("dtype")}
+    return Result(Path(output_dir), given, report, split)
 
 
 def train(
@@ -194,7 +197,8 @@ def train(
     given = {"forget": forget, "holdout": holdout, **settings}
     with job_values("train", model, dataset, given, output_dir, tokenizer, show) as values:
         train_job(values)
-    return Trained(Path(output_dir), {**given, "model": model, "dataset": dataset})
+        given |= {"model": model, "dataset": dataset, "dtype": values.get("dtype")}
+    return Trained(Path(output_dir), given)
 
 
 def evaluate(

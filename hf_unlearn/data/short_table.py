@@ -40,7 +40,7 @@ class ShortTable:
         """For a page: the title, a table and a list of the sentences."""
         head = self.headings or [""] * max((len(row) - 1 for row in self.rows), default=1)
         table = [("", *head), ("---", *("---:" for _ in head)), *(tuple(map(_escaped, row)) for row in self.rows)]
-        lines = [f"| {' | '.join(row)} |" for row in table]
+        lines = [f"| {' | '.join(row)} |" for row in table] if self.rows else []
         below = ["", *(f"- {_escaped(line)}" for line in self.lines)] if self.lines else []
         return "\n".join([f"**{_escaped(self.title)}**", "", *lines, *below]) + "\n"
 
@@ -55,7 +55,8 @@ class ShortTable:
         body = "".join(row(cells, "td") for cells in self.rows)
         below = "".join(f"<li>{escape(in_one_line(line))}</li>" for line in self.lines)
         title = f"<p><b>{escape(in_one_line(self.title))}</b></p>"
-        return f"{title}<table>{head}<tbody>{body}</tbody></table>" + (f"<ul>{below}</ul>" if below else "")
+        table = f"<table>{head}<tbody>{body}</tbody></table>" if self.rows else ""
+        return title + table + (f"<ul>{below}</ul>" if below else "")
 
 
 def _escaped(text: str) -> str:

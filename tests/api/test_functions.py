@@ -130,6 +130,8 @@ def test_an_attack(lm_original: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     data = Dataset.from_list(secrets_rows())
     found = hf_unlearn.attack(lm_original, data, **people, output_dir=tmp_path / "attacks", attack_steps=1)
     assert found.steps == 1
+    assert found.findings()[0] in str(found)
+    assert "<ul><li>Taught half of S" in found._repr_html_()
     assert json.loads((tmp_path / "attacks" / "attacks.json").read_text())["steps"] == 1
     assert capfd.readouterr() == ("", "")
 
