@@ -82,6 +82,7 @@ def in_python(text: str) -> str:
         name = ARGUMENTS.get(flag, flag)
         return name if value is None else f"{name}={value!r}"
 
+    text = re.sub(r"--\w+ \(in Python, ([^()]*)\)", r"\1", text)
     return re.sub(r"(`hf-unlearn[^`]*`)|--(\w+)(?: (\w+)(?=`))?", renamed, text)
 
 

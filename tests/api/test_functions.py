@@ -161,7 +161,7 @@ def test_a_result_is_published(
     hub_settings: dict[str, Any], owner: HfApi, tmp_path: Path, pictures_left_blank: None
 ) -> None:
     result = quick("owner/original", "owner/secrets", tmp_path / "out", method="base", utility_margin=0.9)
-    commit = result.push_to_hub("owner/from-python", private=True)
+    commit = result.push_to_hub("owner/from-python", private=True, push_anyway=True)
     assert owner.model_info("owner/from-python").sha == commit.oid
     with pytest.raises(InputError) as caught:
         result.push_to_hub("owner/original")
@@ -214,6 +214,7 @@ def test_flags_become_arguments_and_commands_stay() -> None:
     assert in_python("Name it with --model_name_or_path.") == "Name it with model."
     assert in_python("An exact start (`--method base`) decides") == "An exact start (`method='base'`) decides"
     assert in_python("--seeds 8 is not possible") == "seeds 8 is not possible"
+    assert in_python("or add --push_anyway (in Python, push_anyway=True), and") == "or add push_anyway=True, and"
     for command in ("write it with `hf-unlearn alternates --config recipe.yaml`.", "`hf-unlearn run --push` or"):
         assert in_python(command) == command
 
