@@ -4,6 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api.functions import Result as Result
+    from .api.functions import Trained as Trained
+    from .api.functions import attack as attack
+    from .api.functions import evaluate as evaluate
+    from .api.functions import train as train
+    from .api.functions import unlearn as unlearn
     from .data.request.records import Records as Records
     from .data.split import RetainedSplit as RetainedSplit
     from .data.split import split_retained as split_retained
@@ -19,13 +25,19 @@ __version__ = "0.1.0"
 _HOMES = {
     "InputError": "errors",
     "Records": "data.request.records",
+    "Result": "api.functions",
     "RetainedSplit": "data.split",
+    "Trained": "api.functions",
     "UnlearningConfig": "training.config",
     "UnlearningReport": "evaluation.report",
     "UnlearningTrainer": "training.trainer",
+    "attack": "api.functions",
+    "evaluate": "api.functions",
     "load_sharded": "sharding.serving",
     "publish": "publishing.publish",
     "split_retained": "data.split",
+    "train": "api.functions",
+    "unlearn": "api.functions",
 }
 __all__ = ["__version__", *_HOMES]
 

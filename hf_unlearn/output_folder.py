@@ -135,9 +135,16 @@ def require_apart(folder: Path, data: str | None) -> None:
 
 
 def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What makes a run this run, without ids: what of the request matters is in the digest of the audit."""
+    """What makes a run this run, without ids: what of request and data in memory matters is in the audit."""
     ignored = (*PRIVATE_SETTINGS, *PUBLISHING_SETTINGS, "output_dir")
-    return {name: value for name, value in values.items() if name not in ignored} | more
+    given = {name: value for name, value in values.items() if name not in ignored}
+    return {name: value for name, value in given.items() if is_written(value)} | more
+
+
+def is_written(value: Any) -> bool:
+    """Whether a setting is one that a file can hold, and no object in memory."""
+    # A DatasetDict is a dictionary too.
+    return isinstance(value, str | int | float | list | tuple | Path | None) or type(value) is dict
 
 
 def known_settings(folder: Path) -> dict[str, Any]:

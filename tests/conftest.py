@@ -39,6 +39,8 @@ from huggingface_hub import HfApi  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from hf_unlearn.methods import table  # noqa: E402
+
 from .support.models import *  # noqa: E402, F403
 
 # It would look for another host at every load.
@@ -94,6 +96,17 @@ def hub() -> Iterator[HubServer]:
 def no_earlier_tables() -> None:
     """No test reads what another has scored."""
     shutil.rmtree(Path(os.environ["HF_HOME"]) / "hf_unlearn" / "tables", ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def own_methods_alone() -> Iterator[None]:
+    """No test meets a method that another has registered."""
+    yield
+    for name in set(table.METHODS) - table.OWN:
+        del table.METHODS[name]
+    table.BROKEN.clear()
+    table.NAMES[:] = [*table.METHODS, *table.CHOICES]
+    table.STARTS[:] = [name for name in table.STARTS if name in table.OWN]
 
 
 def dot(figure: Figure, place: Any, **_: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hf_unlearn"
 # What stands in one line does not know each other.
 ORDER = [
-    "ground", "models", "data methods", "evaluation", "publishing", "training lifecycle", "sharding", "jobs", "cli"
+    "ground", "models", "data methods", "evaluation", "publishing", "training lifecycle", "sharding", "jobs", "api cli"
 ]  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms.split()}
 

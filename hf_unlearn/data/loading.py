@@ -40,7 +40,7 @@ UNKNOWN_TYPES = re.compile(r"arrow\.uuid|decimal(32|64)\(")
 
 
 def load_data(
-    name: str | None,
+    name: str | AnyDataset | DatasetDict | IterableDatasetDict | None,
     *,
     config: str | None = None,
     revision: str | None = None,
@@ -50,11 +50,17 @@ def load_data(
 ) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
     """Load all splits of a data set, a Hub id, a folder or a file, and say where it came from.
 
-    Data that has no splits gets one named ``split``. A column of CSV is read as text where numbers could not tell its
-    values apart, or ``as_text`` names it. Raises InputError when there is no such data set, or it cannot be read.
+    What is no name is data in memory, which is taken as it is. Data that has no splits gets one named ``split``. A
+    column of CSV is read as text where numbers could not tell its values apart, or ``as_text`` names it. Raises
+    InputError when there is no such data set, or it cannot be read.
     """
     if name is None:
         raise InputError("Which data set? Name a Hub id, folder or file with --dataset_name.")
+    if isinstance(name, DatasetDict | IterableDatasetDict):
+        return name, DataSource(None, config, split)
+    if isinstance(name, Dataset | IterableDataset):
+        kind = DatasetDict if isinstance(name, Dataset) else IterableDatasetDict
+        return kind({split: name}), DataSource(None, config, split)
     path = Path(name)
     commit = None
     if path.exists():

@@ -22,6 +22,7 @@ from .groups import Groups, find_groups
 from .request.forgotten_digests import Forgotten, forgotten_digests
 from .request.records import Records, Values
 from .request.selection import Masks, RowTaker, Selection, Selections, select_rows, take_rows
+from .short_table import ShortTable, Shown
 
 if TYPE_CHECKING:
     from .copies.paraphrases import SentenceEncoder
@@ -91,6 +92,55 @@ class SplitAudit:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def rows(self) -> list[tuple[str, str]]:
+        """The counts as people read them, each with its name."""
+        rows = {
+            "rows in D": f"{self.dataset_rows:,}",
+            "rows to forget (S)": f"{self.forget_rows:,}",
+            "rows retained (L)": f"{self.retained_rows:,}",
+            "rows held out (H)": f"{self.holdout_rows:,}",
+        }
+        if self.ids_requested:
+            rows["requested, found, missing"] = f"{self.ids_requested:,}, {self.ids_matched:,}, {self.ids_unmatched:,}"
+        optional = {
+            "requested, and forgotten before": self.ids_honoured,
+            "rows forgotten before, left out": self.forgotten_before_rows,
+            "copies of S left in L": self.duplicates_retained,
+            "copies forgotten too": self.duplicates_forgotten,
+            "near copies of S left in L": self.near_duplicates_retained,
+            "near copies forgotten too": self.near_duplicates_forgotten,
+        }
+        for label, count in optional.items():
+            # What was looked for and not found is shown; None says that nobody looked.
+            if count or (count == 0 and label.endswith("left in L")):
+                rows[label] = f"{count:,}"
+        return list(rows.items())
+
+    def concerns(self) -> dict[str, str]:
+        """What is wrong with the split, a sentence or two each."""
+        groups, rows = self.holdout_groups_retained or 0, self.holdout_rows_of_retained_groups or 0
+        found = {
+            "duplicates": (
+                self.duplicates_retained,
+                "{:,} retained rows have the text of a forgotten row and will teach it again.",
+            ),
+            "near_duplicates": (
+                self.near_duplicates_retained,
+                "{:,} retained rows nearly equal or quote a forgotten row and will teach most of it again.",
+            ),
+            "holdout_groups": (
+                groups,
+                f"Groups of H with other records in L: {groups:,} ({rows:,} rows). Every model knows them better "
+                "than S.",
+            ),
+            "holdout_overlap": (
+                self.holdout_overlap,
+                "{:,} held-out rows have the text of a row in D. The original model was trained on that text, so "
+                "these rows make a poor comparison.",
+            ),
+        }
+        return {name: words.format(count) for name, (count, words) in found.items() if count}
+
     def identity(self) -> dict[str, Any]:
         """What makes this split this split, with no more than older folders of runs and references say of it."""
         values = {name: value for name, value in asdict(self).items() if name not in vars(Groups())}
@@ -114,7 +164,7 @@ class ForgetRows:
 
 
 @dataclass(frozen=True)
-class RetainedSplit:
+class RetainedSplit(Shown):
     """The parts of a data set after a request, in the order of its rows and with its features.
 
     Attributes:
@@ -131,9 +181,13 @@ class RetainedSplit:
     forget: AnyDataset
     holdout: AnyDataset | None
     audit: SplitAudit
-    forget_rows: ForgetRows | None = None
-    forgotten: Forgotten | None = None
+    forget_rows: ForgetRows | None = field(default=None, repr=False)
+    forgotten: Forgotten | None = field(default=None, repr=False)
     lacking: int = 0
+
+    def short_table(self) -> ShortTable:
+        """The counts, and what is wrong with them."""
+        return ShortTable("The split", [], self.audit.rows(), list(self.audit.concerns().values()))
 
 
 def split_retained(

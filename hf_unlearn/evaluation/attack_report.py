@@ -7,6 +7,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from ..data.short_table import ShortTable, Shown
 from ..models.tasks import TASKS, Task
 from .plots import save_figure
 from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
@@ -47,7 +48,7 @@ class ModelAttacks:
 
 
 @dataclass(frozen=True)
-class AttackReport:
+class AttackReport(Shown):
     """The attacks on a model and on what it is compared with; ``attacks.json`` is this object.
 
     Attributes:
@@ -66,6 +67,12 @@ class AttackReport:
     models: dict[Attacked, ModelAttacks]
     schema_version: int = ATTACKS_VERSION
     skipped: dict[str, str] = field(default_factory=dict)
+
+    def short_table(self) -> ShortTable:
+        """What the attacks came to; it holds no record."""
+        lines = [f"{finding}." for finding in self.findings()]
+        lines += [f"Left out: {name.replace('_', ' ')}, because {reason}." for name, reason in self.skipped.items()]
+        return ShortTable("The attacks, on copies of the models", [], [], lines)
 
     def finding(self, taught: Taught) -> str:
         """What relearning from one kind of records came to, in a sentence."""

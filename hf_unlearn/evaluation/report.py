@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..data.alternates_file import AlternatesEntry
 from ..data.request.attempts import AttemptCount
+from ..data.short_table import ShortTable, Shown
 from ..data.split import SplitAudit
 from ..files import json_values, load_json, save_json
 from ..models.tasks import Task
@@ -19,6 +20,7 @@ from .membership import AttackResult
 from .statistics import Estimate
 from .utility.comparison import LossOf, Utility
 from .verdict import BaseIsClean, Verdict
+from .wording import ARM_NAMES, VERDICTS, beside_verdict, show
 
 REPORT_FILE = "unlearning_report.json"
 
@@ -27,6 +29,8 @@ REPORT_VERSION = 1
 DROPPED = {"plateau"}  # what reports held before
 
 SetName = Literal["forget", "holdout", "retained", "test"]
+
+LETTERS = {"forget": "S", "holdout": "H", "retained": "L", "test": "the test split"}
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,17 @@ class CostEntry:
     training_ratio: float | None
     total_ratio: float | None
     kept_flops: float = 0.0
+
+    @property
+    def sentence(self) -> str:
+        """What it cost, beside what a retraining costs."""
+        measuring = f"{self.measuring_flops:.2g} for measuring"
+        spent = f"Cost: {self.seconds:.0f} s, {self.flops:.2g} FLOPs for training, {measuring}"
+        if self.kept_flops:
+            spent += f" ({self.kept_flops:.2g} more by an earlier run)"
+        if self.training_ratio is None or self.total_ratio is None:
+            return f"{spent}. The cost of retraining is unknown: there is no training record."
+        return f"{spent}. That is {self.training_ratio:.0%} of retraining, {self.total_ratio:.0%} with the measuring."
 
 
 @dataclass(frozen=True)
@@ -377,7 +392,7 @@ class ShardsEntry:
 
 
 @dataclass(frozen=True)
-class UnlearningReport:
+class UnlearningReport(Shown):
     """The evidence about one unlearned model.
 
     Attributes:
@@ -445,6 +460,33 @@ class UnlearningReport:
 
     def to_dict(self) -> dict[str, Any]:
         return json_values(self)
+
+    def short_table(self) -> ShortTable:
+        """The verdict, what it means, the losses and the membership AUC of each model, the utility and the price."""
+        arms = {arm: self.arms[arm] for arm in ARM_NAMES if arm in self.arms}
+        rows: list[tuple[str, ...]] = []
+        for name, scores in self.arms["unlearned"].sets.items():
+            quality = "perplexity" if scores.accuracy is None else "accuracy"
+            for measure in ("loss", quality):
+                found = [vars(arm.sets[name])[measure] if name in arm.sets else None for arm in arms.values()]
+                if any(found):
+                    label = f"{measure} of {LETTERS.get(name, name)}" + f", n={scores.records:,}" * (measure == "loss")
+                    rows.append((label, *(show(one, 2) for one in found)))
+        if self.arms["unlearned"].membership_auc:
+            rows.append(("membership AUC of S", *(show(arm.membership_auc, 2) for arm in arms.values())))
+        verdict, lines = self.verdict, [VERDICTS[self.verdict.word]]
+        if len(verdict.warnings) > 2:
+            lines.append(f"Warning: {len(verdict.warnings)} things weaken this; see verdict.warnings.")
+        else:
+            lines += [f"Warning: {line}" for line in verdict.warnings]
+        if self.weights_moved is False:
+            lines.append("Warning: All weights are those of the original, so nothing was unlearned.")
+        if self.utility:
+            lines.append(f"Utility {self.utility.word}. {self.utility.sentence}")
+        if self.cost:
+            lines.append(self.cost.sentence)
+        title = f"{self.method.name}: {verdict.word}{beside_verdict(verdict)}"
+        return ShortTable(title, [ARM_NAMES[arm] for arm in arms], rows, lines)
 
     def save(self, path: Path) -> None:
         """Write the report, all of it or nothing."""

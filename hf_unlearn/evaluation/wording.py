@@ -4,19 +4,27 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..models.tasks import TASKS
 from .statistics import Estimate
-from .utility.comparison import NAMES
+from .verdict import Verdict
 
 if TYPE_CHECKING:
     from ..data.request.attempts import AttemptCount
-    from .report import MethodEntry, UnlearningReport
 
 SET_NAMES = {
     "forget": "the forgotten records (S)",
     "holdout": "held-out records (H)",
     "retained": "the retained records (L)",
     "test": "the test split",
+}
+VERDICTS = {
+    "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",
+    "certified": "The report calls this model certified. No method of this software earns that word.",
+    "not_distinguished": "The tests cannot distinguish the records that this model was asked to forget from records "
+    "that no model saw.",
+    "not_forgotten": "This model still knows the records it was asked to forget.",
+    "over_forgotten": "This model treats the records it was asked to forget worse than records it never saw, which "
+    "gives them away.",
+    "undecided": "The tests could not decide whether this model has forgotten the records it was asked to forget.",
 }
 # What a set is scored by besides the loss, by its name in SetScores.
 MEASURES = {
@@ -82,9 +90,8 @@ def beside_word(word: str, margin: float | None, attacks: Sequence[str], decided
     return f" ({'; '.join(terms)})"
 
 
-def beside_verdict(report: "UnlearningReport") -> str:
-    """As :func:`beside_word`, of a report."""
-    verdict = report.verdict
+def beside_verdict(verdict: Verdict) -> str:
+    """As :func:`beside_word`, of a whole verdict."""
     return beside_word(verdict.word, verdict.margin, verdict.attacks, verdict.attack)
 
 
@@ -106,42 +113,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:.1f} s"
-
-
-def generation_rows(report: "UnlearningReport") -> list[tuple[str, dict[str, Estimate]]]:
-    """What the models write, a row for each number: what it is, and by model how much."""
-    rows: dict[str, dict[str, Estimate]] = {}
-    for name, letter in (("forget", "S"), ("holdout", "H"), ("retained", "L"), ("test", "the test split")):
-        for arm, entry in report.arms.items():
-            if (scores := entry.generation.get(name)) is None:
-                continue
-            of = f"of {scores.records:,} records of {letter}"
-            if scores.rouge_l_recall is not None:
-                rows.setdefault(f"ROUGE-L recall {of}", {})[arm] = scores.rouge_l_recall
-            if TASKS[report.task].two_texts and scores.rouge_l is not None and scores.exact_match is not None:
-                rows.setdefault(f"ROUGE-L {of}", {})[arm] = scores.rouge_l
-                rows.setdefault(f"exact matches {of}", {})[arm] = scores.exact_match
-            rows.setdefault(f"refusals {of}", {})[arm] = scores.refusal_rate
-            for given, share in scores.extracted.items():
-                rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share
-    return list(rows.items())
-
-
-def usefulness_words(method: "MethodEntry") -> str:
-    """Why a training that watched its usefulness ended, in a sentence; empty for another."""
-    curve = method.usefulness
-    if curve is None:
-        return ""
-    if not curve or not curve[-1].flattened:
-        return "Its usefulness had not flattened at any mark, so it trained as long as it might."
-    last, before = curve[-1], curve[-2]
-    assert last.gain is not None
-    assert last.gain_of is not None
-    part = last.gain_of in ("gain", "loss")
-    what = "of what had been learned" if part else f"in {NAMES[last.gain_of]}"
-    most = f"{100 * last.gain.high:.1f} % {what}" if part else f"{last.gain.high:.2f} {what}"
-    start, end = (f"{100 * point.share:.0f}" for point in (before, last))
-    found = f"From {start} to {end} % of the original's epochs it gained at most {most}."
-    if last.left:
-        found = f"At {end} % of the original's epochs at most {most} was left to gain."
-    return f"{found} That is within the margin, so the training ended."

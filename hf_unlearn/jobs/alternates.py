@@ -14,8 +14,8 @@ import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import tqdm
 
 from ..data.alternates_file import ABOUT, Alternates, AlternatesSettings, append, begin, forget_digest, read_alternates
 from ..data.arrow_tables import column_names

@@ -1,20 +1,25 @@
 """What a person sees in the terminal: the split, the report, the attacks and the references."""
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from transformers.utils import logging as transformers_logging
 
 from ..data.request.id_files import request_files
 from ..data.split import RetainedSplit, SplitAudit
 from ..errors import in_one_line
 from ..evaluation.closeness.compare import Closeness
 from ..evaluation.reach import Reach
-from ..evaluation.report import ArmEntry, CostEntry, ReferenceEntry, Road, UnlearningReport
+from ..evaluation.report import ArmEntry, ReferenceEntry, Road, UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict.sentences import confirmed
 from ..evaluation.wording import (
@@ -25,11 +30,10 @@ from ..evaluation.wording import (
     attempt_words,
     beside_verdict,
     duration,
-    generation_rows,
     show,
 )
 from ..publishing.card import new_version
-from ..publishing.sections import BEFORE_AND_AFTER
+from ..publishing.sections import BEFORE_AND_AFTER, generation_rows
 from ..training.config import UnlearningConfig
 from .prices import Price, Prices
 from .settings import RequestArguments
@@ -53,6 +57,13 @@ COLOURS = {
 SETS = {"forget": "S forget", "holdout": "H holdout", "retained": "L retained", "test": "test"}
 
 
+CURES = {
+    "duplicates": "Forget them too with --duplicates forget.",
+    "near_duplicates": "Forget them too with --near_duplicates forget. To read them first, add "
+    "--near_duplicates_review FILE.",
+    "holdout_groups": "Compare with models trained on L alone (--with_retrained, or `hf-unlearn references`).",
+}
+
 KINDS: dict[str, dict[str, Any]] = {
     "text": {"overflow": "fold"},
     "word": {"no_wrap": True},
@@ -72,8 +83,35 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
+_silent: ContextVar[bool] = ContextVar("_silent", default=False)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Let jobs show nothing: neither results nor progress, and of what transformers logs only errors."""
+    told, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    bars_of_data = datasets.are_progress_bars_disabled()
+    token = _silent.set(True)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+        transformers_logging.set_verbosity(told)
+        with warnings.catch_warnings():
+            # The libraries warn where the environment had switched their bars off for good.
+            warnings.simplefilter("ignore")
+            if bars:
+                transformers_logging.enable_progress_bar()
+            if not bars_of_data:
+                datasets.enable_progress_bars()
+
+
 def terminal(*, quiet: bool = False) -> Console:
     """Where results are shown: as wide as the terminal, and not squeezed when they go to a file."""
+    quiet = quiet or _silent.get()
     shown = Terminal(quiet=quiet, soft_wrap=True)
     return shown if shown.is_terminal else Terminal(quiet=quiet, soft_wrap=True, highlight=False, width=160)
 
@@ -97,43 +135,16 @@ def numbers(title: str, headings: Iterable[str]) -> Table:
 
 
 def _print_audit(console: Console, audit: SplitAudit) -> None:
-    rows = {
-        "rows in D": f"{audit.dataset_rows:,}",
-        "rows to forget (S)": f"{audit.forget_rows:,}",
-        "rows retained (L)": f"{audit.retained_rows:,}",
-        "rows held out (H)": f"{audit.holdout_rows:,}",
-    }
-    if audit.ids_requested:
-        rows["requested, found, missing"] = f"{audit.ids_requested:,}, {audit.ids_matched:,}, {audit.ids_unmatched:,}"
-    optional = {
-        "requested, and forgotten before": audit.ids_honoured,
-        "rows forgotten before, left out": audit.forgotten_before_rows,
-        "copies of S left in L": audit.duplicates_retained,
-        "copies forgotten too": audit.duplicates_forgotten,
-        "near copies of S left in L": audit.near_duplicates_retained,
-        "near copies forgotten too": audit.near_duplicates_forgotten,
-    }
-    for label, count in optional.items():
-        # What was looked for and not found is shown; None says that nobody looked.
-        if count or (count == 0 and label.endswith("left in L")):
-            rows[label] = f"{count:,}"
     shown = Table(title="The split", title_justify="left", show_header=False, box=None, pad_edge=False)
     shown.add_column()
     shown.add_column(justify="right")
-    for row in rows.items():
+    for row in audit.rows():
         shown.add_row(*row)
     console.print(shown)
-    if audit.duplicates_retained:
-        console.print(
-            f"[bold red]{audit.duplicates_retained:,} retained rows have the text of a forgotten row and will teach "
-            "it again.[/] Forget them too with --duplicates forget."
-        )
-    if audit.near_duplicates_retained:
-        console.print(
-            f"[bold red]{audit.near_duplicates_retained:,} retained rows nearly equal or quote a forgotten row and "
-            "will teach most of it again.[/] Forget them too with --near_duplicates forget. To read them first, add "
-            "--near_duplicates_review FILE."
-        )
+    concerns = audit.concerns()
+    for name in ("duplicates", "near_duplicates"):
+        if name in concerns:
+            console.print(f"{_alarm(concerns[name])} {CURES[name]}")
     for near in audit.near_duplicates:
         if near.pairs:
             console.print(f"  {near.pairs:,} pairs by {plain(near.measure)}, similarity: {near.shown_histogram}")
@@ -145,17 +156,15 @@ def _print_audit(console: Console, audit: SplitAudit) -> None:
             counts += f" and {audit.holdout_groups:,} in H"
         column = plain(f"`{audit.group_column}`")
         console.print(f"Records with the same {column} count as one group: there are {counts}.")
-    if audit.holdout_groups_retained:
-        console.print(
-            f"[bold red]Groups of H with other records in L: {audit.holdout_groups_retained:,} "
-            f"({audit.holdout_rows_of_retained_groups:,} rows).[/] Every model knows them better than S. Compare with "
-            "models trained on L alone (--with_retrained, or `hf-unlearn references`)."
-        )
-    if audit.holdout_overlap:
-        console.print(
-            f"[bold red]{audit.holdout_overlap:,} held-out rows have the text of a row in D.[/] The original model "
-            "was trained on that text, so these rows make a poor comparison."
-        )
+    for name in ("holdout_groups", "holdout_overlap"):
+        if name in concerns:
+            console.print(f"{_alarm(concerns[name])} {CURES.get(name, '')}".rstrip())
+
+
+def _alarm(text: str) -> str:
+    """Sentences of which the first stands out."""
+    first, stop, rest = text.partition(". ")
+    return f"[bold red]{first}.[/] {rest}" if stop else f"[bold red]{first}[/]"
 
 
 def print_prices(console: Console, prices: Prices) -> None:
@@ -219,13 +228,13 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         for line in report.road.reasons:
             console.print(f"  {plain(line)}")
     if report.cost:
-        console.print(_price(report.cost))
+        console.print(report.cost.sentence)
     if report.harness:
         console.print(_harness_table(report))
     if report.method.stop_reason:
         console.print(f"Stopped early: {plain(report.method.stop_reason)}")
     verdict = report.verdict
-    console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]{plain(beside_verdict(report))}")
+    console.print(f"Verdict: [bold {COLOURS[verdict.word]}]{verdict.word}[/]{plain(beside_verdict(report.verdict))}")
     for line in verdict.reasons:
         console.print(f"  {plain(line)}")
     for line in verdict.warnings:
@@ -244,7 +253,7 @@ def print_report(console: Console, report: UnlearningReport) -> None:
 def print_published(console: Console, commit: "CommitInfo", report: UnlearningReport) -> None:
     """Show where a model was published, and what is left to do about the one from before."""
     console.print(f"Published: {plain(commit.commit_url)}")
-    console.print(f"Its verdict: {report.verdict.word}{plain(beside_verdict(report))}.")
+    console.print(f"Its verdict: {report.verdict.word}{plain(beside_verdict(report.verdict))}.")
     console.print(BEFORE_AND_AFTER)
     original, name = report.original, commit.repo_url.repo_id
     if original is not None and original.on_hub and original.name != name:
@@ -366,17 +375,6 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _price(cost: CostEntry) -> str:
-    spent = (
-        f"Cost: {cost.seconds:.0f} s, {cost.flops:.2g} FLOPs for training, {cost.measuring_flops:.2g} for measuring"
-    )
-    if cost.kept_flops:
-        spent += f" ({cost.kept_flops:.2g} more by an earlier run)"
-    if cost.training_ratio is None or cost.total_ratio is None:
-        return f"{spent}. The cost of retraining is unknown: there is no training record."
-    return f"{spent}. That is {cost.training_ratio:.0%} of retraining, {cost.total_ratio:.0%} with the measuring."
 
 
 def show_split(out: Console, parts: RetainedSplit, request_args: RequestArguments, reached: Reach) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from rich.console import Console
 from transformers import PretrainedConfig
@@ -101,8 +102,16 @@ class Preparation:
 
     @property
     def made_up(self) -> dict[str, Any]:
-        """What belongs to the settings of a run besides those that were given: what is said in S's place."""
-        return {} if self.alternates is None else {"alternates": self.alternates.in_run()}
+        """What belongs to the settings of a run besides those that were given: what is said in S's place, and which H
+        in memory it was.
+        """
+        made: dict[str, Any] = {} if self.alternates is None else {"alternates": self.alternates.in_run()}
+        in_memory = [self.values.get(name) for name in ("holdout_ids", "holdout_dataset")]
+        if isinstance(self.parts.holdout, Dataset) and any(
+            one is not None and not isinstance(one, str) for one in in_memory
+        ):
+            made["holdout"] = self.parts.holdout._fingerprint
+        return made
 
     @property
     def retraining(self) -> Retraining:

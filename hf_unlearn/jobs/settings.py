@@ -1,4 +1,7 @@
-"""The settings of the commands that take a recipe."""
+"""The settings of the commands that take a recipe.
+
+From Python, a setting that names data or records may hold the data set, or the ``Records``, in place of a name.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from ..data.loading import pick_split
 from ..data.request.digests import key_check, key_path, load_digest_key
+from ..data.split import RetainedSplit
 from ..errors import InputError
 from ..evaluation.assemble import save_evidence
 from ..evaluation.report import REPORT_FILE, UnlearningReport
@@ -187,7 +188,9 @@ def recorded_settings(sharding: Sharding) -> dict[str, Any]:
     return {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
 
 
-def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding) -> UnlearningReport:
+def run_sharded(
+    values: dict[str, Any], source: ModelSource, sharding: Sharding
+) -> tuple[UnlearningReport, RetainedSplit]:
     """Delete from a sharded model: train the shards touched again without S, or drop them, and report."""
     _check_deletion(values, sharding)
     run_args, data_args = build(RunArguments, values), build(DataArguments, values)
@@ -242,7 +245,7 @@ def run_sharded(values: dict[str, Any], source: ModelSource, sharding: Sharding)
     print_report(out, report)
     out.print(" ".join(plain(reason) for reason in report.road.reasons))
     out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
-    return report
+    return report, parts
 
 
 # Prices

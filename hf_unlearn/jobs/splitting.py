@@ -33,7 +33,7 @@ def named_data(
     args: DataArguments, folder: Path | None = None
 ) -> tuple[DatasetDict | IterableDatasetDict, DataSource]:
     """Load all splits of the data set that the settings name, see :func:`load_data`, apart from the output folder."""
-    if folder is not None:
+    if folder is not None and isinstance(args.dataset_name, str):
         require_apart(folder, args.dataset_name)
     return load_data(
         args.dataset_name,
@@ -72,7 +72,7 @@ def split_data(
         key = load_digest_key(key_path(request_args.digest_key_file))
     encoder, review = request_args.near_duplicates_encoder, request_args.near_duplicates_review
     # The files of a stream are read here for the first time.
-    with reading(data_args.dataset_name) if isinstance(dataset, IterableDataset) else nullcontext():
+    with reading(source.name or "in memory") if isinstance(dataset, IterableDataset) else nullcontext():
         return split_retained(
             dataset,
             request,
@@ -179,10 +179,12 @@ def _holdout(
 
 
 def _records(
-    ids: str | None, values: list[str] | None, rows: list[int] | None, args: RequestArguments, kind: str
+    ids: str | Records | None, values: list[str] | None, rows: list[int] | None, args: RequestArguments, kind: str
 ) -> Records | None:
     request: Records | None = None
-    if ids is not None:
+    if isinstance(ids, Records):
+        request = ids
+    elif ids is not None:
         if args.forget_id_column is None:
             raise InputError(f"--{kind}_ids needs --forget_id_column, the column that holds the ids.")
         request = Records.ids_from_file(args.forget_id_column, ids)

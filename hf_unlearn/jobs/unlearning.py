@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ..data.request.attempts import attempts_path, check_attempts
 from ..data.request.digests import key_path
+from ..data.split import RetainedSplit
 from ..errors import InputError
 from ..evaluation.references import TrainedReference, score_references, with_references
 from ..evaluation.report import REPORT_FILE, UnlearningReport
@@ -58,17 +59,22 @@ def run(values: dict[str, Any]) -> UnlearningReport:
         InputError: something does not fit together.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved; the same call goes on from there.
     """
+    return run_and_split(values)[0]
+
+
+def run_and_split(values: dict[str, Any]) -> tuple[UnlearningReport, RetainedSplit]:
+    """As :func:`run`, with the split that the run made."""
     values = {"method": "auto", **values}
     run_args = build(RunArguments, values)
     if run_args.push and "hub_model_id" not in values:
         raise InputError("--push needs --hub_model_id, the repository to publish to.")
     source = located(build(ModelArguments, values))
     if (sharding := load_sharding(source)) is not None:
-        report = run_sharded(values, source, sharding)
+        report, parts = run_sharded(values, source, sharding)
         if run_args.push:
             config = build(UnlearningConfig, {"output_dir": "unlearned", **values})
             _publish(config.folder, config, run_args, console(config))
-        return report
+        return report, parts
     if run_args.drop:
         raise InputError("--drop is for a model that is dealt into shards, and this one is not; leave it out.")
     prepared = prepare_run(values, source)
@@ -114,7 +120,7 @@ def run(values: dict[str, Any]) -> UnlearningReport:
     out.print(f"The model, its card, {REPORT_FILE}, {LEDGER_FILE} and the pictures are in {plain(folder)}.")
     if run_args.push and PartialState().is_main_process:
         _publish(folder, config, run_args, out)
-    return report
+    return report, prepared.parts
 
 
 def _check_public(prepared: Preparation) -> None:

@@ -13,7 +13,7 @@ from ..evaluation.verdict.sentences import WHOLE
 from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, attempt_words, beside_word
 from ..models.training_record import software_versions
 from ..publishing.ledger import Erased
-from ..publishing.sections import VERDICTS, Rows, method_of, shared_values
+from ..publishing.sections import Rows, method_of, shared_values
 from ..publishing.templating import environment
 from .audit_facts import Audited
 from .derived_models import SHOWN_MODELS
@@ -42,7 +42,6 @@ def render_page(audited: Audited) -> str:
             shared_values(report, audited.places),
             audited=audited,
             report_file=REPORT_FILE,
-            says=VERDICTS[report.verdict.word],
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             version=software_versions()["hf_unlearn"],
             row=method_of(report),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .method import Objective as Objective
     from .starts import original as original
     from .step import Step as Step
+    from .table import register as register
 
 _HOMES = {
     "Method": "method",
@@ -18,6 +19,7 @@ _HOMES = {
     "RULED_OUT": "items",
     "Step": "step",
     "original": "starts",
+    "register": "table",
 }
 __all__ = [*_HOMES]
 

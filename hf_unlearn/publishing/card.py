@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from transformers.utils import CHAT_TEMPLATE_FILE
 
 from ..errors import in_one_line
 from ..evaluation.plots import PICTURES
@@ -16,7 +17,7 @@ from ..files import write_text
 from ..models.loading import AUTO_CLASSES
 from ..models.tasks import TASKS
 from ..output_folder import known_settings
-from .sections import TEMPLATES, VERDICTS, method_of, shared_values
+from .sections import TEMPLATES, method_of, shared_values
 from .templating import environment
 
 CARD_FILE = "README.md"
@@ -65,7 +66,8 @@ def rendered_card(
     """
     pictures = [name for name in PICTURES if (folder / name).is_file()]
     places = known_settings(folder) if local else None
-    return render_card(report, folder.resolve().name, pictures, overrides, published, places)
+    has_chat = (folder / CHAT_TEMPLATE_FILE).is_file()
+    return render_card(report, folder.resolve().name, pictures, overrides, published, places, has_chat=has_chat)
 
 
 def render_card(
@@ -75,10 +77,13 @@ def render_card(
     overrides: Mapping[str, Any] | None = None,
     published: Published | None = None,
     places: Mapping[str, Any] | None = None,
+    *,
+    has_chat: bool = False,
 ) -> str:
     """Render the card, with the pictures that lie beside it; the name counts unless published or overridden.
 
-    ``places`` are the settings of the run with the folders of this machine.
+    ``places`` are the settings of the run with the folders of this machine, and ``has_chat`` says whether a chat
+    template lies beside the model.
     """
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     name = given.get("model_name", published.name if published else name)
@@ -91,10 +96,10 @@ def render_card(
             metadata=_metadata(report, name, given).to_yaml(),
             name=name,
             pictures={name: text for name, text in PICTURES.items() if name in pictures},
-            says=VERDICTS[report.verdict.word],
             is_alarming=report.verdict.word in ALARMING,
             is_lost=report.utility is not None and report.utility.word == "lost",
             published=published,
+            has_chat=has_chat and TASKS[report.task].next_token,
             parent=_parent(report),
             coded=("checkpoint", *TEMPLATES),
             loader=loader.replace("AutoModel", "AutoPeftModel") if report.method.adapter_of else loader,

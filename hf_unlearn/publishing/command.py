@@ -10,7 +10,7 @@ from typing import Any
 from ..evaluation.report import UnlearningReport
 from ..methods.table import METHODS, find_method
 from ..models.tasks import TASKS
-from ..output_folder import PUBLISHING_SETTINGS
+from ..output_folder import PUBLISHING_SETTINGS, is_written
 
 # They shape no number, or are the owner's secrets.
 LEFT_OUT = (*PUBLISHING_SETTINGS, "output_dir", "digest_key_file", "near_duplicates_review", "run_name", "logging_dir")
@@ -61,6 +61,8 @@ def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name in STANDS_FOR:
             given[name] = _stand_in(name, value)
+        elif not is_written(value):
+            continue
         elif isinstance(value, list | tuple):
             given[name] = [_without_folder(one) for one in value]
         else:

@@ -127,7 +127,7 @@ def publish(
                     repo_id,
                     operations,
                     commit_message=message,
-                    commit_description=f"Verdict: {report.verdict.word}{beside_verdict(report)}.",
+                    commit_description=f"Verdict: {report.verdict.word}{beside_verdict(report.verdict)}.",
                     revision=revision,
                     parent_commit=info.sha,
                 )
@@ -142,7 +142,7 @@ def publish(
 
 def _check_verdict(report: UnlearningReport, push_anyway: bool, tell_users_to_move: bool) -> None:
     """Raise InputError where the verdict forbids to publish the model, or to ask users to move to it."""
-    word, original, beside = report.verdict.word, report.original, beside_verdict(report)
+    word, original, beside = report.verdict.word, report.original, beside_verdict(report.verdict)
     if word in REFUSED and not push_anyway:
         raise InputError(
             f"The verdict is {word}{beside}, so the model is not published as unlearned; choose another method, "

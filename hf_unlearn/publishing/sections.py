@@ -13,9 +13,9 @@ from ..evaluation.wording import (
     OUTSIDE_ATTACKS,
     REFERENCE_NAMES,
     SET_NAMES,
+    VERDICTS,
     attempt_words,
     beside_verdict,
-    generation_rows,
 )
 from ..methods.method import ADAPTER_RATE, Method
 from ..methods.table import METHODS, find_method
@@ -39,16 +39,6 @@ SHOWN_SETTINGS = (
 
 TEMPLATES = ("prompt_template", "completion_template")
 
-VERDICTS = {
-    "exact": "In the stage of training that was done again, this model never saw the records it was asked to forget.",
-    "certified": "The report calls this model certified. No method of this software earns that word.",
-    "not_distinguished": "The tests cannot distinguish the records that this model was asked to forget from records "
-    "that no model saw.",
-    "not_forgotten": "This model still knows the records it was asked to forget.",
-    "over_forgotten": "This model treats the records it was asked to forget worse than records it never saw, which "
-    "gives them away.",
-    "undecided": "The tests could not decide whether this model has forgotten the records it was asked to forget.",
-}
 
 # Chen et al., CCS 2021, attack both versions of a model that was retrained; Du et al., ICML 2025, both versions of a
 # language model (TULA), and there recover texts as well.
@@ -70,6 +60,7 @@ def shared_values(report: UnlearningReport, places: Mapping[str, Any] | None = N
     """
     return {
         "report": report,
+        "says": VERDICTS[report.verdict.word],
         "facts": TASKS[report.task],
         "ours": ours(report),
         "arms": {arm: title for arm, title in ARM_NAMES.items() if arm in report.arms},
@@ -82,7 +73,7 @@ def shared_values(report: UnlearningReport, places: Mapping[str, Any] | None = N
         "recalls": recall_rows(report),
         "notes": notes(report),
         "margin": margin(report),
-        "beside": beside_verdict(report),
+        "beside": beside_verdict(report.verdict),
         "attempts": attempt_words(report.attempts),
         "before_and_after": BEFORE_AND_AFTER,
     }
@@ -158,6 +149,25 @@ def evidence_rows(report: UnlearningReport) -> Rows:
     for label, written in generation_rows(report):
         rows.append((label, dict(written)))
     return rows
+
+
+def generation_rows(report: UnlearningReport) -> list[tuple[str, dict[str, Estimate]]]:
+    """What the models write, a row for each number: what it is, and by model how much."""
+    rows: dict[str, dict[str, Estimate]] = {}
+    for name, letter in (("forget", "S"), ("holdout", "H"), ("retained", "L"), ("test", "the test split")):
+        for arm, entry in report.arms.items():
+            if (scores := entry.generation.get(name)) is None:
+                continue
+            of = f"of {scores.records:,} records of {letter}"
+            if scores.rouge_l_recall is not None:
+                rows.setdefault(f"ROUGE-L recall {of}", {})[arm] = scores.rouge_l_recall
+            if TASKS[report.task].two_texts and scores.rouge_l is not None and scores.exact_match is not None:
+                rows.setdefault(f"ROUGE-L {of}", {})[arm] = scores.rouge_l
+                rows.setdefault(f"exact matches {of}", {})[arm] = scores.exact_match
+            rows.setdefault(f"refusals {of}", {})[arm] = scores.refusal_rate
+            for given, share in scores.extracted.items():
+                rows.setdefault(f"written out after {given} tokens, {of}", {})[arm] = share
+    return list(rows.items())
 
 
 def recall_rows(report: UnlearningReport) -> tuple[str, Rows]:

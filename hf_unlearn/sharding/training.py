@@ -21,6 +21,7 @@ from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord, load_record
 from ..publishing.ledger import file_digest
+from ..training.callbacks import show_in_one_line
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
@@ -107,6 +108,7 @@ def _train(training: ShardTraining, number: int, rows: Dataset, folder: Path) ->
     trainer = UnlearningTrainer(
         model, config, rows, peft_config=lora, source=training.base, task=training.sharding.task
     )
+    show_in_one_line(trainer)
     work.mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(work) or False)
     # The fingerprint of some rows tells of the data set that they were taken from.

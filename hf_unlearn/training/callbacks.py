@@ -7,7 +7,9 @@ from types import FrameType
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState, ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+from transformers.utils.logging import is_progress_bar_enabled
 
 from ..evaluation.blind_baseline import BlindBaseline
 from ..evaluation.statistics import CONFIDENCE
@@ -30,9 +32,15 @@ class LossInBar(ProgressCallback):
 
 
 def show_in_one_line(trainer: Trainer) -> None:
-    """Let a trainer tell its progress in one live line; with ``disable_tqdm`` it writes lines as before."""
-    if not trainer.args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
+    """Let a trainer tell its progress in one live line; with ``disable_tqdm`` it writes lines as before.
+
+    Where progress bars of transformers are switched off, it tells nothing.
+    """
+    if not is_progress_bar_enabled():
+        for shown in (ProgressCallback, DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+            trainer.remove_callback(shown)
+    elif not trainer.args.disable_tqdm:
+        trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
         trainer.add_callback(LossInBar)
 
 

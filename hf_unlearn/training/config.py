@@ -17,7 +17,7 @@ from ..evaluation.verdict import LARGEST_MARGIN
 from ..methods.method import ADAPTER_RATE, Method
 from ..methods.retained_methods import HOT_FACTOR
 from ..methods.starts import checkpoint
-from ..methods.table import CHOICES, METHODS, STARTS, find_method
+from ..methods.table import CHOICES, METHODS, NAMES, STARTS, find_method, register
 
 LEARNING_RATE = 5e-5
 DEFAULTS = {"lr_scheduler_type": "linear", "num_train_epochs": 3.0, "weight_decay": 0.0, "warmup_steps": 0}
@@ -43,8 +43,9 @@ def _options() -> str:
 class UnlearningConfig(TrainingArguments):
     """Settings of :class:`~hf_unlearn.UnlearningTrainer`: those of transformers' ``TrainingArguments`` and its own.
 
-    Each setting is explained in the ``help`` of its field, which `--help all` shows. The trainer takes a
-    ``method`` of ``METHODS``, or ``"auto"``; only ``hf-unlearn run`` takes ``"dial"``.
+    Each setting is explained in the ``help`` of its field, which ``--help all`` shows. The trainer takes a ``method``
+    of ``METHODS``, a :class:`~hf_unlearn.methods.Method` of your own, or ``"auto"``; only ``hf-unlearn run`` takes
+    ``"dial"``.
     Making the settings also checks how the processes were launched, so that a wrong launch fails early.
 
     NOTE: these defaults differ from the parent's: ``learning_rate`` is None, which mostly becomes the parent's 5e-5,
@@ -65,7 +66,7 @@ class UnlearningConfig(TrainingArguments):
         metadata={
             "help": f"How to unlearn: {', '.join(METHODS)}. fine_tune is the baseline, which mostly forgets little. "
             f"Or let it be chosen: {'; '.join(f'{name}: {what}' for name, what in CHOICES.items())}.",
-            "choices": [*METHODS, *CHOICES],
+            "choices": NAMES,
         },
     )
     alpha: float | None = field(default=None, metadata={"help": f"The strength of the method: {_strengths()}."})
@@ -300,6 +301,8 @@ class UnlearningConfig(TrainingArguments):
                 "push_to_hub=True would publish before the verdict is known; publish after it with "
                 "trainer.push_to_hub(), `hf-unlearn run --push` or `hf-unlearn push`."
             )
+        if isinstance(self.method, Method):
+            self.method = register(self.method).name
         names = [one.name for one in fields(self) if one.init and vars(self)[one.name] != _default(one)]
         self.given = {name: vars(self)[name] for name in names}
         self._check_choice()

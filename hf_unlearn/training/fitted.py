@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..methods.method import DEFAULT_BUDGET
-from ..methods.table import METHODS
+from ..methods.table import find_method
 from ..models.training_record import TrainingRecord
 from .useful import MARKS, WARMUP
 
@@ -89,7 +89,7 @@ def inherited_settings(record: TrainingRecord | None, values: Mapping[str, Any])
     if record is None:
         return {}
     name = values.get("method", "auto")
-    method = METHODS[INHERITED_AS.get(name, name)]
+    method = find_method(INHERITED_AS.get(name, name))
     given = {*values, *method.settings}
     inherited = {name: value for name, value in record.settings.items() if name not in given}
     if not method.uses_forget:

@@ -20,7 +20,6 @@ from ..evaluation.measured_sets import JUDGED, EvidenceSets, grouped
 from ..evaluation.report import Road, SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.scoring import preserved_rng
-from ..evaluation.wording import usefulness_words
 from ..files import save_json
 from ..methods.table import CHOICES, find_method, trains_on_forget
 from ..models.classes import class_names_of
@@ -52,7 +51,7 @@ from .retrained_model import Retraining
 from .saving import save_whole
 from .trained_weights import check_saved, fit_rate, trained_weights
 from .trainer_data import check_tokens_of, guarded_collator, trainer_data, with_one_padding
-from .trainer_report import trainer_report
+from .trainer_report import trainer_report, usefulness_words
 
 # Enough records for the curve during training; the report uses all of them.
 MEASURED_RECORDS = 500

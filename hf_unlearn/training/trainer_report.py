@@ -11,6 +11,7 @@ from ..data.split import ForgetRows, SplitAudit
 from ..evaluation.assemble import Judging, assemble_report, model_entry
 from ..evaluation.measured_sets import EvidenceSets
 from ..evaluation.report import CurvePoint, MeasuredWeights, MethodEntry, SetName, UnlearningReport
+from ..evaluation.utility.comparison import NAMES
 from ..evaluation.verdict import BaseIsClean, Provenance
 from ..models.classes import class_names_of
 from ..models.loading import plain_model
@@ -172,3 +173,23 @@ def _method_entry(trainer: MethodTrainer, stopping: StopWhenForgotten) -> Method
         classes=classes,
         repeated=trainer.repeated if trainer.mixed is not None else 0,
     )
+
+
+def usefulness_words(method: MethodEntry) -> str:
+    """Why a training that watched its usefulness ended, in a sentence; empty for another."""
+    curve = method.usefulness
+    if curve is None:
+        return ""
+    if not curve or not curve[-1].flattened:
+        return "Its usefulness had not flattened at any mark, so it trained as long as it might."
+    last, before = curve[-1], curve[-2]
+    assert last.gain is not None
+    assert last.gain_of is not None
+    part = last.gain_of in ("gain", "loss")
+    what = "of what had been learned" if part else f"in {NAMES[last.gain_of]}"
+    most = f"{100 * last.gain.high:.1f} % {what}" if part else f"{last.gain.high:.2f} {what}"
+    start, end = (f"{100 * point.share:.0f}" for point in (before, last))
+    found = f"From {start} to {end} % of the original's epochs it gained at most {most}."
+    if last.left:
+        found = f"At {end} % of the original's epochs at most {most} was left to gain."
+    return f"{found} That is within the margin, so the training ended."

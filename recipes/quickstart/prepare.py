@@ -54,9 +54,12 @@ TEST_SHARE = 0.15
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write")
-    folder = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare(parser.parse_args().folder)
 
+
+def prepare(folder: Path) -> None:
+    """Write the data set, the files of ids and the base model into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     fake = Faker("en_GB")
     Faker.seed(SEED)
     draw = random.Random(SEED)

@@ -421,12 +421,12 @@ def test_what_a_start_needs_is_asked_for_before_the_model_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_method_in_the_guide_works(lm_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_method_in_the_guide_works(lm_original: Path, tmp_path: Path) -> None:
     guide = Path(__file__).parents[2] / "recipes" / "guides" / "adding_a_method.md"
     told = guide.read_text(encoding="utf-8").split("```python")[1].split("```")[0]
     names: dict[str, Any] = {}
     exec(told, names)
-    monkeypatch.setitem(METHODS, "unlikelihood", names["METHOD"])
+    assert METHODS["unlikelihood"] is names["METHOD"]
     model = AutoModelForCausalLM.from_pretrained(lm_original, attention_dropout=0.0)
     run = trainer(tmp_path, model, method="unlikelihood", **{**QUICK, "learning_rate": 0.0}, logging_steps=1)
     batch = next(iter(run.get_train_dataloader()))

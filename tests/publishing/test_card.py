@@ -29,6 +29,7 @@ from hf_unlearn.evaluation.report import (
 from hf_unlearn.evaluation.statistics import Estimate
 from hf_unlearn.evaluation.utility.comparison import Utility
 from hf_unlearn.evaluation.verdict import Verdict
+from hf_unlearn.evaluation.wording import VERDICTS
 from hf_unlearn.models.tasks import TASKS
 from hf_unlearn.models.training_record import DataSource
 from hf_unlearn.publishing.card import Published, render_card, rendered_card
@@ -185,7 +186,7 @@ def test_it_says_what_an_epoch_had_twice() -> None:
 
 
 def test_the_whole_card() -> None:
-    # To renew it after a wanted change: python -m tests.test_card
+    # To renew it after a wanted change: python -m tests.publishing.test_card
     assert render_card(example_report(), "router-unlearned") == GOLDEN.read_text(encoding="utf-8")
 
 
@@ -276,6 +277,48 @@ def test_lost_utility_stands_above_everything_that_could_please(word: str) -> No
         card = render_card(replace(example_report(), utility=replace(lost, word=word_of_utility)), "name")
         assert "does its task worse" not in card
         assert f"Verdict: **not_distinguished** (margin ±0.10 in AUC). Utility: **{word_of_utility}**." in card
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=range(len(REPORTS)))
+def test_the_first_screen_has_verdict_meaning_utility_price_and_the_way_to_load_it(report: UnlearningReport) -> None:
+    kept = Utility("test", "original", "accuracy", Estimate(0.01, -0.01, 0.03, 40), 0.05, "kept")
+    compared = "original" in report.arms
+    card = render_card(replace(report, utility=kept if compared else None), "name")
+    first, _ = card.split("---\n", 2)[2].split("\n## ", 1)
+    assert report.verdict.word in first
+    assert VERDICTS[report.verdict.word] in first
+    assert ("- Utility: On the test split accuracy is lower by 0.01" in first) == compared
+    assert ("- Price: 25 % of retraining, 40 % with the measuring." in first) == (report.cost is not None)
+    assert "```python" in first
+    assert "|" not in first.replace("\\|", "")
+    assert len(first.strip().splitlines()) <= 30
+    assert card.count("```python") == 1
+    if report.cost is not None:
+        unknown = replace(report.cost, retraining_flops=None, training_ratio=None, total_ratio=None)
+        told = render_card(replace(report, cost=unknown), "name")
+        assert "- Price: 2.1e+12 FLOPs; what retraining costs is unknown." in told
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("task", ["text-generation", "text-classification"])
+def test_the_way_to_load_it_knows_adapter_and_chat_template(task: Any, adapter: bool, tmp_path: Path) -> None:
+    report = example_report(task)
+    if adapter:
+        report = as_adapter(report, report.original)
+
+    def snippet() -> str:
+        code = rendered_card(tmp_path, report).split("```python\n")[1].split("```")[0]
+        compile(code, "card", "exec")
+        return code
+
+    plain = snippet()
+    assert ("AutoPeftModelFor" in plain) == adapter
+    assert ("AutoTokenizer.from_pretrained" in plain) == adapter
+    (tmp_path / "chat_template.jinja").touch()
+    chats = snippet()
+    assert ('"role": "user"' in chats) == (task == "text-generation")
+    assert ("apply_chat_template" in chats) == (task == "text-generation" and adapter)
+    assert '"role"' not in plain
 
 
 def test_only_pictures_that_are_there_are_shown(tmp_path: Path) -> None:

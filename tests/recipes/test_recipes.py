@@ -1,7 +1,9 @@
 """Recipes do not rot: each is parsed, run for two steps on a tiny model, and its numbers are those in git."""
 
+import ast
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,43 @@ def run_two_steps(recipe: dict[str, Any], model: Path, folder: Path, capsys: pyt
     assert report.method.steps == 2
     assert report.audit is not None
     assert (report.audit.forget_rows, report.audit.holdout_rows) == (4, 4)
+
+
+NOTEBOOKS = sorted((ROOT / "recipes").rglob("*.ipynb"))
+
+
+def code_cells(path: Path) -> list[ast.Module]:
+    """What a notebook runs, a cell each; it is stored without what it showed."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["metadata"]["language_info"]["name"]) == (4, "python")
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    return [ast.parse("".join(cell["source"]), f"cell {number}") for number, cell in enumerate(cells)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_every_notebook_runs_and_shows_its_results(
+    path: Path, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(path.parent, tmp_path / "here", ignore=shutil.ignore_patterns("build"))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in code_cells(path):
+        last = ast.Expression(cell.body.pop().value) if isinstance(cell.body[-1], ast.Expr) else None
+        exec(compile(cell, path.name, "exec"), names)
+        if last is not None:
+            value = eval(compile(last, path.name, "eval"), names)
+            shown.append(value._repr_html_() if "_repr_html_" in dir(value) else repr(value))
+    assert [text for text in shown if "base: exact" in text and "<table>" in text]
+    assert [text for text in shown if "fine_tune: " in text and "membership AUC of S" in text]
+    assert [text for text in shown if "rows to forget (S)" in text]
+    assert shown[-1] == "'delivery'"
+    out, err = capfd.readouterr()
+    assert [line for line in out.splitlines() if not line.startswith("Wrote ")] == []
+    assert err == ""
 
 
 @pytest.mark.slow

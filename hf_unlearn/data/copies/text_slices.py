@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm.auto import tqdm
+from transformers.utils.logging import tqdm
 
 from ..arrow_tables import AnyDataset, read_tables
 from .exact import normalised_text
