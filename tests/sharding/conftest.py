@@ -47,6 +47,13 @@ def sharding_of(folder: Path) -> Sharding:
     return found
 
 
+def write_key(path: Path, key: str) -> Path:
+    """Write a key that nobody else can read."""
+    path.touch(mode=0o600)
+    path.write_text(key)
+    return path
+
+
 def adapters(folder: Path) -> dict[str, bytes]:
     """The files that make each adapter, by name."""
     return {
@@ -109,9 +116,7 @@ def ticket_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "digest.key"
-    path.write_text(KEY)
-    return path
+    return write_key(tmp_path_factory.mktemp("key") / "digest.key", KEY)
 
 
 @pytest.fixture(scope="session")

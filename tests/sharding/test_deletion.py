@@ -31,6 +31,7 @@ from .conftest import (
     sharding_of,
     shards_of,
     ticket_rows,
+    write_key,
 )
 
 Train = Callable[..., Path]
@@ -260,8 +261,7 @@ def test_twenty_deletions_in_a_row_that_are_killed_end_where_a_training_without_
 def test_what_does_not_fit_is_said_before_anything_is_written(
     sharded: Path, lm_base: Path, delete: Delete, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other.key"
-    other.write_text("ab" * 32)
+    other = write_key(tmp_path / "other.key", "ab" * 32)
     for settings, words in (
         ({"digest_key_file": str(other)}, "not the key that the owners were dealt by"),
         ({"digest_key_file": None}, "name that one with --digest_key_file"),

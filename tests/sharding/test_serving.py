@@ -25,7 +25,17 @@ from hf_unlearn.sharding.layout import WEIGHTS
 from hf_unlearn.sharding.serving import ShardedModel
 
 from ..conftest import tagged_rows
-from .conftest import CLASSIFIER, OWNERS, RARE_OWNER, RARE_SHARD, question_rows, sharding_of, shards_of, ticket_rows
+from .conftest import (
+    CLASSIFIER,
+    OWNERS,
+    RARE_OWNER,
+    RARE_SHARD,
+    question_rows,
+    sharding_of,
+    shards_of,
+    ticket_rows,
+    write_key,
+)
 
 QUESTIONS = [row["prompt"] for row in question_rows()[:6]]
 
@@ -68,8 +78,7 @@ def test_who_is_unknown_or_deleted_gets_the_base_and_never_a_neighbour(
     assert model.shards_of(OWNERS) == [*shards_of().values()]
     without_key = load_sharded(str(sharded))
     assert without_key.shards_of(OWNERS) == [None] * len(OWNERS)
-    other = tmp_path / "other.key"
-    other.write_text("ab" * 32)
+    other = write_key(tmp_path / "other.key", "ab" * 32)
     with pytest.raises(InputError, match="not the key that the owners were dealt by"):
         load_sharded(str(sharded), digest_key_file=str(other))
 

@@ -12,7 +12,6 @@ The numbers are OUTPUT/latency.json.
 import argparse
 import gc
 import json
-import secrets
 import statistics
 import time
 from collections.abc import Callable
@@ -113,8 +112,6 @@ def main() -> None:
     args = flags.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     key_file, data, folder = (args.output / name for name in ("digest.key", "data.jsonl", "sharded"))
-    if not key_file.is_file():
-        key_file.write_text(secrets.token_hex(32), encoding="utf-8")
     owners = one_owner_each(key_file)
     rows = [{"owner": owner, "text": f"A text of {owner}."} for owner in owners]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
