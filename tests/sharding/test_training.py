@@ -95,8 +95,10 @@ def test_no_kind_of_rows_reaches_another_adapter_by_any_way(
     settings: dict[str, Any], train_shards: Train, tmp_path: Path
 ) -> None:
     plain = train_shards(tmp_path / "plain", question_rows(), **settings)
+    # One owner alone, with fewer records than a batch, is the fourth shard: not every poison moves it.
+    assert sorted(shards_of().values()).count(3) == 1
     for poison in POISONS:
-        for shard in range(4):
+        for shard in range(3):
             folder = tmp_path / f"{poison} {shard}"
             assert moved_by(poison, shard, plain, train_shards, folder, **settings) == {f"{shard:04d}"}
 
