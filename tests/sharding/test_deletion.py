@@ -346,6 +346,7 @@ def test_the_auditor_s_page_tells_of_a_sharded_model(sharded: Path, delete: Dele
     assert FIRST not in text
 
 
+@pytest.mark.slow
 def test_an_erasure_takes_the_old_adapter_and_leaves_those_that_nothing_touched(
     owner: HfApi, lm_base: Path, train_shards: Train, delete: Delete, key_file: Path, tmp_path: Path
 ) -> None:
