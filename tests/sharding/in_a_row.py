@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ..conftest import dot
 from ..support.killed import end, start
 
-KILLED = 0.6  # of the starts
+KILLED = 0.5  # of the starts
 
 
 def delete(out: Path, command: list[str], draw: random.Random, usual: float) -> int:
