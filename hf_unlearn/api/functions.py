@@ -51,7 +51,10 @@ class Trained:
         if load_sharding(source) is not None:
             return load_sharded(source.name, digest_key_file=self.settings.get("digest_key_file"))
         given = {name: value for name, value in self.settings.items() if value is not None}
-        return load_any(source, self.task, **loading_of(given))
+        loaded = load_any(source, self.task, **loading_of(given))
+        # An adapter comes ready to be trained.
+        loaded.eval()
+        return loaded
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import HfApi
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -142,10 +143,12 @@ def test_train_and_evaluate(
     (tmp_path / "held_out.txt").write_text("\n".join(HELD_OUT))
     (tmp_path / "ids.txt").write_text("\n".join(FORGET))
     ids = {"forget_id_column": "id", "holdout": tmp_path / "held_out.txt"}
-    trained = hf_unlearn.train(lm_base, secrets_file, **ids, output_dir=tmp_path / "original", max_steps=1, seed=3)
+    settings = {"output_dir": tmp_path / "original", "max_steps": 1, "seed": 3, "use_peft": True}
+    trained = hf_unlearn.train(lm_base, secrets_file, **ids, **settings)
     assert trained.record is not None
     assert (trained.record.dataset.rows, trained.record.steps) == (50, 1)
-    assert trained.model.config.model_type == "llama"
+    assert isinstance(trained.model, PeftModel)
+    assert not trained.model.training
     assert len(trained.tokenizer) > 300
     ids["forget"] = tmp_path / "ids.txt"
     data = load_dataset("json", data_files=str(secrets_file), split="train")
