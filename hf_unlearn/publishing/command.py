@@ -21,8 +21,11 @@ STANDS_FOR = {
     "forget_requests": ("requests", "the folder with the files of ids to forget"),
     "forget_dataset": ("records", "the data set of the records to forget"),
     "holdout_ids": ("held_out_ids", "the file of the ids that were held out"),
-    "forget_values": ("VALUE", "a value to forget; give one column=value for each"),
-    "holdout_values": ("VALUE", "a value that was held out; give one column=value for each"),
+    "forget_values": ("values.txt", "the file of the values to forget, a line column=value for each"),
+    "holdout_values": (
+        "held_out_values.txt",
+        "the file of the values that were held out, a line column=value for each",
+    ),
     "forget_rows": ("ROWS", "the numbers of the rows to forget"),
     "holdout_rows": ("HELD_OUT_ROWS", "the numbers of the rows that were held out"),
 }
@@ -73,7 +76,7 @@ def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 def _stand_in(name: str, value: Any) -> Any:
     word, _ = STANDS_FOR[name]
     if name.endswith("_values"):
-        return [f"{column}={word}" for column in dict.fromkeys(str(pair).partition("=")[0] for pair in value)]
+        return list(dict.fromkeys(str(pair).partition("=")[0] for pair in value))
     suffix = Path(value).suffix if isinstance(value, str | Path) and Path(value).is_file() else ""
     return word + suffix
 
@@ -102,11 +105,10 @@ def repeating_command(report: UnlearningReport, places: Mapping[str, Any] | None
     """
     flags = _given_flags(report, places or {}) if report.given else _recorded_flags(report)
     fill_in: dict[str, str] = {}
-    for name, (word, meaning) in STANDS_FOR.items():
+    for name, (_, meaning) in STANDS_FOR.items():
         if name in flags:
-            # Values stand behind their column.
-            shown = word if name.endswith("_values") else str(flags[name])
-            fill_in[shown] = f"{fill_in[shown]}, or {meaning}" if shown in fill_in else meaning
+            columns = ", ".join(report.given[name]) if name.endswith("_values") else ""
+            fill_in[str(flags[name]).removeprefix("@")] = f"{meaning} (of {columns})" if columns else meaning
     if not report.given and report.shards is None:
         fill_in |= _unknown_parts(report)
     processes = report.hardware.get("processes", "1")
@@ -121,6 +123,8 @@ def _given_flags(report: UnlearningReport, places: Mapping[str, Any]) -> dict[st
     flags: dict[str, Any] = {
         name: value if name in STANDS_FOR else places.get(name, value) for name, value in report.given.items()
     }
+    # All users of a machine can read the words of a command line, so values stand in a file.
+    flags |= {name: f"@{word}" for name, (word, _) in STANDS_FOR.items() if name in flags and name.endswith("_values")}
     if report.original is not None and report.original.on_hub:
         flags["model_revision"] = report.original.revision
     if report.dataset.revision is not None:

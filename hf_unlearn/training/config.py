@@ -333,16 +333,14 @@ class UnlearningConfig(TrainingArguments):
         _require(self.budget is None or self.budget > 0, "budget", self.budget, "above 0, such as 0.25")
         layers = self.train_last_layers
         _require(layers is None or layers >= 1, "train_last_layers", layers, "1 or more")
-        _require(
-            0 < self.auc_margin <= LARGEST_MARGIN,
-            "auc_margin",
-            self.auc_margin,
-            f"above 0 and at most {LARGEST_MARGIN}",
-        )
+        margins = f"above 0 and at most {LARGEST_MARGIN}"
+        _require(0 < self.auc_margin <= LARGEST_MARGIN, "auc_margin", self.auc_margin, margins)
         _require(0 < self.utility_margin < 1, "utility_margin", self.utility_margin, "between 0 and 1")
         _require(0 < self.mlm_probability < 1, "mlm_probability", self.mlm_probability, "between 0 and 1")
         _require(self.measure_steps >= 0, "measure_steps", self.measure_steps, "0 or more")
         _require(self.generate_records >= 0, "generate_records", self.generate_records, "0 or more")
+        parts = self.optim_args.split(",") if self.optim_args else []
+        _require(all(part.count("=") == 1 for part in parts), "optim_args", self.optim_args, "name=value,name=value")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
         if self.stop_when_forgotten and self.measure_steps == 0:
             raise InputError("stop_when_forgotten needs measurements; set measure_steps, such as 0.1.")

@@ -65,6 +65,7 @@ KINDS = {
     "a place too long for a file": ["audit", "x" * 5000],
     "no file of settings": ["run", *WHERE, "--forget_rows", "1", "--accelerator_config", "cuda:7"],
     "an empty mapping": ["run", *WHERE, "--forget_rows", "1", "--lr_scheduler_kwargs="],
+    "options of no value": ["train", *WHERE, "--max_steps", "1", "--optim_args=nulls.parquet"],
     "a folder without data": ["split", "--dataset_name", "data.jsonl", "--forget_dataset", "folder"],
     "other columns held out": [
         "split", "--dataset_name", "data.jsonl", "--forget_rows", "1", "--holdout_dataset", "pairs.jsonl"

@@ -71,8 +71,8 @@ def language_model_with_values(place: Path) -> tuple[dict[str, Any], dict[str, s
         "near_duplicates": "ignore",
     }  # fmt: skip
     return settings, {
-        "--forget_values group=VALUE": "--forget_values group=g1",
-        "--holdout_values group=VALUE": "--holdout_values group=g2",
+        "@values.txt": "@" + lines(place / "forget.txt", ["group=g1"]),
+        "@held_out_values.txt": "@" + lines(place / "held_out.txt", ["group=g2"]),
     }
 
 
@@ -169,11 +169,12 @@ def test_nothing_in_it_names_a_record_and_no_folder_is_published(tmp_path: Path)
     text = "\n".join(command.lines)
     for private in ("jane", "Jane", "Joe", "Rome", "17", "Ann", "secret", "acme/new", str(tmp_path), "key"):
         assert private not in text, private
-    assert "--forget_values author=VALUE city=VALUE" in command.lines
+    assert "--forget_values @values.txt" in command.lines
+    assert command.fill_in["values.txt"].endswith("column=value for each (of author, city)")
     assert "--prompt_template $'a\\n\\'b\\''" in command.lines
     assert """--lr_scheduler_kwargs '{"num_cycles": 2}'""" in command.lines
     assert "--learning_rate 1e-05" in command.lines
-    assert list(command.fill_in) == ["ids.txt", "VALUE", "ROWS"]
+    assert list(command.fill_in) == ["ids.txt", "values.txt", "held_out_values.txt", "ROWS"]
     assert "--model_name_or_path model" in command.lines
     places = repeating_command(report, {"model_name_or_path": str(tmp_path / "model"), "forget_ids": str(tmp_path)})
     assert f"--model_name_or_path {tmp_path / 'model'}" in places.lines
