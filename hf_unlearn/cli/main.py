@@ -23,7 +23,7 @@ from .flags import parse
 UNFORESEEN = 70
 
 NEWCOMER = """\
-The shortest run, for a customer who asks to be forgotten:
+`hf-unlearn init` asks for a model, data and ids, and writes a recipe. The shortest run without one:
 
   hf-unlearn run --model_name_or_path acme/router --dataset_name acme/messages \\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attacking import attack as attack
     from .evaluating import evaluate as evaluate
+    from .helping.guarding import guard as guard
     from .preparation import split as split
     from .reference_models import references as references
     from .training_runs import train as train
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "attack": "attacking",
     "evaluate": "evaluating",
+    "guard": "helping.guarding",
     "references": "reference_models",
     "run": "unlearning",
     "split": "preparation",

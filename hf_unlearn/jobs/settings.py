@@ -340,7 +340,8 @@ _READ = {
     "train": _RECORDS | _TRAINING | {"train_last_layers", "merge_adapter", "stop_when_useful"},
     "split": _RECORDS | _MACHINE | {"auc_margin", "gradient_norm_attack", "paraphrase_column", "stop_when_forgotten"}
     | {"method", "corrected_label_column"},
-    "alternates": _RECORDS | _MACHINE | {"alternates_file", "bf16", "fp16"},
+    "alternates": _RECORDS | _MACHINE | {"alternates_file", "bf16", "fp16"}
+    | {"base_model_name_or_path", "base_model_revision"},
     "evaluate": _RECORDS | _MACHINE | _MEASURING,
     "attack": _RECORDS | _MACHINE | _MEASURING | {"learning_rate", "per_device_train_batch_size"},
 }  # fmt: skip

@@ -20,6 +20,8 @@ STANDS_FOR = {
     "forget_ids": ("ids", "the file of the ids to forget"),
     "forget_requests": ("requests", "the folder with the files of ids to forget"),
     "forget_dataset": ("records", "the data set of the records to forget"),
+    "forget_mentions": ("mentions", "the file of the names, addresses and numbers to look for"),
+    "mentions_review": ("mentions_review", "the review in which the rows that mention them were confirmed"),
     "holdout_ids": ("held_out_ids", "the file of the ids that were held out"),
     "forget_values": ("values.txt", "the file of the values to forget, a line column=value for each"),
     "holdout_values": (

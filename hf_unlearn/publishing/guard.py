@@ -4,9 +4,10 @@ The ledger has keyed digests of ids and of whole rows, and no texts. So copies a
 that the new data has itself, or that the data set has which they were forgotten from.
 """
 
+import hmac
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +16,13 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 
 from ..data.arrow_tables import listed, read_tables
-from ..data.canonical import NUMBER, is_number, kind_of, number_text
+from ..data.canonical import NUMBER, is_number, number_text
 from ..data.canonical import texts_of as texts_of_values
 from ..data.copies.exact import normalised_text, text_columns, texts_of
 from ..data.copies.near import find_near_copies
 from ..data.request.digest_selector import Digested, DigestMatcher
-from ..data.request.digests import ForgottenDigests
+from ..data.request.digests import ForgottenDigests, plain_kinds
+from ..data.request.records import value_text
 from ..errors import InputError
 from .ledger import Ledger
 from .ledger_of_model import forgotten_before
@@ -115,7 +117,8 @@ class Guard:
                 matcher = matcher or GuardMatcher(part, kinds, dataset.features)
                 found = matcher.mask(table, start)
                 matcher.count(table, found, start)
-                mask[start : start + table.num_rows] |= found
+                # What the type of then would have made one of the ids may be one.
+                mask[start : start + table.num_rows] |= found | matcher.alike[-1]
             if matcher is not None:
                 matcher.require_sure()
         return mask
@@ -131,7 +134,6 @@ class GuardMatcher(DigestMatcher):
 
     def __init__(self, wanted: Digested, types: list[pa.DataType], features: Features):
         super().__init__(wanted, types, features)
-        self.kinds = [kind_of(kind, features.get(name)) for kind, name in zip(types, wanted.names, strict=True)]
         # By column, whether it holds nothing but whole numbers that all types of numbers tell apart.
         self.exact = dict.fromkeys(wanted.names, True)
 
@@ -147,7 +149,7 @@ class GuardMatcher(DigestMatcher):
         """Raise InputError where a forgotten record may be there in a form that it cannot have been recognised in."""
         for part in self.wanted.parts:
             found = sum(bool(self.hits[self.positions[digest]]) for digest in part.digests)
-            for name, then, now in zip(self.wanted.names, part.types or [], self.kinds, strict=False):
+            for name, then, now in zip(self.wanted.names, plain_kinds(part.types or []), self.kinds, strict=False):
                 if found < len(part.digests) and not _same_texts(part, then, now, exact=self.exact[name]):
                     raise InputError(
                         f"The column {listed([name])} held {then} when {len(part.digests):,} records were forgotten, "
@@ -155,14 +157,21 @@ class GuardMatcher(DigestMatcher):
                         "form; give the column the type that it had."
                     )
 
-    def _forms(self, text: str) -> list[str]:
-        forms = super()._forms(text)
+    def known(self, texts: Sequence[str]) -> dict[str, list[str]]:
         if self.wanted.whole_rows:
-            return forms
-        name, _, value = text.partition("\x1f")
+            return super().known(texts)
+        wanted = {bytes.fromhex(digest): digest for digest in self.wanted.digests}
         held = {kind for part in self.wanted.parts for kind in part.types or []}
         padded = "string" in held and is_number(self.kinds[0])
-        return list(dict.fromkeys([*forms, *(f"{name}\x1f{form}" for form in forms_of(value, padded))]))
+        found: dict[str, list[str]] = {}
+        start = value_text(self.wanted.names[0], "")
+        for text in texts:
+            forms = [start + form for form in forms_of(text[len(start) :], padded)]
+            for form in dict.fromkeys([*self._forms(text), *forms]) if self.wanted.old else forms:
+                digest = hmac.digest(self.wanted.key, form.encode(), "sha256")
+                if digest in wanted:
+                    found.setdefault(text, []).append(wanted[digest])
+        return found
 
 
 def forms_of(value: str, padded: bool = False) -> list[str]:
@@ -170,8 +179,10 @@ def forms_of(value: str, padded: bool = False) -> list[str]:
     forms = [value]
     if PLAIN.fullmatch(value):
         return forms + ([value.zfill(size) for size in range(len(value) + 1, LONGEST_PADDED + 1)] if padded else [])
-    bare = unicodedata.normalize("NFKC", value).strip()
+    bare = value.strip() if value.isascii() else unicodedata.normalize("NFKC", value).strip()
     forms += [bare, bare.lower(), bare.upper(), bare.capitalize()]
+    if bare[:1] not in "+-.0123456789":
+        return list(dict.fromkeys(forms))
     for number in (bare, bare.lstrip("0+") or "0"):
         if NUMBER.fullmatch(number):
             # A number of single or half precision that was widened since.

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from datasets import Dataset, load_dataset
 
-from hf_unlearn import UnlearningReport
+from hf_unlearn import InputError, UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.data.holdout import choose_holdout
+from hf_unlearn.jobs.helping.recipe_writing import _layout
 
 WORDS = (
     "river", "stone", "cloud", "paper", "garden", "window", "bridge", "copper", "velvet", "harbour", "lantern",
@@ -181,3 +182,31 @@ def test_without_an_unseen_record_none_is_held_out() -> None:
     others = data.map(lambda row: {"text": f"other {row['text']}"})
     assert choose_holdout(others, data, np.array([0]), group="writer", **seen) is None  # type: ignore[arg-type]
     assert choose_holdout(others, data, np.array([0]), group=None, **seen) is not None  # type: ignore[arg-type]
+
+
+GUESSED: dict[str, tuple[dict[str, list[Any]], dict[str, str]]] = {
+    "usual names": ({"text": ["a b", "c d"], "label": [0, 1], "who": ["x", "y"], "title": ["a", "b"]}, {}),
+    "other names": (
+        {"body": ["a long text", "another long text"], "title": ["a", "b"], "desk": ["s", "t"], "who": ["x", "y"]},
+        {"text_field": "body", "label_field": "desk"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GUESSED)
+def test_the_columns_of_text_and_class_are_found_where_that_is_clear(case: str) -> None:
+    columns, found = GUESSED[case]
+    rows = Dataset.from_dict({name: values * 60 for name, values in columns.items()})
+    # Of many values, and so no classes.
+    rows = rows.remove_columns("title").add_column("title", [f"title {i}" for i in range(120)])
+    given = dict.fromkeys(("dataset_text_field", "dataset_label_field"))
+    assert _layout(rows, "text-classification", given, "who") == found
+    named = {"dataset_text_field": "title", "dataset_label_field": "who"}
+    assert _layout(rows, "text-classification", named, "id") == {"text_field": "title", "label_field": "who"}
+
+
+def test_what_may_be_a_class_is_asked_for_where_several_may() -> None:
+    rows = Dataset.from_dict({"body": ["a text", "b text"] * 9, "desk": ["s", "t"] * 9, "stars": [1, 2] * 9})
+    given = dict.fromkeys(("dataset_text_field", "dataset_label_field"))
+    with pytest.raises(InputError, match="Name it with --dataset_label_field; it may be desk, stars"):
+        _layout(rows, "text-classification", given, "who")

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
 
+from hf_unlearn.jobs.settings import settings_of
+
 from .oddities import (
     ARROW_TYPES,
     COLUMNS,
@@ -95,12 +97,14 @@ class Case:
             return value
 
         values = {name: placed(value) for name, value in self.values.items()}
+        # A recipe serves all commands; a flag has to be one of the command.
+        flags = _flags({name: value for name, value in values.items() if name in settings_of(self.command)})
         if self.recipe is None:
-            return _flags(values)
+            return flags
         path = folder / "recipe.yaml"
         if isinstance(self.recipe, bytes):
             path.write_bytes(self.recipe)
-            return ["--config", str(path), *_flags(values)]
+            return ["--config", str(path), *flags]
         if self.command == "train":
             values = {"original": values}
         path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
