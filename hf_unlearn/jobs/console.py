@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from ..evaluation.wording import (
 )
 from ..publishing.card import new_version
 from ..publishing.sections import BEFORE_AND_AFTER, generation_rows
+from ..training.callbacks import silent
 from ..training.config import UnlearningConfig
 from .prices import Price, Prices
 from .settings import RequestArguments
@@ -83,22 +83,19 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
-_silent: ContextVar[bool] = ContextVar("_silent", default=False)
-
-
 @contextmanager
 def silence() -> Iterator[None]:
     """Let jobs show nothing: neither results nor progress, and of what transformers logs only errors."""
     told, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     bars_of_data = datasets.are_progress_bars_disabled()
-    token = _silent.set(True)
+    token = silent.set(True)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        _silent.reset(token)
+        silent.reset(token)
         transformers_logging.set_verbosity(told)
         with warnings.catch_warnings():
             # The libraries warn where the environment had switched their bars off for good.
@@ -111,7 +108,7 @@ def silence() -> Iterator[None]:
 
 def terminal(*, quiet: bool = False) -> Console:
     """Where results are shown: as wide as the terminal, and not squeezed when they go to a file."""
-    quiet = quiet or _silent.get()
+    quiet = quiet or silent.get()
     shown = Terminal(quiet=quiet, soft_wrap=True)
     return shown if shown.is_terminal else Terminal(quiet=quiet, soft_wrap=True, highlight=False, width=160)
 

@@ -3,17 +3,20 @@
 import signal
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
-from transformers.utils.logging import is_progress_bar_enabled
 
 from ..evaluation.blind_baseline import BlindBaseline
 from ..evaluation.statistics import CONFIDENCE
 from ..evaluation.verdict import Provenance, Scores, decide
+
+# Whether trainings tell nothing of their progress.
+silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 
 class LossInBar(ProgressCallback):
@@ -32,11 +35,8 @@ class LossInBar(ProgressCallback):
 
 
 def show_in_one_line(trainer: Trainer) -> None:
-    """Let a trainer tell its progress in one live line; with ``disable_tqdm`` it writes lines as before.
-
-    Where progress bars of transformers are switched off, it tells nothing.
-    """
-    if not is_progress_bar_enabled():
+    """Let a trainer tell its progress in one live line; ``disable_tqdm`` means lines, and ``silent`` nothing."""
+    if silent.get():
         for shown in (ProgressCallback, DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
             trainer.remove_callback(shown)
     elif not trainer.args.disable_tqdm:

@@ -235,7 +235,7 @@ def test_from_the_original_to_the_card(settings: dict[str, Any], command: Any, t
     assert [text for text in secret if text in seen] == []
     card = (out / "README.md").read_text()
     assert "preferred 30 other answers to 10 of these records. They were written by the original model." in card
-    assert "--alternates_file alternates.jsonl" in card
+    assert f"--alternates_file {path}" in card
     entry = UnlearningReport.load(out / "unlearning_report.json").method.alternates
     assert (entry.texts, entry.records, entry.generator, entry.original) == (30, 10, "original", True)
     assert any(place == path for place, _ in plan_local([], "model", out).staying)
