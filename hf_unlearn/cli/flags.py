@@ -13,6 +13,8 @@ from .commands import COMMANDS, Command
 QUOTING = (
     (r"invalid choice: .* \(choose from (.*)\)$", r"it must be one of \1"),
     (r"invalid choice: .* \(maybe you meant: .*$", r"there is no such choice"),
+    (r"invalid int value: .*", "the value is no whole number"),
+    (r"invalid float value: .*", "the value is no number"),
     (r"invalid (\w+) value: .*", r"the value is no \1"),
     (r"Truthy value expected: .*", "it takes true or false"),
     (r"ignored explicit argument .*", "it takes no value"),

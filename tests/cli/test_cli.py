@@ -77,7 +77,7 @@ def test_every_command_starts_a_job_that_takes_what_its_flags_give() -> None:
             "the commands are run, split, train, alternates, references, evaluate, attack, card, push",
         ),
         (["run", "--lerning_rate", "1"], "there is no flag 'lerning_rate'; did you mean 'learning_rate'?"),
-        (["run", "--learning_rate", "fast"], "Argument --learning_rate/--learning-rate: the value is no float."),
+        (["run", "--learning_rate", "fast"], "Argument --learning_rate/--learning-rate: the value is no number."),
         (["run", "--method", "zzz"], "Argument --method: it must be one of "),
         (["run", "p-017"], "word 1 after the command is no flag."),
         (["run", "--push", "--p-017", "x"], "word 2 after the command is no flag."),
@@ -170,7 +170,7 @@ def test_a_flag_that_may_stand_alone_is_a_yes_or_no_in_yaml(on: bool, recipe: An
         ),
         ("- a", "must be a mapping"),
         ("a: [", "is not YAML"),
-        ("seed: often", "Argument --seed: the value is no int."),
+        ("seed: often", "Argument --seed: the value is no whole number."),
         # YAML's nothing is null; open-unlearning takes this for something that is true.
         ("ddp_find_unused_parameters: None", "it takes true or false"),
         ("seed: 1\nseed: 2", "in line 1: a key stands twice in one mapping"),

@@ -75,7 +75,7 @@ def test_without_a_record_the_cost_is_unknown(tmp_path: Path, capsys: pytest.Cap
     ("flags", "message"),
     [
         ([], "the following arguments are required: --epsilon"),
-        (["--epsilon", "two"], "argument --epsilon: the value is no float"),
+        (["--epsilon", "two"], "argument --epsilon: the value is no number"),
         (["--epsilon", "0"], "epsilon=0.0 is not possible"),
         (["--epsilon", "nan"], "epsilon=nan is not possible"),
         (["--epsilon", "51"], "at most 50"),
