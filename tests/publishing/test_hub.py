@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn import InputError, UnlearningReport, publish
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import REPORT_FILE
-from hf_unlearn.models.location import locate
+from hf_unlearn.models.location import LEDGER_MARK, locate
 from hf_unlearn.publishing.ledger import LEDGER_FILE
 from hf_unlearn.publishing.sections import BEFORE_AND_AFTER
 
@@ -117,6 +117,14 @@ def test_a_model_that_did_not_forget_is_not_published(
     assert body.startswith("> **This model still knows the records it was asked to forget.**")
 
 
+def without_ledger(folder: Path) -> None:
+    """Make a finished run one from before there were ledgers."""
+    (folder / LEDGER_FILE).unlink()
+    config = json.loads((folder / "config.json").read_text())
+    del config[LEDGER_MARK]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def test_a_model_that_lost_its_utility_is_not_published(
     owner: HfApi, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +132,7 @@ def test_a_model_that_lost_its_utility_is_not_published(
     assert report.utility is not None
     lost = replace(report, utility=replace(report.utility, word="lost"), ledger=None)
     lost.save(finished / REPORT_FILE)
-    (finished / LEDGER_FILE).unlink()
+    without_ledger(finished)
     assert main(["card", str(finished)]) == 0
     push = ["push", str(finished), "--hub_model_id", "owner/useless"]
     assert main(push) == 2
@@ -173,7 +181,7 @@ def test_the_model_from_before_beside_it(
     assert report.original is not None
     # As of a run from before there were ledgers, which would not bear this change.
     replace(report, original=replace(report.original, name="owner/open"), ledger=None).save(finished / REPORT_FILE)
-    (finished / LEDGER_FILE).unlink()
+    without_ledger(finished)
     assert main(["card", str(finished)]) == 0
     owner.create_repo("owner/open")
     assert main([*push, "owner/beside-public", "--tell_users_to_move"]) == 0
