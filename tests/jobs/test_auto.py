@@ -61,7 +61,7 @@ def test_the_exact_road_is_taken_where_a_base_is_known(many: dict[str, Any], com
     assert "Chosen: exact" in said
     card = rendered_card(tmp_path / "out", report)
     assert "Kind of unlearning: exact. The base model lm\\_base is known, so it is fine-tuned on the retained" in card
-    assert "--method base" in card
+    assert "--budget 0.25" in card
     assert not (tmp_path / "out" / "trials").exists()
     # no text of S, no id
     for path, text in {**texts_in(tmp_path / "out"), Path("stdout"): said}.items():
@@ -92,7 +92,7 @@ def test_without_a_base_the_road_is_approximate(
     assert re.search(r"--method retrain, for about [\d.]+ minutes", said)
     assert said.index("opens the exact way") < said.index("What it will cost")
     err = refused(settings, recipe, capsys, tmp_path / "no", "--use_peft", "true")
-    assert "No base model is known, and an approximate way moves the weights under the new adapter" in err
+    assert "No base model is known (--base_model_name_or_path names one), and an approximate way moves the" in err
     assert "nobody names" in refused(settings, recipe, capsys, tmp_path / "no", "--base_is_clean", "true")
 
 
