@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import InputError, in_one_line
+
+if TYPE_CHECKING:
+    import yaml
 
 Document = TypeVar("Document")
 
@@ -89,8 +90,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def check_aliases(node: yaml.Node | None) -> None:
+def check_aliases(node: "yaml.Node | None") -> None:
     """Raise yaml.YAMLError for a document that its aliases blow up, as in a chain of ten lists of ten of the next."""
+    # The help needs no other package.
+    import yaml
+
     sizes: dict[int, int] = {}
 
     def size(node: Any) -> int:
