@@ -527,7 +527,14 @@ def test_the_method_goes_before_the_record_and_the_user_before_both(
     assert whole.cost.training_ratio == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("method", ["fine_tune_high_lr", "eu_k", "noise_reset", "l1_sparse", "rewind"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "eu_k",
+        "rewind",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("fine_tune_high_lr", "noise_reset", "l1_sparse")),
+    ],
+)
 def test_the_command_in_the_card_repeats_the_run(
     lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
