@@ -277,7 +277,7 @@ class RecordEncoder:
         for i, row in enumerate(rows):
             try:
                 ENCODINGS[self.format.kind](self, {name: [values[i]] for name, values in batch.items()}, [row])
-            except Exception:
+            except Exception:  # what a tokenizer of other people raises
                 return f"record {row} of the {self.name} set"
         return f"records {rows[0]} to {rows[-1]} of the {self.name} set"
 

@@ -1,5 +1,6 @@
 """A short table with a few sentences around it, as text, Markdown and HTML."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -63,12 +64,12 @@ def _escaped(text: str) -> str:
     return in_one_line(text).translate(SPECIAL)
 
 
-class Shown:
+class Shown(ABC):
     """Shows itself as its short table: printed, as Markdown, and in a notebook."""
 
+    @abstractmethod
     def short_table(self) -> ShortTable:
         """What is shown; it holds no record and no id."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return self.short_table().text()

@@ -173,7 +173,7 @@ def prepare_run(
 ) -> Preparation:
     """Find the model, its record and its base, split the data, and check that all of it fits; shows what it finds.
 
-    ``source`` is the model where it has been found; for ``ask_again`` see
+    ``source`` is the model where it has been found, and is not dealt into shards; for ``ask_again`` see
     :func:`~hf_unlearn.data.split.split_retained`.
 
     Raises:
@@ -183,12 +183,13 @@ def prepare_run(
     model_args, data_args = build(ModelArguments, values), build(DataArguments, values)
     if {"budget", "num_train_epochs"} <= set(values):
         raise InputError("--budget and --num_train_epochs both say how long to train; give one of them.")
-    source = located(model_args) if source is None else source
-    if load_sharding(source) is not None:
-        raise InputError(
-            f"{source.public_name!r} is dealt into shards, and this command takes one model; name one of its "
-            "adapters, such as the folder shards/0000."
-        )
+    if source is None:
+        source = located(model_args)
+        if load_sharding(source) is not None:
+            raise InputError(
+                f"{source.public_name!r} is dealt into shards, and this command takes one model; name one of its "
+                "adapters, such as the folder shards/0000."
+            )
     record, ledger = load_record(source), ledger_of(source) or Ledger()
     inherited = inherited_settings(record, values)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **inherited, **values})

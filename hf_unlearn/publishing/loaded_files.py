@@ -5,22 +5,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..files import write_text, written_whole
 from ..hub_access import hub_errors
-from ..models.location import (
-    INDEX,
-    MODEL_FILES,
-    ModelSource,
-    fetch_files,
-    file_beside,
-    loaded_weights,
-)
-from ..models.location import (
-    LEDGER_MARK as MARK,
-)
+from ..models.location import INDEX, LEDGER_MARK, MODEL_FILES, ModelSource, fetch_files, file_beside, loaded_weights
 from .ledger import file_digest
 
 # People and this package read them; no other loader does.
@@ -55,13 +45,13 @@ def mark(folder: Path) -> None:
     if adapter.is_file():
         with safe_open(adapter, framework="pt") as tensors:
             metadata = tensors.metadata() or {}
-        if MARK not in metadata:
+        if LEDGER_MARK not in metadata:
             with written_whole(adapter) as temporary:
-                save_file(load_file(adapter), temporary, metadata | {MARK: "true"})
+                save_file(load_file(adapter), temporary, metadata | {LEDGER_MARK: "true"})
     elif config.is_file() and not (folder / "sharding.json").is_file():
         values = json.loads(config.read_text(encoding="utf-8"))
-        if MARK not in values:
-            write_text(config, json.dumps(values | {MARK: True}, indent=2, sort_keys=True) + "\n")
+        if LEDGER_MARK not in values:
+            write_text(config, json.dumps(values | {LEDGER_MARK: True}, indent=2, sort_keys=True) + "\n")
 
 
 def marked_in(source: ModelSource) -> str | None:
@@ -79,8 +69,8 @@ def _has_mark(path: Path) -> bool:
     try:
         if path.suffix == ".json":
             values = json.loads(path.read_text(encoding="utf-8"))
-            return isinstance(values, dict) and MARK in values
+            return isinstance(values, dict) and LEDGER_MARK in values
         with safe_open(path, framework="pt") as tensors:
-            return MARK in (tensors.metadata() or {})
-    except Exception:  # a damaged file, of which its reader says more
+            return LEDGER_MARK in (tensors.metadata() or {})
+    except (OSError, ValueError, RecursionError, SafetensorError):  # a damaged file, of which its reader says more
         return False

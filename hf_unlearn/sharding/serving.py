@@ -247,8 +247,10 @@ class ShardedModel:
 
     def _voted(self, shards: Sequence[int | None]) -> tuple[list[int], list[int]]:
         """The rows that all adapters answer, and the others."""
-        votes = [i for i, shard in enumerate(shards) if shard is None and self.sharding.unknown == "vote"]
-        return votes, [i for i in range(len(shards)) if i not in set(votes)]
+        parts: tuple[list[int], list[int]] = ([], [])
+        for i, shard in enumerate(shards):
+            parts[shard is not None or self.sharding.unknown != "vote"].append(i)
+        return parts
 
     @property
     def _voters(self) -> list[Shard]:

@@ -87,7 +87,9 @@ def load_digest_key(path: Path) -> bytes:
         require_file(path)
         if not path.exists():
             _make_key(path)
-        if path.is_file() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        # Windows keeps no such rights, and shows all files as readable by all.
+        shared = sys.platform != "win32" and path.is_file() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
+        if shared:
             # Whoever has it can try all customer numbers on a published ledger.
             raise InputError(f"Others can read the digest key {path}; run `chmod 600 {path}` first.")
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())

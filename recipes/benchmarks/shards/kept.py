@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 
 from hf_unlearn.cli import main as hf_unlearn
 from hf_unlearn.models.loading import load_any, load_tokenizer
@@ -79,7 +80,7 @@ def as_one(folder: Path, sharded: Path) -> ShardedModel:
     sharding = load_sharding(locate(str(sharded)))
     assert sharding is not None
     source = locate(str(folder))
-    model: Any = load_any(source, sharding.task)
-    whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    model = load_any(source, sharding.task)
+    whole: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
     # A vote of the adapters must not answer in its place.
     return ShardedModel(source, replace(sharding, unknown="base"), whole, load_tokenizer([source]), None)
