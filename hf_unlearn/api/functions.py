@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.short_table import ShortTable, Shown
 from ..data.split import RetainedSplit
-from ..evaluation.attack_report import AttackReport
+from ..evaluation.attacks.report import AttackReport
 from ..evaluation.report import UnlearningReport
 from ..jobs.attacking import attack as attack_job
 from ..jobs.evaluating import evaluate as evaluate_job

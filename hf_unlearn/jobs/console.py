@@ -41,7 +41,7 @@ from .settings import RequestArguments
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-    from ..evaluation.attack_report import AttackReport
+    from ..evaluation.attacks.report import AttackReport
     from ..evaluation.references import ReferencesReport
 
 

@@ -15,12 +15,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import InputError
-from ..models.loading import Model, plain_model, quantised_bits
-from .measured_sets import EvidenceSets, first_half, loss_and_auc
-from .report import SetName
-from .scoring import preserved_rng
-from .statistics import Estimate
+from ...errors import InputError
+from ...models.loading import Model, plain_model, quantised_bits
+from ..measured_sets import EvidenceSets, first_half, loss_and_auc
+from ..report import SetName
+from ..scoring import preserved_rng
+from ..statistics import Estimate
 
 Taught = Literal["forget", "retained", "public"]
 

@@ -21,7 +21,7 @@ from hf_unlearn.cli import main
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.measured_sets import EvidenceSets
-from hf_unlearn.evaluation.relearning import (
+from hf_unlearn.evaluation.attacks.relearning import (
     RelearningCurve,
     halfway,
     quantise,

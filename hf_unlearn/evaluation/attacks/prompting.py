@@ -12,16 +12,16 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..data.forms import BEFORE
-from ..errors import InputError
-from ..models.limits import positions
-from ..models.loading import Model, plain_model
-from ..models.tasks import IGNORED
-from .generation import generate, measure
-from .measured_sets import JUDGED, EvidenceSets, first_pieces, loss_and_auc
-from .report import SetName
-from .scoring import score
-from .statistics import Estimate, by_group, mean_loss, share
+from ...data.forms import BEFORE
+from ...errors import InputError
+from ...models.limits import positions
+from ...models.loading import Model, plain_model
+from ...models.tasks import IGNORED
+from ..generation import generate, measure
+from ..measured_sets import JUDGED, EvidenceSets, first_pieces, loss_and_auc
+from ..report import SetName
+from ..scoring import score
+from ..statistics import Estimate, by_group, mean_loss, share
 
 SAMPLED_TOKENS = 64  # written in a sample at most
 GIVEN_TOKENS = 8  # of a text that has no prompt

@@ -7,12 +7,12 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..data.short_table import ShortTable, Shown
-from ..models.tasks import TASKS, Task
-from .plots import save_figure
+from ...data.short_table import ShortTable, Shown
+from ...models.tasks import TASKS, Task
+from ..plots import save_figure
 from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
 from .relearning import QuantisedScore, RelearningCurve, Taught
-from .wording import ARM_NAMES, ARM_STYLES, TAUGHT
+from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT
 
 ATTACKS_FILE = "attacks.json"
 
