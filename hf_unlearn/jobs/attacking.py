@@ -1,6 +1,6 @@
 """``hf-unlearn attack``: attack a model, and the models it is compared with, side by side.
 
-The attacks themselves are in :mod:`~hf_unlearn.evaluation.attacks.relearning` and :mod:`~hf_unlearn.evaluation.attacks.prompting`.
+The attacks themselves are in :mod:`~hf_unlearn.evaluation.attacks`.
 """
 
 from dataclasses import dataclass, replace
@@ -18,6 +18,8 @@ from ..data.format import RecordFormat, record_format
 from ..data.forms import paraphrased, plain_prompts
 from ..data.loading import load_data
 from ..errors import InputError
+from ..evaluation.attacks.prompting import WORDINGS, in_context, other_words, sample_leaks
+from ..evaluation.attacks.relearning import Taught, halfway, quantise, relearn
 from ..evaluation.attacks.report import (
     ATTACKS_FILE,
     CURVE_FILE,
@@ -29,8 +31,6 @@ from ..evaluation.attacks.report import (
     plot_relearning,
 )
 from ..evaluation.measured_sets import SAMPLE_ROWS, EvidenceSets, evidence_sets
-from ..evaluation.attacks.prompting import WORDINGS, in_context, other_words, sample_leaks
-from ..evaluation.attacks.relearning import Taught, halfway, quantise, relearn
 from ..evaluation.report import SetName
 from ..files import save_json
 from ..methods.method import ADAPTER_RATE

@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ...data.short_table import ShortTable, Shown
 from ...models.tasks import TASKS, Task
 from ..plots import save_figure
+from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT
 from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
 from .relearning import QuantisedScore, RelearningCurve, Taught
-from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT
 
 ATTACKS_FILE = "attacks.json"
 

@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from hf_unlearn import InputError
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, padding_id
 from hf_unlearn.data.format import RecordFormat
+from hf_unlearn.evaluation.attacks.prompting import _shots, in_context, other_words, sample_leaks
 from hf_unlearn.evaluation.generation import generate
 from hf_unlearn.evaluation.measured_sets import EvidenceSets, evidence_sets
-from hf_unlearn.evaluation.attacks.prompting import _shots, in_context, other_words, sample_leaks
 from hf_unlearn.models.tasks import Task
 
-from ..conftest import secrets_rows
-from ..support.models import corpus
+from ...conftest import secrets_rows
+from ...support.models import corpus
 
 PAIR = RecordFormat("prompt_completion")
 

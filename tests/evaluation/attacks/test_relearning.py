@@ -20,7 +20,6 @@ from hf_unlearn import InputError
 from hf_unlearn.cli import main
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.measured_sets import EvidenceSets
 from hf_unlearn.evaluation.attacks.relearning import (
     RelearningCurve,
     halfway,
@@ -29,6 +28,7 @@ from hf_unlearn.evaluation.attacks.relearning import (
     relearn,
     round_to_nearest,
 )
+from hf_unlearn.evaluation.measured_sets import EvidenceSets
 from hf_unlearn.evaluation.scoring import score
 from hf_unlearn.jobs import attacking
 from hf_unlearn.jobs.preparation import prepare_run
@@ -36,8 +36,8 @@ from hf_unlearn.models.loading import Model, load_any, load_tokenizer
 from hf_unlearn.models.location import locate
 from hf_unlearn.training.trainer_data import measured_sets
 
-from ..conftest import note_rows, secrets_rows, write_rows
-from ..training.test_processes import LAUNCH, launched
+from ...conftest import note_rows, secrets_rows, write_rows
+from ...training.test_processes import LAUNCH, launched
 
 ATTACK: dict[str, Any] = {"steps": 12, "learning_rate": 2e-3, "batch_size": 5, "seed": 1}
 
