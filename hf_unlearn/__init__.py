@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .training.config import UnlearningConfig as UnlearningConfig
     from .training.trainer import UnlearningTrainer as UnlearningTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "InputError": "errors",
