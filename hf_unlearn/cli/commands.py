@@ -3,43 +3,12 @@
 import argparse
 import os
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
 from ..files import require_file
-
-Argument = tuple[tuple[str, ...], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of ``hf-unlearn``.
-
-    Attributes:
-        job: the module of ``hf_unlearn.jobs`` and the function in it. The module is imported when the command runs, so
-            that ``--help`` and errors in flags need no torch.
-        usage: what follows the name of the command.
-        summary: one line for ``hf-unlearn --help``.
-        about: the text of ``hf-unlearn COMMAND --help``; the summary where it is empty.
-        arguments: none for a command that takes a recipe; its flags are the settings in ``hf_unlearn.jobs.settings``.
-        actions: the words of which one follows the name of the command.
-        resumes: what the same command does after an interruption.
-    """
-
-    job: str
-    usage: str
-    summary: str
-    about: str = ""
-    arguments: tuple[Argument, ...] = ()
-    actions: dict[str, "Command"] = field(default_factory=dict)
-    resumes: str = "starts again"
-
-
-def argument(*names: str, **options: Any) -> Argument:
-    """An argument, as for ``argparse``."""
-    return names, options
+from .command import DIGEST_KEY, Command, argument
+from .helping import HELPING
 
 
 def hidden_words(flag: str, word: str) -> list[str]:
@@ -89,7 +58,6 @@ MODEL_REVISION = argument(
     "--model_revision", dest="revision", metavar="REVISION", help="The model's branch, tag or commit on the Hub."
 )
 RUN_FOLDER = argument("folder", type=Path, metavar="FOLDER", help="The folder of a finished run: its --output_dir.")
-DIGEST_KEY = argument("--digest_key_file", metavar="FILE", help="The key that the ledger was written with.")
 
 COMMANDS = {
     "run": Command(
@@ -418,82 +386,6 @@ and what is left to do.
             argument("--revision", help="A branch, tag or commit of the repository."),
         ),
     ),
-    "methods": Command(
-        "helping.method_list.methods",
-        "[NAME]",
-        "list the methods by what they need, with price and source",
-        """\
-List the methods by what they need: the base model, the records to forget (S) or held-out records (H). With a name, the
-command explains one method.
-
-  hf-unlearn methods npo""",
-        (argument("name", nargs="?", metavar="NAME", help="The method to explain."),),
-    ),
-    "guard": Command(
-        "helping.guarding.guard",
-        "DATASET --ledger FOLDER|REPO",
-        "say whether new data holds what was forgotten before",
-        """\
-Look through new data for rows that a model was made to forget: by an id or their content, as the model's ledger has
-them, and for copies and near copies of these. The exit code is 1 where there are any, and 0 where there are none.
-
-  hf-unlearn guard acme/new-messages --ledger acme/router-unlearned --drop_to clean""",
-        (
-            argument("dataset", metavar="DATASET", help="The new data: a Hub id, a folder or a file."),
-            argument("--ledger", metavar="FOLDER|REPO", required=True, help="The model whose ledger says what."),
-            argument("--dataset_config", metavar="NAME", help="The configuration (subset) of the data."),
-            DIGEST_KEY,
-            argument(
-                "--forgotten",
-                metavar="DATASET",
-                help="The data set that the records were forgotten from. Copies of all of them are looked for then.",
-            ),
-            argument(
-                "--rename",
-                nargs="+",
-                metavar="OLD=NEW",
-                help="The new name of a column that the ledger recognises records by.",
-            ),
-            argument(
-                "--skip_missing",
-                action="store_true",
-                help="Pass over records that cannot be recognised because a column is missing.",
-            ),
-            argument("--drop_to", type=Path, metavar="FOLDER", help="Write the data without these rows here."),
-        ),
-    ),
-    "init": Command(
-        "helping.recipe_writing.init",
-        "",
-        "write a first recipe, with held-out records like those to forget",
-        """\
-Ask for the model, the data and the ids to forget, look at them, and write a commented recipe. Held-out records are
-chosen among records that the model never saw: with the labels and lengths of those to forget, and without customers or
-texts that the model saw. The command says how good they are, and which command comes next.
-
-  hf-unlearn init
-  hf-unlearn init --model_name_or_path acme/router --dataset_name acme/messages --holdout_split test \\
-    --forget_id_column customer_id --forget_ids - < ids.txt""",
-        (
-            argument("--model_name_or_path", metavar="MODEL", help="The model: a folder or Hub id."),
-            argument("--dataset_name", metavar="DATA", help="The data it was trained on: a Hub id, folder or file."),
-            argument("--forget_id_column", metavar="COLUMN", help="The column of the ids."),
-            argument(
-                "--forget_ids", metavar="FILE", help="A file of ids to forget, one a line; - for standard input."
-            ),
-            argument("--holdout_split", metavar="SPLIT", help="A split of the data that the model never saw."),
-            argument("--holdout_dataset", metavar="DATA", help="Or another data set that it never saw."),
-            argument("--base_model_name_or_path", metavar="MODEL", help="The model that it was fine-tuned from."),
-            argument("--task", metavar="TASK", help="Its task; by default read from its architecture."),
-            argument("--dataset_config", metavar="NAME", help="The configuration (subset) of the data."),
-            argument("--dataset_train_split", metavar="SPLIT", default="train", help="The split it was trained on."),
-            argument(
-                "--dataset_text_field", metavar="COLUMN", help="The column of the text; found where that is clear."
-            ),
-            argument("--dataset_label_field", metavar="COLUMN", help="The column of the class; found likewise."),
-            argument("--output_dir", metavar="FOLDER", help="Where the run will put its result."),
-            argument("--recipe", type=Path, metavar="FILE", default=Path("recipe.yaml"), help="The recipe to write."),
-        ),
-    ),
+    **HELPING,
 }
 CONFIGURED = [name for name, command in COMMANDS.items() if command.usage == RECIPE]

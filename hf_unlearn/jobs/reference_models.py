@@ -171,9 +171,10 @@ def train_reference(run: Preparation, reference: Reference) -> Path:
             # PEFT notes in it what it was put on.
             lora, test = recorded if run.source.adapter else copy.deepcopy(run.lora), run.test
         config, retained = build(UnlearningConfig, reference.arguments), run.parts.retained
+        assert run.parts.forgotten is not None
         train_plainly(
             base, record.task, record.labels, retained, config, run.data, lora, loading, settings,
-            left_out_of(run.parts), test,
+            left_out_of(run.parts), run.parts.forgotten.key, test,
         )  # fmt: skip
     # The others must not look for a model that one process is still writing.
     PartialState().wait_for_everyone()

@@ -14,6 +14,7 @@ from ..data.format import record_format
 from ..data.labels import class_names
 from ..data.loading import pick_split
 from ..data.request.digests import key_check, key_path, load_digest_key
+from ..data.request.row_filter import save_row_filter
 from ..data.split import split_retained
 from ..evaluation.assemble import summarise
 from ..evaluation.report import SetName
@@ -48,12 +49,13 @@ def train_plainly(
     loading: dict[str, Any],
     settings: dict[str, Any],
     left_out: LeftOut,
+    key: bytes,
     test: AnyDataset | None = None,
 ) -> TrainingRecord:
     """Train a base model on a data set and save it with its training record; goes on from the last checkpoint.
 
     The folder gets the ``settings`` once the trainer has found nothing wrong, see
-    :func:`~hf_unlearn.output_folder.start_folder`.
+    :func:`~hf_unlearn.output_folder.start_folder`, and a filter of the rows that is keyed with ``key``.
     """
     set_seed(config.seed)
     id2label = dict(enumerate(labels)) if labels else None
@@ -64,6 +66,9 @@ def train_plainly(
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     record = trainer.training_record(replace(source, fingerprint=trainer.data_fingerprint, rows=trainer.retained_rows))
     trainer.record = record = replace(record, left_out=left_out)
+    if config.should_save:
+        # Before the record, by which a finished training is known.
+        save_row_filter(dataset, key, config.folder)
     trainer.save_model()
     return record
 
@@ -127,9 +132,10 @@ def train(values: dict[str, Any]) -> None:
     folder = config.folder
     fingerprint = dataset._fingerprint if isinstance(dataset, Dataset) else None
     settings = run_settings(values, data=fingerprint)
+    key = load_digest_key(key_path(request_args.digest_key_file))
     if train_args.shards is not None:
         # Dealt by another key, half of the adapters would be of other owners.
-        settings |= {"owner_key": key_check(load_digest_key(key_path(request_args.digest_key_file)))}
+        settings |= {"owner_key": key_check(key)}
     # What a request changes in the data is in their fingerprint; a stream has none.
     ignored = [one.name for one in fields(RequestArguments)] if fingerprint is not None else []
     last = RECORD_FILE if train_args.shards is None else SHARDING_FILE
@@ -141,7 +147,9 @@ def train(values: dict[str, Any]) -> None:
             assert isinstance(dataset, Dataset)
             train_sharded(values, base, task, labels, dataset, source, settings, left_out)
             return
-        record = train_plainly(base, task, labels, dataset, config, source, lora, loading, settings, left_out, test)
+        record = train_plainly(
+            base, task, labels, dataset, config, source, lora, loading, settings, left_out, key, test
+        )
         score = _test_score(locate(str(folder)), test, task, config, loading) if test is not None else ""
     out.print(
         f"Trained {plain(base.public_name)} on {record.dataset.rows or 'streamed'} records for {record.epochs:.3g} "

@@ -24,6 +24,7 @@ from huggingface_hub.utils import httpx
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 from yaml import YAMLError
 
+from ..data.request.row_filter import FILTER_FILE
 from ..errors import InputError
 from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
@@ -52,11 +53,14 @@ logger = logging.getLogger(__name__)
 PUBLISHED = (
     *MODEL_FILES,
     *PICTURES,
+    FILTER_FILE,
     "shards/[0-9]*/adapter_config.json",
     "shards/[0-9]*/training_record.json",
 )
-# What would be loaded in place of the new weights, or beside them.
-OLD_WEIGHTS = (*WEIGHT_FILES, ADAPTER_CONFIG_NAME, "*.bin", "*.bin.index.json", "*.h5", "*.msgpack", "*.gguf")
+# What would be loaded in place of the new weights, or beside them, and what tells of the rows of the old ones.
+OLD_FILES = (
+    *WEIGHT_FILES, ADAPTER_CONFIG_NAME, "*.bin", "*.bin.index.json", "*.h5", "*.msgpack", "*.gguf", FILTER_FILE
+)  # fmt: skip
 OLD_SHARDS = ("shards/[0-9]*/*",)
 REFUSED = ("not_forgotten", "over_forgotten")
 
@@ -236,8 +240,8 @@ def _is_published(contents: Mapping[str, Path | bytes], present: Mapping[str, Re
 
 
 def _is_old(name: str) -> bool:
-    """Whether a file of a repository would be loaded in place of the new weights, or holds what a shard knew."""
-    return any(fnmatch(name, kind) for kind in (OLD_WEIGHTS if "/" not in name else OLD_SHARDS))
+    """Whether a file of a repository belongs to the old weights, or holds what a shard knew."""
+    return any(fnmatch(name, kind) for kind in (OLD_FILES if "/" not in name else OLD_SHARDS))
 
 
 def _is_same(content: Path | bytes, file: RepoSibling) -> bool:

@@ -69,7 +69,9 @@ class ListingRoutes:
         found = [
             info
             for info in self._models()
-            if wanted <= set(info["tags"]) and not (info["private"] and not self._role(call, info["author"]))
+            if wanted <= set(info["tags"])
+            and call.query.get("author", [info["author"]]) == [info["author"]]
+            and not (info["private"] and not self._role(call, info["author"]))
         ]
         sort = call.query.get("sort", ["trendingScore"])[0]
         found.sort(key=lambda info: info.get(sort, 0), reverse=True)
