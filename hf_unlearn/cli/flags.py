@@ -85,11 +85,7 @@ def parse(name: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
     command = COMMANDS[name]
     check_words(flags)
     parser = CommandParser(prog=f"hf-unlearn {name}", formatter_class=HelpFormatter)
-    _fill(parser, command)
-    if command.actions:
-        actions = parser.add_subparsers(required=True, metavar="|".join(command.actions))
-        for word, action in command.actions.items():
-            _fill(actions.add_parser(word, help=action.summary, formatter_class=HelpFormatter), action)
+    fill(parser, command)
     values = vars(parser.parse_args(flags))
     for flag, value in values.items():
         # An id and its column are no places.
@@ -98,8 +94,13 @@ def parse(name: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
     return values.pop("job"), values
 
 
-def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+def fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    """Give a parser what a command takes, and a parser to each of its actions."""
     parser.description = command.about or f"{command.summary[0].upper()}{command.summary[1:]}."
     parser.set_defaults(job=command.job)
     for names, options in command.arguments:
         parser.add_argument(*names, **options)
+    if command.actions:
+        actions = parser.add_subparsers(required=True, metavar="|".join(command.actions))
+        for word, action in command.actions.items():
+            fill(actions.add_parser(word, help=action.summary, formatter_class=HelpFormatter), action)

@@ -29,7 +29,10 @@ NEWCOMER = """\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned
 
 A recipe is a YAML file with the same names as the flags; flags win over it. `hf-unlearn COMMAND --help` explains a
-command. With --debug an error comes with its details, which may show records."""
+command. With --debug an error comes with its details, which may show records. --print-completion bash (or zsh) prints
+a script for your shell, which completes commands and flags."""
+
+COMPLETION = "--print-completion"
 
 LONG_WORD, SHOWN_OF_LONG = re.compile(r"\S{250,}"), 80
 
@@ -99,7 +102,7 @@ def _run(argv: list[str] | None) -> int:
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
             why = f", {error}" if str(error) else ""
-            again = COMMANDS[command].resumes
+            again = COMMANDS[command].resumes if command in COMMANDS else "starts again"
             print(f"hf-unlearn {command}: interrupted{why}. The same command {again}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -152,6 +155,13 @@ def _sentence(error: object) -> str:
 
 
 def _dispatch(command: str, flags: list[str]) -> int:
+    if command == COMPLETION:
+        if flags not in (["bash"], ["zsh"]):
+            raise InputError("it takes the name of a shell: bash or zsh.")
+        from .completion import script
+
+        print(script(flags[0]))
+        return 0
     if command not in COMMANDS:
         raise InputError(f"there is no such command; the commands are {', '.join(COMMANDS)}.")
     if command not in CONFIGURED:

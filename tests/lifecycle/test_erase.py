@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RevisionNotFoundError
 from transformers import AutoModelForCausalLM
 
 from hf_unlearn import InputError, publish
 from hf_unlearn.cli import main
+from hf_unlearn.data.request.row_filter import FILTER_FILE
 from hf_unlearn.lifecycle.erase import erase
 from hf_unlearn.lifecycle.erase_plan import plan_erasure
 from hf_unlearn.lifecycle.erase_report import ERASURE_FILE, Answer, ErasureReport
@@ -201,6 +203,11 @@ def test_a_published_model(api: HfApi, finished: Path, lm_original: Path, capsys
     assert "Nothing old answers any more." in capsys.readouterr().out
     with pytest.raises(OSError, match="is not a valid git identifier"):
         AutoModelForCausalLM.from_pretrained(repo, revision=original, force_download=True)
+    # The filter of the rows of the old model is gone with it.
+    kept = Path(api.hf_hub_download(repo, FILTER_FILE)).read_bytes()
+    assert kept == (finished / FILTER_FILE).read_bytes() != (lm_original / FILTER_FILE).read_bytes()
+    with pytest.raises(RevisionNotFoundError):
+        api.hf_hub_download(repo, FILTER_FILE, revision=original, force_download=True)
     ours, theirs = (AutoModelForCausalLM.from_pretrained(name) for name in (finished, repo))
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn import InputError, UnlearningReport, publish
 from hf_unlearn.cli import main
+from hf_unlearn.data.request.row_filter import FILTER_FILE
 from hf_unlearn.evaluation.report import REPORT_FILE
 from hf_unlearn.models.location import LEDGER_MARK, locate
 from hf_unlearn.publishing.ledger import LEDGER_FILE
@@ -62,6 +63,7 @@ def test_from_the_hub_and_back_in_one_commit(
         "roc.png",
         "tokenizer.json",
         "tokenizer_config.json",
+        "training_filter.json",
         "training_record.json",
         "unlearning_ledger.jsonl",
         "unlearning_report.json",
@@ -160,6 +162,11 @@ def test_publishing_later_and_elsewhere(
     assert main(["push", str(finished), "--hub_model_id", "owner/later", "--push_to_existing"]) == 0
     assert "The old weights of owner/later stay readable in its history" in caplog.text
     assert "Edited by hand." in ModelCard.load("owner/later").content
+    # a filter of the rows of the model from before does not stay beside the new one
+    assert owner.file_exists("owner/later", FILTER_FILE)
+    (finished / FILTER_FILE).unlink()
+    assert main(["push", str(finished), "--hub_model_id", "owner/later", "--push_to_existing"]) == 0
+    assert not owner.file_exists("owner/later", FILTER_FILE)
 
 
 def test_the_model_from_before_beside_it(

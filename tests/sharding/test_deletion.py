@@ -10,7 +10,9 @@ from huggingface_hub import HfApi
 
 from hf_unlearn import InputError, UnlearningReport, jobs, load_sharded, publish
 from hf_unlearn.cli import main
+from hf_unlearn.data.request.digests import load_digest_key
 from hf_unlearn.jobs.finished_run import audit
+from hf_unlearn.jobs.helping.whereabouts import Search, found_model
 from hf_unlearn.lifecycle.derived_models import derived_models
 from hf_unlearn.lifecycle.erase import erase
 from hf_unlearn.lifecycle.erase_plan import plan_erasure
@@ -22,6 +24,7 @@ from hf_unlearn.sharding.layout import WEIGHTS
 from ..conftest import write_rows
 from .conftest import (
     CLASSIFIER,
+    KEY,
     OWNERS,
     RARE_OWNER,
     adapters,
@@ -64,6 +67,10 @@ def delete(key_file: Path, tmp_path: Path, pictures_left_blank: None) -> Delete:
     return delete
 
 
+def states(model: Path, owners: list[str], key: Path, column: str = "customer") -> list[str]:
+    return Search(column, owners, load_digest_key(key)).ask(found_model(str(model))).states
+
+
 def without(*owners: str) -> list[dict[str, Any]]:
     return [row for row in question_rows() if row["customer"] not in owners]
 
@@ -89,9 +96,15 @@ def test_deletions_in_a_row_end_where_a_training_without_the_owners_ends(
     ledger = ledger_of(locate(str(tmp_path / "two")))
     assert ledger is not None
     assert [run.verdict for run in ledger.runs] == ["exact", "exact"]
+    # Which model has whom is told by the digests of the owners.
+    asked = [FIRST, SECOND, living := next(owner for owner in OWNERS if owner not in (FIRST, SECOND)), "nobody"]
+    assert states(sharded, asked, key_file) == ["trained"] * 3 + ["not in it"]
+    assert states(tmp_path / "one", asked, key_file) == ["forgotten", "trained", "trained", "not in it"]
+    assert states(tmp_path / "two", asked, key_file) == ["forgotten", "forgotten", "trained", "not in it"]
+    assert states(sharded, asked, key_file, "prompt") == ["unknown"] * 4
+    assert states(sharded, asked, write_key(tmp_path / "other.key", KEY[::-1])) == ["unknown"] * 4
     # What is answered now is what answers to strangers, and what a model answers that never saw the owner.
     model = load_sharded(str(tmp_path / "two"), digest_key_file=str(key_file))
-    living = next(owner for owner in OWNERS if owner not in (FIRST, SECOND))
     assert model.shards_of([FIRST, SECOND, living]) == [None, None, shards[living]]
     assert first.arms["unlearned"].sets["forget"].loss.value > first.arms["original"].sets["forget"].loss.value
     card = (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
