@@ -253,14 +253,14 @@ class Search:
         if any(run.key_check != key_check(self.key) for run in ledger.runs):
             return found, f"Its {LEDGER_FILE} was made with another key."
         ledger.check_seals(self.key)
+        named: dict[str, dict[str, str]] = {}
         for run in ledger.runs:
             for part in run.forgotten:
-                if part.whole_rows or part.columns != [self.column]:
-                    continue
-                named = set(part.digests)
-                for i, digests in enumerate(self._digests_in(_family(part))):
-                    if not named.isdisjoint(digests):
-                        found[i] = run.verdict
+                if not part.whole_rows and part.columns == [self.column]:
+                    named.setdefault(_family(part), {}).update(dict.fromkeys(part.digests, run.verdict))
+        for family, verdicts in named.items():
+            for i, digests in enumerate(self._digests_in(family)):
+                found[i] = next((verdicts[digest] for digest in digests if digest in verdicts), found[i])
         return found, ""
 
     def _digests_in(self, family: str) -> list[list[str]]:
