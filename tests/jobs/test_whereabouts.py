@@ -5,22 +5,26 @@ import json
 import shutil
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from huggingface_hub import HfApi
 
-from hf_unlearn import InputError
+from hf_unlearn import InputError, Records
 from hf_unlearn.cli import main
-from hf_unlearn.data.request.digests import load_digest_key
+from hf_unlearn.data.request.digests import ForgottenDigests, digest_each, key_check, load_digest_key
 from hf_unlearn.data.request.row_filter import FILTER_FILE
 from hf_unlearn.jobs.helping.whereabouts import ABSENT, FORGOTTEN, TRAINED, UNKNOWN, Answer, Search, found_model
 from hf_unlearn.models.training_record import RECORD_FILE
-from hf_unlearn.publishing.ledger import LEDGER_FILE
+from hf_unlearn.publishing.ledger import LEDGER_FILE, Ledger
 
 from ..conftest import OTHER_TOKEN, secrets_rows
+from ..data import test_canonical as canonical
+from ..publishing.test_ledger import a_run
 from ..support.hub_server import HubServer
 
 S, L, H = ([f"p-{i:03d}" for i in part] for part in (range(10), range(10, 50), range(50, 60)))
@@ -113,6 +117,44 @@ def test_a_training_that_goes_on_after_a_kill_has_the_same_filter(models: Path, 
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 0
     assert (folder / FILTER_FILE).read_bytes() == (models / "original" / FILTER_FILE).read_bytes()
+
+
+def known_by(folder: Path, digests: list[ForgottenDigests], asked: list[str]) -> list[str]:
+    """What a model says of ids that has nothing but a ledger."""
+    run = replace(a_run(1), forgotten=digests, key_check=key_check(canonical.KEY))
+    Ledger().with_event(run, canonical.KEY).save(folder)
+    return Search("id", asked, canonical.KEY).ask(found_model(str(folder))).states
+
+
+@pytest.mark.parametrize(
+    ("column", "asked"),
+    [
+        (pa.array(range(6)), ["1", "02", "3", "x"]),
+        (pa.array([*map(float, range(5)), None]), ["1", "2.0", "3", "x"]),
+        (pa.array(list("abcdef")), ["b", "c", "d", "x"]),
+        (pa.array(canonical.AWARE, pa.timestamp("us", "UTC")), [str(one) for one in canonical.AWARE[1:5]]),
+        (pa.array(canonical.DAYS), [str(one) for one in canonical.DAYS[1:5]]),
+    ],
+)
+def test_a_ledger_is_read_whatever_type_its_ids_had(column: pa.Array, asked: list[str], tmp_path: Path) -> None:
+    data = canonical.data(column)
+    digests = canonical.split(data, Records.ids("id", data[1:3]["id"])).forgotten.digests
+    assert known_by(tmp_path, digests, asked) == [FORGOTTEN] * 2 + [UNKNOWN] * 2
+    # Of rows that were named by their position, the ledger has no ids.
+    assert known_by(tmp_path, canonical.split(data, Records.rows([1])).forgotten.digests, asked) == [UNKNOWN] * 4
+
+
+def test_an_older_ledger_has_ids_as_python_wrote_them(tmp_path: Path) -> None:
+    digests = digest_each(canonical.KEY, ["id\x1f1.0", "id\x1f2", "id\x1fx"])
+    old = [ForgottenDigests(["id"], False, sorted(digests))]
+    assert known_by(tmp_path, old, ["1", "2", "x", "3"]) == [FORGOTTEN] * 3 + [UNKNOWN]
+
+
+def test_a_ledger_that_somebody_else_wrote_is_no_word(tmp_path: Path) -> None:
+    run = replace(a_run(1), key_check=key_check(canonical.KEY))
+    Ledger().with_event(run, b"fedcba9876543210").save(tmp_path)
+    with pytest.raises(InputError, match="was not written with the owner's key"):
+        Search("id", ["a"], canonical.KEY).ask(found_model(str(tmp_path)))
 
 
 # The command
