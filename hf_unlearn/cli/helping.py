@@ -84,7 +84,7 @@ texts that the model saw. The command says how good they are, and which command 
     ),
     "whereabouts": Command(
         "helping.whereabouts.whereabouts",
-        "--ids FILE --column NAME --models ...",
+        "--ids FILE --models OWNER ...",
         "say which models were trained on these records",
         """\
 Say of each model how many ids it was trained on, had to forget or never had, and for how many nobody can tell. Models
@@ -108,7 +108,7 @@ opens. The command also reads the ledgers, and the filters of base models. It pr
                 required=True,
                 help="Folders, Hub ids, owners on the Hub (all of their models), or files of these, one a line.",
             ),
-            DIGEST_KEY,
+            argument("--digest_key_file", metavar="FILE", help="The key that the models were trained with."),
             argument(
                 "--output", type=Path, metavar="FILE", help="Write the state of each line of ids to this private file."
             ),
