@@ -85,7 +85,7 @@ def score(
     with evaluating(model), context():
         for batch, counts in shared_batches(batches, "Scoring"):
             picked = examples.select(batch)
-            logits, labels = _forward(model, collator(list(picked.select_columns(INPUTS))), task)
+            logits, labels = forward(model, collator(list(picked.select_columns(INPUTS))), task)
             if counts:
                 columns = {name: np.array(picked[name]) for name in ("row", "zlib") if name in picked.column_names}
                 tail = np.array(picked["tail"]) if "tail" in picked.column_names else np.zeros(len(picked), int)
@@ -148,7 +148,7 @@ def shared_batches(batches: Sequence[Batch], desc: str) -> Iterator[tuple[Batch,
         yield (batches[mine], True) if mine < len(batches) else (batches[0], False)
 
 
-def _forward(model: nn.Module, batch: dict[str, torch.Tensor], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(model: nn.Module, batch: dict[str, torch.Tensor], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits of a batch and its labels, which only a model of two texts is given."""
     device = next(model.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -156,14 +156,14 @@ def _forward(model: nn.Module, batch: dict[str, torch.Tensor], task: Task) -> tu
     return model(**inputs).logits, labels
 
 
-def _beside_logits(labels: torch.Tensor, task: Task) -> torch.Tensor:
+def beside_logits(labels: torch.Tensor, task: Task) -> torch.Tensor:
     """The labels at the places of their logits; they are moved, because the logits would be copied."""
     return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) if TASKS[task].next_token else labels
 
 
 def _statistics(logits: torch.Tensor, labels: torch.Tensor, tail: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     """The columns of :func:`score` for each example of a batch; ``tail`` counts the last labels without text."""
-    labels = _beside_logits(labels, task)
+    labels = beside_logits(labels, task)
     if labels.ndim == 1:
         logits, labels = logits[:, None], labels[:, None]
     example, position = torch.nonzero(labels != IGNORED, as_tuple=True)
@@ -391,8 +391,8 @@ def gradient_norms(
 
 def _nll(model: nn.Module, batch: dict[str, torch.Tensor], task: Task) -> tuple[torch.Tensor, int]:
     """The summed negative log-likelihood of the labels, and how many there are."""
-    logits, labels = _forward(model, batch, task)
-    labels = _beside_logits(labels, task)
+    logits, labels = forward(model, batch, task)
+    labels = beside_logits(labels, task)
     kept = labels != IGNORED
     return nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="sum"), int(kept.sum())
 

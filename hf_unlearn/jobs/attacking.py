@@ -23,10 +23,12 @@ from ..evaluation.attacks.relearning import Taught, halfway, quantise, relearn
 from ..evaluation.attacks.report import (
     ATTACKS_FILE,
     CURVE_FILE,
+    DEPTH_FILE,
     LEAKS_FILE,
     Attacked,
     AttackReport,
     ModelAttacks,
+    plot_depth,
     plot_leaks,
     plot_relearning,
 )
@@ -41,6 +43,7 @@ from ..output_folder import require_folder
 from ..training.retrained_model import Retraining
 from ..training.trainer_data import measured_sets
 from .console import console, plain, print_attacks
+from .helping.two_models import compare_models
 from .preparation import Preparation, lora_config, prepare_run, without_method
 from .settings import AttackArguments, EvaluateArguments, ModelArguments, build
 
@@ -85,6 +88,8 @@ def attack(values: dict[str, Any]) -> AttackReport:
         plot_relearning(report, folder / CURVE_FILE)
         if report.models["unlearned"].sampling is not None:
             plot_leaks(report, folder / LEAKS_FILE)
+        if report.depth is not None:
+            plot_depth(report, folder / DEPTH_FILE)
     out = console(run.config)
     print_attacks(out, report)
     out.print(f"{ATTACKS_FILE} and its plots are in {plain(run.config.output_dir)}.")
@@ -219,10 +224,12 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
     for arm, found in models.items():
         steps = {curve.taught: None if loss is None else curve.steps_until(loss) for curve in found.relearning}
         models[arm] = replace(found, steps_until_halfway=steps)
-    skipped = dict(plan.skipped)
+    assert material is not None
+    compared = compare_models(run, places, material.evidence)
+    skipped = plan.skipped | compared.skipped
     if models["unlearned"].sampling is None:
         skipped.setdefault("sampling", "the texts of S are too short")
-    return AttackReport(run.task, run.config.max_steps, loss, models, skipped=skipped)
+    return AttackReport(run.task, run.config.max_steps, loss, models, skipped=skipped, depth=compared.depth)
 
 
 @dataclass(frozen=True)

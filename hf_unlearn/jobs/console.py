@@ -363,6 +363,8 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
         add(f"loss of S, {name[:28]}", (found.wordings[number].forget_loss for found in models))
         if wording.membership_auc is not None:
             add("  AUC", (found.wordings[number].membership_auc for found in models))
+    if report.depth is not None:
+        add("depth", (report.depth.depth if arm == "unlearned" else None for arm in report.models))
     console.print(shown)
     for finding in report.findings():
         console.print(f"  {plain(finding)}.")

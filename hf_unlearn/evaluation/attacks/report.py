@@ -10,7 +10,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ...data.short_table import ShortTable, Shown
 from ...models.tasks import TASKS, Task
 from ..plots import save_figure
-from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT
+from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT, show
+from .depth import DepthScore
 from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
 from .relearning import QuantisedScore, RelearningCurve, Taught
 
@@ -19,6 +20,8 @@ ATTACKS_FILE = "attacks.json"
 CURVE_FILE = "relearning_curve.png"
 
 LEAKS_FILE = "leak_curve.png"
+
+DEPTH_FILE = "depth.png"
 
 ATTACKS_VERSION = 1
 
@@ -59,6 +62,7 @@ class AttackReport(Shown):
         models: by ``original``, ``unlearned`` and ``retrained``.
         schema_version: 1.
         skipped: the attacks that were not made, each with the reason.
+        depth: what the layers of the unlearned model lack of S; None where it was not measured.
     """
 
     task: Task
@@ -67,6 +71,7 @@ class AttackReport(Shown):
     models: dict[Attacked, ModelAttacks]
     schema_version: int = ATTACKS_VERSION
     skipped: dict[str, str] = field(default_factory=dict)
+    depth: DepthScore | None = None
 
     def short_table(self) -> ShortTable:
         """What the attacks came to; it holds no record."""
@@ -89,7 +94,20 @@ class AttackReport(Shown):
     def findings(self) -> list[str]:
         """What the attacks came to, a sentence each, without the full stop."""
         found = [self.finding(curve.taught) for curve in self.models["unlearned"].relearning]
-        return found + [text for text in (self.leak_finding(), self._reminder(), self._wording()) if text is not None]
+        return found + [text for text in self._others() if text is not None]
+
+    def _others(self) -> tuple[str | None, ...]:
+        return self.leak_finding(), self._reminder(), self._wording(), self.depth_finding()
+
+    def depth_finding(self) -> str | None:
+        """What the layers came to, None where they were not read."""
+        if self.depth is None:
+            return None
+        found = self.depth.depth
+        return (
+            f"The depth of the unlearning is {show(found, 2)}, from 0 where the layers hold all of S as the original's "
+            "do to 1 where they lack what the retrained model's lack"
+        )
 
     def leak_finding(self) -> str | None:
         """What sampling came to, None where it was not made."""
@@ -202,6 +220,27 @@ def plot_leaks(report: AttackReport, path: Path) -> None:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set_ylabel("share of records written, 95 % intervals")
     panels[0].legend(fontsize=8, frameon=False)
+    save_figure(figure, path)
+
+
+def plot_depth(report: AttackReport, path: Path) -> None:
+    """Draw what the states after each layer lack of S, in the retrained and in the unlearned model."""
+    depth = report.depth
+    assert depth is not None
+    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
+    axis = figure.subplots()
+    layers = range(1, len(depth.layers) + 1)
+    axis.axhline(0, color="gray", linewidth=0.8)
+    axis.axhline(depth.threshold, color="gray", linewidth=0.8, linestyle=":")
+    for arm in ("retrained", "unlearned"):
+        values = [vars(layer)[arm] for layer in depth.layers]
+        axis.plot(layers, values, **ARM_STYLES[arm], label=ARM_NAMES[arm], markersize=4, linewidth=1.6)
+    axis.set_title(f"Depth {show(depth.depth, 2)}: what the layers lack of S", fontsize=10)
+    axis.set_xlabel("layer whose states are read")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    unit = "log-likelihood of S that patching costs (nats per token)"
+    axis.set_ylabel(unit if depth.read_by == "patching" else "probability of S's classes that a probe loses")
+    axis.legend(fontsize=8, frameon=False)
     save_figure(figure, path)
 
 

@@ -287,7 +287,8 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     before = (unlearned / "model.safetensors").read_bytes()
     assert main(["attack", *flags, *compared, "--attack_steps", "12"]) == 0
     assert (unlearned / "model.safetensors").read_bytes() == before
-    assert {path.name for path in out.iterdir()} == {"attacks.json", "relearning_curve.png", "leak_curve.png"}
+    pictures = {"relearning_curve.png", "leak_curve.png", "depth.png"}
+    assert {path.name for path in out.iterdir()} == {"attacks.json", *pictures}
     report = json.loads((out / "attacks.json").read_text())
     until = {arm: found["steps_until_halfway"] for arm, found in report["models"].items()}
     said = capsys.readouterr().out
@@ -305,6 +306,10 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert (public["taught"], public["lora_r"]) == ("public", 4)
     assert public["learning_rate"] == 2e-2
     assert report["skipped"] == {}
+    depth = report["depth"]
+    assert (depth["read_by"], depth["records"], len(depth["layers"])) == ("patching", 10, 2)
+    assert 0 < depth["depth"]["value"] < 0.9, "what is hidden is not gone"
+    assert f"The depth of the unlearning is {depth['depth']['value']:.2f} [" in " ".join(said.split())
     told = {arm: found["sampling"]["forget"] for arm, found in report["models"].items()}
     assert [point["samples"] for point in told["original"]] == [1, 2, 4, 8]
     assert told["original"][-1]["verbatim"]["value"] > told["retrained"][-1]["verbatim"]["value"] == 0
@@ -333,6 +338,7 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     said = capsys.readouterr().out
     assert "goes from a loss of" in said
     assert "Left out: public, because no --public_dataset was named." in said
+    assert "Left out: depth, because it needs --original_model and --retrained_model." in said
 
 
 def test_prompts_in_the_words_of_a_column(
@@ -384,7 +390,7 @@ def test_a_classifier_is_not_asked_to_write(
     assert main(["attack", "--config", config, "--attack_steps", "1"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"attacks.json", "relearning_curve.png"}
     report = json.loads((tmp_path / "out" / "attacks.json").read_text())
-    assert set(report["skipped"]) == {"sampling", "in_context", "wordings", "public"}
+    assert set(report["skipped"]) == {"sampling", "in_context", "wordings", "public", "depth"}
     assert report["models"]["unlearned"]["sampling"] is None
     assert "Left out: sampling, because a model for text-classification writes no text." in capsys.readouterr().out
     assert main(["attack", "--config", config, "--public_dataset", classifier_settings["dataset_name"]]) == 2
