@@ -17,6 +17,7 @@ from ..data.split import SplitAudit
 from ..models.location import ModelSource, read_card
 from ..models.tasks import TASKS, Task
 from ..models.training_record import DataSource, software_versions
+from .attacks.pair import changed_losses
 from .measured_sets import TABLES_FOLDER, EvidenceSets, attack_scores, save_tables
 from .membership import attack_result
 from .plots import draw_pictures
@@ -120,7 +121,9 @@ def assemble_report(
         method=method,
         cost=cost,
         arms={
-            arm: summarise_arm(sets, task, evidence.sampled, judged[arm], seed, generated.get(arm), truth)
+            arm: summarise_arm(
+                sets, task, evidence.sampled, judged[arm], seed, generated.get(arm), truth, arms.get("original")
+            )
             for arm, sets in arms.items()
         },
         curve=list(curve),
@@ -241,10 +244,11 @@ def summarise_arm(
     seed: int,
     generated: dict[SetName, pa.Table] | None = None,
     truth: Mapping[SetName, Truth] | None = None,
+    before: Mapping[SetName, pa.Table] | None = None,
 ) -> ArmEntry:
     """The scores of a model from its tables, one a set, from what the attacks make of S and H, and what it wrote.
 
-    ``truth`` are the true classes of each set, for classifiers.
+    ``truth`` are the true classes of each set, for classifiers, and ``before`` are the original's tables.
     """
     attacks = {}
     if scores is not None:
@@ -260,7 +264,8 @@ def summarise_arm(
     written: dict[str, GenerationScores] = {
         name: summarise_generation(table) for name, table in (generated or {}).items() if table.num_rows
     }
-    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks, written)
+    pair = changed_losses(before, tables) if before is not None and before is not tables else None
+    return ArmEntry(sets, attacks["loss"].auc if attacks else None, attacks, written, pair)
 
 
 def _exp(value: float) -> float:

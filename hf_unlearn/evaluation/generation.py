@@ -1,7 +1,7 @@
 """One generation pass over a set of records: what the model writes after the beginning of each."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby, takewhile
@@ -15,7 +15,13 @@ from datasets import Dataset
 from peft import PeftModel
 from rouge_score.rouge_scorer import RougeScorer
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..data.encoding import padding_id
 from ..errors import InputError
@@ -44,6 +50,7 @@ REFUSALS = (
 _REFUSAL = re.compile(rf"\b({'|'.join(map(re.escape, REFUSALS))})\b")
 _FIRST_SENTENCE = re.compile(r".*?(?:[.!?\n]|$)", re.DOTALL)
 
+Guide = Callable[[dict[str, torch.Tensor]], LogitsProcessor]
 
 # The table of :func:`measure`.
 COLUMNS: list[tuple[str, pa.DataType]] = [
@@ -95,6 +102,7 @@ def generate(
     top_k: int = 0,
     seed: int = 0,
     context: Context = nullcontext,
+    guide: Guide | None = None,
 ) -> list[Generation]:
     """Let a model continue each record from the prompt and from several places in the text.
 
@@ -114,6 +122,7 @@ def generate(
         top_k: samples are drawn among so many likeliest tokens; 0 for all.
         seed: of the samples, which depend on the size of the batches too.
         context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
+        guide: makes what changes the scores of the next token, from the inputs of a batch.
 
     Returns:
         One for each passage, prefix and sample, in the order of the records; the same in every process.
@@ -152,7 +161,8 @@ def generate(
             picked = [requests[j] for j in batch]
             settings.max_new_tokens = max(request.new_tokens for request in picked)
             inputs, given = _stacked(writer, picked, settings, two_texts)
-            out = writer.generate(**inputs, generation_config=settings, synced_gpus=synced)
+            guides = LogitsProcessorList([guide(inputs)] if guide else [])
+            out = writer.generate(**inputs, generation_config=settings, logits_processor=guides, synced_gpus=synced)
             if counts:
                 found += [(j, ids[given:]) for j, ids in zip(batch, out.tolist(), strict=True)]
     found = gather_object(found)

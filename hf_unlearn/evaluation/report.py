@@ -238,12 +238,14 @@ class ArmEntry:
         attacks: what each attack is worth, by its name in :data:`~hf_unlearn.evaluation.verdict.ATTACKS`; with two
             retrained references or more, also in :data:`~hf_unlearn.evaluation.wording.OUTSIDE_ATTACKS`.
         generation: what it writes, by set; where it was asked for and the texts are long enough.
+        pair_auc: how well the change of each loss since the original distinguishes S from H; None where unknown.
     """
 
     sets: dict[str, SetScores]
     membership_auc: Estimate | None
     attacks: dict[str, AttackResult] = field(default_factory=dict)
     generation: dict[str, GenerationScores] = field(default_factory=dict)
+    pair_auc: Estimate | None = None
 
 
 @dataclass(frozen=True)

@@ -225,11 +225,12 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
         steps = {curve.taught: None if loss is None else curve.steps_until(loss) for curve in found.relearning}
         models[arm] = replace(found, steps_until_halfway=steps)
     assert material is not None
-    compared = compare_models(run, places, material.evidence)
+    compared = compare_models(run, places, material.evidence, material.tokenizer)
     skipped = plan.skipped | compared.skipped
     if models["unlearned"].sampling is None:
         skipped.setdefault("sampling", "the texts of S are too short")
-    return AttackReport(run.task, run.config.max_steps, loss, models, skipped=skipped, depth=compared.depth)
+    report = AttackReport(run.task, run.config.max_steps, loss, models, skipped=skipped)
+    return replace(report, depth=compared.depth, pair=compared.pair)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ..evaluation.wording import (
     show,
 )
 from ..publishing.card import new_version
-from ..publishing.sections import BEFORE_AND_AFTER, generation_rows
+from ..publishing.sections import before_and_after, generation_rows
 from ..training.callbacks import silent
 from ..training.config import UnlearningConfig
 from .prices import Price, Prices
@@ -212,6 +212,8 @@ def print_report(console: Console, report: UnlearningReport) -> None:
     for attack in report.arms["unlearned"].attacks:
         if attack != "loss":
             shown.add_row(f"{attack:>26}", *(show(_auc(report.arms[arm], attack), 2) for arm in arms))
+    if report.arms["unlearned"].pair_auc:
+        shown.add_row("change since before, AUC", *(show(report.arms[arm].pair_auc, 2) for arm in arms))
     console.print(shown)
     if report.references:
         console.print(_references_table(report.references))
@@ -251,7 +253,7 @@ def print_published(console: Console, commit: "CommitInfo", report: UnlearningRe
     """Show where a model was published, and what is left to do about the one from before."""
     console.print(f"Published: {plain(commit.commit_url)}")
     console.print(f"Its verdict: {report.verdict.word}{plain(beside_verdict(report.verdict))}.")
-    console.print(BEFORE_AND_AFTER)
+    console.print(before_and_after(report))
     original, name = report.original, commit.repo_url.repo_id
     if original is not None and original.on_hub and original.name != name:
         console.print(
@@ -363,6 +365,10 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
         add(f"loss of S, {name[:28]}", (found.wordings[number].forget_loss for found in models))
         if wording.membership_auc is not None:
             add("  AUC", (found.wordings[number].membership_auc for found in models))
+    if report.pair is not None:
+        add("change since before, AUC", (report.pair.membership.get(arm) for arm in report.models))
+        add("S written by the pair", (texts.forget.recall if texts else None for texts in report.written_by_pair()))
+        add("H written by the pair", (t.holdout.recall if t and t.holdout else None for t in report.written_by_pair()))
     if report.depth is not None:
         add("depth", (report.depth.depth if arm == "unlearned" else None for arm in report.models))
     console.print(shown)

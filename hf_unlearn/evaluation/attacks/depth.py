@@ -55,7 +55,11 @@ class DepthScore:
 
     Attributes:
         read_by: ``patching``, in nats a token, or ``probe``, in probability of the record's class.
-        depth: 0 where the layers hold all of S as the original's do, 1 where they lack what the retrained model's do.
+        depth: 0 where the layers hold all of S as the original's do, 1 where they lack what the retrained model's do;
+            the mean over the records, or ``pooled`` with a probe.
+        pooled: the same of the mean drops of all records. Chance moves each record's drop, and ``depth`` counts only
+            what it lowers, so that another model that never saw S has a depth below 1 and is nearer to 1 here. None
+            where no layer counts in the mean.
         records: of S that were read.
         left_out: those of them for which no layer counts, because the retrained model lacks nothing of them.
         threshold: from which on a layer counts.
@@ -65,6 +69,7 @@ class DepthScore:
 
     read_by: ReadBy
     depth: Estimate
+    pooled: Estimate | None
     records: int
     left_out: int
     threshold: float
@@ -126,6 +131,7 @@ def patched_depth(
         The mean over the records, with its interval over records or groups; None where no layer of no record counts.
     """
     counted = retrained > THRESHOLD
+    of_means = retrained.mean(0) > THRESHOLD
     known = np.asarray(counted.any(axis=1))
     if not known.any():
         return None
@@ -133,16 +139,16 @@ def patched_depth(
     gone = np.clip(unlearned[known], 0.0, weight)
     each = gone.sum(axis=1) / weight.sum(axis=1)
     depth = _within(clustered_mean(each, None if groups is None else groups[known]))
-    layers = zip(retrained.mean(0), unlearned.mean(0), counted.mean(0), strict=True)
-    return DepthScore(
-        "patching",
-        depth,
-        len(known),
-        int((~known).sum()),
-        THRESHOLD,
-        seed,
-        tuple(LayerDepth(*map(float, one)) for one in layers),
-    )
+    pooled = None
+    if of_means.any():
+        drops = np.stack([retrained, unlearned], axis=1)[..., of_means]
+        # The bootstrap is of two sets, and here is one.
+        units = None if groups is None else (groups, groups[:0])
+        pooled = _within(bootstrap(lambda s, _: _depth_of(s.mean(0)), drops, drops[:0], units, seed=seed))
+    means = zip(retrained.mean(0), unlearned.mean(0), counted.mean(0), strict=True)
+    layers = tuple(LayerDepth(*map(float, one)) for one in means)
+    left_out = int((~known).sum())
+    return DepthScore("patching", depth, pooled, len(known), left_out, THRESHOLD, seed, layers)
 
 
 def _drops(original: Model, source: Model, examples: list[dict[str, Any]], evidence: EvidenceSets) -> np.ndarray:
@@ -298,14 +304,12 @@ def probed_depth(
     if not counted.any():
         return None
 
-    def depth(of_forget: np.ndarray, of_holdout: np.ndarray) -> float:
-        d1, d2 = drops(of_forget, of_holdout)[:, counted]
-        weight = np.maximum(d1, np.finfo(float).tiny)
-        return float(np.clip(d2, 0.0, weight).sum() / weight.sum())
-
-    found = _within(bootstrap(depth, forget, holdout, groups, seed=seed))
+    found = _within(
+        bootstrap(lambda s, h: _depth_of(drops(s, h)), forget[..., counted], holdout[..., counted], groups, seed=seed)
+    )
     means = zip(retrained_drops, unlearned_drops, counted, strict=True)
-    return DepthScore("probe", found, m, 0, THRESHOLD, seed, tuple(LayerDepth(*map(float, one)) for one in means))
+    read = tuple(LayerDepth(*map(float, one)) for one in means)
+    return DepthScore("probe", found, found, m, 0, THRESHOLD, seed, read)
 
 
 def _features(model: Model, part: Dataset, evidence: EvidenceSets) -> np.ndarray:
@@ -336,6 +340,12 @@ def groups_of(evidence: EvidenceSets, name: SetName, seed: int) -> np.ndarray | 
 def _drawn(evidence: EvidenceSets, name: SetName, seed: int) -> Dataset:
     """The first pieces of the records to read."""
     return first_pieces(evidence.at_most(DEPTH_RECORDS, seed).sets[name])
+
+
+def _depth_of(drops: np.ndarray) -> float:
+    """The depth from the drops of the retrained and of the unlearned model, shape (2, layers)."""
+    weight = np.maximum(drops[0], np.finfo(float).tiny)
+    return float(np.clip(drops[1], 0.0, weight).sum() / weight.sum())
 
 
 def _within(found: Estimate) -> Estimate:

@@ -1,5 +1,6 @@
 """What attacks found, as a report and two pictures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from ...models.tasks import TASKS, Task
 from ..plots import save_figure
 from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT, show
 from .depth import DepthScore
+from .pair import GuidedTexts, PairAttack
 from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
 from .relearning import QuantisedScore, RelearningCurve, Taught
 
@@ -63,6 +65,7 @@ class AttackReport(Shown):
         schema_version: 1.
         skipped: the attacks that were not made, each with the reason.
         depth: what the layers of the unlearned model lack of S; None where it was not measured.
+        pair: what the original gives away together with a later model; None without the original or without H.
     """
 
     task: Task
@@ -72,6 +75,7 @@ class AttackReport(Shown):
     schema_version: int = ATTACKS_VERSION
     skipped: dict[str, str] = field(default_factory=dict)
     depth: DepthScore | None = None
+    pair: PairAttack | None = None
 
     def short_table(self) -> ShortTable:
         """What the attacks came to; it holds no record."""
@@ -97,16 +101,48 @@ class AttackReport(Shown):
         return found + [text for text in self._others() if text is not None]
 
     def _others(self) -> tuple[str | None, ...]:
-        return self.leak_finding(), self._reminder(), self._wording(), self.depth_finding()
+        findings = (self._reminder(), self._wording(), self.depth_finding(), self._pair_membership())
+        return self.leak_finding(), *findings, self._pair_texts()
 
     def depth_finding(self) -> str | None:
         """What the layers came to, None where they were not read."""
         if self.depth is None:
             return None
         found = self.depth.depth
+        pooled = ""
+        if self.depth.read_by == "patching" and self.depth.pooled is not None:
+            pooled = f", and {show(self.depth.pooled, 2)} with the records pooled"
         return (
-            f"The depth of the unlearning is {show(found, 2)}, from 0 where the layers hold all of S as the original's "
-            "do to 1 where they lack what the retrained model's lack"
+            f"The depth of the unlearning is {show(found, 2)}{pooled}: 0 is what the layers of the original "
+            "hold of S, 1 is that of the retrained model's"
+        )
+
+    def written_by_pair(self) -> list[GuidedTexts | None]:
+        """What the original writes with each model of the report; alone in the place of the original."""
+        texts = self.pair.texts if self.pair is not None else {}
+        return [texts.get("alone" if arm == "original" else arm) for arm in self.models]
+
+    def _pair_membership(self) -> str | None:
+        if self.pair is None or "unlearned" not in self.pair.membership:
+            return None
+        return self._compared(
+            "Whoever has the original too can tell S from H by the change of the loss with an AUC of "
+            f"{show(self.pair.membership['unlearned'], 2)}",
+            {arm: show(auc, 2) for arm, auc in self.pair.membership.items()},
+        )
+
+    def _pair_texts(self) -> str | None:
+        recalls = {
+            name: texts.forget.recall.value
+            for name, texts in (self.pair.texts.items() if self.pair is not None else ())
+            if texts.forget.recall is not None
+        }
+        if not {"alone", "unlearned"} <= recalls.keys():
+            return None
+        return self._compared(
+            f"Guided away from the unlearned model the original writes {recalls['unlearned']:.0%} of the words of S, "
+            f"and alone {recalls['alone']:.0%}",
+            {"retrained": f"{recalls['retrained']:.0%}"} if "retrained" in recalls else {},
         )
 
     def leak_finding(self) -> str | None:
@@ -147,7 +183,7 @@ class AttackReport(Shown):
         )
 
     @staticmethod
-    def _compared(sentence: str, values: dict[Attacked, str]) -> str:
+    def _compared(sentence: str, values: Mapping[Any, str]) -> str:
         return sentence + (f"; the retrained one: {values['retrained']}" if "retrained" in values else "")
 
     def _when(self, name: Attacked, taught: Taught) -> str:

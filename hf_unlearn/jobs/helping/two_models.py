@@ -1,4 +1,4 @@
-"""What ``hf-unlearn attack`` finds out from two models at a time: how deep the unlearning goes.
+"""What ``hf-unlearn attack`` finds out from two models at a time: the depth, and what a pair of models gives away.
 
 Two models are in memory together, the original and one of the others. They are loaded again, because relearning and
 sampling need the memory of one model alone.
@@ -6,6 +6,8 @@ sampling need the memory of one model alone.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
 
 from ...errors import InputError
 from ...evaluation.attacks.depth import (
@@ -16,11 +18,16 @@ from ...evaluation.attacks.depth import (
     probed_depth,
     probed_layers,
 )
+from ...evaluation.attacks.pair import CUT, WEIGHT, PairAttack, changed_losses, guided_texts
 from ...evaluation.attacks.report import Attacked
-from ...evaluation.measured_sets import EvidenceSets
+from ...evaluation.measured_sets import JUDGED, EvidenceSets
+from ...evaluation.score_cache import score_once
 from ...models.loading import Model, load_any, to_device
 from ...models.location import ModelSource
+from ...models.tasks import TASKS
 from ..preparation import Preparation
+
+PAIR_RECORDS = 50  # of S, and of H, that a pair of models is asked for
 
 # What a probe of the layers needs besides S: classes to learn from, and records for comparison.
 BESIDE = ("retained", "holdout")
@@ -31,27 +38,32 @@ class Compared:
     """What came of comparing models.
 
     Attributes:
-        depth: None where it was not measured.
+        depth, pair: None where it was not measured.
         skipped: what was not done, each with the reason.
     """
 
     depth: DepthScore | None
+    pair: PairAttack | None
     skipped: dict[str, str]
 
 
-def compare_models(run: Preparation, places: Mapping[Attacked, ModelSource], evidence: EvidenceSets) -> Compared:
+def compare_models(
+    run: Preparation,
+    places: Mapping[Attacked, ModelSource],
+    evidence: EvidenceSets,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Compared:
     """Find out what two models at a time tell.
 
     Args:
         run: the settings.
         places: of the models; the unlearned one is among them.
         evidence: the encoded records.
+        tokenizer: of all models.
     """
-    skipped = {}
-    depth = None
-    if why := _no_depth(places, evidence):
-        skipped["depth"] = why
-    else:
+    depth = pair = None
+    skipped = {name: why for name, why in _impossible(places, evidence).items() if why is not None}
+    if "depth" not in skipped:
         try:
             depth = _depth(run, places, evidence)
         except InputError as error:
@@ -59,20 +71,29 @@ def compare_models(run: Preparation, places: Mapping[Attacked, ModelSource], evi
         else:
             if depth is None:
                 skipped["depth"] = "the layers of the retrained model lack nothing of S that shows"
-    return Compared(depth, skipped)
+    if "pair" not in skipped:
+        try:
+            pair = _pair(run, places, evidence, tokenizer)
+        except InputError as error:
+            skipped["pair"] = str(error).removesuffix(".")
+    return Compared(depth, pair, skipped)
 
 
-def _no_depth(places: Mapping[Attacked, ModelSource], evidence: EvidenceSets) -> str | None:
-    """Why the depth cannot be measured, as far as is known without a model; None where it can."""
+def _impossible(places: Mapping[Attacked, ModelSource], evidence: EvidenceSets) -> dict[str, str | None]:
+    """Why depth and pair cannot be measured, as far as is known without a model; None where they can."""
+    pair = None if "original" in places else "it needs --original_model"
+    writes = TASKS[evidence.task].next_token
+    if pair is None and "holdout" not in evidence.sets and not writes:
+        pair = "there are no held-out records"
+    depth = None
     if not {"original", "retrained"} <= places.keys():
-        return "it needs --original_model and --retrained_model"
-    if evidence.task != "text-classification":
-        return None
-    if not set(BESIDE) <= evidence.sets.keys():
-        return "the layers of a classifier are read with held-out and retained records, and some are missing"
-    if len(set(evidence.sets["retained"]["labels"])) < 2:
-        return "the retained records are all of one class"
-    return None
+        depth = "it needs --original_model and --retrained_model"
+    elif evidence.task == "text-classification":
+        if not set(BESIDE) <= evidence.sets.keys():
+            depth = "the layers of a classifier are read with held-out and retained records, and some are missing"
+        elif len(set(evidence.sets["retained"]["labels"])) < 2:
+            depth = "the retained records are all of one class"
+    return {"depth": depth, "pair": pair}
 
 
 def _depth(run: Preparation, places: Mapping[Attacked, ModelSource], evidence: EvidenceSets) -> DepthScore | None:
@@ -91,6 +112,34 @@ def _depth(run: Preparation, places: Mapping[Attacked, ModelSource], evidence: E
         arm: patched_drops(whole, _loaded(run, places[arm]), evidence, seed=seed) for arm in ("retrained", "unlearned")
     }
     return patched_depth(drops["retrained"], drops["unlearned"], of_forget, seed=seed)
+
+
+def _pair(
+    run: Preparation,
+    places: Mapping[Attacked, ModelSource],
+    evidence: EvidenceSets,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PairAttack:
+    seed, writes = run.config.seed, TASKS[evidence.task].next_token
+    judged = evidence.with_sets({name: part for name, part in evidence.sets.items() if name in JUDGED})
+    original = _loaded(run, places["original"])
+    before, _ = score_once(judged, original)
+    membership, texts = {}, {}
+
+    def written(name: str, other: Model | None) -> None:
+        found = guided_texts(original, other, judged, tokenizer, records=PAIR_RECORDS, seed=seed) if writes else None
+        if found is not None:
+            texts[name] = found
+
+    written("alone", None)
+    for arm in ("unlearned", "retrained"):
+        if arm in places:
+            later = _loaded(run, places[arm])
+            auc = changed_losses(before, score_once(judged, later)[0])
+            if auc is not None:
+                membership[arm] = auc
+            written(arm, later)
+    return PairAttack(WEIGHT, CUT, seed, membership, texts)
 
 
 def _loaded(run: Preparation, place: ModelSource) -> Model:

@@ -188,6 +188,8 @@ def test_the_ends_are_exact(name: str) -> None:
     first = patched_drops(original, retrained, evidence, seed=0)
     assert first.shape == (7, LAYERS)
     assert np.array_equal(patched_drops(original, retrained, evidence, seed=0), first)
+    # Of models that nobody trained half of the drops are gains.
+    first = np.abs(first)
     own = patched_drops(original, original, evidence, seed=0)
     assert (own == 0).all()
     groups = groups_of(evidence, "forget", 0)
@@ -195,7 +197,8 @@ def test_the_ends_are_exact(name: str) -> None:
     for drops, value in ((first, 1.0), (own, 0.0)):
         score = patched_depth(first, drops, groups, seed=0)
         assert score is not None
-        assert (score.depth.value, score.depth.low, score.depth.high) == (value, value, value)
+        for found in (score.depth, score.pooled):
+            assert (found.value, found.low, found.high) == (value, value, value)
         counted = (first > THRESHOLD).any(1)
         assert (score.depth.n, score.records, score.left_out) == (len(set(groups[counted])), 7, int((~counted).sum()))
 
@@ -226,6 +229,10 @@ def test_the_score_of_drops_written_down() -> None:
     assert [layer.counted for layer in score.layers] == pytest.approx([1 / 3, 2 / 3])
     assert score.layers[1].unlearned == pytest.approx(0.5)
     assert score.depth.low >= 0
+    # Means: (1.09 / 3, 4 / 3) and (4, 1.5 / 3).
+    assert score.pooled is not None
+    assert score.pooled.value == pytest.approx((1.09 + 1.5) / (1.09 + 4))
+    assert score.pooled.low < score.pooled.value < score.pooled.high
     assert patched_depth(retrained[2:], unlearned[2:], None, seed=5) is None
 
 
@@ -303,6 +310,7 @@ def test_a_probe_of_each_layer_tells_what_a_classifier_holds(classified: Evidenc
     assert exact.layers[1].retrained == pytest.approx(
         (known["forget"] - never["forget"])[:, 1].mean() - (known["holdout"] - never["holdout"])[:, 1].mean()
     )
+    assert fresh.depth == fresh.pooled
     assert fresh.depth.value > 0.8
     assert probed_depth(known, known, other, None, seed=0) is None, "where nothing was to be lost"
     few = {name: values[:2] for name, values in known.items()}, {name: values[:2] for name, values in never.items()}

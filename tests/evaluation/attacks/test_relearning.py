@@ -310,6 +310,18 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert (depth["read_by"], depth["records"], len(depth["layers"])) == ("patching", 10, 2)
     assert 0 < depth["depth"]["value"] < 0.9, "what is hidden is not gone"
     assert f"The depth of the unlearning is {depth['depth']['value']:.2f} [" in " ".join(said.split())
+    pair = report["pair"]
+    assert set(pair["membership"]) == {"unlearned", "retrained"}
+    assert pair["membership"]["retrained"]["value"] > 0.9, "exact unlearning gives S away to whoever has both"
+    assert {name: texts["forget"]["verbatim"]["n"] for name, texts in pair["texts"].items()} == {
+        "alone": 10, "unlearned": 10, "retrained": 10,
+    }  # fmt: skip
+    exact = pair["membership"]["retrained"]["value"]
+    assert (
+        f"tell S from H by the change of the loss with an AUC of {pair['membership']['unlearned']['value']:.2f}"
+        in said
+    )
+    assert f"the retrained one: {exact:.2f} [" in said
     told = {arm: found["sampling"]["forget"] for arm, found in report["models"].items()}
     assert [point["samples"] for point in told["original"]] == [1, 2, 4, 8]
     assert told["original"][-1]["verbatim"]["value"] > told["retrained"][-1]["verbatim"]["value"] == 0
@@ -390,7 +402,7 @@ def test_a_classifier_is_not_asked_to_write(
     assert main(["attack", "--config", config, "--attack_steps", "1"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"attacks.json", "relearning_curve.png"}
     report = json.loads((tmp_path / "out" / "attacks.json").read_text())
-    assert set(report["skipped"]) == {"sampling", "in_context", "wordings", "public", "depth"}
+    assert set(report["skipped"]) == {"sampling", "in_context", "wordings", "public", "depth", "pair"}
     assert report["models"]["unlearned"]["sampling"] is None
     assert "Left out: sampling, because a model for text-classification writes no text." in capsys.readouterr().out
     assert main(["attack", "--config", config, "--public_dataset", classifier_settings["dataset_name"]]) == 2
