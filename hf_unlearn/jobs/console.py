@@ -367,6 +367,7 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
             add("  AUC", (found.wordings[number].membership_auc for found in models))
     if report.pair is not None:
         add("change since before, AUC", (report.pair.membership.get(arm) for arm in report.models))
+    if report.pair is not None and report.pair.texts:
         add("S written by the pair", (texts.forget.recall if texts else None for texts in report.written_by_pair()))
         add("H written by the pair", (t.holdout.recall if t and t.holdout else None for t in report.written_by_pair()))
     if report.depth is not None:

@@ -85,13 +85,13 @@ def before_and_after(report: UnlearningReport) -> str:
     found = {arm: entry.pair_auc for arm, entry in report.arms.items() if entry.pair_auc is not None}
     if "unlearned" not in found:
         return BEFORE_AND_AFTER
-    right = {arm: f"{100 * auc.value:.0f} (AUC {show(auc, 2)})" for arm, auc in found.items()}
+    right = {arm: f"{100 * auc.value:.0f} of 100 pairs (AUC {show(auc, 2)})" for arm, auc in found.items()}
     text = (
-        f"{BEFORE_AND_AFTER} Here the change of the loss picks the forgotten one of a forgotten and a held-out record "
-        f"in so many of 100 pairs: {right['unlearned']}; guessing: 50."
+        f"{BEFORE_AND_AFTER} Here is what the change of each record's loss tells. Of a forgotten and a held-out record "
+        f"it picks the forgotten one in {right['unlearned']}; guessing gives 50."
     )
     if "retrained" in right:
-        text += f" With the model that was retrained without these records in place of this one: {right['retrained']}."
+        text += f" With a model that was retrained without these records it does so in {right['retrained']}."
     return text
 
 

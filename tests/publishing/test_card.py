@@ -62,9 +62,11 @@ def example_report(task: Any = "text-classification", word: Any = "not_distingui
     """A report with everything in it."""
     accuracy = 0.9 if TASKS[task].quality == "accuracy" else None
 
-    def arm(loss: float, auc: float) -> ArmEntry:
+    def arm(loss: float, auc: float, pair: Estimate | None = None) -> ArmEntry:
         sets = {name: scores(loss, accuracy) for name in ("forget", "holdout", "retained", "test")}
-        return ArmEntry(sets, Estimate(auc, auc - 0.06, min(auc + 0.06, 1.0), 80))
+        return ArmEntry(sets, Estimate(auc, auc - 0.06, min(auc + 0.06, 1.0), 80), pair_auc=pair)
+
+    pairs = Estimate(0.91, 0.84, 0.98, 80), Estimate(0.96, 0.92, 1.0, 80)
 
     return UnlearningReport(
         task=task,
@@ -113,7 +115,11 @@ def example_report(task: Any = "text-classification", word: Any = "not_distingui
             stopped_early=False,
         ),
         cost=CostEntry(33.0, 14.0, 25519, 2.1e12, 1.3e12, 2**30, 8.4e12, 0.25, 0.4),
-        arms={"original": arm(0.02, 0.99), "unlearned": arm(1.0, 0.52), "retrained": arm(1.1, 0.5)},
+        arms={
+            "original": arm(0.02, 0.99),
+            "unlearned": arm(1.0, 0.52, pairs[0]),
+            "retrained": arm(1.1, 0.5, pairs[1]),
+        },
         curve=[CurvePoint(12, 0.5, 1.0, 0.1, 0.8, 0.7, 0.9)],
         verdict=Verdict(
             word,
@@ -391,6 +397,18 @@ def test_the_relation_to_the_base_is_one_that_the_hub_knows() -> None:
     assert started_at_the_base.get("base_model_relation") == "finetune"
     assert relation(REPORTS[-1], base_model="acme/other") == "finetune"
     assert relation(example_report(), base_model=["acme/one", "acme/two"]) is None, "the Hub sees a merge"
+
+
+def test_what_both_models_give_away_stands_beside_the_warning() -> None:
+    report = example_report()
+    card = render_card(report, "name")
+    assert f"{BEFORE_AND_AFTER} Here is what the change of each record's loss tells." in card
+    assert "picks the forgotten one in 91 of 100 pairs (AUC 0.91 [0.84, 0.98]); guessing gives 50." in card
+    assert "retrained without these records it does so in 96 of 100 pairs (AUC 0.96 [0.92, 1.00])." in card
+    arms = report.arms | {"retrained": replace(report.arms["retrained"], pair_auc=None)}
+    assert "guessing gives 50.\n" in render_card(replace(report, arms=arms), "name")
+    arms["unlearned"] = replace(arms["unlearned"], pair_auc=None)
+    assert f"{BEFORE_AND_AFTER}\n" in render_card(replace(report, arms=arms), "name")
 
 
 def test_a_published_card_knows_what_stands_beside_it() -> None:
