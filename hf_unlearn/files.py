@@ -177,7 +177,10 @@ def parse_json(
 
 
 def typed(kind: Any, value: Any, where: str = "its top") -> Any:
-    """A JSON value as a dataclass, or a container of them; raises ValueError where it is of another type."""
+    """A JSON value as a dataclass, or a container of them; raises ValueError where it is of another type.
+
+    A tuple has as many items of one type as there are.
+    """
     if get_origin(kind) in (Union, types.UnionType):
         if value is None:
             return None
@@ -192,6 +195,8 @@ def typed(kind: Any, value: Any, where: str = "its top") -> Any:
         return kind(**{name: typed(hints[name], item, name) for name, item in value.items()})
     if get_origin(kind) is list and isinstance(value, list):
         return [typed(get_args(kind)[0], item, where) for item in value]
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(typed(get_args(kind)[0], item, where) for item in value)
     if get_origin(kind) is dict and isinstance(value, dict):
         return {key: typed(get_args(kind)[1], item, where) for key, item in value.items()}
     if kind is float and (value is None or type(value) is int):

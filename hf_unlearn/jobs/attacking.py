@@ -3,7 +3,10 @@
 The attacks themselves are in :mod:`~hf_unlearn.evaluation.attacks`.
 """
 
+import json
+import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +21,8 @@ from ..data.format import RecordFormat, record_format
 from ..data.forms import paraphrased, plain_prompts
 from ..data.loading import load_data
 from ..errors import InputError
-from ..evaluation.attacks.prompting import WORDINGS, in_context, other_words, sample_leaks
-from ..evaluation.attacks.relearning import Taught, halfway, quantise, relearn
+from ..evaluation.attacks.prompting import WORDINGS, LeakCurve, in_context, other_words, sample_leaks
+from ..evaluation.attacks.relearning import RelearningCurve, Taught, halfway, quantise, relearn
 from ..evaluation.attacks.report import (
     ATTACKS_FILE,
     CURVE_FILE,
@@ -34,16 +37,19 @@ from ..evaluation.attacks.report import (
 )
 from ..evaluation.measured_sets import SAMPLE_ROWS, EvidenceSets, evidence_sets
 from ..evaluation.report import SetName
+from ..evaluation.score_cache import data_digest, model_digest
 from ..files import save_json
 from ..methods.method import ADAPTER_RATE
 from ..models.loading import Model, load_any, load_tokenizer, source_task, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
-from ..output_folder import require_folder
+from ..models.training_record import software_versions
+from ..output_folder import PRIVATE_SETTINGS, require_folder
 from ..training.retrained_model import Retraining
 from ..training.trainer_data import measured_sets
 from .console import console, plain, print_attacks
-from .helping.two_models import compare_models
+from .helping.kept_parts import FOLDER, KeptParts
+from .helping.two_models import compare_models, price_of_two
 from .preparation import Preparation, lora_config, prepare_run, without_method
 from .settings import AttackArguments, EvaluateArguments, ModelArguments, build
 
@@ -90,6 +96,7 @@ def attack(values: dict[str, Any]) -> AttackReport:
             plot_leaks(report, folder / LEAKS_FILE)
         if report.depth is not None:
             plot_depth(report, folder / DEPTH_FILE)
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
     out = console(run.config)
     print_attacks(out, report)
     out.print(f"{ATTACKS_FILE} and its plots are in {plain(run.config.output_dir)}.")
@@ -208,12 +215,17 @@ def _places(run: Preparation, compare: EvaluateArguments) -> dict[Attacked, Mode
 
 def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Plan) -> AttackReport:
     models: dict[Attacked, ModelAttacks] = {}
+    digests: list[str | None] = []
+    parts = _parts(run)
     material: _Material | None = None
     for arm, place in places.items():
         model = to_device(load_any(place, run.task, **run.loading), run.config.device)
         if material is None:
             material = _material(run, plan, [run.source, *places.values()], model.config)
-        models[arm] = _attack_one(model, run, plan, material)
+            parts = parts.of(*material.digests())
+            _print_price(run, plan, places, material, model)
+        digests.append(model_digest(model))
+        models[arm] = _attack_one(model, run, plan, material, arm, parts.of(digests[-1]))
     loss = None
     if "original" in models:
         forgotten, known = (
@@ -225,12 +237,36 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
         steps = {curve.taught: None if loss is None else curve.steps_until(loss) for curve in found.relearning}
         models[arm] = replace(found, steps_until_halfway=steps)
     assert material is not None
-    compared = compare_models(run, places, material.evidence, material.tokenizer)
+    compared = compare_models(run, places, material.evidence, material.tokenizer, parts.of(*digests))
     skipped = plan.skipped | compared.skipped
     if models["unlearned"].sampling is None:
         skipped.setdefault("sampling", "the texts of S are too short")
     report = AttackReport(run.task, run.config.max_steps, loss, models, skipped=skipped)
     return replace(report, depth=compared.depth, pair=compared.pair)
+
+
+def _parts(run: Preparation) -> KeptParts:
+    """What is finished of the same attacks, before anything is known of data and models."""
+    names = sorted(run.values.keys() - {"output_dir", *PRIVATE_SETTINGS})
+    settings = {name: str(run.values[name]) for name in names}
+    return KeptParts(run.config.folder / FOLDER, "").of(json.dumps([settings, software_versions()]))
+
+
+def _print_price(
+    run: Preparation, plan: _Plan, places: dict[Attacked, ModelSource], material: "_Material", model: Model
+) -> None:
+    """Say what the attacks take before they start."""
+    out, sets, config = console(run.config), material.evidence.sets, run.config
+    lessons = 2 + (material.public is not None)
+    steps, measured = lessons * config.max_steps, lessons * (1 + min(config.max_steps, MOST_MEASUREMENTS))
+    records = len(sets["forget"]) // 2 + len(sets.get("holdout", ()))
+    out.print(
+        f"Relearning, for each of {len(places)} models: {steps:,} training steps of "
+        f"{config.per_device_train_batch_size:,} records, and {measured * records:,} forward passes of a record."
+    )
+    for line in price_of_two(places, material.evidence, model):
+        out.print(line)
+    out.print(f"What is finished is kept in {plain(config.folder / FOLDER)}; the same command goes on from there.")
 
 
 @dataclass(frozen=True)
@@ -241,6 +277,11 @@ class _Material:
     tokenizer: PreTrainedTokenizerBase
     wordings: dict[str, EvidenceSets]
     public: Dataset | None
+
+    def digests(self) -> list[str]:
+        """Of the records, and of the public texts."""
+        texts = [] if self.public is None else [data_digest(self.public)]
+        return [f"{name} {data_digest(part)}" for name, part in self.evidence.sets.items()] + texts
 
 
 def _material(run: Preparation, plan: _Plan, sources: list[ModelSource], model_config: PretrainedConfig) -> _Material:
@@ -267,13 +308,16 @@ def _material(run: Preparation, plan: _Plan, sources: list[ModelSource], model_c
     return _Material(evidence, tokenizer, wordings, public)
 
 
-def _attack_one(model: Model, run: Preparation, plan: _Plan, material: _Material) -> ModelAttacks:
+def _attack_one(
+    model: Model, run: Preparation, plan: _Plan, material: _Material, arm: Attacked, parts: KeptParts
+) -> ModelAttacks:
     evidence, seed = material.evidence, run.config.seed
     lessons: list[Taught] = ["forget", "retained"]
     if material.public is not None:
         lessons.append("public")
-    curves = tuple(
-        relearn(
+
+    def curve(taught: Taught) -> RelearningCurve:
+        return relearn(
             model,
             evidence,
             taught=taught,
@@ -285,11 +329,15 @@ def _attack_one(model: Model, run: Preparation, plan: _Plan, material: _Material
             public=material.public,
             lora=plan.lora if taught == "public" else None,
         )
-        for taught in lessons
-    )
+
+    curves = tuple(parts.get(f"{arm}_taught_{taught}", RelearningCurve, partial(curve, taught)) for taught in lessons)
     leaks = reminder = None
     if "sampling" not in plan.skipped:
-        leaks = sample_leaks(model, evidence, material.tokenizer, records=RECORDS, samples=SAMPLES, seed=seed)
+        leaks = parts.get(
+            f"{arm}_sampling",
+            LeakCurve | None,
+            lambda: sample_leaks(model, evidence, material.tokenizer, records=RECORDS, samples=SAMPLES, seed=seed),
+        )
     if "in_context" not in plan.skipped:
         reminder = in_context(model, evidence, records=RECORDS, seed=seed)
     return ModelAttacks(

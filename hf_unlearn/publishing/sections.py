@@ -87,8 +87,8 @@ def before_and_after(report: UnlearningReport) -> str:
         return BEFORE_AND_AFTER
     right = {arm: f"{100 * auc.value:.0f} of 100 pairs (AUC {show(auc, 2)})" for arm, auc in found.items()}
     text = (
-        f"{BEFORE_AND_AFTER} Here is what the change of each record's loss tells. Of a forgotten and a held-out record "
-        f"it picks the forgotten one in {right['unlearned']}; guessing gives 50."
+        f"{BEFORE_AND_AFTER} Here is what the change of each record's loss tells. Of a forgotten and a held-out "
+        f"record it picks the forgotten one in {right['unlearned']}; guessing gives 50."
     )
     if "retrained" in right:
         text += f" With a model that was retrained without these records it does so in {right['retrained']}."

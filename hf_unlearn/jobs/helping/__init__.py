@@ -1,1 +1,1 @@
-"""What helps before a run and after it: the list of methods, a first recipe, and a guard against what comes back."""
+"""What helps the commands: the list of methods, a first recipe, a guard, and what attacks do with two models."""

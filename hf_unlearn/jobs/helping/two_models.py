@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...errors import InputError
 from ...evaluation.attacks.depth import (
+    DEPTH_RECORDS,
     DepthScore,
     groups_of,
     patched_depth,
@@ -19,13 +20,16 @@ from ...evaluation.attacks.depth import (
     probed_layers,
 )
 from ...evaluation.attacks.pair import CUT, WEIGHT, PairAttack, changed_losses, guided_texts
+from ...evaluation.attacks.prompting import SAMPLED_TOKENS
 from ...evaluation.attacks.report import Attacked
 from ...evaluation.measured_sets import JUDGED, EvidenceSets
 from ...evaluation.score_cache import score_once
-from ...models.loading import Model, load_any, to_device
+from ...models.layers import blocks_of
+from ...models.loading import Model, load_any, plain_model, to_device
 from ...models.location import ModelSource
 from ...models.tasks import TASKS
 from ..preparation import Preparation
+from .kept_parts import KeptParts
 
 PAIR_RECORDS = 50  # of S, and of H, that a pair of models is asked for
 
@@ -52,6 +56,7 @@ def compare_models(
     places: Mapping[Attacked, ModelSource],
     evidence: EvidenceSets,
     tokenizer: PreTrainedTokenizerBase,
+    parts: KeptParts,
 ) -> Compared:
     """Find out what two models at a time tell.
 
@@ -60,12 +65,14 @@ def compare_models(
         places: of the models; the unlearned one is among them.
         evidence: the encoded records.
         tokenizer: of all models.
+        parts: what is finished already.
     """
-    depth = pair = None
-    skipped = {name: why for name, why in _impossible(places, evidence).items() if why is not None}
+    depth: DepthScore | None = None
+    pair: PairAttack | None = None
+    skipped = {name: why for name, why in impossible(places, evidence).items() if why is not None}
     if "depth" not in skipped:
         try:
-            depth = _depth(run, places, evidence)
+            depth = parts.get("depth", DepthScore | None, lambda: _depth(run, places, evidence))
         except InputError as error:
             skipped["depth"] = str(error).removesuffix(".")
         else:
@@ -73,13 +80,13 @@ def compare_models(
                 skipped["depth"] = "the layers of the retrained model lack nothing of S that shows"
     if "pair" not in skipped:
         try:
-            pair = _pair(run, places, evidence, tokenizer)
+            pair = parts.get("pair", PairAttack, lambda: _pair(run, places, evidence, tokenizer))
         except InputError as error:
             skipped["pair"] = str(error).removesuffix(".")
     return Compared(depth, pair, skipped)
 
 
-def _impossible(places: Mapping[Attacked, ModelSource], evidence: EvidenceSets) -> dict[str, str | None]:
+def impossible(places: Mapping[Attacked, ModelSource], evidence: EvidenceSets) -> dict[str, str | None]:
     """Why depth and pair cannot be measured, as far as is known without a model; None where they can."""
     pair = None if "original" in places else "it needs --original_model"
     writes = TASKS[evidence.task].next_token
@@ -94,6 +101,38 @@ def _impossible(places: Mapping[Attacked, ModelSource], evidence: EvidenceSets) 
         elif len(set(evidence.sets["retained"]["labels"])) < 2:
             depth = "the retained records are all of one class"
     return {"depth": depth, "pair": pair}
+
+
+def price_of_two(places: Mapping[Attacked, ModelSource], evidence: EvidenceSets, model: Model) -> list[str]:
+    """What depth and pair cost, before they start, a sentence each.
+
+    Args:
+        places: of the models.
+        evidence: the encoded records.
+        model: one of them.
+    """
+    skipped, sizes = impossible(places, evidence), {name: len(part) for name, part in evidence.sets.items()}
+    found = []
+    try:
+        blocks = len(blocks_of(plain_model(model)))
+    except InputError as error:
+        skipped["depth"] = str(error)
+    if skipped["depth"] is None:
+        if evidence.task == "text-classification":
+            read = sum(min(sizes[name], DEPTH_RECORDS) for name in JUDGED) + sizes["retained"]
+            found.append(f"Depth: {3 * read:,} forward passes of a record, and {3 * blocks:,} linear probes.")
+        else:
+            passes = 2 * (blocks + 2) * min(sizes["forget"], DEPTH_RECORDS)
+            found.append(f"Depth: {passes:,} forward passes of a record.")
+    if skipped["pair"] is None:
+        judged = [sizes[name] for name in JUDGED if name in sizes]
+        scored = len(places) * sum(judged)
+        sentence = f"The pair: {scored:,} forward passes of a record"
+        if TASKS[evidence.task].next_token:
+            texts = len(places) * sum(min(size, PAIR_RECORDS) for size in judged)
+            sentence += f", and {texts:,} texts of up to {SAMPLED_TOKENS} tokens"
+        found.append(f"{sentence}.")
+    return found
 
 
 def _depth(run: Preparation, places: Mapping[Attacked, ModelSource], evidence: EvidenceSets) -> DepthScore | None:

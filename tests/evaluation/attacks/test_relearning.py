@@ -411,6 +411,51 @@ def test_a_classifier_is_not_asked_to_write(
     assert "prompt of plain text" in capsys.readouterr().err
 
 
+def test_a_killed_command_goes_on_where_it_was(
+    classifier_settings: dict[str, Any],
+    classifier_original: Path,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    config = str(recipe(**classifier_settings, output_dir=str(out), use_cpu=True))
+    flags = ["attack", "--config", config, "--original_model", str(classifier_original)]
+    # The same model twice, which an attack does not know.
+    flags += ["--retrained_model", str(shutil.copytree(classifier_original, tmp_path / "again"))]
+    (tmp_path / "again" / "training_record.json").unlink()
+    taught, real = [], relearn
+
+    def counted(model: Model, *args: Any, **settings: Any) -> RelearningCurve:
+        if len(taught) == 3:
+            raise KeyboardInterrupt
+        taught.append(settings["taught"])
+        return real(model, *args, **settings)
+
+    monkeypatch.setattr(attacking, "relearn", counted)
+    assert main([*flags, "--attack_steps", "1"]) == 130
+    kept = {path.name for path in (out / "finished").iterdir()}
+    assert kept == {"original_taught_forget.json", "original_taught_retained.json", "unlearned_taught_forget.json"}
+    said = capsys.readouterr().out
+    assert "for each of 3 models: 2 training steps of 10 records, and 60 forward passes of a record." in said
+    assert "Depth: 180 forward passes of a record, and 6 linear probes." in said
+    assert "The pair: 60 forward passes of a record." in said
+    taught.clear()
+    assert main([*flags, "--attack_steps", "1"]) == 0
+    assert taught == ["retained", "forget", "retained"], "three of six were there"
+    assert not (out / "finished").exists()
+    found = json.loads((out / "attacks.json").read_text())
+    monkeypatch.setattr(attacking, "relearn", real)
+    assert main([*flags, "--attack_steps", "1"]) == 0
+    assert json.loads((out / "attacks.json").read_text()) == found
+    curves = [models["relearning"] for models in found["models"].values()]
+    assert curves[0] == curves[1] == curves[2], "of one model"
+    assert "the layers of the retrained model lack nothing of S" in found["skipped"]["depth"]
+    assert {auc["value"] for auc in found["pair"]["membership"].values()} == {0.5}
+    assert found["pair"]["texts"] == {}
+
+
 @pytest.mark.slow
 def test_two_processes_attack_as_one_does(
     lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Callable[..., Path]
