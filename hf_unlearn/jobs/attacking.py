@@ -226,6 +226,8 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
             _print_price(run, plan, places, material, model)
         digests.append(model_digest(model))
         models[arm] = _attack_one(model, run, plan, material, arm, parts.of(digests[-1]))
+    # Two more will be loaded together.
+    del model
     loss = None
     if "original" in models:
         forgotten, known = (

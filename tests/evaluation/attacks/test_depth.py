@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from sklearn.linear_model import LogisticRegression
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
@@ -22,6 +23,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from hf_unlearn import InputError
 from hf_unlearn.data.encoding import PaddingCollator
 from hf_unlearn.evaluation.attacks.depth import (
     THRESHOLD,
@@ -70,7 +72,17 @@ def t5() -> Any:
     )  # fmt: skip
 
 
-MAKERS = {"llama": llama, "gpt2": gpt2, "neox": neox, "t5": t5}
+def bert() -> Any:
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=LAYERS,
+            num_attention_heads=2, max_position_embeddings=64, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
+MAKERS = {"llama": llama, "gpt2": gpt2, "neox": neox, "t5": t5, "bert": bert}
+TASKS: dict[str, Task] = {"t5": "text2text-generation", "bert": "fill-mask"}
 
 
 def of_size(make: Any, seed: int) -> Any:
@@ -184,7 +196,7 @@ def test_patching_is_what_running_the_blocks_by_hand_gives(name: str, lora: bool
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_the_ends_are_exact(name: str) -> None:
     original, retrained = of_size(MAKERS[name], 0), of_size(MAKERS[name], 1)
-    evidence = sets_of("text2text-generation" if name == "t5" else "text-generation")
+    evidence = sets_of(TASKS.get(name, "text-generation"))
     first = patched_drops(original, retrained, evidence, seed=0)
     assert first.shape == (7, LAYERS)
     assert np.array_equal(patched_drops(original, retrained, evidence, seed=0), first)
@@ -201,6 +213,14 @@ def test_the_ends_are_exact(name: str) -> None:
             assert (found.value, found.low, found.high) == (value, value, value)
         counted = (first > THRESHOLD).any(1)
         assert (score.depth.n, score.records, score.left_out) == (len(set(groups[counted])), 7, int((~counted).sum()))
+
+
+def test_models_of_another_shape_are_refused() -> None:
+    for field, value in (("num_hidden_layers", 2), ("hidden_size", 32)):
+        config = llama().config
+        setattr(config, field, value)
+        with pytest.raises(InputError, match="differ in the number or the width of their layers"):
+            patched_drops(llama(), LlamaForCausalLM(config), sets_of(), seed=0)
 
 
 def test_the_last_block_of_a_decoder_leaves_the_source_alone_to_answer() -> None:

@@ -458,9 +458,15 @@ def test_a_killed_command_goes_on_where_it_was(
 
 @pytest.mark.slow
 def test_two_processes_attack_as_one_does(
-    lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, recipe: Callable[..., Path]
+    lm_settings: dict[str, Any],
+    lm_original: Path,
+    retrained_folder: Path,
+    tmp_path: Path,
+    recipe: Callable[..., Path],
 ) -> None:
     flags = ["attack", "--config", str(recipe(**lm_settings)), "--use_cpu", "true", "--attack_steps", "3"]
+    flags += ["--original_model", str(lm_original), "--retrained_model", str(retrained_folder)]
+    flags += ["--per_device_eval_batch_size", "4"]
     assert main([*flags, "--output_dir", str(tmp_path / "one")]) == 0
     done = launched(*LAUNCH, "-m", "hf_unlearn.cli", *flags, "--output_dir", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -471,6 +477,11 @@ def test_two_processes_attack_as_one_does(
         for p, q in zip(a["points"], b["points"], strict=True):
             assert q["forget_loss"]["n"] == p["forget_loss"]["n"] == 5
             assert q["forget_loss"]["value"] == pytest.approx(p["forget_loss"]["value"], rel=1e-3)
+    assert one["depth"]["depth"]["value"] == two["depth"]["depth"]["value"] == 0, "the original is no unlearned one"
+    for a, b in zip(one["depth"]["layers"], two["depth"]["layers"], strict=True):
+        assert b["retrained"] == pytest.approx(a["retrained"], rel=1e-4)
+    for arm, texts in one["pair"]["texts"].items():
+        assert two["pair"]["texts"][arm] == texts
 
 
 @pytest.mark.parametrize(
