@@ -77,6 +77,8 @@ OPTIONS = {
     ),
     "delta": Option("N", "of a lower bound of epsilon, which three models of each kind give", "1e-05"),
     "attack_steps": Option("N", "steps of further training", "30"),
+    "attack_samples": Option("N", "texts to write for a record", "8"),
+    "entailment_model": Option("MODEL", "says what follows from a text", "none"),
     "public_dataset": Option("DATA", "other texts to train on", "none"),
     "paraphrase_column": Option("COLUMN", "the prompts in other words", "none"),
     # Other answers
@@ -148,7 +150,8 @@ PAGES: dict[str, dict[str, str]] = {
         "data set": DATA,
         "records to forget (S)": FORGET,
         "held-out records (H)": HOLDOUT,
-        "attacks": "attack_steps learning_rate per_device_train_batch_size public_dataset paraphrase_column seed",
+        "attacks": "attack_steps learning_rate per_device_train_batch_size attack_samples entailment_model "
+        "public_dataset paraphrase_column seed",
         "result": "output_dir",
     },
 }

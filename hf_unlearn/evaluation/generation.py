@@ -99,6 +99,7 @@ def generate(
     prefixes: Sequence[int] = PREFIXES,
     new_tokens: int = NEW_TOKENS,
     samples: int | None = None,
+    temperature: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
     context: Context = nullcontext,
@@ -106,8 +107,8 @@ def generate(
 ) -> list[Generation]:
     """Let a model continue each record from the prompt and from several places in the text.
 
-    Decoding is greedy, or samples from the model's own distribution, at temperature 1 and, unless ``top_k`` is given,
-    without any cut. Of the model's generation settings only the tokens that end a text count.
+    Decoding is greedy, or samples from the model's own distribution, without any cut unless ``top_k`` is given. Of the
+    model's generation settings only the tokens that end a text count.
 
     Args:
         model, tokenizer: a language model or an encoder-decoder; its training mode is restored afterwards, and so are
@@ -119,6 +120,7 @@ def generate(
             prompt have no such line; a text that is no longer than the prefix has none either.
         new_tokens: written after a prompt at most; after a longer prefix at most as many as are left of the text.
         samples: of each request; None for greedy decoding, once.
+        temperature: of the samples, above 0.
         top_k: samples are drawn among so many likeliest tokens; 0 for all.
         seed: of the samples, which depend on the size of the batches too.
         context: makes what is entered around the forward passes, such as ``accelerator.autocast``.
@@ -144,7 +146,7 @@ def generate(
     batches = list(_batches(requests, batch_size, limit))
     drawing: dict[str, Any] = {"do_sample": False}
     if samples is not None:
-        drawing = {"do_sample": True, "temperature": 1.0, "top_k": top_k, "top_p": 1.0}
+        drawing = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
     settings = GenerationConfig(
         **drawing,
         num_beams=1,

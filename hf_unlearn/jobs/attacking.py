@@ -21,7 +21,7 @@ from ..data.format import RecordFormat, record_format
 from ..data.forms import paraphrased, plain_prompts
 from ..data.loading import load_data
 from ..errors import InputError
-from ..evaluation.attacks.prompting import WORDINGS, LeakCurve, in_context, other_words, sample_leaks
+from ..evaluation.attacks.prompting import WORDINGS, in_context, other_words
 from ..evaluation.attacks.relearning import RelearningCurve, Taught, halfway, quantise, relearn
 from ..evaluation.attacks.report import (
     ATTACKS_FILE,
@@ -35,7 +35,8 @@ from ..evaluation.attacks.report import (
     plot_leaks,
     plot_relearning,
 )
-from ..evaluation.measured_sets import SAMPLE_ROWS, EvidenceSets, evidence_sets
+from ..evaluation.attacks.sampling import SAMPLED_TOKENS, Judge, LeakCurve, entailment_class, sample_leaks
+from ..evaluation.measured_sets import JUDGED, SAMPLE_ROWS, EvidenceSets, evidence_sets
 from ..evaluation.report import SetName
 from ..evaluation.score_cache import data_digest, model_digest
 from ..files import save_json
@@ -55,8 +56,8 @@ from .settings import AttackArguments, EvaluateArguments, ModelArguments, build
 
 MOST_MEASUREMENTS = 20
 
-# Records of S, and of H, that the models are prompted with, and samples of each.
-RECORDS, SAMPLES = 50, 8
+# Records of S, and of H, that the models are prompted with.
+RECORDS = 50
 
 BITS: tuple[Literal[4, 8], ...] = (8, 4)
 
@@ -78,6 +79,10 @@ def attack(values: dict[str, Any]) -> AttackReport:
     asked, compare = build(AttackArguments, values), build(EvaluateArguments, values)
     if asked.attack_steps < 1:
         raise InputError(f"--attack_steps {asked.attack_steps} is not possible; it must be 1 or more.")
+    if asked.attack_samples < 1:
+        raise InputError(f"--attack_samples {asked.attack_samples} is not possible; it must be 1 or more.")
+    if not 0.01 <= asked.attack_temperature <= 100:
+        raise InputError(f"--attack_temperature {asked.attack_temperature} is not possible; it is from 0.01 to 100.")
     model_args = build(ModelArguments, values)
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise InputError("Weights in few bits cannot be attacked; set --load_in_4bit and --load_in_8bit to false.")
@@ -87,7 +92,8 @@ def attack(values: dict[str, Any]) -> AttackReport:
     folder = run.config.folder
     require_folder(folder)
     plan = _plan(run, asked, model_args)
-    report = _attack_all(run, _places(run, compare), plan)
+    places = _places(run, compare)
+    report = _attack_all(run, places, plan)
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         save_json(report, folder / ATTACKS_FILE)
@@ -114,6 +120,8 @@ class _Plan:
         wordings: by name, how to read prompt and completion; empty where prompts are no plain text.
         worded: the records of S and H that have the wordings.
         public: texts to train the adapter ``lora`` on; None leaves this attack out.
+        samples, temperature: of each record that a model writes texts for.
+        judge: the model that says what follows from a text; None to compare words only.
         skipped: the attacks that are left out, each with the reason.
     """
 
@@ -121,6 +129,9 @@ class _Plan:
     worded: dict[SetName, Dataset]
     public: Dataset | None
     lora: LoraConfig | None
+    samples: int
+    temperature: float
+    judge: ModelSource | None
     skipped: dict[str, str]
 
 
@@ -149,7 +160,11 @@ def _plan(run: Preparation, asked: AttackArguments, model_args: ModelArguments) 
         lora = lora_config(replace(model_args, use_peft=True), run.task)
     else:
         skipped["public"] = "no --public_dataset was named"
-    return _Plan(wordings, worded, public, lora, skipped)
+    judge = None
+    if asked.entailment_model is not None:
+        judge = locate(asked.entailment_model)
+        entailment_class(judge)
+    return _Plan(wordings, worded, public, lora, asked.attack_samples, asked.attack_temperature, judge, skipped)
 
 
 def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
@@ -266,6 +281,9 @@ def _print_price(
         f"Relearning, for each of {len(places)} models: {steps:,} training steps of "
         f"{config.per_device_train_batch_size:,} records, and {measured * records:,} forward passes of a record."
     )
+    if "sampling" not in plan.skipped:
+        asked = sum(min(RECORDS, len(set(sets[name]["row"]))) for name in JUDGED if name in sets)
+        out.print(f"Sampling, for each of them: {plan.samples * asked:,} texts of {SAMPLED_TOKENS} tokens at most.")
     for line in price_of_two(places, material.evidence, model):
         out.print(line)
     out.print(f"What is finished is kept in {plain(config.folder / FOLDER)}; the same command goes on from there.")
@@ -279,6 +297,7 @@ class _Material:
     tokenizer: PreTrainedTokenizerBase
     wordings: dict[str, EvidenceSets]
     public: Dataset | None
+    judge: Judge | None
 
     def digests(self) -> list[str]:
         """Of the records, and of the public texts."""
@@ -307,7 +326,10 @@ def _material(run: Preparation, plan: _Plan, sources: list[ModelSource], model_c
             encoded = encode(plan.public, RecordEncoder(tokenizer, RecordFormat("text"), length), "public")
             assert isinstance(encoded, Dataset)
             public = encoded
-    return _Material(evidence, tokenizer, wordings, public)
+    judge = None
+    if plan.judge is not None and "sampling" not in plan.skipped:
+        judge = Judge.load(plan.judge, config.device)
+    return _Material(evidence, tokenizer, wordings, public, judge)
 
 
 def _attack_one(
@@ -338,7 +360,16 @@ def _attack_one(
         leaks = parts.get(
             f"{arm}_sampling",
             LeakCurve | None,
-            lambda: sample_leaks(model, evidence, material.tokenizer, records=RECORDS, samples=SAMPLES, seed=seed),
+            lambda: sample_leaks(
+                model,
+                evidence,
+                material.tokenizer,
+                records=RECORDS,
+                samples=plan.samples,
+                seed=seed,
+                temperature=plan.temperature,
+                judge=material.judge,
+            ),
         )
     if "in_context" not in plan.skipped:
         reminder = in_context(model, evidence, records=RECORDS, seed=seed)

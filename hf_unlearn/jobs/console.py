@@ -349,11 +349,17 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
             add(f"AUC at {rounded.bits} bits", (found.quantised[number].membership_auc for found in models))
     leaks = [found.sampling for found in models if found.sampling is not None]
     if leaks:
-        often = leaks[0].forget[-1].samples
+        often, last = leaks[0].forget[-1].samples, leaks[0].forget[-1]
         add(f"S written in {often} samples", (curve.forget[-1].verbatim for curve in leaks))
         if leaks[0].holdout is not None:
             held_out = (curve.holdout[-1].verbatim if curve.holdout else None for curve in leaks)
             add(f"H written in {often} samples", held_out)
+        if last.similar is not None:
+            add("S, similar text", (curve.forget[-1].similar for curve in leaks))
+        if last.answer is not None:
+            add("S, short answer", (curve.forget[-1].answer for curve in leaks))
+        if last.entailed is not None:
+            add("S, by entailment", (curve.forget[-1].entailed for curve in leaks))
     contexts = [found.in_context for found in models if found.in_context is not None]
     if contexts:
         add("loss of S, alone", (score.alone for score in contexts))
@@ -373,6 +379,10 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
     if report.depth is not None:
         add("depth", (report.depth.depth if arm == "unlearned" else None for arm in report.models))
     console.print(shown)
+    if leaks:
+        console.print(
+            f"  Sampling at temperature {leaks[0].temperature:g} read and wrote {leaks[0].tokens:,} tokens a model."
+        )
     for finding in report.findings():
         console.print(f"  {plain(finding)}.")
     for attack, reason in report.skipped.items():

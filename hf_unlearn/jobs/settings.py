@@ -305,6 +305,21 @@ class AttackArguments:
             "help": "Optimiser steps of further training, at --learning_rate and --per_device_train_batch_size."
         },
     )
+    attack_samples: int = field(
+        default=8,
+        metadata={
+            "help": "Texts that a language model writes for each of up to 50 records of S and of H. With 200 the "
+            "curve goes up to leak@128; the time grows with it."
+        },
+    )
+    attack_temperature: float = field(default=1.0, metadata={"help": "The temperature of these texts."})
+    entailment_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "A classifier of pairs of texts with a class 'entailment', such as one trained on MNLI. It says "
+            "whether a record follows from a text. None: only words are compared."
+        },
+    )
     public_dataset: str | None = field(
         default=None,
         metadata={

@@ -22,7 +22,7 @@ LEFT_ALONE = (
 )  # fmt: skip
 # A large number of these is a large amount of work, which one may ask for.
 WORK = (
-    "seeds", "attack_steps", "alternates_per_record", "generate_records", "num_train_epochs", "lora_r", "shards",
+    "seeds", "attack_steps", "attack_samples", "alternates_per_record", "generate_records", "num_train_epochs", "lora_r", "shards",
     "owners", "rows_each", "requests_a_month", "max_models", "eval_steps", "logging_steps", "save_steps", "budget",
 )  # fmt: skip
 TEXTS = [
@@ -108,7 +108,7 @@ class Place:
             else {}
         )
         right |= {"seeds": ["1"]} if command == "references" else {}
-        right |= {"attack_steps": ["1"]} if command == "attack" else {}
+        right |= {"attack_steps": ["1"], "attack_samples": ["1"]} if command == "attack" else {}
         if command in ("run", "references"):
             right |= {"method": [rng.choice(["fine_tune", "shrink_perturb", "npo", "grad_diff", "auto"])]}
         right = {name: values for name, values in right.items() if name in settings_of(command)}

@@ -20,7 +20,7 @@ from ..generation import generate, measure
 from ..measured_sets import JUDGED, EvidenceSets, first_pieces
 from ..report import SetName
 from ..statistics import Estimate, clustered_mean, membership_auc, share
-from .prompting import GIVEN_TOKENS, SAMPLED_TOKENS, SIMILAR
+from .sampling import GIVEN_TOKENS, SAMPLED_TOKENS, SIMILAR
 
 # The weight of the difference, and how far below the likeliest token one may lie in nats, as in the code of
 # arXiv:2505.24379 for MUSE.

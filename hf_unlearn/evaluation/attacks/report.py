@@ -14,8 +14,9 @@ from ..plots import save_figure
 from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT, show
 from .depth import DepthScore
 from .pair import GuidedTexts, PairAttack
-from .prompting import ContextScore, LeakCurve, LeakPoint, WordingScore
+from .prompting import ContextScore, WordingScore
 from .relearning import QuantisedScore, RelearningCurve, Taught
+from .sampling import LeakCurve, LeakPoint
 
 ATTACKS_FILE = "attacks.json"
 
@@ -25,7 +26,7 @@ LEAKS_FILE = "leak_curve.png"
 
 DEPTH_FILE = "depth.png"
 
-ATTACKS_VERSION = 1
+ATTACKS_VERSION = 2
 
 Attacked = Literal["original", "unlearned", "retrained"]
 
@@ -39,7 +40,7 @@ class ModelAttacks:
         steps_until_halfway: of each curve, the first measured step with S halfway back; None when it was not, or when
             nobody knows where halfway is.
         quantised: at 8 and 4 bits.
-        sampling: how much of S it writes in many samples.
+        sampling: how much of S it writes in many samples, leak@k.
         in_context: how its loss of S falls after other records of S.
         wordings: what it makes of S after prompts in other words; first after those as they were trained.
     """
@@ -62,7 +63,7 @@ class AttackReport(Shown):
         halfway_loss: the loss of S, in nats, that counts as halfway back to the original's: from that of the retrained
             model, else from that of the unlearned one; None without the original.
         models: by ``original``, ``unlearned`` and ``retrained``.
-        schema_version: 1.
+        schema_version: 2.
         skipped: the attacks that were not made, each with the reason.
         depth: what the layers of the unlearned model lack of S; None where it was not measured.
         pair: what the original gives away together with a later model; None without the original or without H.
@@ -226,7 +227,7 @@ def plot_relearning(report: AttackReport, path: Path) -> None:
 
 
 def plot_leaks(report: AttackReport, path: Path) -> None:
-    """Draw what share of the records of S the models write in so many samples, and of H the unlearned one."""
+    """Draw what share of the records of S one of so many samples gives away, and of H for the unlearned model."""
     curves = {arm: found.sampling for arm, found in report.models.items() if found.sampling is not None}
     lines: list[tuple[tuple[LeakPoint, ...], dict[str, Any]]] = [
         (curve.forget, ARM_STYLES[arm] | {"label": f"S, {ARM_NAMES[arm]}"}) for arm, curve in curves.items()
@@ -234,9 +235,14 @@ def plot_leaks(report: AttackReport, path: Path) -> None:
     if (guessed := curves["unlearned"].holdout) is not None:
         lines.append((guessed, {"label": "H, after", "color": "gray", "linestyle": "-.", "marker": "x"}))
     kinds = {"verbatim": f"{report.leak_finding()}"}
-    if (similar := curves["unlearned"].forget[-1].similar) is not None:
+    last = curves["unlearned"].forget[-1]
+    if last.similar is not None:
         recall = curves["unlearned"].similar_recall
-        kinds["similar"] = f"It writes {similar.value:.0%} of them with a ROUGE-L recall of {recall} or more"
+        kinds["similar"] = f"It writes {last.similar.value:.0%} of them with a ROUGE-L recall of {recall} or more"
+    if last.answer is not None:
+        kinds["answer"] = f"Of records with a short answer it writes the answer of {last.answer.value:.0%}"
+    if last.entailed is not None:
+        kinds["entailed"] = f"By the model for entailment it gives away {last.entailed.value:.0%} of them"
     figure = Figure(figsize=(5.5 * len(kinds), 4.6), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axis, (kind, title) in zip(panels, kinds.items(), strict=True):
@@ -251,10 +257,10 @@ def plot_leaks(report: AttackReport, path: Path) -> None:
         axis.set_title(_two_lines(title), fontsize=10)
         axis.set_xscale("log", base=2)
         axis.set_xticks(counts, [f"{count}" for count in counts])
-        axis.set_xlabel("samples of each record")
+        axis.set_xlabel("samples of each record (k)")
         axis.set_ylim(-0.02, 1)
         axis.yaxis.set_major_formatter(PercentFormatter(1))
-    panels[0].set_ylabel("share of records written, 95 % intervals")
+    panels[0].set_ylabel("share of records, leak@k, 95 % intervals")
     panels[0].legend(fontsize=8, frameon=False)
     save_figure(figure, path)
 

@@ -20,8 +20,8 @@ from ...evaluation.attacks.depth import (
     probed_layers,
 )
 from ...evaluation.attacks.pair import CUT, WEIGHT, PairAttack, changed_losses, guided_texts
-from ...evaluation.attacks.prompting import SAMPLED_TOKENS
 from ...evaluation.attacks.report import Attacked
+from ...evaluation.attacks.sampling import SAMPLED_TOKENS
 from ...evaluation.measured_sets import JUDGED, EvidenceSets
 from ...evaluation.score_cache import score_once
 from ...models.layers import blocks_of

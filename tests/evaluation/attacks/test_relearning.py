@@ -359,7 +359,6 @@ def test_prompts_in_the_words_of_a_column(
     original: Model,
     tmp_path: Path,
     recipe: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Records without one are left out, H as a whole when it lacks the column; the completion stays."""
     rows = [
@@ -371,8 +370,7 @@ def test_prompts_in_the_words_of_a_column(
     settings = {key: value for key, value in lm_settings.items() if key not in ("original", "holdout_ids")}
     settings |= {"dataset_name": str(data), "holdout_dataset": str(held_out), "use_cpu": True}
     templates = {"prompt_template": "{prompt}", "completion_template": "{completion}"}
-    monkeypatch.setattr(attacking, "SAMPLES", 1)
-    flags = ["--attack_steps", "1", "--paraphrase_column", "asked"]
+    flags = ["--attack_steps", "1", "--attack_samples", "1", "--paraphrase_column", "asked"]
     for name, extra in (("columns", {}), ("templates", templates)):
         out = tmp_path / name
         config = str(recipe(**settings, **extra, output_dir=str(out)))
@@ -488,6 +486,9 @@ def test_two_processes_attack_as_one_does(
     ("flags", "message"),
     [
         (["--attack_steps", "0"], "--attack_steps 0 is not possible"),
+        (["--attack_samples", "0"], "--attack_samples 0 is not possible"),
+        (["--attack_temperature", "0"], "--attack_temperature 0.0 is not possible"),
+        (["--entailment_model", "nowhere/at-all-"], "nowhere/at-all-"),
         (["--paraphrase_column", "nowhere"], "nowhere"),
         (
             [
