@@ -7,9 +7,10 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
@@ -21,8 +22,9 @@ from ..data.format import RecordFormat, record_format
 from ..data.forms import paraphrased, plain_prompts
 from ..data.loading import load_data
 from ..errors import InputError
+from ..evaluation.attacks.low_bits import Form, available, in_few_bits
 from ..evaluation.attacks.prompting import WORDINGS, in_context, other_words
-from ..evaluation.attacks.relearning import RelearningCurve, Taught, halfway, quantise, relearn
+from ..evaluation.attacks.relearning import RelearningCurve, Taught, halfway, relearn
 from ..evaluation.attacks.report import (
     ATTACKS_FILE,
     CURVE_FILE,
@@ -58,8 +60,6 @@ MOST_MEASUREMENTS = 20
 
 # Records of S, and of H, that the models are prompted with.
 RECORDS = 50
-
-BITS: tuple[Literal[4, 8], ...] = (8, 4)
 
 AS_TRAINED = "as trained"
 
@@ -120,6 +120,7 @@ class _Plan:
         wordings: by name, how to read prompt and completion; empty where prompts are no plain text.
         worded: the records of S and H that have the wordings.
         public: texts to train the adapter ``lora`` on; None leaves this attack out.
+        forms: the formats of few bits that can be tried.
         samples, temperature: of each record that a model writes texts for.
         judge: the model that says what follows from a text; None to compare words only.
         skipped: the attacks that are left out, each with the reason.
@@ -129,6 +130,7 @@ class _Plan:
     worded: dict[SetName, Dataset]
     public: Dataset | None
     lora: LoraConfig | None
+    forms: tuple[Form, ...]
     samples: int
     temperature: float
     judge: ModelSource | None
@@ -164,7 +166,10 @@ def _plan(run: Preparation, asked: AttackArguments, model_args: ModelArguments) 
     if asked.entailment_model is not None:
         judge = locate(asked.entailment_model)
         entailment_class(judge)
-    return _Plan(wordings, worded, public, lora, asked.attack_samples, asked.attack_temperature, judge, skipped)
+    forms, missing = available()
+    return _Plan(
+        wordings, worded, public, lora, forms, asked.attack_samples, asked.attack_temperature, judge, skipped | missing
+    )
 
 
 def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
@@ -233,6 +238,7 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
     digests: list[str | None] = []
     parts = _parts(run)
     material: _Material | None = None
+    original: pa.Table | None = None
     for arm, place in places.items():
         model = to_device(load_any(place, run.task, **run.loading), run.config.device)
         if material is None:
@@ -240,7 +246,9 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
             parts = parts.of(*material.digests())
             _print_price(run, plan, places, material, model)
         digests.append(model_digest(model))
-        models[arm] = _attack_one(model, run, plan, material, arm, parts.of(digests[-1]))
+        models[arm], whole = _attack_one(model, run, plan, material, arm, parts.of(digests[-1]), original)
+        if arm == "original":
+            original = whole
     # Two more will be loaded together.
     del model
     loss = None
@@ -333,8 +341,15 @@ def _material(run: Preparation, plan: _Plan, sources: list[ModelSource], model_c
 
 
 def _attack_one(
-    model: Model, run: Preparation, plan: _Plan, material: _Material, arm: Attacked, parts: KeptParts
-) -> ModelAttacks:
+    model: Model,
+    run: Preparation,
+    plan: _Plan,
+    material: _Material,
+    arm: Attacked,
+    parts: KeptParts,
+    original: pa.Table | None,
+) -> tuple[ModelAttacks, pa.Table]:
+    """The attacks on one model, and the scores of S under it; ``original`` are those under the original."""
     evidence, seed = material.evidence, run.config.seed
     lessons: list[Taught] = ["forget", "retained"]
     if material.public is not None:
@@ -373,11 +388,13 @@ def _attack_one(
         )
     if "in_context" not in plan.skipped:
         reminder = in_context(model, evidence, records=RECORDS, seed=seed)
-    return ModelAttacks(
+    quantised, whole = in_few_bits(model, evidence, plan.forms, original)
+    found = ModelAttacks(
         relearning=curves,
         steps_until_halfway={},
-        quantised=tuple(quantise(model, evidence, bits) for bits in BITS),
+        quantised=quantised,
         sampling=leaks,
         in_context=reminder,
         wordings=other_words(model, material.wordings),
     )
+    return found, whole

@@ -335,6 +335,8 @@ def _closeness_table(arm: str, closeness: Closeness) -> Table:
 
 def print_attacks(console: Console, report: "AttackReport") -> None:
     """Show what the attacks brought back."""
+    from ..evaluation.attacks.low_bits import FORMS
+
     models, first = report.models.values(), report.models["unlearned"]
     shown = numbers("The attacks, on copies of the models", (ARM_NAMES[arm] for arm in report.models))
 
@@ -345,8 +347,11 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
     for number, curve in enumerate(first.relearning):
         add(f"  taught {TAUGHT[curve.taught]}", (found.relearning[number].points[-1].forget_loss for found in models))
     for number, rounded in enumerate(first.quantised):
-        if rounded.membership_auc is not None:
-            add(f"AUC at {rounded.bits} bits", (found.quantised[number].membership_auc for found in models))
+        scores = [found.quantised[number] for found in models]
+        if any(score.recovery for score in scores):
+            add(f"S back, {FORMS[rounded.form].shown}", (score.recovery for score in scores))
+        elif rounded.membership_auc is not None:
+            add(f"AUC, {FORMS[rounded.form].shown}", (score.membership_auc for score in scores))
     leaks = [found.sampling for found in models if found.sampling is not None]
     if leaks:
         often, last = leaks[0].forget[-1].samples, leaks[0].forget[-1]

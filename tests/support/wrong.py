@@ -22,8 +22,9 @@ LEFT_ALONE = (
 )  # fmt: skip
 # A large number of these is a large amount of work, which one may ask for.
 WORK = (
-    "seeds", "attack_steps", "attack_samples", "alternates_per_record", "generate_records", "num_train_epochs", "lora_r", "shards",
-    "owners", "rows_each", "requests_a_month", "max_models", "eval_steps", "logging_steps", "save_steps", "budget",
+    "seeds", "attack_steps", "attack_samples", "alternates_per_record", "generate_records", "num_train_epochs",
+    "lora_r", "shards", "owners", "rows_each", "requests_a_month", "max_models", "eval_steps", "logging_steps",
+    "save_steps", "budget",
 )  # fmt: skip
 TEXTS = [
     "", " ", "nan", "NaN", "inf", "-inf", "-1", "0", "1e999", "-1e-999", "9" * 30, "9" * 400, "-" + "9" * 30, "0x10",

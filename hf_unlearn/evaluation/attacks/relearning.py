@@ -1,6 +1,6 @@
-"""Attacks on the weights: what a few steps of training, or rounding the weights, bring back of S.
+"""Relearning: what a few steps of training bring back of S.
 
-A model may hide what it still holds. Each attack works on a copy. It means little alone: the same attack on a model
+A model may hide what it still holds. The attack works on a copy. It means little alone: the same attack on a model
 that never saw S shows how much is learnt and not remembered.
 """
 
@@ -13,10 +13,9 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ...errors import InputError
-from ...models.loading import Model, plain_model, quantised_bits
+from ...models.loading import Model
 from ..measured_sets import EvidenceSets, first_half, loss_and_auc
 from ..report import SetName
 from ..scoring import preserved_rng
@@ -63,21 +62,6 @@ class RelearningCurve:
     def steps_until(self, loss: float) -> int | None:
         """The first measured step at which the mean loss is no higher than this, None when there is none."""
         return next((point.step for point in self.points if point.forget_loss.value <= loss), None)
-
-
-@dataclass(frozen=True)
-class QuantisedScore:
-    """What a model with rounded weights makes of S.
-
-    Attributes:
-        bits: of a weight.
-        forget_loss: mean loss of the records of S, in nats.
-        membership_auc: by the loss, None without H.
-    """
-
-    bits: int
-    forget_loss: Estimate
-    membership_auc: Estimate | None
 
 
 def halfway(forgotten: float, known: float) -> float:
@@ -152,59 +136,6 @@ def relearn(
             if step % measure_every == 0 or step == steps:
                 points.append(RelearningPoint(step, *loss_and_auc(watched.score(pupil))))
     return RelearningCurve(taught, learning_rate, batch_size, seed, tuple(points), lora.r if lora else None)
-
-
-def quantise(model: Model, evidence: EvidenceSets, bits: Literal[4, 8]) -> QuantisedScore:
-    """Round the weights of a copy of a model, and score S and H with it (Zhang et al. 2024, arXiv:2410.16454).
-
-    Raises:
-        InputError: the weights have few bits already.
-    """
-    tables = _only(evidence, evidence.sets["forget"]).score(quantised_copy(model, bits))
-    return QuantisedScore(bits, *loss_and_auc(tables))
-
-
-@torch.no_grad()
-def quantised_copy(model: Model, bits: Literal[4, 8]) -> Model:
-    """A copy of a model whose linear layers hold rounded weights; embeddings and the layer that names tokens do not.
-
-    An adapter is merged into the copy first.
-
-    Raises:
-        InputError: the weights have few bits already.
-    """
-    if quantised_bits(plain_model(model).config) is not None:
-        raise InputError("The model's weights have few bits already; load them whole to see what rounding does.")
-    rounded = copy.deepcopy(model)
-    if isinstance(rounded, PeftModel):
-        rounded = rounded.merge_and_unload()
-    kept = rounded.get_output_embeddings()
-    for module in rounded.modules():
-        if module is kept:
-            continue
-        if isinstance(module, nn.Linear):
-            module.weight.copy_(round_to_nearest(module.weight, bits))
-        elif isinstance(module, Conv1D):
-            # Its rows are inputs.
-            module.weight.copy_(round_to_nearest(module.weight.T, bits).T)
-    return rounded
-
-
-def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Round each row to whole multiples, from -m to m with m = 2^(bits - 1) - 1, of a scale of its own, max|w| / m.
-
-    Args:
-        weight: shape (outputs, inputs).
-        bits: of a weight.
-
-    Returns:
-        The rounded weights, of the same shape and dtype; a half goes to the even neighbour.
-    """
-    largest = 2 ** (bits - 1) - 1
-    scale = weight.float().abs().amax(dim=1, keepdim=True) / largest
-    # A row of zeros has no scale.
-    steps = torch.round(weight.float() / torch.where(scale > 0, scale, 1.0))
-    return (steps * scale).to(weight.dtype)
 
 
 def _parts(evidence: EvidenceSets, taught: Taught, seed: int, public: Dataset | None) -> tuple[Dataset, EvidenceSets]:

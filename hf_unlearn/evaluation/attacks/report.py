@@ -13,9 +13,10 @@ from ...models.tasks import TASKS, Task
 from ..plots import save_figure
 from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT, show
 from .depth import DepthScore
+from .low_bits import FORMS, QuantisedScore
 from .pair import GuidedTexts, PairAttack
 from .prompting import ContextScore, WordingScore
-from .relearning import QuantisedScore, RelearningCurve, Taught
+from .relearning import RelearningCurve, Taught
 from .sampling import LeakCurve, LeakPoint
 
 ATTACKS_FILE = "attacks.json"
@@ -39,7 +40,7 @@ class ModelAttacks:
         relearning: a curve for each thing taught.
         steps_until_halfway: of each curve, the first measured step with S halfway back; None when it was not, or when
             nobody knows where halfway is.
-        quantised: at 8 and 4 bits.
+        quantised: its weights in few bits, in several formats.
         sampling: how much of S it writes in many samples, leak@k.
         in_context: how its loss of S falls after other records of S.
         wordings: what it makes of S after prompts in other words; first after those as they were trained.
@@ -103,7 +104,7 @@ class AttackReport(Shown):
 
     def _others(self) -> tuple[str | None, ...]:
         findings = (self._reminder(), self._wording(), self.depth_finding(), self._pair_membership())
-        return self.leak_finding(), *findings, self._pair_texts()
+        return self._few_bits(), self.leak_finding(), *findings, self._pair_texts()
 
     def depth_finding(self) -> str | None:
         """What the layers came to, None where they were not read."""
@@ -144,6 +145,20 @@ class AttackReport(Shown):
             f"Guided away from the unlearned model the original writes {recalls['unlearned']:.0%} of the words of S, "
             f"and alone {recalls['alone']:.0%}",
             {"retrained": f"{recalls['retrained']:.0%}"} if "retrained" in recalls else {},
+        )
+
+    def _few_bits(self) -> str | None:
+        back = {
+            arm: {score.form: score.recovery for score in found.quantised if score.recovery is not None}
+            for arm, found in self.models.items()
+        }
+        if not back["unlearned"]:
+            return None
+        worst = max(back["unlearned"], key=lambda form: back["unlearned"][form].value)
+        return self._compared(
+            f"With weights {FORMS[worst].shown} the unlearned model goes "
+            f"{back['unlearned'][worst].value:.0%} of the way back to the original's loss of S",
+            {arm: f"{scores[worst].value:.0%}" for arm, scores in back.items() if worst in scores},
         )
 
     def leak_finding(self) -> str | None:
