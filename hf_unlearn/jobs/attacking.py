@@ -5,6 +5,7 @@ The attacks themselves are in :mod:`~hf_unlearn.evaluation.attacks`.
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from ..data.forms import paraphrased, plain_prompts
 from ..data.loading import load_data
 from ..errors import InputError
 from ..evaluation.attacks.low_bits import Form, available, in_few_bits
-from ..evaluation.attacks.prompting import WORDINGS, in_context, other_words
+from ..evaluation.attacks.prompting import in_context
 from ..evaluation.attacks.relearning import RelearningCurve, Taught, halfway, relearn
 from ..evaluation.attacks.report import (
     ATTACKS_FILE,
@@ -38,6 +39,7 @@ from ..evaluation.attacks.report import (
     plot_relearning,
 )
 from ..evaluation.attacks.sampling import SAMPLED_TOKENS, Judge, LeakCurve, entailment_class, sample_leaks
+from ..evaluation.attacks.wordings import AS_TRAINED, WORDINGS, Wording, other_words
 from ..evaluation.measured_sets import JUDGED, SAMPLE_ROWS, EvidenceSets, evidence_sets
 from ..evaluation.report import SetName
 from ..evaluation.score_cache import data_digest, model_digest
@@ -60,8 +62,6 @@ MOST_MEASUREMENTS = 20
 
 # Records of S, and of H, that the models are prompted with.
 RECORDS = 50
-
-AS_TRAINED = "as trained"
 
 
 def attack(values: dict[str, Any]) -> AttackReport:
@@ -117,8 +117,9 @@ class _Plan:
     """Which attacks to make.
 
     Attributes:
-        wordings: by name, how to read prompt and completion; empty where prompts are no plain text.
-        worded: the records of S and H that have the wordings.
+        own: how to read prompt and completion; None where prompts are no plain text.
+        paraphrased: how to read them with the column of paraphrases in the prompt's place; None without one.
+        worded: the records of S and H that are asked for in other words.
         public: texts to train the adapter ``lora`` on; None leaves this attack out.
         forms: the formats of few bits that can be tried.
         samples, temperature: of each record that a model writes texts for.
@@ -126,7 +127,8 @@ class _Plan:
         skipped: the attacks that are left out, each with the reason.
     """
 
-    wordings: dict[str, RecordFormat]
+    own: RecordFormat | None
+    paraphrased: RecordFormat | None
     worded: dict[SetName, Dataset]
     public: Dataset | None
     lora: LoraConfig | None
@@ -143,9 +145,9 @@ def _plan(run: Preparation, asked: AttackArguments, model_args: ModelArguments) 
         skipped["sampling"] = f"a model for {run.task} writes no text"
     if not facts.next_token:
         skipped["in_context"] = f"a model for {run.task} does not go on from other records"
-    wordings = _wordings(run, run.config.paraphrase_column)
+    own, paraphrases = _readings(run, run.config.paraphrase_column)
     worded: dict[SetName, Dataset] = {}
-    if wordings:
+    if own is not None:
         parts: dict[SetName, AnyDataset | None] = {"forget": run.parts.forget, "holdout": run.parts.holdout}
         for name, part in parts.items():
             if part is not None and (drawn := _drawn(part, run.config.paraphrase_column, run.config.seed)) is not None:
@@ -168,25 +170,39 @@ def _plan(run: Preparation, asked: AttackArguments, model_args: ModelArguments) 
         entailment_class(judge)
     forms, missing = available()
     return _Plan(
-        wordings, worded, public, lora, forms, asked.attack_samples, asked.attack_temperature, judge, skipped | missing
+        own=own,
+        paraphrased=paraphrases,
+        worded=worded,
+        public=public,
+        lora=lora,
+        forms=forms,
+        samples=asked.attack_samples,
+        temperature=asked.attack_temperature,
+        judge=judge,
+        skipped=skipped | missing,
     )
 
 
-def _wordings(run: Preparation, paraphrases: str | None) -> dict[str, RecordFormat]:
-    """How to read prompt and completion: as trained, and in other words."""
+def _readings(run: Preparation, paraphrases: str | None) -> tuple[RecordFormat | None, RecordFormat | None]:
+    """How to read prompt and completion, as trained and with paraphrases; None where there are none."""
     names, records = column_names(run.parts.forget), run.parts.forget
     if "input_ids" in names:
-        return {}
+        return None, None
     own = plain_prompts(records, record_format(names, run.task, **run.config.layout))
-    if own is None:
-        return {}
-    others = {f"{words}{{}}": replace(own, before=words) for words in WORDINGS}
-    if paraphrases is not None:
-        require_columns([paraphrases], names)
-        worded = paraphrased(records, own, paraphrases)
-        assert worded is not None
-        others = {paraphrases: worded}
-    return {AS_TRAINED: own} | others
+    if own is None or paraphrases is None:
+        return own, None
+    require_columns([paraphrases], names)
+    return own, paraphrased(records, own, paraphrases)
+
+
+def _in_words(part: Dataset, own: RecordFormat, change: Wording, group_column: str | None) -> Dataset:
+    """Records with their prompts in other words."""
+    lines = []
+    for record in part:
+        prompt, completion = change(*own.pair(record))
+        line = {"prompt": prompt, "completion": completion}
+        lines.append(line if group_column is None else line | {group_column: record[group_column]})
+    return Dataset.from_list(lines)
 
 
 def _drawn(part: AnyDataset, paraphrases: str | None, seed: int) -> Dataset | None:
@@ -320,14 +336,15 @@ def _material(run: Preparation, plan: _Plan, sources: list[ModelSource], model_c
     wordings: dict[str, EvidenceSets] = {}
     public = None
     with config.main_process_first(desc="tokenising"):
-        for name, layout in plan.wordings.items():
+        for name, (layout, records) in _readings_by_name(run, plan).items():
             wordings[name] = evidence_sets(
-                plan.worded,
+                records,
                 RecordEncoder(tokenizer, layout, length),
                 evidence.collator,
                 run.task,
                 evidence.batch_size,
                 config.seed,
+                tokenizer=tokenizer,
                 group_column=config.group_column,
             )
         if plan.public is not None:
@@ -338,6 +355,21 @@ def _material(run: Preparation, plan: _Plan, sources: list[ModelSource], model_c
     if plan.judge is not None and "sampling" not in plan.skipped:
         judge = Judge.load(plan.judge, config.device)
     return _Material(evidence, tokenizer, wordings, public, judge)
+
+
+def _readings_by_name(run: Preparation, plan: _Plan) -> dict[str, tuple[RecordFormat, Mapping[SetName, Dataset]]]:
+    """By the name of each wording, the records and how to read them."""
+    if plan.own is None:
+        return {}
+    found: dict[str, tuple[RecordFormat, Mapping[SetName, Dataset]]] = {AS_TRAINED: (plan.own, plan.worded)}
+    for name, change in WORDINGS.items():
+        records = {
+            part: _in_words(rows, plan.own, change, run.config.group_column) for part, rows in plan.worded.items()
+        }
+        found[name] = RecordFormat(plan.own.kind), records
+    if plan.paraphrased is not None:
+        found[f"{run.config.paraphrase_column}"] = plan.paraphrased, plan.worded
+    return found
 
 
 def _attack_one(
@@ -389,12 +421,14 @@ def _attack_one(
     if "in_context" not in plan.skipped:
         reminder = in_context(model, evidence, records=RECORDS, seed=seed)
     quantised, whole = in_few_bits(model, evidence, plan.forms, original)
+    worded, worst = other_words(model, material.wordings)
     found = ModelAttacks(
         relearning=curves,
         steps_until_halfway={},
         quantised=quantised,
         sampling=leaks,
         in_context=reminder,
-        wordings=other_words(model, material.wordings),
+        wordings=worded,
+        worst_wording=worst,
     )
     return found, whole

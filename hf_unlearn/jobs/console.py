@@ -371,11 +371,16 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
         add("  after others of S", (score.after_forget for score in contexts))
         others = "H" if contexts[0].others == "holdout" else "L"
         add(f"  after records of {others}", (score.after_others for score in contexts))
-    for number, wording in enumerate(first.wordings):
-        name = plain(wording.wording.replace("{}", "").strip())
-        add(f"loss of S, {name[:28]}", (found.wordings[number].forget_loss for found in models))
-        if wording.membership_auc is not None:
-            add("  AUC", (found.wordings[number].membership_auc for found in models))
+    if first.worst_wording is not None:
+        worst = [found.worst_wording for found in models if found.worst_wording is not None]
+        add("loss of S, as trained", (found.wordings[0].forget_loss for found in models))
+        add("  in the worst wording", (found.forget_loss for found in worst))
+        if worst[0].membership_auc is not None:
+            add("AUC, as trained", (found.wordings[0].membership_auc for found in models))
+            add("  in the worst wording", (found.membership_auc for found in worst))
+        add("S told in one wording", (found.told for found in worst))
+        if worst[0].holdout_told is not None:
+            add("H told in one wording", (found.holdout_told for found in worst))
     if report.pair is not None:
         add("change since before, AUC", (report.pair.membership.get(arm) for arm in report.models))
     if report.pair is not None and report.pair.texts:

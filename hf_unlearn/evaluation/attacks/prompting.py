@@ -1,33 +1,24 @@
-"""Attacks that only prompt a model: other records in the context, and other words.
+"""Other records of S in the context of a record of S.
 
-Each means little alone: the same questions to a model that never saw S, and about H, show what guessing and reading
-give.
+It means little alone: the same for a model that never saw S, and after records of H, shows what reading gives.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
 
-from ...data.forms import BEFORE
 from ...errors import InputError
 from ...models.limits import positions
 from ...models.loading import Model, plain_model
 from ...models.tasks import IGNORED
-from ..measured_sets import EvidenceSets, first_pieces, loss_and_auc
+from ..measured_sets import EvidenceSets, first_pieces
 from ..report import SetName
 from ..scoring import score
 from ..statistics import Estimate, by_group, mean_loss
 
 SHOTS = 4  # records before the one that is scored
 CONTEXT_TOKENS = 1024  # at most, with the record that is scored
-
-# What goes before a prompt.
-WORDINGS = (*BEFORE.values(), "A friend wants to know this. ", "You are an assistant with a perfect memory. ")
-
-
-# In the context
 
 
 @dataclass(frozen=True)
@@ -118,26 +109,3 @@ def _group_array(examples: Dataset) -> np.ndarray:
 def _shots(drawn: np.ndarray, groups: np.ndarray, group: int) -> np.ndarray:
     """The records to show: those of the group first, else in the order drawn."""
     return drawn[np.argsort(groups[drawn] != group, kind="stable")][:SHOTS]
-
-
-# In other words
-
-
-@dataclass(frozen=True)
-class WordingScore:
-    """The loss of S, and the membership AUC, when the prompts are worded in some way.
-
-    Attributes:
-        wording: the column of the prompts, or the words around them; ``as trained`` for the prompts as they are.
-        forget_loss: mean loss of the completions of S, in nats per token.
-        membership_auc: by that loss, None without H.
-    """
-
-    wording: str
-    forget_loss: Estimate
-    membership_auc: Estimate | None
-
-
-def other_words(model: Model, wordings: Mapping[str, EvidenceSets]) -> tuple[WordingScore, ...]:
-    """Score the completions of S and H after prompts in several wordings, with which they are encoded."""
-    return tuple(WordingScore(name, *loss_and_auc(sets.score(model))) for name, sets in wordings.items())

@@ -15,9 +15,10 @@ from ..wording import ARM_NAMES, ARM_STYLES, TAUGHT, show
 from .depth import DepthScore
 from .low_bits import FORMS, QuantisedScore
 from .pair import GuidedTexts, PairAttack
-from .prompting import ContextScore, WordingScore
+from .prompting import ContextScore
 from .relearning import RelearningCurve, Taught
 from .sampling import LeakCurve, LeakPoint
+from .wordings import WordingScore, WorstWording
 
 ATTACKS_FILE = "attacks.json"
 
@@ -44,6 +45,7 @@ class ModelAttacks:
         sampling: how much of S it writes in many samples, leak@k.
         in_context: how its loss of S falls after other records of S.
         wordings: what it makes of S after prompts in other words; first after those as they were trained.
+        worst_wording: the worst case over them, of each record and each owner.
     """
 
     relearning: tuple[RelearningCurve, ...]
@@ -52,6 +54,7 @@ class ModelAttacks:
     sampling: LeakCurve | None = None
     in_context: ContextScore | None = None
     wordings: tuple[WordingScore, ...] = ()
+    worst_wording: WorstWording | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class AttackReport(Shown):
         return found + [text for text in self._others() if text is not None]
 
     def _others(self) -> tuple[str | None, ...]:
-        findings = (self._reminder(), self._wording(), self.depth_finding(), self._pair_membership())
+        findings = (self._reminder(), self._wording(), self._owner(), self.depth_finding(), self._pair_membership())
         return self._few_bits(), self.leak_finding(), *findings, self._pair_texts()
 
     def depth_finding(self) -> str | None:
@@ -188,14 +191,32 @@ class AttackReport(Shown):
         )
 
     def _wording(self) -> str | None:
-        scores = {arm: found.wordings for arm, found in self.models.items() if found.wordings}
-        if not scores:
+        worst = {arm: found.worst_wording for arm, found in self.models.items() if found.worst_wording is not None}
+        if not worst:
             return None
-        lowest = {arm: min(score.forget_loss.value for score in found[1:]) for arm, found in scores.items()}
+        said = {}
+        for arm, found in worst.items():
+            beside = f" (H {found.holdout_loss.value:.2f})" if found.holdout_loss is not None else ""
+            said[arm] = f"{found.forget_loss.value:.2f}{beside}"
+        mine = self.models["unlearned"].wordings[0].forget_loss.value
         return self._compared(
-            f"Asked in other words, the unlearned model has a loss of S of {lowest['unlearned']:.2f} at the lowest, "
-            f"and of {scores['unlearned'][0].forget_loss.value:.2f} asked as it was trained",
-            {arm: f"{lowest[arm]:.2f} and {found[0].forget_loss.value:.2f}" for arm, found in scores.items()},
+            f"Asked in {worst['unlearned'].wordings} wordings, the unlearned model has a mean loss of S of "
+            f"{said['unlearned']} in each record's worst one, and of {mine:.2f} asked as it was trained",
+            said,
+        )
+
+    def _owner(self) -> str | None:
+        worst = {arm: found.worst_wording for arm, found in self.models.items() if found.worst_wording is not None}
+        if not worst or worst["unlearned"].owner_loss is None:
+            return None
+        said = {}
+        for arm, found in worst.items():
+            other = found.holdout_owner_loss
+            said[arm] = f"{found.owner_loss:.2f}" + ("" if other is None else f" (H {other:.2f})")
+        return self._compared(
+            f"The owner in S that the unlearned model knows best has a loss of {said['unlearned']} in the worst "
+            f"wording, the lowest of {worst['unlearned'].owners} owners",
+            said,
         )
 
     @staticmethod

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from hf_unlearn import InputError
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, padding_id
 from hf_unlearn.data.format import RecordFormat
-from hf_unlearn.evaluation.attacks.prompting import _shots, in_context, other_words
+from hf_unlearn.evaluation.attacks.prompting import _shots, in_context
 from hf_unlearn.evaluation.measured_sets import EvidenceSets, evidence_sets
 from hf_unlearn.models.tasks import Task
 
@@ -118,24 +118,3 @@ def test_without_others_there_is_no_context(by_heart: Any, tokenizer: Any) -> No
         in_context(by_heart, sets_of(tokenizer, secrets_rows(1), secrets_rows(2)), records=9, seed=0)
     with pytest.raises(InputError, match="held-out or retained"):
         in_context(by_heart, sets_of(tokenizer, secrets_rows(2), None), records=9, seed=0)
-
-
-# In other words
-
-
-def test_wordings_side_by_side(by_heart: Any, tokenizer: Any) -> None:
-    rows = secrets_rows(20)
-    wrapped = RecordFormat("prompt_completion", prompt="Hm. {prompt}", completion="{completion}")
-    sets = {
-        "as trained": sets_of(tokenizer, rows[:10], rows[10:]),
-        "Hm.": sets_of(tokenizer, rows[:10], rows[10:], wrapped),
-        "alone": sets_of(tokenizer, rows[:10], None),
-    }
-    plain, other, alone = other_words(by_heart, sets)
-    assert (plain.wording, other.wording) == ("as trained", "Hm.")
-    table = sets["as trained"].score(by_heart)["forget"]
-    assert plain.forget_loss.value == pytest.approx(table["nll"].to_numpy().sum() / table["tokens"].to_numpy().sum())
-    assert 0 < plain.forget_loss.value < other.forget_loss.value < 0.1, "who knows them knows them in any words"
-    assert plain.membership_auc is not None
-    assert plain.membership_auc.value == 1
-    assert alone == type(alone)("alone", plain.forget_loss, None)

@@ -267,9 +267,15 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     direction = "lower" if gain >= 0 else "higher"
     assert f"loss of a record of S is {abs(gain):.2f} {direction} than after records of H" in said
     plain, *others = report["models"]["original"]["wordings"]
-    assert (plain["wording"], len(others)) == ("as trained", 4)
-    assert plain["forget_loss"]["value"] < min(score["forget_loss"]["value"] for score in others)
-    assert "Asked in other words, the unlearned model has a loss of S of" in said
+    assert (plain["wording"], len(others)) == ("as trained", 10)
+    words = [score["forget_loss"]["value"] for score in others if score["wording"] != "answer begun"]
+    assert plain["forget_loss"]["value"] < min(words)
+    worst = {arm: found["worst_wording"] for arm, found in report["models"].items()}
+    for found in worst.values():
+        assert (found["wordings"], found["forget_loss"]["n"], found["holdout_loss"]["n"]) == (11, 10, 10)
+    assert worst["original"]["membership_auc"]["value"] > 0.9
+    assert worst["retrained"]["membership_auc"]["low"] < 0.5
+    assert "Asked in 11 wordings, the unlearned model has a mean loss of S of" in said
     assert "per_device_train_batch_size=10" in said, "from the training record"
     assert "budget" not in said, "the price of an unlearning is not that of an attack"
     assert report["models"]["unlearned"]["relearning"][0]["batch_size"] == 10
@@ -307,7 +313,7 @@ def test_prompts_in_the_words_of_a_column(
         config = str(recipe(**settings, **extra, output_dir=str(out)))
         assert main(["attack", "--config", config, *flags]) == 0
         report = json.loads((out / "attacks.json").read_text())
-        plain, worded = report["models"]["unlearned"]["wordings"]
+        plain, *_, worded = report["models"]["unlearned"]["wordings"]
         assert (plain["wording"], worded["wording"]) == ("as trained", "asked")
         assert worded["membership_auc"] is None
         encoder = RecordEncoder(load_tokenizer([locate(str(lm_original))]), RecordFormat("prompt_completion"), 128)
