@@ -25,7 +25,15 @@ from ..data.loading import load_data
 from ..errors import InputError
 from ..evaluation.attacks.low_bits import Form, available, in_few_bits
 from ..evaluation.attacks.prompting import in_context
-from ..evaluation.attacks.relearning import RelearningCurve, Taught, halfway, relearn
+from ..evaluation.attacks.relearning import (
+    RelearningCurve,
+    Taught,
+    halfway,
+    relearn,
+    relearn_one_epoch,
+    steps_of_one_epoch,
+    way_back,
+)  # fmt: skip
 from ..evaluation.attacks.report import (
     ATTACKS_FILE,
     CURVE_FILE,
@@ -276,7 +284,11 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
         loss = halfway(forgotten, known)
     for arm, found in models.items():
         steps = {curve.taught: None if loss is None else curve.steps_until(loss) for curve in found.relearning}
-        models[arm] = replace(found, steps_until_halfway=steps)
+        back: dict[Taught, float | None] = {}
+        if "original" in models and arm != "original":
+            known = models["original"].relearning[0].points[0].forget_loss.value
+            back = {curve.taught: way_back(curve, known) for curve in found.one_epoch}
+        models[arm] = replace(found, steps_until_halfway=steps, way_back=back)
     assert material is not None
     compared = compare_models(run, places, material.evidence, material.tokenizer, parts.of(*digests))
     skipped = plan.skipped | compared.skipped
@@ -304,6 +316,14 @@ def _print_price(
     out.print(
         f"Relearning, for each of {len(places)} models: {steps:,} training steps of "
         f"{config.per_device_train_batch_size:,} records, and {measured * records:,} forward passes of a record."
+    )
+    epoch = steps_of_one_epoch(material.evidence, config.per_device_train_batch_size, config.seed)
+    judged = sum(len(sets[name]) for name in JUDGED if name in sets)
+    worded = sum(len(part) for wording in material.wordings.values() for part in wording.sets.values())
+    passes = 2 * lessons * records + (1 + len(plan.forms)) * judged + worded
+    out.print(
+        f"One epoch, few bits and other wordings, for each of them: {lessons * epoch:,} training steps, and "
+        f"{passes:,} forward passes of a record."
     )
     if "sampling" not in plan.skipped:
         asked = sum(min(RECORDS, len(set(sets[name]["row"]))) for name in JUDGED if name in sets)
@@ -402,6 +422,17 @@ def _attack_one(
         )
 
     curves = tuple(parts.get(f"{arm}_taught_{taught}", RelearningCurve, partial(curve, taught)) for taught in lessons)
+    epochs = tuple(
+        relearn_one_epoch(
+            model,
+            evidence,
+            taught=taught,
+            batch_size=run.config.per_device_train_batch_size,
+            seed=seed,
+            public=material.public,
+        )
+        for taught in lessons
+    )
     leaks = reminder = None
     if "sampling" not in plan.skipped:
         leaks = parts.get(
@@ -426,6 +457,7 @@ def _attack_one(
         relearning=curves,
         steps_until_halfway={},
         quantised=quantised,
+        one_epoch=epochs,
         sampling=leaks,
         in_context=reminder,
         wordings=worded,

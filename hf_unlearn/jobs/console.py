@@ -346,6 +346,9 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
     add("loss of the rest of S", (found.relearning[0].points[0].forget_loss for found in models))
     for number, curve in enumerate(first.relearning):
         add(f"  taught {TAUGHT[curve.taught]}", (found.relearning[number].points[-1].forget_loss for found in models))
+    for number, curve in enumerate(first.one_epoch):
+        words = TAUGHT[curve.taught].removesuffix(" with LoRA")
+        add(f"  one epoch on {words}", (found.one_epoch[number].points[-1].forget_loss for found in models))
     for number, rounded in enumerate(first.quantised):
         scores = [found.quantised[number] for found in models]
         if any(score.recovery for score in scores):

@@ -23,6 +23,8 @@ from ..statistics import Estimate
 
 Taught = Literal["forget", "retained", "public"]
 
+FIELD_RATE = 2e-5  # of OpenUnlearning's relearning, Dorna et al. 2025, arXiv:2506.12618
+
 
 @dataclass(frozen=True)
 class RelearningPoint:
@@ -136,6 +138,57 @@ def relearn(
             if step % measure_every == 0 or step == steps:
                 points.append(RelearningPoint(step, *loss_and_auc(watched.score(pupil))))
     return RelearningCurve(taught, learning_rate, batch_size, seed, tuple(points), lora.r if lora else None)
+
+
+def relearn_one_epoch(
+    model: Model,
+    evidence: EvidenceSets,
+    *,
+    taught: Taught,
+    batch_size: int,
+    seed: int,
+    public: Dataset | None = None,
+) -> RelearningCurve:
+    """Relearn as the field does, at :data:`FIELD_RATE` for one epoch, so that figures compare.
+
+    OpenUnlearning teaches S for one epoch and measures S; here one half of S is taught and the other one measured, as
+    in :func:`relearn`, which has the other arguments. Of data that is not of S as many steps are taken.
+
+    Returns:
+        A curve of two points, before and after.
+    """
+    steps = steps_of_one_epoch(evidence, batch_size, seed)
+    return relearn(
+        model,
+        evidence,
+        taught=taught,
+        steps=steps,
+        learning_rate=FIELD_RATE,
+        batch_size=batch_size,
+        seed=seed,
+        measure_every=steps,
+        public=public,
+    )
+
+
+def steps_of_one_epoch(evidence: EvidenceSets, batch_size: int, seed: int) -> int:
+    """How many steps :func:`relearn_one_epoch` takes."""
+    lesson, _ = _parts(evidence, "forget", seed, None)
+    return -(-len(lesson) // batch_size)
+
+
+def way_back(curve: RelearningCurve, known: float) -> float | None:
+    """How much of the way to the original's loss a model has gone at the end of a curve: 0 none, 1 all.
+
+    Args:
+        curve: of the model.
+        known: mean loss of the same records under the original, in nats.
+
+    Returns:
+        The share; None where the original does not know the records better.
+    """
+    first, last = (curve.points[i].forget_loss.value for i in (0, -1))
+    return None if first <= known else (first - last) / (first - known)
 
 
 def _parts(evidence: EvidenceSets, taught: Taught, seed: int, public: Dataset | None) -> tuple[Dataset, EvidenceSets]:

@@ -16,7 +16,7 @@ from .depth import DepthScore
 from .low_bits import FORMS, QuantisedScore
 from .pair import GuidedTexts, PairAttack
 from .prompting import ContextScore
-from .relearning import RelearningCurve, Taught
+from .relearning import FIELD_RATE, RelearningCurve, Taught
 from .sampling import LeakCurve, LeakPoint
 from .wordings import WordingScore, WorstWording
 
@@ -42,6 +42,8 @@ class ModelAttacks:
         steps_until_halfway: of each curve, the first measured step with S halfway back; None when it was not, or when
             nobody knows where halfway is.
         quantised: its weights in few bits, in several formats.
+        one_epoch: relearning as the field does, before and after, for each thing taught.
+        way_back: how much of the way to the original's loss each of these goes; empty where there is no original.
         sampling: how much of S it writes in many samples, leak@k.
         in_context: how its loss of S falls after other records of S.
         wordings: what it makes of S after prompts in other words; first after those as they were trained.
@@ -51,6 +53,8 @@ class ModelAttacks:
     relearning: tuple[RelearningCurve, ...]
     steps_until_halfway: dict[Taught, int | None]
     quantised: tuple[QuantisedScore, ...]
+    one_epoch: tuple[RelearningCurve, ...] = ()
+    way_back: dict[Taught, float | None] = field(default_factory=dict)
     sampling: LeakCurve | None = None
     in_context: ContextScore | None = None
     wordings: tuple[WordingScore, ...] = ()
@@ -107,7 +111,7 @@ class AttackReport(Shown):
 
     def _others(self) -> tuple[str | None, ...]:
         findings = (self._reminder(), self._wording(), self._owner(), self.depth_finding(), self._pair_membership())
-        return self._few_bits(), self.leak_finding(), *findings, self._pair_texts()
+        return self._one_epoch(), self._few_bits(), self.leak_finding(), *findings, self._pair_texts()
 
     def depth_finding(self) -> str | None:
         """What the layers came to, None where they were not read."""
@@ -148,6 +152,17 @@ class AttackReport(Shown):
             f"Guided away from the unlearned model the original writes {recalls['unlearned']:.0%} of the words of S, "
             f"and alone {recalls['alone']:.0%}",
             {"retrained": f"{recalls['retrained']:.0%}"} if "retrained" in recalls else {},
+        )
+
+    def _one_epoch(self) -> str | None:
+        back = {arm: found.way_back["forget"] for arm, found in self.models.items() if "forget" in found.way_back}
+        said = {arm: f"{share:.0%}" for arm, share in back.items() if share is not None}
+        if "unlearned" not in said:
+            return None
+        return self._compared(
+            f"After one epoch on half of S at {FIELD_RATE:g}, as the field relearns, the unlearned model is "
+            f"{said['unlearned']} of the way back to the original's loss of the rest",
+            said,
         )
 
     def _few_bits(self) -> str | None:

@@ -23,6 +23,8 @@ from hf_unlearn.evaluation.attacks.relearning import (
     RelearningCurve,
     halfway,
     relearn,
+    relearn_one_epoch,
+    way_back,
 )
 from hf_unlearn.evaluation.measured_sets import EvidenceSets
 from hf_unlearn.evaluation.scoring import score
@@ -132,6 +134,19 @@ def test_the_same_seed_gives_the_same_curve(hidden: Model, evidence: EvidenceSet
     assert relearn(hidden, evidence, taught="forget", **{**ATTACK, "seed": 2}).points != first.points
 
 
+def test_one_epoch_at_the_rate_of_the_field(original: Model, hidden: Model, evidence: EvidenceSets) -> None:
+    """Five records at two a step; of other data as many steps are taken."""
+    for taught in ("forget", "retained"):
+        curve = relearn_one_epoch(hidden, evidence, taught=taught, batch_size=2, seed=1)
+        whole = relearn(hidden, evidence, taught=taught, steps=3, learning_rate=2e-5, batch_size=2, seed=1)
+        assert curve.points == (whole.points[0], whole.points[3])
+        assert curve.learning_rate == 2e-5
+        before, after = losses(curve)
+        assert way_back(curve, 0.0) == pytest.approx(1 - after / before)
+        assert way_back(curve, before) is None
+    assert way_back(curve, after) == 1
+
+
 def test_weights_of_half_precision_are_attacked_in_float32(original: Model, evidence: EvidenceSets) -> None:
     half = copy.deepcopy(original).to(torch.bfloat16)
     curve = relearn(half, evidence, taught="forget", **{**ATTACK, "steps": 3, "learning_rate": 1e-6})
@@ -233,6 +248,13 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert all(abs(score["recovery"]["value"]) < 0.1 for score in low["unlearned"].values() if score["bits"] == 8)
     assert all(score["recovery"]["n"] == 10 for score in low["retrained"].values())
     assert "of the way back to the original's loss of S; the retrained one: " in said
+    epochs = {arm: found["one_epoch"] for arm, found in report["models"].items()}
+    assert [[point["step"] for point in curve["points"]] for curve in epochs["unlearned"]] == [[0, 1]] * 3
+    start, end = (point["forget_loss"]["value"] for point in epochs["unlearned"][0]["points"])
+    share = (start - end) / (start - first["original"]["value"])
+    assert report["models"]["unlearned"]["way_back"]["forget"] == pytest.approx(share)
+    assert report["models"]["original"]["way_back"] == {}
+    assert f"as the field relearns, the unlearned model is {share:.0%} of the way back to" in said
     public = report["models"]["unlearned"]["relearning"][2]
     assert (public["taught"], public["lora_r"]) == ("public", 4)
     assert public["learning_rate"] == 2e-2
