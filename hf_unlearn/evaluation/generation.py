@@ -119,8 +119,7 @@ def generate(
         prefixes: how many tokens of the text to give. With 0 the model sees the prompt only, so texts without a
             prompt have no such line; a text that is no longer than the prefix has none either.
         new_tokens: written after a prompt at most; after a longer prefix at most as many as are left of the text.
-        samples: of each request; None for greedy decoding, once.
-        temperature: of the samples, above 0.
+        samples, temperature: how many of each request, at which temperature; None for greedy decoding, once.
         top_k: samples are drawn among so many likeliest tokens; 0 for all.
         seed: of the samples, which depend on the size of the batches too.
         context: makes what is entered around the forward passes, such as ``accelerator.autocast``.

@@ -141,7 +141,7 @@ def clustered_rate(hits: np.ndarray, trials: np.ndarray, groups: np.ndarray | No
     one trial.
 
     Args:
-        hits: successes of each record, shape (n,).
+        hits: successes of each record, or their expected number, shape (n,).
         trials: trials of each record, shape (n,).
         groups: label of each record's group, shape (n,), whose trials then count as those of one record.
     """

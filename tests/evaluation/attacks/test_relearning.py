@@ -14,6 +14,7 @@ import yaml
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 from hf_unlearn import InputError
 from hf_unlearn.cli import main
@@ -35,6 +36,7 @@ from hf_unlearn.models.location import locate
 from hf_unlearn.training.trainer_data import measured_sets
 
 from ...conftest import note_rows, secrets_rows, write_rows
+from ...support.models import bert_config
 from ...training.test_processes import LAUNCH, launched
 
 ATTACK: dict[str, Any] = {"steps": 12, "learning_rate": 2e-3, "batch_size": 5, "seed": 1}
@@ -212,6 +214,7 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     lm_original: Path,
     retrained_folder: Path,
     hidden: Model,
+    wordpiece_tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
     recipe: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
@@ -303,10 +306,21 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert report["models"]["unlearned"]["relearning"][0]["batch_size"] == 10
     assert not re.search(r"p-0\d\d|The code of", said + json.dumps(report))
     # alone it has no yardstick
-    assert main(["attack", *flags, "--attack_steps", "2", "--output_dir", str(tmp_path / "alone")]) == 0
+    judge = BertForSequenceClassification(bert_config(len(wordpiece_tokenizer)))
+    judge.config.id2label = {0: "entailment", 1: "neutral"}
+    for part in (judge, wordpiece_tokenizer):
+        part.save_pretrained(tmp_path / "judge")
+    more = ["--attack_samples", "2", "--attack_temperature", "0.5", "--entailment_model", str(tmp_path / "judge")]
+    assert main(["attack", *flags, *more, "--attack_steps", "2", "--output_dir", str(tmp_path / "alone")]) == 0
     alone = json.loads((tmp_path / "alone" / "attacks.json").read_text())
     assert (alone["halfway_loss"], list(alone["models"])) == (None, ["unlearned"])
+    written = alone["models"]["unlearned"]["sampling"]
+    assert (written["drawn"], written["temperature"]) == (2, 0.5)
+    assert all(point["entailed"]["n"] == 10 for point in written["forget"])
+    assert {score["recovery"] for score in alone["models"]["unlearned"]["quantised"]} == {None}
     said = capsys.readouterr().out
+    assert "Sampling, for each of them: 40 texts of 64 tokens at most." in said
+    assert f"Sampling at temperature 0.5 read and wrote {written['tokens']:,} tokens a model." in said
     assert "goes from a loss of" in said
     assert "Left out: public, because no --public_dataset was named." in said
     assert "Left out: depth, because it needs --original_model and --retrained_model." in said
