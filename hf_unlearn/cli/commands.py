@@ -1,44 +1,11 @@
 """The commands: what each does, its flags, and the job that it starts."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import require_file
-from .command import DIGEST_KEY, Command, argument
+from .command import DIGEST_KEY, Command, argument, hidden_words
 from .helping import HELPING
-
-
-def hidden_words(flag: str, word: str) -> list[str]:
-    """What a word of the command line stands for, which all users of a machine can read in its list of processes.
-
-    ``@FILE`` stands for the lines of a file, and ``-`` for those of standard input; any other word for itself. Raises
-    InputError where they cannot be read, or there are none.
-    """
-    if word != "-" and not word.startswith("@"):
-        return [word]
-    place = "standard input" if word == "-" else word[1:]
-    if word == "-" and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise InputError(f"{flag} - is read by one process alone, and several run; write a file, and name it @FILE.")
-    try:
-        if word != "-":
-            require_file(Path(place))
-        text = sys.stdin.read() if word == "-" else Path(place).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        # It may be an id that begins with @.
-        raise InputError(
-            f"The file that {flag} names after @ cannot be read: {reason}. For an id that begins with @, write the id "
-            "into a file."
-        ) from None
-    lines = [line for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise InputError(
-            f"{flag} finds nothing in {'standard input' if word == '-' else 'its file'}; write one a line."
-        )
-    return lines
 
 
 def _one_id(word: str) -> str:
@@ -58,6 +25,7 @@ MODEL_REVISION = argument(
     "--model_revision", dest="revision", metavar="REVISION", help="The model's branch, tag or commit on the Hub."
 )
 RUN_FOLDER = argument("folder", type=Path, metavar="FOLDER", help="The folder of a finished run: its --output_dir.")
+CERTIFICATE = "The certificates of the authority that stamps, as PEM: its root, and those between."
 
 COMMANDS = {
     "run": Command(
@@ -223,7 +191,7 @@ Publish a finished run on the Hub: the model (--hub_model_id), the data set with
     "ledger": Command(
         "",
         "show FOLDER|REPO",
-        "show what a model was made to forget so far; also verify and prove",
+        "show what a model was made to forget so far; also verify, prove and stamp",
         """\
 Read the ledger of a model: unlearning_ledger.jsonl, a chain with one line for each request that the model was made to
 forget. The ledger holds digests with a secret key, and no ids.
@@ -235,7 +203,18 @@ forget. The ledger holds digests with a secret key, and no ids.
                 "ledger.verify",
                 "FOLDER|REPO",
                 "check the chain, and the report and the weights beside it",
-                arguments=(MODEL, MODEL_REVISION, DIGEST_KEY),
+                arguments=(
+                    MODEL,
+                    MODEL_REVISION,
+                    DIGEST_KEY,
+                    argument("--authority_certificate", type=Path, metavar="FILE", help=CERTIFICATE),
+                    argument(
+                        "--time_stamp",
+                        type=Path,
+                        metavar="FILE",
+                        help="A time stamp that you kept elsewhere; by default the one beside the ledger.",
+                    ),
+                ),
             ),
             "show": Command("ledger.show", "FOLDER|REPO", "show each line", arguments=(MODEL, MODEL_REVISION)),
             "prove": Command(
@@ -257,6 +236,20 @@ forget. The ledger holds digests with a secret key, and no ids.
                     ),
                     argument("--column", required=True, help="The column of the data set that held the id."),
                     DIGEST_KEY,
+                ),
+            ),
+            "stamp": Command(
+                "ledger.stamp",
+                "FOLDER --authority URL --authority_certificate FILE",
+                "have an authority state the time of the last line",
+                """\
+Have an authority for time stamps (RFC 3161) state when the ledger had its last line. The authority gets one digest.
+The stamp goes to unlearning_ledger.tsr beside the ledger. Keep a copy elsewhere: with it `hf-unlearn ledger verify`
+shows whether somebody put everything back to an earlier state.""",
+                (
+                    RUN_FOLDER,
+                    argument("--authority", metavar="URL", required=True, help="The authority's address."),
+                    argument("--authority_certificate", type=Path, metavar="FILE", required=True, help=CERTIFICATE),
                 ),
             ),
         },

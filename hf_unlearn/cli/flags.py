@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import InputError
-from .commands import COMMANDS, Command
+from .command import Command
+from .commands import COMMANDS
 
 # What argparse quotes of the command line, and what is said in its place.
 QUOTING = (

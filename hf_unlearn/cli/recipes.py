@@ -14,7 +14,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from ..errors import InputError
 from ..files import check_aliases, require_file
 from ..jobs.settings import SETTINGS, DataArguments, RequestArguments, settings_of
-from .commands import COMMANDS, RECIPE, hidden_words
+from .command import hidden_words
+from .commands import COMMANDS, RECIPE
 from .flags import HelpFormatter, check_place, check_words, is_unicode, without_values
 
 # In a recipe the section "original" says how A(D) was trained; of the other keys these hold for it too.

@@ -1,4 +1,6 @@
-"""``hf-unlearn ledger``: check a model's ledger, show it, and prove that an id was forgotten."""
+"""``hf-unlearn ledger``: check a model's ledger, show it, prove that an id was forgotten, and have it stamped."""
+
+from pathlib import Path
 
 from huggingface_hub import HfApi
 
@@ -9,15 +11,23 @@ from ..data.request.records import value_text
 from ..errors import InputError, in_one_line
 from ..evaluation.report import REPORT_FILE
 from ..evaluation.wording import attempt_words, beside_word
+from ..files import require_file, written_whole
 from ..hub_access import hub_errors
 from ..lifecycle.erase_plan import ERASABLE
-from ..models.location import ModelSource, locate
+from ..models.location import ModelSource, file_beside, locate
 from ..publishing.ledger import LEDGER_FILE, Ledger, Unlearned
 from ..publishing.ledger_of_model import check_base, ledger_key, ledger_of
+from ..publishing.time_stamp import STAMP_FILE, ask_for_stamp, check_stamp, read_certificates
 from .console import COLOURS, plain, table, terminal
 
 
-def verify(place: str, revision: str | None, digest_key_file: str | None) -> None:
+def verify(
+    place: str,
+    revision: str | None,
+    digest_key_file: str | None,
+    authority_certificate: Path | None,
+    time_stamp: Path | None,
+) -> None:
     """Check a ledger, and say what was checked; raises InputError where it was changed, or there is none."""
     source, ledger = _found(place, revision)
     key = _key_at_hand(digest_key_file, ledger)
@@ -44,6 +54,60 @@ def verify(place: str, revision: str | None, digest_key_file: str | None) -> Non
             print("The line is from before the other files that are loaded with them were noted.")
         if check_base(source):
             print("The model under the adapter has the weights that its report was made with.")
+    _verify_time(source, ledger, authority_certificate, time_stamp)
+
+
+def _verify_time(source: ModelSource, ledger: Ledger, certificate: Path | None, kept: Path | None) -> None:
+    """Check the time stamp of a ledger, and say what it shows; raises InputError where it is of another state."""
+    path = kept if kept is not None else file_beside(source, STAMP_FILE)
+    if path is None:
+        if certificate is not None:
+            raise InputError(
+                f"There is no {STAMP_FILE} beside the ledger; name one with --time_stamp, or make one with "
+                "`hf-unlearn ledger stamp`."
+            )
+        print("No time stamp is here, and only one that was kept shows whether all was put back to an earlier state.")
+        return
+    certificates = None if certificate is None else read_certificates(certificate)
+    stamp = check_stamp(_read_stamp(path), ledger, certificates)
+    later = len(ledger.events) - stamp.line
+    signer = "An authority" if certificates is not None else "Somebody, whose signature was not checked,"
+    print(
+        f"{signer} stamped line {stamp.line:,} of {len(ledger.events):,} at {stamp.time:%Y-%m-%d %H:%M:%S} UTC, so "
+        "the ledger was not put back to before that."
+    )
+    if later:
+        print(f"The {later:,} later line{'s have' if later > 1 else ' has'} no stamp.")
+    if certificates is None:
+        print("With --authority_certificate its signature is checked.")
+
+
+def _read_stamp(path: Path) -> bytes:
+    require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"The time stamp {str(path)!r} cannot be read: {error.strerror}.") from None
+
+
+def stamp(folder: Path, authority: str, authority_certificate: Path) -> None:
+    """Have an authority stamp the last line of a ledger; raises InputError where it does not, and nothing changes."""
+    source, ledger = _found(str(folder), None)
+    if not source.is_local:
+        raise InputError(f"{str(folder)!r} is no folder; stamp the ledger in the run's folder, and publish it again.")
+    certificates = read_certificates(authority_certificate)
+    path = folder / STAMP_FILE
+    if path.exists():
+        # It would be lost that the ledger was longer before.
+        check_stamp(_read_stamp(path), ledger, None)
+    content = ask_for_stamp(ledger, authority, certificates)
+    time = check_stamp(content, ledger, certificates).time
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+    print(
+        f"{plain(authority)} stamped line {len(ledger.events):,}, the last one, at {time:%Y-%m-%d %H:%M:%S} UTC: "
+        f"{STAMP_FILE} is beside the ledger. Keep a copy elsewhere, for `hf-unlearn ledger verify --time_stamp`."
+    )
 
 
 def _key_at_hand(path: str | None, ledger: Ledger) -> bytes | None:

@@ -25,6 +25,7 @@ MODEL_FILES = (
     "sharding.json",
     "unlearning_report.json",
     "unlearning_ledger.jsonl",
+    "unlearning_ledger.tsr",
     "config.json",
     "generation_config.json",
     ADAPTER_CONFIG_NAME,

@@ -20,6 +20,7 @@ NOT_LOADED = (
     "sharding.json",
     "unlearning_report.json",
     "unlearning_ledger.jsonl",
+    "unlearning_ledger.tsr",
 )
 SHARDS = "shards/[0-9]*/adapter_config.json"
 LOADED = (*(name for name in MODEL_FILES if name not in NOT_LOADED), SHARDS)
