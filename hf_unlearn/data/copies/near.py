@@ -94,11 +94,13 @@ class _Postings:
 
     Attributes:
         particular: the shingles of each text outside boilerplate, a sparse matrix of shape (texts, shingles).
+        sizes: how many these are, int64 of shape (texts,).
         rarest: those in the index, of shape (shingles, texts).
         least: how many of those in the index a candidate must share, int64 of shape (texts,).
     """
 
     particular: csr_array
+    sizes: np.ndarray
     rarest: csr_array
     least: np.ndarray
 
@@ -116,7 +118,8 @@ class _Postings:
         order = np.lexsort((rarity[particular.indices], text))
         rank = np.arange(len(order)) - np.repeat(particular.indptr[:-1], sizes)
         chosen = order[rank < kept[text]]
-        return cls(particular, incidence(particular.indices[chosen], text[chosen], particular.shape[::-1]), least)
+        rarest = incidence(particular.indices[chosen], text[chosen], particular.shape[::-1])
+        return cls(particular, sizes, rarest, least)
 
     def candidates(self, shingles: csr_array) -> tuple[np.ndarray, np.ndarray]:
         """The places of texts, given by their shingles, and of the forgotten texts that each may be near."""
@@ -179,6 +182,7 @@ class _Index:
         share = np.where(self.words.lengths < FEWEST_WORDS, 1.0, NEAR_THRESHOLD)
         needed = _needed(self.small, particular, share)
         self.similar = _Postings.of(particular, needed, self.places_of_small)
+        self.own_digits, self.own_particular_digits = self.small @ self.digits, particular @ self.digits
 
         particular = incidence(text, np.where(common, -1, four), self.four.shape)
         in_passage = np.ceil(PARTICULAR * np.minimum(np.diff(particular.indptr), PASSAGE_WORDS - 3)).astype(np.int64)
@@ -220,19 +224,19 @@ class _Index:
         shared, shared_digits = both.sum(axis=1), both @ self.digits
         jaccard = shared / (sizes + np.diff(self.small.indptr)[forgotten] - shared)
         both = both.multiply(own).tocsr()
-        has_digits = both @ self.digits >= own @ self.digits / 2
-        has_digits &= shared_digits >= (self.small @ self.digits)[forgotten] / 2
+        has_digits = both @ self.digits >= self.own_particular_digits[forgotten] / 2
+        has_digits &= shared_digits >= self.own_digits[forgotten] / 2
         short = np.minimum(shingles.words.lengths[text], self.words.lengths[forgotten]) < FEWEST_WORDS
         similar = jaccard >= np.where(short, 1.0, NEAR_THRESHOLD) - ROUNDING
         other_numbers = similar & ~has_digits & (digits > shared_digits) & (jaccard < NEARLY_ALL - ROUNDING)
-        similar &= both.sum(axis=1) >= PARTICULAR * np.diff(own.indptr)
+        similar &= both.sum(axis=1) >= PARTICULAR * self.similar.sizes[forgotten]
 
         own = self.quoted.particular[forgotten]
         both = four[text].multiply(self.four[forgotten]).tocsr()
         containment = both.sum(axis=1) / np.maximum(np.diff(self.four.indptr)[forgotten], 1)
         quoted = containment >= self.contained[forgotten] - ROUNDING
         quoted &= self.words.lengths[forgotten] >= FEWEST_QUOTED_WORDS
-        quoted &= (both.multiply(own).sum(axis=1) >= PARTICULAR * np.diff(own.indptr)) & has_digits
+        quoted &= (both.multiply(own).sum(axis=1) >= PARTICULAR * self.quoted.sizes[forgotten]) & has_digits
 
         passage = np.zeros(len(text), np.int64)
         rest = np.flatnonzero(~similar & ~quoted & (self.words.lengths[forgotten] >= PASSAGE_WORDS))
@@ -267,7 +271,7 @@ class _Index:
         of_series = forgotten[pair[series]]
         rare = self.rows_of_four[four] <= self.most_rows[of_series][number]
         particular = np.bincount(number, rare, minlength=len(series))
-        of_text = np.diff(self.quoted.particular.indptr)[of_series]
+        of_text = self.quoted.sizes[of_series]
         counts = (length + 3 >= PASSAGE_WORDS) & (particular >= PARTICULAR * np.minimum(of_text, length))
         longest = np.zeros(len(text), np.int64)
         np.maximum.at(longest, pair[series][counts], length[counts] + 3)
