@@ -7,6 +7,7 @@ import types
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -186,7 +187,7 @@ def typed(kind: Any, value: Any, where: str = "its top") -> Any:
             return None
         kind = next(option for option in get_args(kind) if option is not type(None))
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)
         # What has a default was added later.
         needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
         unknown = (set(value) - {f.name for f in fields(kind)}) | (needed - set(value))
@@ -206,6 +207,12 @@ def typed(kind: Any, value: Any, where: str = "its top") -> Any:
     if not fits:
         raise ValueError(f"it does not fit its schema at {where}")
     return value
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, which a ledger of many lines asks for again and again."""
+    return get_type_hints(kind)
 
 
 def _finite(value: Any) -> Any:

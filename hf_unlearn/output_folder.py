@@ -44,8 +44,8 @@ def is_finished(folder: Path, settings: dict[str, Any], last_file: str, ignored:
     require_folder(folder)
     path = folder / SETTINGS_FILE
     if not path.is_file():
-        # A kill may have come before the settings had their name, and the references of a run before the run.
-        ours = {f".{SETTINGS_FILE}.part", REFERENCES_FOLDER, LOCK_FILE}
+        # A kill may have come before the settings had their name, and references and trials of a run before the run.
+        ours = {f".{SETTINGS_FILE}.part", REFERENCES_FOLDER, TRIALS_FOLDER, LOCK_FILE}
         if folder.is_dir() and {file.name for file in folder.iterdir()} - ours:
             raise InputError(f"{folder} is not empty and holds no run; name another --output_dir.")
         return False

@@ -37,10 +37,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from huggingface_hub import HfApi  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from PIL import Image  # noqa: E402
 
 from hf_unlearn.methods import table  # noqa: E402
 
+from .support.forked import dot  # noqa: E402
 from .support.models import *  # noqa: E402, F403
 
 # It would look for another host at every load.
@@ -107,11 +107,6 @@ def own_methods_alone() -> Iterator[None]:
     table.BROKEN.clear()
     table.NAMES[:] = [*table.METHODS, *table.CHOICES]
     table.STARTS[:] = [name for name in table.STARTS if name in table.OWN]
-
-
-def dot(figure: Figure, place: Any, **_: Any) -> None:
-    """What is saved in place of a picture."""
-    Image.new("RGB", (1, 1)).save(place, format="png")
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from hf_unlearn.publishing.ledger import load_ledger
 from hf_unlearn.publishing.publish import publish
 from hf_unlearn.training.saving import finish_checkpoint, last_checkpoint
 
+ROOT = Path(__file__).parents[2]
 TRIES = 50
 
 HOLD = """
@@ -140,7 +141,8 @@ def test_two_at_once_never_leave_a_mixed_folder(
 ) -> None:
     """Fifty times each, in one folder: the result is that of the one or of the other, and its ledger verifies."""
     settings = {name: value for name, value in lm_settings.items() if name not in ("original", "output_dir")}
-    flags = ["--config", str(recipe(**settings, max_steps=2, use_cpu=True)), "--output_dir", "OUT"]
+    settings |= {"measure": "sample", "max_steps": 2, "save_steps": 1, "use_cpu": True}
+    flags = ["--config", str(recipe(**settings)), "--output_dir", "OUT"]
     first = ["run", *flags]
     second = {
         "same": first,
@@ -149,9 +151,10 @@ def test_two_at_once_never_leave_a_mixed_folder(
         "other method": [*first, "--method", "toward_base"],
         "card": ["card", "OUT"],
     }[way]
-    script = str(Path(__file__).parents[1] / "support" / "racing.py")
     words = [str(tmp_path), str(TRIES), json.dumps(first), json.dumps(second)]
-    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=3600)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.racing", *words], cwd=ROOT, capture_output=True, text=True, timeout=3600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     codes = json.loads(done.stdout.splitlines()[-1])
     assert len(codes) == TRIES

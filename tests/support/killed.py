@@ -9,39 +9,26 @@ ends; the same in FOLDER/1 and so on. MOMENTS says when it is killed:
     files:5      in folder i once, before it makes, opens for writing, renames or removes its 5 * (i + 1)th file
     requests:1   FOLDER/whole is published; in attempt i it is killed after request i to the Hub
 
-A flag may name a file in the folder, as in OUT/review.jsonl.
+A flag may name a file in the folder, as in OUT/review.jsonl, or beside it, as in OUT.jsonl.
 The modules are loaded once, so that starting again takes no time.
 """
 
-import gc
 import os
 import random
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import HfApi
 from huggingface_hub.utils import httpx
 
-from hf_unlearn import jobs  # noqa: F401
-from hf_unlearn.cli import main
 from hf_unlearn.training.saving import last_checkpoint
+from tests.support.forked import get_ready, load, start, start_first
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
-
-
-def start(argv: list[str], prepare: Callable[[], None] | None = None) -> int:
-    """Fork a child that runs a command; its process id."""
-    child = os.fork()
-    if child == 0:
-        if prepare is not None:
-            prepare()
-        os._exit(main(argv))
-    return child
 
 
 def end(child: int) -> bool:
@@ -87,7 +74,7 @@ def to(out: Path, command: list[str]) -> list[str]:
     """The command, with this folder for what it writes."""
     if any("OUT/" in word for word in command):
         out.mkdir(exist_ok=True)
-    return [*(word.replace("OUT/", f"{out}/") for word in command), "--output_dir", str(out)]
+    return [*(re.sub("^OUT(?=[./])", str(out), word) for word in command), "--output_dir", str(out)]
 
 
 def at_random(kills: int, folder: Path, command: list[str], whole: float) -> int:
@@ -139,18 +126,18 @@ def at_requests(folder: Path, command: list[str]) -> int:
 
 
 def run(folder: Path, moments: str, command: list[str]) -> None:
-    torch.set_num_threads(1)
-    # Each training begins with a collection of garbage, which need not go through all modules.
-    gc.freeze()
-    started = time.perf_counter()
-    end(start(to(folder / "whole", command)))
-    whole = time.perf_counter() - started
+    get_ready()
+    listed = folder / "modules.txt"
+    end(start_first(to(folder / "whole", command), listed))
+    load(listed)
     mode, count = moments.split(":")
     if mode == "random":
-        folders = at_random(int(count), folder, command, whole)
+        started = time.perf_counter()
+        end(start(to(folder / "again", command)))
+        folders = at_random(int(count), folder, command, time.perf_counter() - started)
     else:
         folders = at_files(int(count), folder, command) if mode == "files" else at_requests(folder, command)
-    print(f"killed in {folders} folders; a whole run takes {whole:.2f} s")
+    print(f"killed in {folders} folders")
 
 
 if __name__ == "__main__":

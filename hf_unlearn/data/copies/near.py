@@ -22,6 +22,7 @@ missed. How the constants were chosen is in recipes/benchmarks/README.md.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +50,8 @@ COMMON_RATIO = 10
 LOOKED_FOR = 3
 # Entries of the index that are looked up together, which bounds the memory.
 LOOKED_UP = 2**20
+# Parts that are looked up at the same time, which takes some tens of megabytes each.
+MOST_THREADS = 8
 # Occurrences of one run of four words in a record at which passages are looked for.
 REPEATS = 32
 ROUNDING = 1e-9
@@ -200,13 +203,22 @@ class _Index:
         small, four = self._matrices(shingles)
         look_ups = np.cumsum(self.similar.look_ups(small) + self.quoted.look_ups(four))
         whole = np.stack(self.short.quoted(shingles))
-        for first, last in cuts(look_ups // LOOKED_UP):
+
+        def looked_up(cut: tuple[int, int]) -> pa.Table | None:
+            first, last = cut
             here = whole[:, (whole[0] >= first) & (whole[0] < last)] - [[first], [0]]
             candidates = [self.similar.candidates(small[first:last]), self.quoted.candidates(four[first:last]), here]
             text, forgotten = distinct(*(np.concatenate(places) for places in zip(*candidates, strict=True)))
-            if len(text):
-                is_whole = np.isin(text * self.words.texts + forgotten, here[0] * self.words.texts + here[1])
-                yield self._checked(shingles, small, four, text + first, forgotten, is_whole)
+            if len(text) == 0:
+                return None
+            is_whole = np.isin(text * self.words.texts + forgotten, here[0] * self.words.texts + here[1])
+            return self._checked(shingles, small, four, text + first, forgotten, is_whole)
+
+        # Nearly all of the time goes to NumPy, SciPy and Arrow, which let other threads work meanwhile.
+        with ThreadPoolExecutor(min(MOST_THREADS, pa.cpu_count())) as threads:
+            for found in threads.map(looked_up, cuts(look_ups // LOOKED_UP)):
+                if found is not None:
+                    yield found
 
     def _checked(
         self,
