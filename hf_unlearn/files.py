@@ -149,7 +149,7 @@ def load_json(
         name: what it is, for the message.
         version: its ``schema_version``, None where it has none.
         cure: what to do where it cannot be read.
-        dropped: names that older files hold, and that are not read.
+        dropped: names that a file may hold, and that are not read.
 
     Raises:
         InputError: it is not there, is no JSON, is of another version, or does not fit the dataclass.

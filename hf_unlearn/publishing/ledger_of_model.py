@@ -34,7 +34,7 @@ from .ledger import (
     ledger_text,
     load_ledger,
 )
-from .loaded_files import loaded_files, mark, marked_in
+from .loaded_files import SHARDING, loaded_files, mark, marked_in
 
 
 def ledger_of(source: ModelSource) -> Ledger | None:
@@ -74,7 +74,11 @@ def ledger_of(source: ModelSource) -> Ledger | None:
             f"The weights of {source.public_name!r} are not those that {LEDGER_FILE} {place} names last; restore "
             "the file or the weights from their history."
         )
-    if last.files is not None and (now := loaded_files(source, path.parent)) != last.files:
+    now = loaded_files(source, path.parent) if last.files is not None else {}
+    # Lines from before this one was noted say nothing of it.
+    if last.files is not None and SHARDING not in last.files:
+        now.pop(SHARDING, None)
+    if last.files is not None and now != last.files:
         changed = sorted(name for name in now.keys() | last.files.keys() if now.get(name) != last.files.get(name))
         raise InputError(
             f"{', '.join(map(in_one_line, changed))} of {source.public_name!r}, which are loaded with the weights, "

@@ -7,6 +7,7 @@ from pathlib import Path
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from transformers.utils import CONFIG_NAME
 
 from ..files import write_text, written_whole
 from ..hub_access import hub_errors
@@ -17,11 +18,12 @@ from .ledger import file_digest
 NOT_LOADED = (
     "README.md",
     "training_record.json",
-    "sharding.json",
     "unlearning_report.json",
     "unlearning_ledger.jsonl",
     "unlearning_ledger.tsr",
 )
+# Says of a model that is dealt into adapters which of them answers.
+SHARDING = "sharding.json"
 SHARDS = "shards/[0-9]*/adapter_config.json"
 LOADED = (*(name for name in MODEL_FILES if name not in NOT_LOADED), SHARDS)
 
@@ -40,19 +42,22 @@ def loaded_files(source: ModelSource, folder: Path) -> dict[str, str]:
 def mark(folder: Path) -> None:
     """Note in a model itself that a ledger belongs to it.
 
-    A model that is dealt into adapters has no mark: those that a deletion does not touch stay as they are.
+    That of a model which is dealt into adapters stands beside them: those that a deletion does not touch stay as they
+    are.
     """
-    config, adapter = folder / "config.json", folder / SAFETENSORS_WEIGHTS_NAME
+    adapter = folder / SAFETENSORS_WEIGHTS_NAME
     if adapter.is_file():
         with safe_open(adapter, framework="pt") as tensors:
             metadata = tensors.metadata() or {}
         if LEDGER_MARK not in metadata:
             with written_whole(adapter) as temporary:
                 save_file(load_file(adapter), temporary, metadata | {LEDGER_MARK: "true"})
-    elif config.is_file() and not (folder / "sharding.json").is_file():
-        values = json.loads(config.read_text(encoding="utf-8"))
+        return
+    place = next((path for name in (SHARDING, CONFIG_NAME) if (path := folder / name).is_file()), None)
+    if place is not None:
+        values = json.loads(place.read_text(encoding="utf-8"))
         if LEDGER_MARK not in values:
-            write_text(config, json.dumps(values | {LEDGER_MARK: True}, indent=2, sort_keys=True) + "\n")
+            write_text(place, json.dumps(values | {LEDGER_MARK: True}, indent=2, sort_keys=True) + "\n")
 
 
 def marked_in(source: ModelSource) -> str | None:
@@ -60,7 +65,7 @@ def marked_in(source: ModelSource) -> str | None:
     if source.adapter:
         with hub_errors(f"The adapter {source.name!r}"):
             fetch_files(source.name, source.revision, [SAFETENSORS_WEIGHTS_NAME])
-    for name in ("config.json", SAFETENSORS_WEIGHTS_NAME):
+    for name in (SHARDING, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
         if (path := file_beside(source, name)) is not None and _has_mark(path):
             return name
     return None

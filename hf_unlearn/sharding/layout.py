@@ -24,7 +24,7 @@ from ..data.request.records import value_text
 from ..errors import InputError
 from ..files import load_json
 from ..hub_access import hub_errors
-from ..models.location import ModelSource, file_beside, locate
+from ..models.location import LEDGER_MARK, ModelSource, file_beside, locate
 from ..models.tasks import TASKS, Task
 from ..publishing.ledger import file_digest
 from ..publishing.ledger_of_model import weights_of
@@ -230,7 +230,8 @@ def load_sharding(source: ModelSource) -> Sharding | None:
     path = file_beside(source, SHARDING_FILE)
     if path is None:
         return None
-    return load_json(Sharding, path, "sharding of a model", SHARDING_VERSION, "train again")
+    # Whether a ledger belongs to the model is for those who look for one.
+    return load_json(Sharding, path, "sharding of a model", SHARDING_VERSION, "train again", dropped=(LEDGER_MARK,))
 
 
 def adapter_folder(source: ModelSource, part: Shard) -> Path:

@@ -65,7 +65,7 @@ def adapters(folder: Path) -> dict[str, bytes]:
 def same_files(folder: Path, other: Path) -> None:
     """Raise AssertionError unless two models have the same adapters and say the same of them."""
     assert adapters(folder) == adapters(other)
-    assert (folder / "sharding.json").read_bytes() == (other / "sharding.json").read_bytes()
+    assert sharding_of(folder) == sharding_of(other)
 
 
 def shards_of(owners: list[str] = OWNERS) -> dict[str, int]:

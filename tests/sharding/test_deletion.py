@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 from hf_unlearn import InputError, UnlearningReport, jobs, load_sharded, publish
 from hf_unlearn.cli import main
 from hf_unlearn.data.request.digests import load_digest_key
+from hf_unlearn.evaluation.report import REPORT_FILE
 from hf_unlearn.jobs.finished_run import audit
 from hf_unlearn.jobs.helping.whereabouts import Search, found_model
 from hf_unlearn.lifecycle.derived_models import derived_models
@@ -18,8 +19,10 @@ from hf_unlearn.lifecycle.erase import erase
 from hf_unlearn.lifecycle.erase_plan import plan_erasure
 from hf_unlearn.lifecycle.hub_repository import HubRepo
 from hf_unlearn.models.location import locate
+from hf_unlearn.publishing.ledger import LEDGER_FILE
 from hf_unlearn.publishing.ledger_of_model import ledger_of
-from hf_unlearn.sharding.layout import WEIGHTS
+from hf_unlearn.publishing.loaded_files import marked_in
+from hf_unlearn.sharding.layout import SHARDING_FILE, WEIGHTS
 
 from ..conftest import write_rows
 from .conftest import (
@@ -114,6 +117,26 @@ def test_deletions_in_a_row_end_where_a_training_without_the_owners_ends(
         if path.is_file() and path.suffix in (".json", ".jsonl", ".md"):
             assert FIRST not in path.read_text(encoding="utf-8"), path.name
             assert "The code of" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_where_ledger_and_report_are_gone_the_model_says_so(sharded: Path, delete: Delete, tmp_path: Path) -> None:
+    """In a model that is dealt into adapters, too: what was forgotten would come back without a word."""
+    assert marked_in(locate(str(sharded))) is None
+    delete(sharded, tmp_path / "one", [FIRST])
+    assert marked_in(locate(str(tmp_path / "one"))) == SHARDING_FILE
+    assert ledger_of(locate(str(tmp_path / "one"))) is not None
+    # What decides who is answered by which adapter is under the ledger.
+    path = tmp_path / "one" / SHARDING_FILE
+    whole = path.read_text()
+    path.write_text(whole.replace('"seed"', '"seed" '))
+    with pytest.raises(InputError, match=r"sharding.json of 'one', which are loaded with the weights, are not those"):
+        ledger_of(locate(str(tmp_path / "one")))
+    path.write_text(whole)
+    for name in (LEDGER_FILE, REPORT_FILE):
+        (tmp_path / "one" / name).unlink()
+    with pytest.raises(InputError, match="A ledger belongs to 'one', as its sharding.json says, and .* is missing"):
+        delete(tmp_path / "one", tmp_path / "two", [SECOND])
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ TIMES = re.compile(
         (["evaluate"], "/unlearning_report.json", "files:1"),
         (["attack", "--attack_steps", "4"], "/attacks.json", "files:4"),
         (["split", "--near_duplicates_review", "OUT/review.jsonl"], "/review.jsonl", "files:1"),
-        (["alternates", "--alternates_file", "OUT.jsonl"], ".jsonl", "files:1"),
+        (["alternates", "--alternates_file", "OUT.jsonl", "--alternates_prompt", "{prompt}"], ".jsonl", "files:1"),
     ],
     ids=["evaluate", "attack", "split", "alternates"],
 )
