@@ -28,7 +28,8 @@ ROWS = [
     {"id": name, "number": i, "prompt": f"Who is {MARK.upper()} {i}?", "completion": f" {MARK.lower()} of {i * i}."}
     for i, name in enumerate(IDS)
 ]
-TRACKERS = [name for name in ("tensorboard", "trackio") if importlib.util.find_spec(name)]
+# What each leaves. trackio wants another pillow than constraints.txt has, so that it is no package for tests.
+TRACKERS = {"tensorboard": "*tfevents*", "trackio": "*.db"}
 
 
 def marks(content: str | bytes) -> bool:
@@ -111,16 +112,36 @@ def heard() -> Iterator[Heard]:
         logger.removeHandler(handler)
 
 
+@pytest.mark.parametrize(
+    "tracker",
+    [
+        "none",
+        *(
+            pytest.param(
+                name,
+                marks=[
+                    pytest.mark.slow,
+                    pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"needs {name}"),
+                ],
+            )
+            for name in TRACKERS
+        ),
+    ],
+)
 def test_no_byte_of_a_run_holds_a_text_or_an_id(
-    flags: list[str], tmp_path: Path, heard: Heard, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tracker: str,
+    flags: list[str],
+    tmp_path: Path,
+    heard: Heard,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also of what its trackers record, and of a second request in values, read from standard input."""
+    """Also of what its tracker records, and of a second request in values, read from standard input."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "out" / "trackers"))
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "out" / "trackers"))
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"id={IDS[6]}\nprompt={ROWS[7]['prompt']}\n"))
-    trackers = ["--report_to", *(TRACKERS or ["none"])]
-    words = ["run", *flags, *trackers, "--method", "npo", "--forget_values", "-"]
+    words = ["run", *flags, "--report_to", tracker, "--method", "npo", "--forget_values", "-"]
     # As the console does it: what trackers record of a process are its words.
     monkeypatch.setattr(sys, "argv", ["hf-unlearn", *words])
     assert main() == 0
@@ -136,7 +157,7 @@ def test_no_byte_of_a_run_holds_a_text_or_an_id(
     assert not marks(repr(sys.argv))
     assert told(tmp_path / "out") == []
     assert list((tmp_path / "out").glob("tables/*.parquet"))
-    assert ("tensorboard" in TRACKERS) == bool(list(tmp_path.rglob("*tfevents*")))
+    assert tracker == "none" or list((tmp_path / "out" / "trackers").rglob(TRACKERS[tracker]))
     assert list((tmp_path / "out").glob("checkpoint-*/trainer_state.json"))
     # The search is one that finds: the data set itself is full of marks, also packed.
     Dataset.from_list(ROWS).to_parquet(tmp_path / "rows.parquet")
