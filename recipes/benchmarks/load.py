@@ -11,9 +11,11 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -67,8 +69,12 @@ def now() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def finished(folder: Path, rows: int, words: int, classes: int | None, requests: int) -> tuple[Path, np.ndarray]:
-    """Train a model for a step and let it forget; the folder of the run, and its seconds before the training."""
+class TrainingBegins(Exception):
+    """Ends a run of which only what comes before is measured."""
+
+
+def settings(folder: Path, rows: int, words: int, classes: int | None, requests: int) -> dict[str, Any]:
+    """Make data and requests, and train a model for a step; the settings of a run that lets it forget them."""
     base = make_base(folder / "base", words, classes is None)
     make_rows(folder / "rows.jsonl", rows, words, classes)
     customers = [f"c-{number:06d}" for number in range(rows // 10)]
@@ -84,25 +90,23 @@ def finished(folder: Path, rows: int, words: int, classes: int | None, requests:
     kind = {"task": "text-classification"} if classes is not None else {}
     original = str(folder / "original")
     jobs.train({**common, **kind, "model_name_or_path": str(base), "output_dir": original})
-    began: list[np.ndarray] = []
-    train: Callable[..., Any] = UnlearningTrainer.train
+    forget = {"forget_requests": str(folder / "requests"), "method": "fine_tune"}
+    return {**common, **forget, "model_name_or_path": original, "output_dir": str(folder / "out")}
 
-    def noted(*args: Any, **options: Any) -> Any:
-        began.append(now())
-        return train(*args, **options)
 
-    out = folder / "out"
-    UnlearningTrainer.train = noted  # type: ignore[method-assign]
+def before_training(folder: Path, *sizes: Any) -> np.ndarray:
+    """The seconds of a run before its training; ``sizes`` are those of :func:`settings`."""
+    run = settings(folder, *sizes)
     started = now()
-    forget = {"forget_requests": str(folder / "requests")}
-    jobs.run({**common, **forget, "model_name_or_path": original, "output_dir": str(out), "method": "fine_tune"})
-    UnlearningTrainer.train = train  # type: ignore[method-assign]
-    return out, began[0] - started
+    with patch.object(UnlearningTrainer, "train", side_effect=TrainingBegins), suppress(TrainingBegins):
+        jobs.run(run)
+    return now() - started
 
 
 def checked(folder: Path, lines: int) -> np.ndarray:
     """Put lines before that of a finished run, and check the ledger; the seconds."""
-    out, _ = finished(folder, 1000, 500, 3, 1)
+    jobs.run(settings(folder, 1000, 500, 3, 1))
+    out = folder / "out"
     ledger, key = load_ledger(out), load_digest_key(folder / "key")
     assert ledger is not None
     last = ledger.runs[-1]
@@ -121,10 +125,10 @@ def checked(folder: Path, lines: int) -> np.ndarray:
 
 
 CASES: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {
-    "requests": ("50 requests in one folder, 100,000 rows", lambda at: finished(at, 100_000, 500, 3, 50)[1]),
-    "classes": ("10,000 classes, 100,000 rows", lambda at: finished(at, 100_000, 500, 10_000, 1)[1]),
-    "vocabulary": ("a vocabulary of 200,000, 20,000 rows", lambda at: finished(at, 20_000, 200_000, None, 1)[1]),
     "ledger": ("a ledger of 10,000 lines, `verify` with the key", lambda at: checked(at, 10_000)),
+    "requests": ("50 requests in one folder, 100,000 rows", lambda at: before_training(at, 100_000, 500, 3, 50)),
+    "classes": ("10,000 classes, 100,000 rows", lambda at: before_training(at, 100_000, 500, 10_000, 1)),
+    "vocabulary": ("a vocabulary of 200,000, 20,000 rows", lambda at: before_training(at, 20_000, 200_000, None, 1)),
 }
 
 
