@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -171,14 +172,29 @@ def _dispatch(command: str, flags: list[str]) -> int:
         # Without the settings, whose parser takes torch.
         print(help_pages.help_page(command), end="")
         raise SystemExit(0)
-    from ..hub_access import hub_errors
-    from . import recipes
+    with _loading(command):
+        from ..hub_access import hub_errors
+        from . import recipes
 
-    values = recipes.parse(command, flags)
+        values = recipes.parse(command, flags)
+        do = job(COMMANDS[command].job)
     # Streamed records come while they are used, so the Hub can fail anywhere.
     with hub_errors(f"The data set {values.get('dataset_name')!r}"):
-        job(COMMANDS[command].job)(values)
+        do(values)
     return 0
+
+
+@contextmanager
+def _loading(command: str) -> Iterator[None]:
+    """Say on a terminal that the libraries load, which takes seconds; the line goes when they have."""
+    if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    print(f"hf-unlearn {command}: loading torch and transformers ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def job(name: str) -> Callable[..., Any]:

@@ -175,7 +175,8 @@ def print_prices(console: Console, prices: Prices) -> None:
             costs[f"{label}, at least"] = price.times(prices.earliest)
             label += ", at most"
         costs[label] = price
-    shown = numbers("What it will cost", ("operations", "time", "of retraining", "with the measuring"))
+    headings = dict.fromkeys(("operations", "time", "of retraining", "with the measuring"), "number")
+    shown = table("What it will cost", {"": "text", **headings})
     for label, price in costs.items():
         total = Price(price.flops + prices.measuring.flops, price.seconds + prices.measuring.seconds)
         shares = ("" if (share := prices.share(one)) is None else f"{share:.0%}" for one in (price, total))

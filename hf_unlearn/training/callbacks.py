@@ -22,6 +22,13 @@ silent: ContextVar[bool] = ContextVar("silent", default=False)
 class LossInBar(ProgressCallback):
     """Shows the loss beside the progress bar, in place of a dictionary on a line of its own; trackers get it all."""
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("Training")
+
     def on_log(
         self,
         args: TrainingArguments,
