@@ -82,6 +82,39 @@ texts that the model saw. The command says how good they are, and which command 
             argument("--recipe", type=Path, metavar="FILE", default=Path("recipe.yaml"), help="The recipe to write."),
         ),
     ),
+    "suite": Command(
+        "helping.suites.suite",
+        "NAME --data DATA --model_name_or_path MODEL",
+        "measure a model on a suite of the field: muse, rwku, wmdp or knowundo",
+        """\
+Measure a language model on a suite for unlearning, from its authors' files: MUSE, RWKU, WMDP or KnowUnDo. Nothing is
+trained. The command shows each number with its interval, and writes them to suite_report.json. Name the original and a
+retrained model where you have them.
+
+  hf-unlearn suite muse --data muse-bench/MUSE-News --model_name_or_path unlearned --retrained_model retrained""",
+        (
+            argument("name", choices=("muse", "rwku", "wmdp", "knowundo"), help="The suite."),
+            argument("--data", metavar="DATA", required=True, help="Its files: a Hub id, or a folder of the same."),
+            argument("--data_revision", metavar="REVISION", help="Their branch, tag or commit on the Hub."),
+            argument("--model_name_or_path", metavar="MODEL", required=True, help="The model: a folder or Hub id."),
+            argument("--model_revision", metavar="REVISION", help="Its branch, tag or commit on the Hub."),
+            argument("--original_model", metavar="MODEL", help="The model before unlearning."),
+            argument("--retrained_model", metavar="MODEL", help="A model trained on the retained records alone."),
+            argument("--records", type=int, metavar="N", help="Records of each set, drawn at random; all by default."),
+            argument("--seed", type=int, default=42, metavar="N", help="The seed of all draws."),
+            argument("--per_device_eval_batch_size", type=int, default=8, metavar="N", help="Records at once."),
+            argument(
+                "--dtype",
+                choices=("float32", "bfloat16", "float16", "auto"),
+                default="float32",
+                help="The data type of the weights; auto: as stored.",
+            ),
+            argument("--use_cpu", action="store_true", help="Use the CPU where there is an accelerator, too."),
+            argument(
+                "--output_dir", type=Path, default=Path("suite"), metavar="FOLDER", help="Where the report goes."
+            ),
+        ),
+    ),
     "whereabouts": Command(
         "helping.whereabouts.whereabouts",
         "--ids FILE --models OWNER ...",
