@@ -100,6 +100,12 @@ retrained model where you have them.
             argument("--model_revision", metavar="REVISION", help="Its branch, tag or commit on the Hub."),
             argument("--original_model", metavar="MODEL", help="The model before unlearning."),
             argument("--retrained_model", metavar="MODEL", help="A model trained on the retained records alone."),
+            argument(
+                "--prompts",
+                type=Path,
+                metavar="FILE",
+                help="The words around the questions, as JSON; ours by default.",
+            ),
             argument("--records", type=int, metavar="N", help="Records of each set, drawn at random; all by default."),
             argument("--seed", type=int, default=42, metavar="N", help="The seed of all draws."),
             argument("--per_device_eval_batch_size", type=int, default=8, metavar="N", help="Records at once."),

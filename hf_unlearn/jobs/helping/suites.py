@@ -1,7 +1,6 @@
 """``hf-unlearn suite``: the numbers of a suite of the field for a model, and for those it is compared with."""
 
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 
@@ -9,6 +8,9 @@ from ...errors import InputError
 from ...evaluation.assemble import model_entry
 from ...evaluation.benchmarks.suites.files import SuiteFiles
 from ...evaluation.benchmarks.suites.muse import Muse
+from ...evaluation.benchmarks.suites.prompts import prompts_of
+from ...evaluation.benchmarks.suites.rwku import PROMPTS as RWKU_PROMPTS
+from ...evaluation.benchmarks.suites.rwku import Rwku
 from ...evaluation.benchmarks.suites.suite import SUITE_FILE, TASK, Reader, Suite, SuiteReport
 from ...evaluation.wording import ARM_NAMES, show
 from ...models.loading import load_any, load_tokenizer, loading_of, source_task, to_device
@@ -27,6 +29,7 @@ def suite(
     data_revision: str | None = None,
     original_model: str | None = None,
     retrained_model: str | None = None,
+    prompts: Path | None = None,
     records: int | None = None,
     seed: int = 42,
     per_device_eval_batch_size: int = 8,
@@ -42,6 +45,7 @@ def suite(
         data: the suite's files: a Hub id, or a folder in its authors' layout.
         model_revision, data_revision: branch, tag or commit on the Hub.
         original_model, retrained_model: to compare with.
+        prompts: a file with the words around the questions; None for ours.
         records: of each set at most, drawn at random; None for all.
         seed: of draws.
         per_device_eval_batch_size: sequences in a forward pass.
@@ -66,7 +70,7 @@ def suite(
         if (task := source_task(place, None)) != TASK:
             raise InputError(f"A suite asks language models that write, and {place.name} is for {task}.")
     files = SuiteFiles(data, data_revision, records, seed)
-    read = _suite(name, files)
+    read = _suite(name, files, prompts)
     measured = {}
     for arm, place in places.items():
         reader = _reader(place, list(places.values()), state, dtype, per_device_eval_batch_size, seed)
@@ -79,6 +83,7 @@ def suite(
         {arm: read.scores(found, measured.get("retrained")) for arm, found in measured.items()},
         records,
         seed,
+        prompts="ours" if prompts is None else "file",
         software=software_versions(),
     )
     if state.is_main_process:
@@ -87,10 +92,11 @@ def suite(
     _tell(report, places, output_dir, quiet=not state.is_main_process)
 
 
-def _suite(name: str, files: SuiteFiles) -> Suite:
-    suites: dict[str, Any] = {"muse": Muse.read}
-    read: Suite = suites[name](files)
-    return read
+def _suite(name: str, files: SuiteFiles, prompts: Path | None) -> Suite:
+    if name == "rwku":
+        return Rwku.read(files, prompts_of(RWKU_PROMPTS, prompts))
+    prompts_of({}, prompts)
+    return Muse.read(files)
 
 
 def _reader(

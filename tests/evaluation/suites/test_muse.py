@@ -18,20 +18,6 @@ from hf_unlearn.evaluation.benchmarks.suites.suite import SUITE_FILE, SuiteRepor
 from ...support.suites import sentence, write
 
 
-@pytest.fixture(scope="module")
-def muse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set in the layout of the authors' repository, in which L is called retain2."""
-    folder, draw = tmp_path_factory.mktemp("muse"), random.Random(1)
-    write(folder, "verbmem/forget.json", [{"prompt": sentence(draw, 5), "gt": sentence(draw, 6)} for _ in range(5)])
-    for name in ("forget_qa", "retain2_qa"):
-        asked = [{"question": sentence(draw, 4), "answer": sentence(draw, 2)} for _ in range(6)]
-        write(folder, f"knowmem/{name}.json", asked[:4])
-        write(folder, f"knowmem/{name}_icl.json", asked[4:])
-    for name in ("forget", "holdout"):
-        write(folder, f"privleak/{name}.json", [sentence(draw, draw.randint(6, 12)) for _ in range(8)])
-    return folder
-
-
 class Published:
     """The definitions of the paper for one model, one record at a time."""
 
@@ -58,17 +44,17 @@ class Published:
             np.mean([self.rouge(r["gt"], self.written(r["prompt"], 128)) for r in self.rows("verbmem/forget")])
         )
 
+    def answer(self, name: str, row: dict[str, str]) -> str:
+        examples = self.rows(f"knowmem/{name}_icl")
+        shots = "".join(f"Question: {row['question']}\nAnswer: {row['answer']}\n\n" for row in examples)
+        text = self.written(f"{shots}Question: {row['question']}\nAnswer: ", 32)
+        for stop in ("\n\n", "\nQuestion", "Question:"):
+            text = text.split(stop)[0]
+        return text
+
     def knowledge(self, name: str) -> float:
-        shots = "".join(
-            f"Question: {r['question']}\nAnswer: {r['answer']}\n\n" for r in self.rows(f"knowmem/{name}_icl")
-        )
-        found = []
-        for row in self.rows(f"knowmem/{name}"):
-            text = self.written(f"{shots}Question: {row['question']}\nAnswer: ", 32)
-            for stop in ("\n\n", "\nQuestion", "Question:"):
-                text = text.split(stop)[0]
-            found.append(self.rouge(row["answer"], text))
-        return float(np.mean(found))
+        rows = self.rows(f"knowmem/{name}")
+        return float(np.mean([self.rouge(row["answer"], self.answer(name, row)) for row in rows]))
 
     def auc(self) -> float:
         """How often a text of H has the lower Min-40% loss, as the authors count."""
@@ -85,6 +71,28 @@ class Published:
         return float(roc_auc_score(labels, -np.array(values["forget"] + values["holdout"])))
 
 
+@pytest.fixture(scope="module")
+def muse(tmp_path_factory: pytest.TempPathFactory, unlearned: Path) -> Path:
+    """A set in the layout of the authors' repository, in which L is called retain2; the model knows parts of it."""
+    folder, draw = tmp_path_factory.mktemp("muse"), random.Random(1)
+    model = Published(unlearned, folder)
+    write(folder, "verbmem/forget.json", [{"prompt": sentence(draw, 5), "gt": sentence(draw, 6)} for _ in range(5)])
+    for name in ("forget_qa", "retain2_qa"):
+        asked = [{"question": sentence(draw, 4), "answer": sentence(draw, 2)} for _ in range(6)]
+        write(folder, f"knowmem/{name}.json", asked[:4])
+        write(folder, f"knowmem/{name}_icl.json", asked[4:])
+        for row in asked[:3]:
+            row["answer"] = f"{row['answer']} {model.answer(name, row)[:40]}"
+        write(folder, f"knowmem/{name}.json", asked[:4])
+    known = model.rows("verbmem/forget")
+    for row in known[:3]:
+        row["gt"] += f" {model.written(row['prompt'], 8)}"
+    write(folder, "verbmem/forget.json", known)
+    for name in ("forget", "holdout"):
+        write(folder, f"privleak/{name}.json", [sentence(draw, draw.randint(6, 12)) for _ in range(8)])
+    return folder
+
+
 def test_the_command_gives_the_numbers_of_the_paper(
     muse: Path, unlearned: Path, retrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +103,7 @@ def test_the_command_gives_the_numbers_of_the_paper(
     theirs, never = Published(unlearned, muse), Published(retrained, muse)
     verbatim, forget, retain, auc, leak = report.scores["unlearned"]
     assert verbatim.value == pytest.approx(theirs.verbatim())
+    assert min(verbatim.value, forget.value, retain.value) > 0
     assert forget.value == pytest.approx(theirs.knowledge("forget_qa"))
     assert retain.value == pytest.approx(theirs.knowledge("retain2_qa"))
     assert auc.value == pytest.approx(1 - theirs.auc())
