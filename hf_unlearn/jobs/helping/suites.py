@@ -12,6 +12,7 @@ from ...evaluation.benchmarks.suites.prompts import prompts_of
 from ...evaluation.benchmarks.suites.rwku import PROMPTS as RWKU_PROMPTS
 from ...evaluation.benchmarks.suites.rwku import Rwku
 from ...evaluation.benchmarks.suites.suite import SUITE_FILE, TASK, Reader, Suite, SuiteReport
+from ...evaluation.benchmarks.suites.wmdp import Wmdp
 from ...evaluation.wording import ARM_NAMES, show
 from ...models.loading import load_any, load_tokenizer, loading_of, source_task, to_device
 from ...models.location import ModelSource, locate
@@ -96,7 +97,7 @@ def _suite(name: str, files: SuiteFiles, prompts: Path | None) -> Suite:
     if name == "rwku":
         return Rwku.read(files, prompts_of(RWKU_PROMPTS, prompts))
     prompts_of({}, prompts)
-    return Muse.read(files)
+    return Wmdp.read(files) if name == "wmdp" else Muse.read(files)
 
 
 def _reader(
