@@ -100,6 +100,7 @@ retrained model where you have them.
             argument("--model_revision", metavar="REVISION", help="Its branch, tag or commit on the Hub."),
             argument("--original_model", metavar="MODEL", help="The model before unlearning."),
             argument("--retrained_model", metavar="MODEL", help="A model trained on the retained records alone."),
+            argument("--domain", choices=("copyright", "privacy"), help="The part of KnowUnDo."),
             argument(
                 "--prompts",
                 type=Path,

@@ -1,1 +1,1 @@
-"""Other people's measures: TOFU, canaries, the modules of Hugging Face evaluate."""
+"""Other people's measures: TOFU, canaries, the suites of the field, the modules of Hugging Face evaluate."""

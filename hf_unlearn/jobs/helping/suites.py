@@ -7,6 +7,8 @@ from accelerate import PartialState
 from ...errors import InputError
 from ...evaluation.assemble import model_entry
 from ...evaluation.benchmarks.suites.files import SuiteFiles
+from ...evaluation.benchmarks.suites.knowundo import PROMPTS as KNOWUNDO_PROMPTS
+from ...evaluation.benchmarks.suites.knowundo import KnowUnDo
 from ...evaluation.benchmarks.suites.muse import Muse
 from ...evaluation.benchmarks.suites.prompts import prompts_of
 from ...evaluation.benchmarks.suites.rwku import PROMPTS as RWKU_PROMPTS
@@ -30,6 +32,7 @@ def suite(
     data_revision: str | None = None,
     original_model: str | None = None,
     retrained_model: str | None = None,
+    domain: str | None = None,
     prompts: Path | None = None,
     records: int | None = None,
     seed: int = 42,
@@ -46,6 +49,7 @@ def suite(
         data: the suite's files: a Hub id, or a folder in its authors' layout.
         model_revision, data_revision: branch, tag or commit on the Hub.
         original_model, retrained_model: to compare with.
+        domain: of KnowUnDo, copyright or privacy.
         prompts: a file with the words around the questions; None for ours.
         records: of each set at most, drawn at random; None for all.
         seed: of draws.
@@ -71,7 +75,7 @@ def suite(
         if (task := source_task(place, None)) != TASK:
             raise InputError(f"A suite asks language models that write, and {place.name} is for {task}.")
     files = SuiteFiles(data, data_revision, records, seed)
-    read = _suite(name, files, prompts)
+    read = _suite(name, files, prompts, domain)
     measured = {}
     for arm, place in places.items():
         reader = _reader(place, list(places.values()), state, dtype, per_device_eval_batch_size, seed)
@@ -93,7 +97,11 @@ def suite(
     _tell(report, places, output_dir, quiet=not state.is_main_process)
 
 
-def _suite(name: str, files: SuiteFiles, prompts: Path | None) -> Suite:
+def _suite(name: str, files: SuiteFiles, prompts: Path | None, domain: str | None) -> Suite:
+    if domain is not None and name != "knowundo":
+        raise InputError(f"--domain is for knowundo; leave it out for {name}.")
+    if name == "knowundo":
+        return KnowUnDo.read(files, prompts_of(KNOWUNDO_PROMPTS, prompts), domain)
     if name == "rwku":
         return Rwku.read(files, prompts_of(RWKU_PROMPTS, prompts))
     prompts_of({}, prompts)

@@ -74,7 +74,11 @@ class SuiteFiles:
         for column in columns:
             if not all(column in row for row in rows):
                 raise InputError(f"{names[0]} of {self.name} needs the column {column!r} in every record.")
-        if whole or self.records is None or self.records >= len(rows):
+        return rows if whole else self.drawn(rows)
+
+    def drawn(self, rows: list[Row]) -> list[Row]:
+        """At most ``records`` of these records, in their order."""
+        if self.records is None or self.records >= len(rows):
             return rows
         drawn = np.sort(np.random.default_rng(self.seed).choice(len(rows), self.records, replace=False))
         return [rows[i] for i in drawn]
