@@ -34,6 +34,8 @@ PUBLISHING_SETTINGS = (
     "hub_private_repo",
     "hub_token",
 )
+# How the work is dealt over the machine, which changes no bit.
+MACHINE_SETTINGS = ("shard_processes",)
 
 
 def is_finished(folder: Path, settings: dict[str, Any], last_file: str, ignored: Collection[str] = ()) -> bool:
@@ -136,7 +138,7 @@ def require_apart(folder: Path, data: str | None) -> None:
 
 def run_settings(values: dict[str, Any], **more: Any) -> dict[str, Any]:
     """What makes a run this run, without ids: what of request and data in memory matters is in the audit."""
-    ignored = (*PRIVATE_SETTINGS, *PUBLISHING_SETTINGS, "output_dir")
+    ignored = (*PRIVATE_SETTINGS, *PUBLISHING_SETTINGS, *MACHINE_SETTINGS, "output_dir")
     given = {name: value for name, value in values.items() if name not in ignored}
     return {name: value for name, value in given.items() if is_written(value)} | more
 

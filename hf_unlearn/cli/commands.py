@@ -76,7 +76,7 @@ model was trained and what that cost. A later `hf-unlearn run` reads its learnin
 The settings stand in the section `original` of a recipe.
 
 With --shards the command deals the owners of the records into so many shards, and trains one LoRA adapter for each. To
-forget an owner later is then to train one adapter again.
+forget an owner later is then to train one adapter again. With --shard_processes several are trained at once.
 
   hf-unlearn train --model_name_or_path acme/base --dataset_name acme/messages --output_dir original""",
         resumes=LAST_CHECKPOINT,

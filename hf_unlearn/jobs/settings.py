@@ -163,6 +163,10 @@ class RunArguments:
             "none. The next run without --drop trains them."
         },
     )
+    shard_processes: int = field(
+        default=1,
+        metadata={"help": "Of a model that is dealt into shards: so many processes train the shards touched at once."},
+    )
     push: bool = field(default=False, metadata={"help": "Publish to --hub_model_id after the verdict."})
     push_anyway: bool = field(
         default=False,
@@ -201,6 +205,12 @@ class TrainArguments:
         metadata={
             "help": "What answers without an owner, or to one who is unknown or deleted: the base model, or the mean "
             "of all adapters. None: the vote for classifiers, else the base."
+        },
+    )
+    shard_processes: int = field(
+        default=1,
+        metadata={
+            "help": "So many processes train shards at once, each its own; the result is the same. Each holds a model."
         },
     )
 

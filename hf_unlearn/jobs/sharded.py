@@ -59,11 +59,21 @@ def check_shards(args: TrainArguments, data: DataArguments, config: UnlearningCo
         raise InputError(f"--shards {args.shards} is not possible; it must be between 1 and {MOST_SHARDS:,}.")
     if data.dataset_streaming:
         raise InputError("--shards needs the whole data set to deal it; leave --dataset_streaming out.")
-    if config.world_size > 1:
-        raise InputError("The shards train one after the other; launch one process.")
+    _check_processes(args.shard_processes, config)
     for name in ("budget", "stop_when_useful", "train_last_layers", "merge_adapter", "load_best_model_at_end"):
         if vars(config)[name]:
             raise InputError(f"--{name} does not go together with --shards; leave it out.")
+
+
+def _check_processes(processes: int, config: UnlearningConfig) -> None:
+    """Raise InputError where so many processes cannot train shards."""
+    if processes < 1:
+        raise InputError(f"--shard_processes {processes} is not possible; it must be 1 or more.")
+    if config.world_size > 1:
+        raise InputError(
+            f"Each shard is trained by one process as if it were alone; launch one process with --shard_processes "
+            f"{config.world_size}, which starts the others."
+        )
 
 
 def kept_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +138,7 @@ def train_sharded(
     dealt = deal(dataset, sharding.column, sharding.shards, key, task, labels, config.layout)
     training = shard_training(sharding, base, source, values)
     start_folder(folder, settings)
-    sharding = train_shards(training, dealt, folder, {})
+    sharding = train_shards(training, dealt, folder, {}, args.shard_processes)
     records = shard_records(folder, [part.number for part in sharding.parts])
     data = DataSource(source.name, source.config, source.split, source.revision, dataset._fingerprint, len(dataset))
     record = record_of_all(records, sharding, data, left_out)
@@ -197,8 +207,7 @@ def run_sharded(
     request_args = build(RequestArguments, values)
     recorded = recorded_settings(sharding)
     config = build(UnlearningConfig, {"output_dir": "unlearned", **values, **recorded, "method": "auto"})
-    if config.world_size > 1:
-        raise InputError("The shards train one after the other; launch one process.")
+    _check_processes(run_args.shard_processes, config)
     out, folder = console(config), config.folder
     key = key_of_owners(request_args.digest_key_file, sharding)
     base = sharding.base_source(trust_remote_code=source.trust_remote_code)
@@ -226,7 +235,8 @@ def run_sharded(
             )
             start_folder(folder, settings)
             training = shard_training(deletion.sharding, base, data_source, values)
-            after = train_shards(training, deletion.retrained, folder, deletion.folders(source))
+            kept = deletion.folders(source)
+            after = train_shards(training, deletion.retrained, folder, kept, run_args.shard_processes)
             save_sharding(after, folder)
             records = {part.number: shard_records(folder, [part.number]) for part in after.parts}
             trained = [record for number in deletion.retrained for record in records[number]]

@@ -16,6 +16,7 @@ from ..data.loading import pick_split
 from ..data.request.digests import key_check, key_path, load_digest_key
 from ..data.request.row_filter import save_row_filter
 from ..data.split import split_retained
+from ..errors import InputError
 from ..evaluation.assemble import summarise
 from ..evaluation.report import SetName
 from ..evaluation.score_cache import score_once
@@ -102,6 +103,8 @@ def train(values: dict[str, Any]) -> None:
     if train_args.shards is not None:
         check_shards(train_args, data_args, config)
         model_args.use_peft = True
+    elif train_args.shard_processes != 1:
+        raise InputError("--shard_processes needs --shards, into how many adapters the owners are dealt.")
     out = console(config)
     base = located(model_args)
     config_of_base = load_config(base)

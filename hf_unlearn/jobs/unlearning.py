@@ -76,8 +76,9 @@ def run_and_split(values: dict[str, Any]) -> tuple[UnlearningReport, RetainedSpl
             config = build(UnlearningConfig, {"output_dir": "unlearned", **values})
             _publish(config.folder, config, run_args, console(config))
         return report, parts
-    if run_args.drop:
-        raise InputError("--drop is for a model that is dealt into shards, and this one is not; leave it out.")
+    for name, given in (("drop", run_args.drop), ("shard_processes", run_args.shard_processes != 1)):
+        if given:
+            raise InputError(f"--{name} is for a model that is dealt into shards, and this one is not; leave it out.")
     prepared = prepare_run(values, source)
     {"auto": check_auto, "dial": check_dial}.get(prepared.config.method, check_needs)(prepared)
     config, task = prepared.config, prepared.task

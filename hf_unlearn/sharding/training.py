@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from filelock import FileLock
 from peft import LoraConfig
 from transformers import PreTrainedModel, set_seed
 
@@ -26,6 +27,7 @@ from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
 from .layout import SHARDING_FILE, WEIGHTS, Shard, Sharding, ShardRows, shard_folder, shard_seed, with_parts
+from .processes import run_apart
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, WEIGHTS, RECORD_FILE)
@@ -62,7 +64,11 @@ def base_model(sharding: Sharding, base: ModelSource) -> Model:
 
 
 def train_shards(
-    training: ShardTraining, dealt: Mapping[int, ShardRows], folder: Path, kept: Mapping[int, Path]
+    training: ShardTraining,
+    dealt: Mapping[int, ShardRows],
+    folder: Path,
+    kept: Mapping[int, Path],
+    processes: int = 1,
 ) -> Sharding:
     """Train the adapters of some shards, and put those that stay beside them.
 
@@ -73,6 +79,7 @@ def train_shards(
         dealt: the rows of each shard that is trained, by number.
         folder: where to.
         kept: where the adapters lie that are copied byte for byte, by number.
+        processes: that train at once, each its own shards; the bits are the same for any number.
 
     Returns:
         The model as it is now.
@@ -81,10 +88,15 @@ def train_shards(
     for part in parts:
         if not (folder / part.folder).is_dir():
             put_at_once(kept[part.number], folder / part.folder)
+    missing = [number for number in dealt if not (folder / shard_folder(number) / WEIGHTS).is_file()]
+    calls = [(training, number, dealt[number].rows, folder) for number in missing]
+    if processes > 1 and len(calls) > 1:
+        run_apart(_finish, calls, processes)
+    else:
+        for call in calls:
+            _finish(*call)
     for number, mine in dealt.items():
         weights = folder / shard_folder(number) / WEIGHTS
-        if not weights.is_file():
-            _train(training, number, mine.rows, folder)
         seed = shard_seed(training.sharding.seed, number)
         parts.append(
             Shard(number, seed, len(mine.rows), mine.owners, mine.records, mine.classes, file_digest(weights))
@@ -92,6 +104,16 @@ def train_shards(
     load_tokenizer([training.base]).save_pretrained(folder)
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return with_parts(training.sharding, parts)
+
+
+def _finish(training: ShardTraining, number: int, rows: Dataset, folder: Path) -> None:
+    """Train one adapter unless it is there."""
+    locks = folder / WORK_FOLDER
+    locks.mkdir(exist_ok=True)
+    # The process of a command that was killed may still be about to end.
+    with FileLock(locks / f"{number:04d}.lock"):
+        if not (folder / shard_folder(number) / WEIGHTS).is_file():
+            _train(training, number, rows, folder)
 
 
 def _train(training: ShardTraining, number: int, rows: Dataset, folder: Path) -> None:

@@ -305,6 +305,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
         ({"num_train_epochs": 7}, r"other settings \(num_train_epochs\)"),
         ({"with_retrained": True}, "--with_retrained does not go together"),
         ({"model_name_or_path": str(lm_base), "drop": True}, "--drop is for a model that is dealt into shards"),
+        ({"model_name_or_path": str(lm_base), "shard_processes": 2}, "--shard_processes is for a model that is dealt"),
     ):
         with pytest.raises(InputError, match=words):
             delete(sharded, tmp_path / "out", [FIRST], **settings)

@@ -157,6 +157,8 @@ def test_each_shard_of_a_classifier_has_its_own_head_and_says_which_classes_it_k
         ({"shards": 0}, "--shards 0 is not possible"),
         ({"shard_column": "nobody"}, "no column 'nobody'"),
         ({"budget": 0.5}, "--budget does not go together"),
+        ({"shard_processes": 0}, "--shard_processes 0 is not possible"),
+        ({"shards": None, "shard_processes": 2}, "--shard_processes needs --shards"),
     ],
 )
 def test_what_cannot_be_dealt_is_said(
