@@ -16,7 +16,16 @@ from datasets import Dataset
 from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
-from transformers import LogitsProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    Pipeline,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    pipeline,
+)
+from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.trainer_utils import align_special_tokens
 
 from ..data.encoding import PaddingCollator, encode, make_encoder, padding_id, resolve_max_length
@@ -187,6 +196,29 @@ class ShardedModel:
         del inputs["labels"]
         found = self.logits(self.shards_of(self._checked(owner, inputs)), inputs).float().softmax(-1)
         return [dict(zip(self.sharding.labels or (), row, strict=True)) for row in found.tolist()]
+
+    def pipeline(self, owner: Any = None, **options: Any) -> Pipeline:
+        """Make transformers' pipeline of the model, which answers one owner.
+
+        Args:
+            owner: who is answered, None without one.
+            options: those of transformers' ``pipeline``, such as ``batch_size``.
+
+        Returns:
+            The pipeline for what the model does; several may be in use, and share the weights.
+
+        Raises:
+            InputError: transformers has none.
+        """
+        task = TASKS[self.sharding.task]
+        if not task.has_pipeline:
+            raise InputError(f"transformers has no pipeline for {self.sharding.task}; use generate.")
+        base = plain_model(cast(Model, self.model))
+        made: Pipeline = cast(Any, pipeline)(
+            task.pipeline_tag, model=base, tokenizer=self.tokenizer, device=self.device, **options
+        )
+        made.model = cast(Any, _ForOwner(self, owner))
+        return made
 
     def score(self, records: Dataset, owner: Sequence[Any], batch_size: int = 16) -> pa.Table:
         """What the model makes of records whose answers are known, see :func:`~hf_unlearn.evaluation.scoring.score`.
@@ -368,6 +400,27 @@ class _WithoutAdapter(nn.Module):
     def generate(self, **options: Any) -> Any:
         with self.model.disable_adapter():
             return self.model.generate(**options)
+
+
+class _ForOwner(nn.Module):
+    """A sharded model as one owner's, for a pipeline, which asks for no more than this."""
+
+    def __init__(self, served: ShardedModel, owner: Any):
+        super().__init__()
+        base = plain_model(cast(Model, served.model))
+        self.config: PretrainedConfig = base.config
+        if base.can_generate():
+            self.generation_config: GenerationConfig | None = base.generation_config
+        self.device, self.dtype, self.can_generate = base.device, base.dtype, base.can_generate
+        # A module would count the weights as its own.
+        self._answer, self._write, self._owner = served.__call__, served.generate, owner
+
+    def forward(self, **inputs: torch.Tensor) -> TokenClassifierOutput:
+        rows = len(inputs["input_ids"])
+        return TokenClassifierOutput(logits=cast(Any, self._answer([self._owner] * rows, **inputs)))
+
+    def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        return self._write([self._owner] * len(input_ids), input_ids=input_ids, **options)
 
 
 def _rows(inputs: Mapping[str, torch.Tensor], rows: Sequence[int]) -> Inputs:

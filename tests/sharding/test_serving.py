@@ -168,6 +168,26 @@ def test_a_language_model_votes_on_every_token(
     assert "the mean of all adapters answers" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_pipeline_answers_its_owner(sharded: Path, classifier: Path, key_file: Path) -> None:
+    model = load_sharded(str(classifier), digest_key_file=str(key_file))
+    texts = [row["text"] for row in ticket_rows()[:4]]
+    read(model, texts)
+    for owner in (OWNERS[0], RARE_OWNER, "stranger", None):
+        expected = model.classify(texts, [owner] * 4)
+        found = model.pipeline(owner, batch_size=3, top_k=None)(texts)
+        for row, of_text in zip(expected, found, strict=True):
+            assert {one["label"]: one["score"] for one in of_text} == pytest.approx(row, abs=1e-5)
+    writer = load_sharded(str(sharded), digest_key_file=str(key_file))
+    inputs = read(writer, QUESTIONS[:1])
+    pipes = {owner: writer.pipeline(owner, do_sample=False, max_new_tokens=5) for owner in (OWNERS[0], None)}
+    for owner, pipe in pipes.items():
+        written = writer.generate([owner], **inputs, max_new_tokens=5, do_sample=False)
+        expected_text = writer.tokenizer.decode(written[0], skip_special_tokens=True)
+        assert pipe(QUESTIONS[0])[0]["generated_text"] == expected_text
+    own, base = (pipe(QUESTIONS[0], return_full_text=False)[0]["generated_text"] for pipe in pipes.values())
+    assert own != base
+
+
 def other_base(kind: str, folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A folder with a tiny base model whose classifier has another kind of head than Bert's."""
     torch.manual_seed(0)
@@ -226,6 +246,11 @@ def test_words_are_tagged_by_owner_and_by_vote(
     voted = model.score(Dataset.from_list(rows), [None] * len(rows))
     assert sum(own["nll"].to_pylist()) != pytest.approx(sum(voted["nll"].to_pylist()))
     inputs = {name: read(model, ["case1 amber basil"])[name] for name in ("input_ids", "attention_mask")}
+    words = "case1 amber basil"
+    for owner in (owners[0], None):
+        found = model.pipeline(owner, ignore_labels=[])(words)
+        logits = model([owner], **inputs)[0]
+        assert [one["score"] for one in found] == pytest.approx(logits.softmax(-1).amax(-1).tolist(), abs=1e-5)
     assert model([None], **inputs).exp().sum(-1) == pytest.approx(torch.ones(inputs["input_ids"].shape), abs=1e-4)
 
 
