@@ -15,7 +15,6 @@ from ..evaluation.assemble import save_evidence
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.wording import duration
 from ..files import save_json
-from ..models.loading import ARCHITECTURES, load_config
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, load_record
@@ -29,7 +28,14 @@ from ..sharding.deletion import plan_deletion
 from ..sharding.layout import MOST_SHARDS, SHARDING_FILE, Sharding, Unknown, deal, owner_key
 from ..sharding.planning import advice, shard_prices
 from ..sharding.report import deletion_report, measure
-from ..sharding.training import ShardTraining, record_of_all, save_sharding, shard_records, train_shards
+from ..sharding.training import (
+    ShardTraining,
+    answers_alone,
+    record_of_all,
+    save_sharding,
+    shard_records,
+    train_shards,
+)
 from ..training.config import UnlearningConfig
 from .console import console, plain, print_report, show_split, table, terminal
 from .preparation import lora_config, words_in_reach
@@ -96,12 +102,13 @@ def shard_training(
     return ShardTraining(sharding, base, lora, {**around, **settings}, source)
 
 
-def _unknown(asked: Unknown | None, base: ModelSource, task: Task) -> Unknown:
+def _unknown(asked: Unknown | None, base: ModelSource, task: Task, labels: list[str] | None) -> Unknown:
     """What answers to unknown owners; raises InputError where that cannot."""
-    if asked == "base" and TASKS[task].classes:
-        architectures = load_config(base).architectures or [""]
-        if architectures[0] not in ARCHITECTURES[task].values():
-            raise InputError(f"--unknown_owner base: {base.public_name!r} has no head for {task}; name vote.")
+    if asked == "base" and TASKS[task].classes and not answers_alone(base, task, labels):
+        raise InputError(
+            f"--unknown_owner base: {base.public_name!r} has no head for {task} with the classes of the data set in "
+            "their order; name vote."
+        )
     return asked or ("vote" if TASKS[task].classes else "base")
 
 
@@ -127,7 +134,7 @@ def train_sharded(
         labels=labels,
         column=args.shard_column,
         shards=args.shards,
-        unknown=_unknown(args.unknown_owner, base, task),
+        unknown=_unknown(args.unknown_owner, base, task, labels),
         base=base.name,
         base_revision=base.revision,
         base_weights=weights_of(base),
@@ -220,6 +227,11 @@ def run_sharded(
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
     show_split(out, parts, request_args, words_in_reach(parts, config, sharding.task, halved=False, exact=False))
     deletion = plan_deletion(sharding, parts, key, drop=run_args.drop)
+    if deletion.sharding.labels != sharding.labels and answers_alone(base, sharding.task, sharding.labels):
+        raise InputError(
+            "A class comes or goes with the request, and the head of the base has a place for each class; declare "
+            "the classes of the data set as a ClassLabel, so that they stay."
+        )
     settings = run_settings(values, split=parts.audit.identity())
     forgotten = parts.forgotten
     assert forgotten is not None

@@ -33,7 +33,7 @@ from ..training.trainer_data import measured_sets
 from .deletion import Deletion, reasons, unproven_way
 from .layout import Sharding
 from .serving import ShardedModel, routed_scores
-from .training import base_model
+from .training import answers_alone, base_model
 
 METHOD = "retrain_shards"
 
@@ -91,8 +91,8 @@ def measure(
         served = ShardedModel(source, its, model, tokenizer, key)
         shards = {name: _shards(served, part) for name, part in sets.items() if part is not None}
         tables[arm] = routed_scores(served, evidence, shards)
-        if arm == "unlearned" and not TASKS[sharding.task].classes:
-            # How hard each record is by nature; for the deleted it is what answers now.
+        if arm == "unlearned" and (not TASKS[its.task].classes or answers_alone(base, its.task, its.labels)):
+            # How hard each record is by nature, and whether the base knows S; for the deleted it may answer now.
             alone = ShardedModel(source, replace(its, unknown="base"), model, tokenizer, key)
             nobody: dict[SetName, Sequence[int | None]] = {name: [None] * len(of) for name, of in shards.items()}
             tables["base"] = routed_scores(alone, evidence, nobody)

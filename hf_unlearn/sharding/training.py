@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, set_seed
 
 from ..evaluation.scoring import preserved_rng
 from ..files import save_json, write_text
-from ..models.loading import Model, load_model, load_tokenizer, loading_of
+from ..models.loading import ARCHITECTURES, Model, load_config, load_model, load_tokenizer, loading_of
 from ..models.location import ModelSource, locate
-from ..models.tasks import TASKS
+from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord, load_record
 from ..publishing.ledger import file_digest
 from ..training.callbacks import show_in_one_line
@@ -61,6 +61,14 @@ def base_model(sharding: Sharding, base: ModelSource) -> Model:
     with preserved_rng():
         set_seed(sharding.seed)
         return load_model(base, sharding.task, id2label=labels, new_head=True, **loading_of(sharding.settings))
+
+
+def answers_alone(base: ModelSource, task: Task, labels: list[str] | None) -> bool:
+    """Whether the base has learned to answer, with these classes in this order; a head that is drawn has not."""
+    config = load_config(base)
+    if (config.architectures or [""])[0] not in ARCHITECTURES[task].values():
+        return False
+    return not TASKS[task].classes or list((config.id2label or {}).values()) == labels
 
 
 def train_shards(

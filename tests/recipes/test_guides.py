@@ -34,7 +34,7 @@ MAP = ROOT / "hf_unlearn" / "README.md"
 # What the guides tell of: a classifier of messages and a language model that answers questions, of one company.
 MODELS = {"acme/router": "acme/base", "acme/assistant": "acme/small-lm"}
 RESULT = "acme/router-unlearned"
-DATA_SETS = ["acme/messages", "acme/questions", "acme/messages-retained"]
+DATA_SETS = ["acme/messages", "acme/questions", "acme/public-messages", "acme/messages-retained"]
 FORGOTTEN = [f"c-{number:03d}" for number in (17, 18, 19, 20)]
 HELD_OUT = [f"c-{number:03d}" for number in (204, 205, 206, 207)]
 PENDING = ["c-021", "c-022"]
@@ -157,8 +157,11 @@ def stock(hub: HubServer, trained: dict[str, tuple[Path, Path]]) -> list[tuple[s
         parts = {"train": rows(kind), "test": rows(kind)[-8:]}
         data = DatasetDict({split: Dataset.from_list(part) for split, part in parts.items()})
         data.push_to_hub(f"stock/{kind}", private=False, token=TOKEN)
+    public = Dataset.from_list(rows("messages")[:16]).remove_columns("customer_id")
+    public.push_to_hub("stock/public-messages", private=False, token=TOKEN)
     models = [*MODELS, *MODELS.values(), "acme/router-elsewhere"]
-    return [*(("model", model) for model in models), ("dataset", "acme/messages"), ("dataset", "acme/questions")]
+    data_sets = ["acme/messages", "acme/questions", "acme/public-messages"]
+    return [*(("model", model) for model in models), *(("dataset", name) for name in data_sets)]
 
 
 def in_stock(repo: str) -> str:
