@@ -11,13 +11,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
+from transformers.utils.logging import tqdm
 
 from ..errors import InputError
 from ..machine_faults import explain
 from ..training.callbacks import silent
 
-# What a worker sends when it has done all that it was given.
-DONE = ("done", "")
+# What a worker sends after each call, and once it has done all that it was given.
+ONE, DONE = ("one", ""), ("done", "")
 
 
 def run_apart(work: Callable[..., None], calls: Sequence[tuple[Any, ...]], processes: int) -> None:
@@ -50,10 +51,15 @@ def run_apart(work: Callable[..., None], calls: Sequence[tuple[Any, ...]], proce
             theirs.close()
             workers[ours] = process
         running = dict(workers)
-        while running:
-            for pipe in wait(list(running)):
-                assert isinstance(pipe, Connection)
-                _check(pipe, running.pop(pipe))
+        hidden = True if silent.get() else None
+        with tqdm(total=len(calls), desc="shards", leave=False, disable=hidden) as bar:
+            while running:
+                for pipe in wait(list(running)):
+                    assert isinstance(pipe, Connection)
+                    if _is_one(pipe, running[pipe]):
+                        bar.update()
+                    else:
+                        del running[pipe]
     finally:
         for process in workers.values():
             process.terminate()
@@ -68,8 +74,8 @@ def _devices() -> list[str]:
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
-def _check(pipe: Connection, process: Any) -> None:
-    """Raise what a worker that has ended could not do."""
+def _is_one(pipe: Connection, process: Any) -> bool:
+    """Whether a worker has done one call, and not all; raises what it could not do."""
     try:
         kind, told = pipe.recv()
     except EOFError:
@@ -86,6 +92,7 @@ def _check(pipe: Connection, process: Any) -> None:
         raise InputError(told)
     if kind == "error":
         raise RuntimeError(told)
+    return (kind, told) == ONE
 
 
 def _worker(
@@ -103,6 +110,7 @@ def _worker(
     try:
         for call in calls:
             work(*call)
+            pipe.send(ONE)
         pipe.send(DONE)
     except InputError as error:
         pipe.send(("input", str(error)))

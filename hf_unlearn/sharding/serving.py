@@ -28,6 +28,7 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.trainer_utils import align_special_tokens
 
+from ..data.copies.paraphrases import SentenceEncoder
 from ..data.encoding import PaddingCollator, encode, make_encoder, padding_id, resolve_max_length
 from ..data.format import layout_of
 from ..errors import InputError
@@ -38,6 +39,7 @@ from ..models.loading import Model, load_tokenizer, plain_model, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
 from .layout import Shard, Sharding, adapter_folder, load_sharding, owner_digests, owner_key
+from .router import Guess, Router
 from .training import base_model
 
 BASE = "__base__"  # PEFT's name for rows without an adapter
@@ -113,12 +115,17 @@ class ShardedModel:
         self.tokens = 0
 
     def shards_of(self, owner: Sequence[Any]) -> list[int | None]:
-        """The shard that answers to each owner; None for no owner, and for one who is unknown or deleted."""
-        if self._key is None:
-            return [None] * len(owner)
-        named = [one for one in owner if one is not None]
-        digests = iter(owner_digests(self._key, self.sharding.column, named))
-        return [None if one is None else self._shard_of.get(next(digests)) for one in owner]
+        """The shard that answers to each owner, or guess; None for no owner, and for one unknown or deleted."""
+        found: list[int | None] = [None] * len(owner)
+        named = [i for i, one in enumerate(owner) if one is not None and not isinstance(one, Guess)]
+        if self._key is not None:
+            digests = owner_digests(self._key, self.sharding.column, [owner[i] for i in named])
+            for i, digest in zip(named, digests, strict=True):
+                found[i] = self._shard_of.get(digest)
+        for i, one in enumerate(owner):
+            if isinstance(one, Guess) and self.sharding.part(one.shard) is not None:
+                found[i] = one.shard
+        return found
 
     @property
     def device(self) -> torch.device:
@@ -219,6 +226,32 @@ class ShardedModel:
         )
         made.model = cast(Any, _ForOwner(self, owner))
         return made
+
+    def router(
+        self,
+        encoder: str,
+        texts: Sequence[str],
+        owner: Sequence[Any],
+        *,
+        revision: str | None = None,
+        strangers: float = 0.05,
+    ) -> Router:
+        """Make a guess at the shard of texts possible whose owner nobody names.
+
+        Args:
+            encoder: a sentence encoder, a folder or Hub id.
+            texts: such as owners ask, of the records that stay.
+            owner: of each text.
+            revision: of the encoder: branch, tag or commit on the Hub.
+            strangers: the share of texts of unknown owners that may go to a neighbour's adapter.
+
+        Returns:
+            What gives a guess for each text, to be used in place of its owner.
+
+        Raises:
+            InputError: the model knows fewer than two of the owners, or there is no such encoder.
+        """
+        return Router(SentenceEncoder(encoder, self.device, revision), texts, owner, self.shards_of(owner), strangers)
 
     def score(self, records: Dataset, owner: Sequence[Any], batch_size: int = 16) -> pa.Table:
         """What the model makes of records whose answers are known, see :func:`~hf_unlearn.evaluation.scoring.score`.
