@@ -1,7 +1,7 @@
 """Guesses whose adapter knows a text, where nobody names an owner.
 
-The guess is the shard whose texts are nearest in the mean. After a deletion such a guess would send the owner's
-questions to a neighbour. So a text that is no nearer than a stranger's goes to nobody.
+The guess is the shard of the owner whose texts are nearest in the mean. After a deletion such a guess would send the
+owner's questions to a neighbour. So a text that is no nearer than a stranger's goes to nobody.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,9 @@ import numpy as np
 
 from ..data.copies.paraphrases import SentenceEncoder
 from ..errors import InputError
+
+# Texts compared with all owners at once, which bounds the memory.
+BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,14 @@ class RouterRates:
 
 
 class Router:
-    """The mean embedding of each shard, and how near a text must be to one.
+    """The mean embedding of each owner, and how near a text must be to one.
 
-    The means tell of their texts, the more so the fewer owners a shard has. So they stay in memory, and nothing saves
-    them. Made again from the texts that stay after a deletion, they hold nothing of S.
+    A mean tells of its owner. So the means stay in memory, and nothing saves them. Made again from the texts that stay
+    after a deletion, they hold nothing of S.
 
     Attributes:
         rates: measured on each text without that text in the means, and without its owner for strangers.
-        threshold: the cosine above which a text goes to the nearest shard.
+        threshold: the cosine above which a text goes to the shard of the nearest owner.
     """
 
     def __init__(
@@ -72,25 +75,30 @@ class Router:
                 "give texts of more."
             )
         self._encoder = encoder
-        self._shards, place = np.unique([shards[i] for i in known], return_inverse=True)
+        place = np.array([shards[i] for i in known])
+        self._shards = np.zeros(len(people), int)
+        self._shards[mine] = place
         embedded = self._embed([texts[i] for i in known])
-        sums = np.zeros((len(self._shards), embedded.shape[1]), np.float32)
-        np.add.at(sums, place, embedded)
+        sums = np.zeros((len(people), embedded.shape[1]), np.float32)
+        np.add.at(sums, mine, embedded)
         self._means = _unit(sums)
-        cosines = embedded @ self._means.T
-        rows = np.arange(len(known))
-        asked, unknown = cosines.copy(), cosines.copy()
-        asked[rows, place] = (embedded * _unit(sums[place] - embedded)).sum(1)
-        of_owner = np.zeros((len(people), embedded.shape[1]), np.float32)
-        np.add.at(of_owner, mine, embedded)
-        unknown[rows, place] = (embedded * _unit(sums[place] - of_owner[mine])).sum(1)
-        self.threshold = float(np.quantile(unknown.max(1), 1 - strangers, method="higher"))
-        near, found = asked.max(1) > self.threshold, asked.argmax(1)
+        asked, unknown = np.zeros(len(known), np.float32), np.zeros(len(known), np.float32)
+        found = np.zeros(len(known), int)
+        for start in range(0, len(known), BLOCK):
+            part = slice(start, start + BLOCK)
+            cosines, own = embedded[part] @ self._means.T, mine[part]
+            rows = np.arange(len(own))
+            cosines[rows, own] = -1
+            unknown[part] = cosines.max(1)
+            cosines[rows, own] = (embedded[part] * _unit(sums[own] - embedded[part])).sum(1)
+            asked[part], found[part] = cosines.max(1), self._shards[cosines.argmax(1)]
+        self.threshold = float(np.quantile(unknown, 1 - strangers, method="higher"))
+        near = asked > self.threshold
         self.rates = RouterRates(
             own=float((near & (found == place)).mean()),
             wrong=float((near & (found != place)).mean()),
             nobody=float((~near).mean()),
-            strangers=float((unknown.max(1) > self.threshold).mean()),
+            strangers=float((unknown > self.threshold).mean()),
         )
 
     def __call__(self, texts: Sequence[str]) -> list[Guess | None]:
@@ -105,6 +113,6 @@ class Router:
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    """Each row at length 1; what is next to nothing, such as the rest of a shard without its only owner, is 0."""
+    """Each row at length 1; what is next to nothing, such as an owner without the only text, is 0."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.where(norms > 1e-3, rows / np.maximum(norms, 1e-3), 0)
