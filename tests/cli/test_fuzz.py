@@ -115,7 +115,7 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pat
 
 
 NUMBERS = itertools.count()
-WRITTEN = {"references": "references/references.json", "attack": "attacks.json"}
+WRITTEN = {"references": ("references/references.json", 1), "attack": ("attacks.json", 2)}
 
 
 class _Heard(logging.Handler):
@@ -173,7 +173,8 @@ def run_case(case: Case, smallest: dict[str, Path], folder: Path, capsys: pytest
     elif case.command == "evaluate":
         check_report(case, out, "\n".join(heard.lines))
     elif case.command in WRITTEN:
-        assert json.loads((out / WRITTEN[case.command]).read_text())["schema_version"] == 1
+        name, version = WRITTEN[case.command]
+        assert json.loads((out / name).read_text())["schema_version"] == version
         check_folder(out)
     elif case.command == "alternates":
         (private,) = _files(folder).keys() - before.keys()
