@@ -118,6 +118,14 @@ def test_the_overall_figure_is_of_faithfulness_and_of_both_attacks() -> None:
     assert robust == pytest.approx(0.933, abs=1e-3)
 
 
+def test_the_table_is_what_the_numbers_say() -> None:
+    from tables import as_table
+
+    found = json.loads((FAITHFULNESS / "faithfulness.json").read_text(encoding="utf-8"))
+    tables = [as_table(name, one["pools"], one["robustness"]) for name, one in found.items()]
+    assert "\n\n".join(tables) + "\n" == (FAITHFULNESS / "tables.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_a_smallest_run_measures_each_model_once(shared: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(FAITHFULNESS / "faithfulness.py"), "--output", str(tmp_path), "--world", "tofu"]

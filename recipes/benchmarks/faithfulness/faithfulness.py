@@ -162,12 +162,11 @@ class Benchmark:
 
 
 def find_world(args: argparse.Namespace) -> World:
-    epochs = EPOCHS[args.world] if args.epochs is None else args.epochs
     if args.source is None or (args.world == "tofu" and args.base is None):
         raise SystemExit("--world tofu needs --source and --base; --world quickstart needs --source.")
     if args.world == "tofu":
-        return tofu(args.source, args.base, args.authors, args.forgotten, epochs)
-    return quickstart(args.source, epochs)
+        return tofu(args.source, args.base, args.authors, args.forgotten, args.epochs)
+    return quickstart(args.source, args.epochs)
 
 
 def kept_settings(args: argparse.Namespace, folder: Path) -> None:
@@ -207,6 +206,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.world:
         quietly_on_one_thread()
+        args.epochs = EPOCHS[args.world] if args.epochs is None else args.epochs
         folder = args.output / args.world
         kept_settings(args, folder)
         benchmark = Benchmark(find_world(args), folder, args.measures, args.references)
