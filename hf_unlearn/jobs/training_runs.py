@@ -14,7 +14,7 @@ from ..data.format import record_format
 from ..data.labels import class_names
 from ..data.loading import pick_split
 from ..data.request.digests import key_check, key_path, load_digest_key
-from ..data.request.row_filter import save_row_filter
+from ..data.request.row_filter import row_filter_of
 from ..data.split import split_retained
 from ..errors import InputError
 from ..evaluation.assemble import summarise
@@ -67,9 +67,7 @@ def train_plainly(
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     record = trainer.training_record(replace(source, fingerprint=trainer.data_fingerprint, rows=trainer.retained_rows))
     trainer.record = record = replace(record, left_out=left_out)
-    if config.should_save:
-        # Before the record, by which a finished training is known.
-        save_row_filter(dataset, key, config.folder)
+    trainer.row_filter = row_filter_of(dataset, key)
     trainer.save_model()
     return record
 

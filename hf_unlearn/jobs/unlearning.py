@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..data.request.attempts import attempts_path, check_attempts
 from ..data.request.digests import key_path
-from ..data.request.row_filter import save_row_filter
+from ..data.request.row_filter import row_filter_of
 from ..data.split import RetainedSplit
 from ..errors import InputError
 from ..evaluation.references import TrainedReference, score_references, with_references
@@ -189,9 +189,8 @@ def _unlearn(
     report = with_references(report, trainer.tables, scored, seed=prepared.config.seed, retrained=retrained)
     report = replace(report, attempts=prepared.count_attempt(), given=given_settings(prepared.values))
     trainer.evidence_report = report = with_note(report, prepared.ledger, parts.forgotten, prepared.source)
-    if prepared.config.should_save:
-        # The original's filter has S, and nothing can be taken out of one.
-        save_row_filter(parts.retained, parts.forgotten.key, prepared.config.folder)
+    # The original's filter has S, and nothing can be taken out of one.
+    trainer.row_filter = row_filter_of(parts.retained, parts.forgotten.key)
     trainer.save_model()
     return report
 

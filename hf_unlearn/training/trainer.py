@@ -13,6 +13,7 @@ from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..data.arrow_tables import AnyDataset, column_names, require_columns
+from ..data.request.row_filter import FILTER_FILE, RowFilter
 from ..data.split import ForgetRows, SplitAudit
 from ..errors import InputError
 from ..evaluation.assemble import save_evidence
@@ -120,6 +121,7 @@ class UnlearningTrainer(MethodTrainer):
         chosen_by_forget: whether S helped to choose what is trained, as in a search on one half of it. Whoever chose
             so sets it, and gives the other halves as S and H.
         way: which method was chosen for ``method="auto"``, and why; None where one was named.
+        row_filter: of the rows it was trained on; whoever has the owner's key sets it, to be saved beside the model.
         others: what further retrained models make of the records, by their names in the report's ``more_retrained``.
     """
 
@@ -210,6 +212,7 @@ class UnlearningTrainer(MethodTrainer):
         self.generated: dict[str, dict[SetName, pa.Table]] = {}
         self.others: dict[str, dict[SetName, pa.Table]] = {}
         self.evidence_report: UnlearningReport | None = None
+        self.row_filter: RowFilter | None = None
         self.chosen_by_forget = False
         self.stopping = StopWhenForgotten(self.args.auc_margin, self.args.measure_steps)
         self.watching: Watching | None = None
@@ -372,6 +375,9 @@ class UnlearningTrainer(MethodTrainer):
         save_whole(lambda folder: save(str(folder), _internal_call=True), target, writes=self.args.should_save)
         if not self.args.should_save:
             return
+        if self.row_filter is not None:
+            # Before the record, by which a finished training is known.
+            save_json(self.row_filter, target / FILTER_FILE)
         if (record := self.record) is not None:
             if self.data.kept_classes is not None:
                 record = replace(record, labels=list(class_names_of(plain_model(self.model).config)))

@@ -23,7 +23,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from ...errors import InputError
-from ...files import load_json, save_json
+from ...files import load_json
 from ..arrow_tables import AnyDataset, plain_type, read_tables
 from ..canonical import ANY_NUMBER, FLOATS, has_fractions, is_number, kind_of, number_text, refuse_large, text_in
 from ..canonical import texts_of as texts_of_values
@@ -108,10 +108,9 @@ class OpenFilter:
         return there
 
 
-def save_row_filter(dataset: AnyDataset, key: bytes, folder: Path) -> None:
-    """Write the filter of the rows that a model was trained on; a stream, which may have no end, gets none."""
-    if isinstance(dataset, Dataset):
-        save_json(row_filter(dataset, key), folder / FILTER_FILE)
+def row_filter_of(dataset: AnyDataset, key: bytes) -> RowFilter | None:
+    """The filter of the rows that a model was trained on; None for a stream, which may have no end."""
+    return row_filter(dataset, key) if isinstance(dataset, Dataset) else None
 
 
 def load_row_filter(path: Path) -> RowFilter:
