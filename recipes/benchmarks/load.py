@@ -1,4 +1,4 @@
-"""How long a run takes before its training, and the check of a ledger, where something is large.
+"""How long a run takes before its training, and what reads a ledger, where something is large.
 
 python recipes/benchmarks/load.py                   all of it
 python recipes/benchmarks/load.py requests ledger   50 requests in one folder; a ledger of 10,000 lines
@@ -18,6 +18,9 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from datasets import disable_progress_bars
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -124,8 +127,30 @@ def checked(folder: Path, lines: int) -> np.ndarray:
     return now() - started
 
 
+def guarded(folder: Path, files: int, rows: int) -> np.ndarray:
+    """Look whether new rows bring back what a run forgot, by id and as exact copies; the seconds."""
+    jobs.run(settings(folder, 1000, 500, 3, 1))
+    (folder / "new").mkdir()
+    for number in range(files):
+        places = pa.array(np.arange(number * rows, (number + 1) * rows)).cast(pa.string())
+        table = {
+            "customer": pc.binary_join_element_wise("x", places, "-"),
+            "text": pc.binary_join_element_wise("a message that nobody asked to forget, number", places, " "),
+            "label": pa.array(np.full(rows, "class 00000")),
+        }
+        pq.write_table(pa.table(table), folder / "new" / f"{number}.parquet")
+    started = now()
+    found = jobs.guard(
+        str(folder / "new"), ledger=str(folder / "out"), digest_key_file=str(folder / "key"),
+        forgotten=str(folder / "rows.jsonl"),
+    )  # fmt: skip
+    assert found == 0
+    return now() - started
+
+
 CASES: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {
     "ledger": ("a ledger of 10,000 lines, `verify` with the key", lambda at: checked(at, 10_000)),
+    "guard": ("10,000,000 new rows, `guard` by id and for copies", lambda at: guarded(at, 10, 1_000_000)),
     "requests": ("50 requests in one folder, 100,000 rows", lambda at: before_training(at, 100_000, 500, 3, 50)),
     "classes": ("10,000 classes, 100,000 rows", lambda at: before_training(at, 100_000, 500, 10_000, 1)),
     "vocabulary": ("a vocabulary of 200,000, 20,000 rows", lambda at: before_training(at, 20_000, 200_000, None, 1)),
