@@ -1,6 +1,7 @@
 """How many planted near copies a split finds, what it reports besides, how long it takes and how much memory.
 
 python recipes/benchmarks/near_duplicates.py                            1,000,000 short texts, 10,000 to forget
+python recipes/benchmarks/near_duplicates.py --rows 900000 --forget 100000 --none_planted
 python recipes/benchmarks/near_duplicates.py --texts a.jsonl b.tsv      real texts: a fifth of them to forget
 python recipes/benchmarks/near_duplicates.py --paraphrases retain_perturbed.json --encoder MODEL
 """
@@ -133,11 +134,11 @@ def split_in(folder: str, rows: int, near_duplicates: str | None) -> tuple[float
     return seconds, work, peak, [i for i in split.forget["id"][:] if i < rows]
 
 
-def measured(forget: list[str], retained: list[str], draw: random.Random, show: int) -> None:
-    """Plant copies among the retained texts, split, and print what came of it."""
+def measured(forget: list[str], retained: list[str], draw: random.Random, show: int, plant: bool = True) -> None:
+    """Plant copies among the retained texts where that is asked for, split, and print what came of it."""
     planted: dict[int, str] = {}
     rows = list(retained)
-    for text in forget:
+    for text in forget if plant else ():
         made = {kind: copy for kind in KINDS if (copy := copied(kind, text, retained, draw)) is not None}
         kind = draw.choice(list(made))
         planted[len(rows)] = kind
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--forget", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=0, help="texts to print that nobody planted and that were found")
+    parser.add_argument("--none_planted", action="store_true", help="measure the time alone, without near copies")
     args = parser.parse_args()
     disable_progress_bars()
     draw, numbers = random.Random(args.seed), np.random.default_rng(args.seed)
@@ -224,7 +226,7 @@ def main() -> None:
 
     forget = mixed(args.forget - args.forget // 10) + chains.texts(numbers, args.forget // 10, 40, 120)
     draw.shuffle(forget)
-    measured(forget, mixed(args.rows), draw, args.show)
+    measured(forget, mixed(args.rows), draw, args.show, plant=not args.none_planted)
 
 
 if __name__ == "__main__":
