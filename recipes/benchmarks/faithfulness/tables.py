@@ -194,6 +194,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axis.axvline(0.5, color="0.8", linewidth=0.8, zorder=0)
         axis.set_xlim(left=min(0.45, axis.get_xlim()[0]), right=1.02)
         axis.set_xlabel("AUC between models that know S and models that do not", fontsize=9)
+        if world == "tofu":
+            axis.plot([], [], "o-", color="#1b9e77", markersize=5, label="here, 95 % interval")
+            axis.plot([], [], "x", color="#d95f02", markersize=5, linestyle="", label="published (1B)")
+            axis.legend(loc="lower left", bbox_to_anchor=(0, 0.24), fontsize=8, frameon=False)
         count = [sum(ways.values()) for ways in found["pools"]["models"].values()]
         axis.set_title(f"{world}: {count[0]} against {count[1]} models", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
