@@ -29,7 +29,7 @@ from ..models.tasks import IGNORED, TASKS, Task
 from .blind_baseline import BlindBaseline, Labelled, blind_baseline
 from .report import SetName
 from .scoring import WINDOWS, Collator, Context, best_windows, gradient_norms, score
-from .statistics import Estimate, mean_loss, membership_auc
+from .statistics import Estimate, Groups, mean_loss, membership_auc, units_in
 from .utility.metrics import Truth
 from .verdict import OTHER_FORMS, Scores
 
@@ -366,10 +366,13 @@ def attack_scores(tables: Mapping[SetName, pa.Table], base: Mapping[SetName, pa.
             found |= {form: found[form] + base[name][form].to_numpy() for form in OTHER_FORMS if form in columns}
         return found
 
-    groups = None
-    if all("group" in tables[name].column_names for name in JUDGED):
-        groups = tables["forget"]["group"].to_numpy(), tables["holdout"]["group"].to_numpy()
-    return Scores(scores("forget"), scores("holdout"), groups)
+    return Scores(scores("forget"), scores("holdout"), judged_units(tables))
+
+
+def judged_units(tables: Mapping[SetName, pa.Table]) -> Groups | None:
+    """The groups of the records of S and of H; None where those of one are independent."""
+    forget, holdout = (units_in(tables[name]) for name in JUDGED)
+    return None if forget is None or holdout is None else (forget, holdout)
 
 
 def _window_gains(table: pa.Table, base: pa.Table) -> dict[str, np.ndarray]:
@@ -383,9 +386,8 @@ def _window_gains(table: pa.Table, base: pa.Table) -> dict[str, np.ndarray]:
 def loss_and_auc(tables: Mapping[SetName, pa.Table]) -> tuple[Estimate, Estimate | None]:
     """The mean loss of S in nats, and the membership AUC by the loss, None without H; both of groups, if any."""
     forget, found = tables["forget"], attack_scores(tables)
-    units = forget["group"].to_numpy() if "group" in forget.column_names else None
     auc = membership_auc(-found.forget["loss"], -found.holdout["loss"], groups=found.groups) if found else None
-    return mean_loss(forget["nll"].to_numpy(), forget["tokens"].to_numpy(), groups=units), auc
+    return mean_loss(forget["nll"].to_numpy(), forget["tokens"].to_numpy(), groups=units_in(forget)), auc
 
 
 def save_tables(tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:

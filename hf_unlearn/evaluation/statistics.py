@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from scipy import special, stats
 
 CONFIDENCE = 0.95
@@ -60,6 +61,11 @@ def mean_loss(
 def clustered_mean(values: np.ndarray, groups: np.ndarray | None) -> Estimate:
     """Mean of one value of each record, shape (n,), with groups and its 95 % interval as for :func:`mean_loss`."""
     return mean_loss(values, np.ones(len(values)), groups=groups)
+
+
+def units_in(table: pa.Table) -> np.ndarray | None:
+    """The groups of the scored records, shape (n,); None where they are independent."""
+    return table["group"].to_numpy() if "group" in table.column_names else None
 
 
 def by_group(groups: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:

@@ -294,8 +294,9 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: _Pl
     skipped = plan.skipped | compared.skipped
     if models["unlearned"].sampling is None:
         skipped.setdefault("sampling", "the texts of S are too short")
-    report = AttackReport(run.task, run.config.max_steps, loss, models, skipped=skipped)
-    return replace(report, depth=compared.depth, pair=compared.pair)
+    return AttackReport(
+        run.task, run.config.max_steps, loss, models, skipped=skipped, depth=compared.depth, pair=compared.pair
+    )
 
 
 def _parts(run: Preparation) -> KeptParts:

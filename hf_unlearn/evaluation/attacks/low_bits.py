@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from ...errors import InputError
 from ...models.loading import Model, plain_model, quantised_bits
 from ..measured_sets import JUDGED, EvidenceSets, loss_and_auc
-from ..statistics import Estimate, mean_loss
+from ..statistics import Estimate, mean_loss, units_in
 
 Form = Literal["rounded_8", "rounded_4", "int8", "nf4", "q8_0", "q4_0"]
 
@@ -107,7 +107,7 @@ def in_few_bits(
     sets = {name: part for name, part in evidence.sets.items() if name in JUDGED}
     evidence = replace(evidence, sets=sets, forms={}, gradients=False)
     whole = evidence.score(model)["forget"]
-    units = whole["group"].to_numpy() if "group" in whole.column_names else None
+    units = units_in(whole)
     found = []
     for form in forms:
         rounded, share = quantised_copy(model, form)

@@ -17,7 +17,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 from ...errors import InputError
 from ...models.loading import Model, plain_model
 from ..generation import generate, measure
-from ..measured_sets import JUDGED, EvidenceSets, first_pieces
+from ..measured_sets import JUDGED, EvidenceSets, first_pieces, judged_units
 from ..report import SetName
 from ..statistics import Estimate, clustered_mean, membership_auc, share
 from .sampling import GIVEN_TOKENS, SAMPLED_TOKENS, SIMILAR
@@ -93,10 +93,7 @@ def changed_losses(before: Mapping[SetName, pa.Table], after: Mapping[SetName, p
     if not all(set(JUDGED) <= tables.keys() for tables in (before, after)):
         return None
     fall = {name: before[name]["loss"].to_numpy() - after[name]["loss"].to_numpy() for name in JUDGED}
-    groups = None
-    if all("group" in after[name].column_names for name in JUDGED):
-        groups = after["forget"]["group"].to_numpy(), after["holdout"]["group"].to_numpy()
-    return membership_auc(fall["forget"], fall["holdout"], groups=groups)
+    return membership_auc(fall["forget"], fall["holdout"], groups=judged_units(after))
 
 
 # Texts

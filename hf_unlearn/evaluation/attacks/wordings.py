@@ -16,7 +16,7 @@ from ...data.forms import BEFORE
 from ...models.loading import Model
 from ..measured_sets import EvidenceSets, loss_and_auc
 from ..report import SetName
-from ..statistics import Estimate, clustered_mean, membership_auc, share
+from ..statistics import Estimate, clustered_mean, membership_auc, share, units_in
 
 # What a wording makes of a prompt and its answer.
 Wording = Callable[[str, str], tuple[str, str]]
@@ -119,7 +119,7 @@ def other_words(
         return (), None
     tables = {name: sets.score(model) for name, sets in wordings.items()}
     scores = tuple(
-        WordingScore(name, *loss_and_auc(found), share(_told(found["forget"]), _units(found["forget"])))
+        WordingScore(name, *loss_and_auc(found), share(_told(found["forget"]), units_in(found["forget"])))
         for name, found in tables.items()
     )
     return scores, worst_wording([*tables.values()])
@@ -205,7 +205,3 @@ def _lowest(tables: list[pa.Table]) -> _Lowest:
 def _told(table: pa.Table) -> np.ndarray:
     """Which records greedy decoding writes: each token of the text is the likeliest after those before it."""
     return np.asarray(table["exact"].to_numpy() == 1)
-
-
-def _units(table: pa.Table) -> np.ndarray | None:
-    return table["group"].to_numpy() if "group" in table.column_names else None

@@ -9,7 +9,7 @@ import pyarrow as pa
 from scipy import stats
 
 from ...models.tasks import TASKS, Task
-from ..statistics import Estimate, by_group, mean_loss
+from ..statistics import Estimate, by_group, mean_loss, units_in
 from .metrics import STATISTICS, Truth, predictions, tally
 
 # In this order.
@@ -134,7 +134,7 @@ def utility(
 
 def _less_f1(own: pa.Table, other: pa.Table, truth: Truth, seed: int) -> tuple[LossOf, Estimate]:
     kind = truth.f1
-    counts = tally(truth, [predictions(other), predictions(own)], _groups(own), kind)
+    counts = tally(truth, [predictions(other), predictions(own)], units_in(own), kind)
 
     def less(totals: np.ndarray) -> np.ndarray:
         scores = STATISTICS[kind](totals)
@@ -148,13 +148,13 @@ def _less_rouge(own: pa.Table, other: pa.Table) -> Estimate:
     less = _column(other, "rougeL") - _column(own, "rougeL")
     # After the fewest tokens given, which for these models is none.
     lines = (_column(own, "prefix") == 0) & ~np.isnan(less)
-    groups = _groups(own)
+    groups = units_in(own)
     return mean_loss(less[lines], np.ones(lines.sum()), CONFIDENCE, None if groups is None else groups[lines])
 
 
 def _more_loss(own: pa.Table, other: pa.Table, base: pa.Table | None) -> tuple[LossOf, Estimate, Estimate | None]:
     """How much of the gain over the base is lost, or by what fraction the loss is higher; and that gain."""
-    groups, nll = _groups(own), _column(other, "nll")
+    groups, nll = units_in(own), _column(other, "nll")
     more = _column(own, "nll") - nll
     if base is None:
         return "loss", mean_loss(more, nll, CONFIDENCE, groups), None
@@ -184,10 +184,6 @@ def ratio(part: np.ndarray, whole: np.ndarray, confidence: float, groups: np.nda
     a, b, c = down**2 - quantile * of_whole, up * down - quantile * both, up**2 - quantile * of_part
     half = float(np.sqrt(max(b**2 - a * c, 0.0)))
     return Estimate(float(up / down), float((b - half) / a), float((b + half) / a), n)
-
-
-def _groups(table: pa.Table) -> np.ndarray | None:
-    return table["group"].to_numpy() if "group" in table.column_names else None
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from sklearn.linear_model import LogisticRegression
 from transformers import (
     BertConfig,
@@ -124,7 +124,7 @@ def sets_of(task: Task = "text-generation", records: int = 7) -> EvidenceSets:
 
 
 def plain(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def body_of(model: Any) -> tuple[Any, Any, Any]:

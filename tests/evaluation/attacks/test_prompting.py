@@ -1,13 +1,12 @@
 """Attacks that only talk to a model: against decoding, concatenating and scoring by hand."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import PretrainedConfig
 
 from hf_unlearn import InputError
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, padding_id
@@ -39,16 +38,6 @@ def sets_of(
         seed=0,
         group_column=group_column,
     )
-
-
-@pytest.fixture(scope="module")
-def tokenizer(lm_by_heart: Path) -> Any:
-    return AutoTokenizer.from_pretrained(lm_by_heart)
-
-
-@pytest.fixture(scope="module")
-def by_heart(lm_by_heart: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(lm_by_heart).eval()
 
 
 # In the context

@@ -33,16 +33,6 @@ from .test_prompting import sets_of
 
 
 @pytest.fixture(scope="module")
-def tokenizer(lm_by_heart: Path) -> Any:
-    return AutoTokenizer.from_pretrained(lm_by_heart)
-
-
-@pytest.fixture(scope="module")
-def by_heart(lm_by_heart: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(lm_by_heart).eval()
-
-
-@pytest.fixture(scope="module")
 def hesitant(by_heart: Any) -> Any:
     """Knows its records, and tells one in a few samples."""
     model = copy.deepcopy(by_heart)

@@ -1,13 +1,11 @@
 """Prompts in other words, and the worst case over them: against the words and the numbers worked out by hand."""
 
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.evaluation.attacks.wordings import WORDINGS, expected_lowest, other_words, worst_wording
@@ -15,17 +13,6 @@ from hf_unlearn.evaluation.generation import generate
 
 from ...conftest import secrets_rows
 from .test_prompting import sets_of
-
-
-@pytest.fixture(scope="module")
-def tokenizer(lm_by_heart: Path) -> Any:
-    return AutoTokenizer.from_pretrained(lm_by_heart)
-
-
-@pytest.fixture(scope="module")
-def by_heart(lm_by_heart: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(lm_by_heart).eval()
-
 
 # The words
 
