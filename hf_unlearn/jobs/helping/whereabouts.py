@@ -17,7 +17,7 @@ from ...data.request.digests import ForgottenDigests, digest_each, key_check, ke
 from ...data.request.id_files import read_ids
 from ...data.request.records import value_text
 from ...data.request.row_filter import FILTER_FILE, family_of, forms_in, load_row_filter
-from ...errors import InputError, in_one_line
+from ...errors import InputError
 from ...files import require_ours, written_privately
 from ...hub_access import hub_errors, is_repository_name
 from ...lifecycle.erase_plan import ERASABLE
@@ -321,14 +321,17 @@ def _old_forms(value: str) -> list[str]:
 def _show(answers: list[Answer], column: str) -> None:
     out = terminal()
     asked = len(answers[0].states)
-    headings = {"model": "text", **dict.fromkeys(STATES, "number"), "": "text"}
-    shown = table(f"{asked:,} ids of the column {plain(listed([column]))}", headings)
+    shown = table(
+        f"{asked:,} ids of the column {plain(listed([column]))}", {"model": "text", **dict.fromkeys(STATES, "number")}
+    )
     for answer in answers:
-        notes = [*answer.notes, *_doubts(answer)]
-        shown.add_row(plain(answer.model), *_cells(answer.states), plain(in_one_line(" ".join(notes))))
+        shown.add_row(plain(answer.model), *_cells(answer.states))
     if len(answers) > 1:
-        shown.add_row("all of them", *_cells(_together(answers)), "")
+        shown.add_row("all of them", *_cells(_together(answers)))
     out.print(shown)
+    for answer in answers:
+        for note in (*answer.notes, *_doubts(answer)):
+            out.print(f"{plain(answer.model)}: {plain(note)}")
 
 
 def _doubts(answer: Answer) -> list[str]:
