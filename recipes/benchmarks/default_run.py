@@ -5,6 +5,7 @@
     python recipes/benchmarks/default_run.py clinc --source data_full.json --base build/quickstart/minilm
     python recipes/benchmarks/default_run.py sms --source sms.tsv --base build/quickstart/minilm
     python recipes/benchmarks/default_run.py tofu --source tofu --base tinystories-260k --rows default base
+    python recipes/benchmarks/default_run.py smollm2 --source tofu --base smollm2 --rows base --seeds 0
     python recipes/benchmarks/default_run.py entities --source WikiANN/en --base build/quickstart/minilm
     python recipes/benchmarks/default_run.py words --source data_full.json --base build/quickstart/minilm
 
@@ -32,6 +33,7 @@ from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import load_record
 
 DATA_SEED = 11
+SUBSET_SEED = 40  # that of recipes/tofu/prepare.py
 ASIDE = 40  # records of S, and of H
 
 
@@ -122,6 +124,15 @@ def tofu(source: Path) -> tuple[list[dict], list[dict]]:
     return rows[: 32 * 20], rows[32 * 20 : 40 * 20]
 
 
+def smollm2(source: Path) -> tuple[list[dict], list[dict]]:
+    """The 22 authors of the recipe for SmolLM2, of whom 18 stay, and four others."""
+    rows = [json.loads(line) for line in (source / "full.json").read_text(encoding="utf-8").splitlines()]
+    authors = random.Random(SUBSET_SEED).sample(range(len(rows) // 20), 22)
+    others = [author for author in range(len(rows) // 20) if author not in authors][:4]
+    parts = [sorted(authors), others]
+    return tuple([row for author in part for row in rows[author * 20 : author * 20 + 20]] for part in parts)
+
+
 TEXTS = {"task": "text-classification", "per_device_train_batch_size": 16, "max_length": 64}
 TASKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "quickstart": (quickstart, {**TEXTS, "learning_rate": 1e-4, "num_train_epochs": 4}),
@@ -144,6 +155,13 @@ TASKS["tofu"] = (
         "num_train_epochs": 8, "lr_scheduler_type": "cosine",
     },
 )  # fmt: skip
+TASKS["smollm2"] = (
+    smollm2,
+    {
+        **QUESTIONS, "task": "text-generation", "per_device_train_batch_size": 8, "learning_rate": 2e-4,
+        "num_train_epochs": 3, "warmup_steps": 0.1, "bf16": True,
+    },
+)  # fmt: skip
 TASKS["words"] = (
     words,
     {
@@ -151,7 +169,6 @@ TASKS["words"] = (
         "per_device_train_batch_size": 16, "max_length": 64, "learning_rate": 3e-4, "num_train_epochs": 5,
     },
 )  # fmt: skip
-BUDGETS = (0.1, 0.25, 0.5, 0.75)
 
 
 def run(*argv: str) -> None:
@@ -196,6 +213,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/default_run"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=["default", "base"], default=["default"])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.25, 0.5, 0.75], help="of the rows base")
     args = parser.parse_args()
     read, settings = TASKS[args.task]
     folder, models = args.output / args.task, args.output / "models" / args.task
@@ -207,7 +225,7 @@ def main() -> None:
         if not (data := folder / f"{name}.jsonl").is_file():
             data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     aside = random.Random(DATA_SEED).sample(range(len(train)), 2 * ASIDE)
-    if args.task == "tofu":
+    if args.task in ("tofu", "smollm2"):
         aside = list(range(len(train) - 2 * ASIDE, len(train)))
     recipe = models / "recipe.json"
     base = encoder_decoder(args.base, models / "base") if args.task == "words" else args.base
@@ -224,7 +242,7 @@ def main() -> None:
     wanted = {"default": []} if "default" in args.rows else {}
     if "base" in args.rows:
         rate, size = str(settings["learning_rate"]), str(settings["per_device_train_batch_size"])
-        for budget in BUDGETS:
+        for budget in args.budgets:
             flags = ["--method", "base", "--budget", str(budget), "--measure", "full", "--measure_steps", "0"]
             wanted[f"base {budget} fitted"] = flags
             wanted[f"base {budget} recorded"] = [

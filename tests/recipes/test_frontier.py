@@ -89,6 +89,18 @@ def test_fitted_is_more_steps_of_smaller_batches_and_a_warm_up(short: Any) -> No
     assert found["learning_rate"] == task.settings["learning_rate"]
 
 
+def test_published_rows_stay_and_missing_ones_are_added() -> None:
+    from summary import added
+
+    published = {"tofu": {"retrained": 1, "original": 2, "variants": {"base": {"0.25": 3}}}}
+    made = {"retrained": 4, "original": 5, "variants": {"base": {"0.25": 6, "0.1": 7}, "base fitted": {"0.1": 8}}}
+    variants = {"base": {"0.25": 3, "0.1": 7}, "base fitted": {"0.1": 8}}
+    assert added(published, {"tofu": made, "sms": made}) == {
+        "tofu": {"retrained": 1, "original": 2, "variants": variants},
+        "sms": made,
+    }
+
+
 def test_one_more_model_lies_in_the_prediction_interval_as_often_as_it_says() -> None:
     from summary import prediction_interval
 

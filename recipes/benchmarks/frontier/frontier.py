@@ -241,6 +241,7 @@ def main() -> None:
         "--of", choices=["original", "retrained"], default="original", help="what the variants are applied to"
     )
     parser.add_argument("--output", type=Path, default=Path("build/frontier"))
+    parser.add_argument("--add_to", type=Path, help="a frontier.json whose rows stay; only missing ones are added")
     for place, what in (
         ("sms", "the SMS Spam Collection"),
         ("tofu", "TOFU's folder"),
@@ -267,7 +268,7 @@ def main() -> None:
         ]
         for cell in todo:
             make(cell, task, folder)
-    summarise(args.output)
+    summarise(args.output, args.add_to)
 
 
 if __name__ == "__main__":

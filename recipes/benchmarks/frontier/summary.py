@@ -29,10 +29,12 @@ LABELS = {
     "toward_base 0.6": "toward_base",
     "base": "the base, same budget",
     "retrain": "from scratch, same budget",
+    "base fitted": "the same, fitted",
+    "retrain fitted": "the same, fitted",
 }
 # shrink_reheat by its parts: toward a fresh initialisation, or the base.
 REHEAT = {"secrets": "shrink_perturb 0.6 hot", "sms": "toward_base 0.6 hot", "tofu": "toward_base 0.6 hot"}
-SAME_BUDGET = ("base", "retrain")
+SAME_BUDGET = ("base", "retrain", "base fitted", "retrain fitted")
 
 Cells = list[dict[str, Any]]
 
@@ -192,17 +194,31 @@ def _place(figures: dict[str, Any]) -> tuple[float, float]:
     return 100 * figures["utility lost"], figures["memorised"][0]
 
 
-def summarise(root: Path) -> None:
-    """Write the results, the tables and the picture of all cells that there are, and print the tables."""
+def summarise(root: Path, published: Path | None = None) -> None:
+    """Write the results, the tables and the picture of all cells that there are, and print the tables.
+
+    Where there are published results, only their missing rows are taken from the cells.
+    """
     cells = {name: made for name, made in read_cells(root).items() if _enough(made)}
     if not cells:
         return
     results = {name: rows_of(name, made) for name, made in cells.items()}
+    if published is not None:
+        results = added(json.loads(published.read_text(encoding="utf-8")), results)
     write_text(root / RESULTS, json.dumps(results, indent=1) + "\n")
     tables = [as_table(name, found, cost) for name, found in results.items() for cost in costs_of(found)]
     write_text(root / TABLES, "\n\n".join(tables) + "\n")
     draw(results, root / PICTURE)
     print("\n\n".join(tables))
+
+
+def added(published: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """Published results with the rows that they lack."""
+    for name, found in made.items():
+        theirs = published.setdefault(name, found)["variants"]
+        for variant, rows in found["variants"].items():
+            theirs[variant] = rows | theirs.get(variant, {})
+    return published
 
 
 def _enough(cells: Cells) -> bool:

@@ -40,6 +40,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import prepare  # noqa: E402
 
 ORIGINAL, RETRAINED = "original", "retrained"
+RECORDED = "recorded"  # as a flag's value: that of the target's training
 Group = Literal["yardstick", "retained", "forget"]
 # The code that makes a row what it is; a change of it makes the finished cells old.
 CODE = (
@@ -306,6 +307,7 @@ def _request(shared: Experiment, seed: int) -> dict[str, Any]:
 
 def _unlearned(shared: Experiment, row: Row, seed: int, output: Path) -> UnlearningReport:
     flags = {**shared.unlearn.get(row.group, {}), **row.flags}
+    flags |= {name: shared.train[name] for name, value in flags.items() if value == RECORDED}
     if shared.max_steps is not None:
         flags.pop("budget", None)
     if shared.target is None:
