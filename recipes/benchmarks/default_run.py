@@ -159,7 +159,7 @@ TASKS["smollm2"] = (
     smollm2,
     {
         **QUESTIONS, "task": "text-generation", "per_device_train_batch_size": 8, "learning_rate": 2e-4,
-        "num_train_epochs": 3, "warmup_steps": 0.1, "bf16": True,
+        "num_train_epochs": 3, "warmup_steps": 0.1, "bf16": True, "use_cpu": True,
     },
 )  # fmt: skip
 TASKS["words"] = (
