@@ -1,6 +1,7 @@
 """The metrics of ``evaluate``: alone, combined and in a Trainer, and against the scores of the same model."""
 
 import os
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction, Tr
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
 from hf_unlearn.errors import InputError
+from hf_unlearn.evaluation.benchmarks import evaluate_metrics
 from hf_unlearn.evaluation.benchmarks.evaluate_metrics import (
     ExactMemorization,
     ExtractionStrength,
@@ -87,6 +89,69 @@ def test_what_is_measured_is_not_written_to_disk(tmp_path: Path) -> None:
         written = [name for _, _, names in os.walk(folder) for name in names if name.endswith(".arrow")]
         assert len(written) == files
         assert metric.compute()["exact_memorization"] == pytest.approx(2 / 3)
+
+
+# Loaded by the path of a file
+
+LOADABLE = Path(evaluate_metrics.__file__).parent / "loadable"
+
+
+def loaded(name: str) -> Any:
+    return evaluate.load(str(LOADABLE / f"{name}.py"))
+
+
+def test_each_has_a_file_to_load() -> None:
+    classes = {
+        name
+        for name, found in vars(evaluate_metrics).items()
+        if isinstance(found, type) and issubclass(found, evaluate.Metric) and not name.startswith("_")
+    }
+    files = [path.stem for path in LOADABLE.glob("*.py") if path.stem != "__init__"]
+    assert {type(loaded(name)).__name__ for name in files} == classes
+    found = loaded("exact_memorization").compute(predictions=PREDICTED, references=LABELS)
+    assert found == ExactMemorization().compute(predictions=PREDICTED, references=LABELS)
+
+
+def test_leak_at_k_is_the_share_of_the_draws_with_a_hit() -> None:
+    hits = [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 0, 7, 0]]
+    found = loaded("leak_at_k").compute(predictions=hits)
+    for k in (1, 2, 4):
+        drawn = [np.mean([any(draw) for draw in combinations(record, k)]) for record in hits]
+        assert found[f"leak_at_{k}"] == pytest.approx(np.mean(drawn))
+        assert found[f"leak_at_{k}_low"] < found[f"leak_at_{k}"] < found[f"leak_at_{k}_high"]
+    assert "leak_at_8" not in found
+    for wrong in ([[1, 0], [1]], [[], []]):
+        with pytest.raises(InputError, match="as many of each"):
+            loaded("leak_at_k").compute(predictions=wrong)
+
+
+def test_texts_of_the_suites_worked_out_by_hand() -> None:
+    right = ["the cat sat on the mat", "In Paris"]
+    written = ["the dog sat on a mat", "Paris.\n\nQuestion: Is it in Paris?"]
+    # Four of six words on both sides; of the second both that are wanted, among six.
+    verbatim = (4 / 6 + 2 * (2 / 6) * (2 / 2) / (2 / 6 + 2 / 2)) / 2
+    assert loaded("muse_verbatim").compute(predictions=written, references=right)["muse_verbatim"] == pytest.approx(
+        verbatim
+    )
+    knowledge = (4 / 6 + 2 * 1 * (1 / 2) / (1 + 1 / 2)) / 2
+    assert loaded("muse_knowledge").compute(predictions=written, references=right)["muse_knowledge"] == pytest.approx(
+        knowledge
+    )
+    # Of the five different words four; of the two "Paris", once without its sign.
+    recall = loaded("rwku_rouge").compute(predictions=written, references=right)["rwku_rouge"]
+    assert recall == pytest.approx((4 / 5 + 1 / 2) / 2)
+
+
+def test_privacy_leakage_beside_a_retrained_model() -> None:
+    members = [1, 1, 0, 0]
+    low, never = [1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 2.0, 3.0]
+    # An AUC of 1, where that of the retrained model is 1/2; another of 3/4.
+    assert loaded("privleak").compute(predictions=low, references=members) == {"privleak": -100}
+    assert loaded("privleak").compute(predictions=low, references=members, retrained=never) == {"privleak": -100}
+    found = loaded("privleak").compute(predictions=never, references=members, retrained=[1.0, 3.0, 2.0, 4.0])
+    assert found["privleak"] == pytest.approx(100 * (0.75 - 0.5) / (1 - 0.75))
+    with pytest.raises(InputError, match="4 records, and 1 of"):
+        loaded("privleak").compute(predictions=low, references=members, retrained=[1.0])
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 Each is usable alone, in a Trainer's ``compute_metrics`` and in ``evaluate.combine``; ``pip install
 'hf_unlearn[metrics]'`` installs what they need. What a metric is given, the tokens to forget included, stays in
-memory; with ``keep_in_memory=False`` it goes through a file in the cache folder of ``evaluate``.
+memory; with ``keep_in_memory=False`` it goes through a file in the cache folder of ``evaluate``. For
+``evaluate.load`` each has a file in the folder ``loadable``.
 """
 
 import inspect
@@ -13,10 +14,14 @@ import numpy as np
 import torch
 from datasets import Features, List, Value
 
+from ...errors import InputError
 from ...models.tasks import IGNORED
+from ..attacks.sampling import COUNTS, leak_at
 from ..scoring import exact_memorization, extraction_strength
-from ..statistics import mean_loss, membership_auc
-from .tofu import Mean, answer_probability, closer_to_one, true_better, truth_ratios
+from ..statistics import clustered_rate, mean_loss, membership_auc
+from .suites.muse import first_answer
+from .suites.rouge_words import rouge_l_f1, rouge_l_recall
+from .tofu import Mean, answer_probability, closer_to_one, privleak, true_better, truth_ratios
 
 TOKENS, NUMBERS = List(Value("int64")), List(Value("float64"))
 GREEDY = {
@@ -28,6 +33,15 @@ LOSSES = {
         NUMBERS,
         "negative log-likelihood of each token in nats, negative (such as -100) where nothing is predicted",
     )
+}
+
+MEMBERS = {
+    "predictions": (Value("float64"), "loss of each record, or another number that is low for members"),
+    "references": (Value("int64"), "1 for a record of S, 0 for one of H"),
+}
+TEXTS = {
+    "predictions": (Value("string"), "what the model wrote"),
+    "references": (Value("string"), "how the text goes on, or the right answer"),
 }
 
 
@@ -114,10 +128,7 @@ class MembershipAUC(_Metric):
     """The probability that a record of S has a lower loss than one of H, with its 95 % interval."""
 
     source = "DeLong et al. 1988, Biometrics 44"
-    inputs = {
-        "predictions": (Value("float64"), "loss of each record, or another number that is low for members"),
-        "references": (Value("int64"), "1 for a record of S, 0 for one of H"),
-    }
+    inputs = MEMBERS
 
     def _compute(self, predictions: list[float], references: list[int], **others: Any) -> dict[str, float]:
         losses, members = np.array(predictions), np.array(references) == 1
@@ -146,6 +157,86 @@ class TruthRatio(_Metric):
             found[f"truth_ratio_{mean}"] = float(closer_to_one(ratios).mean())
             found[f"true_better_{mean}"] = float(true_better(ratios).mean())
         return found
+
+
+class LeakAtK(_Metric):
+    """The chance that one or more of k samples of a record give it away, without bias, with its 95 % interval.
+
+    It is given for k = 1, 2, 4 ... up to the number of samples and to 128.
+    """
+
+    source = "Reisizadeh et al. 2025, arXiv:2511.04934"
+    inputs = {"predictions": (TOKENS, "for each sample of a record 1 where it gives the record away, else 0")}
+
+    def _compute(self, predictions: list[list[int]], **others: Any) -> dict[str, float]:
+        samples = {len(record) for record in predictions}
+        if len(samples) != 1 or 0 in samples:
+            raise InputError(f"Records have {sorted(samples)} samples; give as many of each, and one or more.")
+        n = samples.pop()
+        hits = (np.array(predictions) != 0).sum(1)
+        found: dict[str, float] = {}
+        for k in (k for k in COUNTS if k <= n):
+            leak = clustered_rate(leak_at(hits, n, k), np.ones(len(hits)))
+            found |= {f"leak_at_{k}": leak.value, f"leak_at_{k}_low": leak.low, f"leak_at_{k}_high": leak.high}
+        return found
+
+
+class MuseVerbatim(_Metric):
+    """MUSE's verbatim memorisation: mean ROUGE-L F1 of greedy texts of 128 tokens and how the texts of S go on."""
+
+    source = "Shi et al. 2024, arXiv:2407.06460"
+    inputs = TEXTS
+
+    def _compute(self, predictions: list[str], references: list[str], **others: Any) -> dict[str, float]:
+        return {"muse_verbatim": float(rouge_l_f1(references, predictions).mean())}
+
+
+class MuseKnowledge(_Metric):
+    """MUSE's knowledge memorisation of S, or utility of L: mean ROUGE-L F1 of answers.
+
+    Of what a model wrote the first answer counts, and no question of its own.
+    """
+
+    source = "Shi et al. 2024, arXiv:2407.06460"
+    inputs = TEXTS
+
+    def _compute(self, predictions: list[str], references: list[str], **others: Any) -> dict[str, float]:
+        answers = [first_answer(text) for text in predictions]
+        return {"muse_knowledge": float(rouge_l_f1(references, answers).mean())}
+
+
+class PrivLeak(_Metric):
+    """MUSE's privacy leakage: how far the membership AUC is from that of a model that never saw S, in percent.
+
+    ``compute(retrained=...)`` takes the same numbers of such a model for the same records; without them its AUC is one
+    half.
+    """
+
+    source = "Shi et al. 2024, arXiv:2407.06460"
+    inputs = MEMBERS
+
+    def _compute(
+        self, predictions: list[float], references: list[int], retrained: list[float] | None = None, **others: Any
+    ) -> dict[str, float]:
+        values, members = np.array(predictions), np.array(references) == 1
+        reference = None
+        if retrained is not None:
+            if len(retrained) != len(values):
+                raise InputError(f"There are {len(values):,} records, and {len(retrained):,} of the retrained model.")
+            never = np.array(retrained)
+            reference = never[members], never[~members]
+        return {"privleak": privleak(values[members], values[~members], reference)}
+
+
+class RwkuRouge(_Metric):
+    """RWKU's ROUGE-L recall of answers, as the package ``rouge`` counts words: with case and signs."""
+
+    source = "Jin et al. 2024, arXiv:2406.10890"
+    inputs = TEXTS
+
+    def _compute(self, predictions: list[str], references: list[str], **others: Any) -> dict[str, float]:
+        pairs = zip(references, predictions, strict=True)
+        return {"rwku_rouge": float(np.mean([rouge_l_recall(right, text) for right, text in pairs]))}
 
 
 def _padded(lists: list[list[int]]) -> np.ndarray:

@@ -8,12 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
-
 from ....errors import InputError
 from .files import Row, SuiteFiles
 from .prompts import filled
+from .rouge_words import rouge_l_f1
 from .suite import Reader, SuiteScore, Values
 
 DOMAINS = ("copyright", "privacy")
@@ -47,7 +45,6 @@ class KnowUnDo:
 
     def measure(self, reader: Reader) -> list[Values]:
         """What a model makes of every record."""
-        scorer = RougeScorer(["rougeL"], use_stemmer=False)
         found = []
         for name, letter in SETS.items():
             asked = [filled(self.prompt, row["text"]) for row in self.sets[name]]
@@ -70,8 +67,7 @@ class KnowUnDo:
                 Values(f"perplexity of {letter}", table["loss"].to_numpy(), share=False),
             ]
             written = reader.answers([reader.ids(f"{text}\n\n") for text in asked], ANSWER_TOKENS)
-            pairs = zip(self.sets[name], written, strict=True)
-            rouge = np.array([scorer.score(row["labels"], text)["rougeL"].fmeasure for row, text in pairs])
+            rouge = rouge_l_f1([row["labels"] for row in self.sets[name]], written)
             found.append(Values(f"answers about {letter}, ROUGE-L F1", rouge))
         return found
 

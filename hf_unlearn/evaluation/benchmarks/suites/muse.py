@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 
 from ...statistics import separation
 from ..tofu import privleak
 from .files import Row, SuiteFiles
+from .rouge_words import rouge_l_f1
 from .suite import Reader, SuiteScore, Values, as_score
 
 VERBATIM_TOKENS = 128
@@ -63,23 +63,17 @@ class Muse:
 
     def measure(self, reader: Reader) -> MuseMeasured:
         """What a model makes of every record."""
-        scorer = RougeScorer(["rougeL"], use_stemmer=False)
-
-        def rouge(wanted: list[str], written: list[str]) -> np.ndarray:
-            pairs = zip(wanted, written, strict=True)
-            return np.array([scorer.score(right, text)["rougeL"].fmeasure for right, text in pairs])
-
         written = reader.answers([reader.ids(row["prompt"]) for row in self.verbatim], VERBATIM_TOKENS)
         rest = [reader.tokenizer(row["gt"], add_special_tokens=False)["input_ids"] for row in self.verbatim]
         wanted = [str(reader.tokenizer.decode(ids[:VERBATIM_TOKENS], skip_special_tokens=True)) for ids in rest]
-        values = [Values("verbatim memorisation of S, ROUGE-L F1", rouge(wanted, written))]
+        values = [Values("verbatim memorisation of S, ROUGE-L F1", rouge_l_f1(wanted, written))]
         for name, letter in (("forget", "S"), ("retain", "L")):
             questions, examples = self.asked[name]
             before = "".join(f"{_question(row)}{row['answer']}\n\n" for row in examples)
             prompts = [reader.ids(before + _question(row)) for row in questions]
-            answers = [_first(text) for text in reader.answers(prompts, ANSWER_TOKENS)]
+            answers = [first_answer(text) for text in reader.answers(prompts, ANSWER_TOKENS)]
             label = f"{'knowledge memorisation of S' if letter == 'S' else 'utility: knowledge of L'}, ROUGE-L F1"
-            values.append(Values(label, rouge([row["answer"] for row in questions], answers)))
+            values.append(Values(label, rouge_l_f1([row["answer"] for row in questions], answers)))
         min_k = {}
         for name, rows in self.private.items():
             texts = [reader.ids(row["text"]) for row in rows]
@@ -118,7 +112,8 @@ def _question(row: Row) -> str:
     return f"Question: {row['question']}\nAnswer: "
 
 
-def _first(text: str) -> str:
+def first_answer(text: str) -> str:
+    """What a model wrote before it went on with questions of its own."""
     for end in ENDS:
         text = text.split(end)[0]
     return text

@@ -1,11 +1,30 @@
-"""ROUGE-L recall as the package ``rouge`` counts it, which RWKU is scored with."""
+"""ROUGE-L as the suites count it: the F-measure of MUSE and KnowUnDo, and the recall of RWKU."""
 
 from collections.abc import Sequence
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+
+
+def rouge_l_f1(right: Sequence[str], written: Sequence[str]) -> np.ndarray:
+    """The F-measure of ``rouge-score`` without stemming; its words are those of a-z and 0-9 (Lin 2004).
+
+    Args:
+        right: how each text goes on, or is answered.
+        written: what a model wrote, of as many.
+
+    Returns:
+        From 0 to 1, shape (texts,).
+    """
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    pairs = zip(right, written, strict=True)
+    return np.array([scorer.score(wanted, text)["rougeL"].fmeasure for wanted, text in pairs])
 
 
 def rouge_l_recall(right: str, written: str) -> float:
     """The share of the different words of an answer that a longest common subsequence with the text holds.
 
+    It is counted as the package ``rouge`` does.
     Words are what blanks part, with their case and signs; a full stop ends a sentence. Each sentence of the answer is
     compared with each sentence of the text (summary-level ROUGE-L, Lin 2004).
 
