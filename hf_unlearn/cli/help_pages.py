@@ -80,6 +80,7 @@ OPTIONS = {
     "attack_steps": Option("N", "steps of further training", "30"),
     "attack_samples": Option("N", "texts to write for a record", "8"),
     "entailment_model": Option("MODEL", "says what follows from a text", "none"),
+    "translation_model": Option("MODEL", "translates the prompts", "none"),
     "public_dataset": Option("DATA", "other texts to train on", "none"),
     "paraphrase_column": Option("COLUMN", "the prompts in other words", "none"),
     # Other answers
@@ -152,7 +153,7 @@ PAGES: dict[str, dict[str, str]] = {
         "records to forget (S)": FORGET,
         "held-out records (H)": HOLDOUT,
         "attacks": "attack_steps learning_rate per_device_train_batch_size attack_samples entailment_model "
-        "public_dataset paraphrase_column seed",
+        "public_dataset paraphrase_column translation_model seed",
         "result": "output_dir",
     },
 }

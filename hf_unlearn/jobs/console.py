@@ -397,6 +397,8 @@ def print_attacks(console: Console, report: "AttackReport") -> None:
         console.print(
             f"  Sampling at temperature {leaks[0].temperature:g} read and wrote {leaks[0].tokens:,} tokens a model."
         )
+    if first.wordings and (tokens := first.wordings[-1].translation_tokens) is not None:
+        console.print(f"  Translating the prompts read and wrote {tokens:,} tokens.")
     for finding in report.findings():
         console.print(f"  {plain(finding)}.")
     for attack, reason in report.skipped.items():

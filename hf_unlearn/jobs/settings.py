@@ -330,6 +330,13 @@ class AttackArguments:
             "whether a record follows from a text. None: only words are compared."
         },
     )
+    translation_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "An encoder-decoder with safetensors that translates the prompts into another language. The "
+            "answers stay as they are. None: no prompt is translated."
+        },
+    )
     public_dataset: str | None = field(
         default=None,
         metadata={

@@ -136,11 +136,12 @@ TIMES = re.compile(
     ("words", "file", "moments"),
     [
         (["evaluate"], "/unlearning_report.json", "files:1"),
-        (["attack", "--attack_steps", "4"], "/attacks.json", "files:4"),
+        (["attack", "--attack_steps", "4"], "/attacks.json", "files:7"),
+        (["attack", "--attack_steps", "4"], "/attacks.json", "random:3"),
         (["split", "--near_duplicates_review", "OUT/review.jsonl"], "/review.jsonl", "files:1"),
         (["alternates", "--alternates_file", "OUT.jsonl", "--alternates_prompt", "{prompt}"], ".jsonl", "files:1"),
     ],
-    ids=["evaluate", "attack", "split", "alternates"],
+    ids=["evaluate", "attack", "attack at random", "split", "alternates"],
 )
 def test_killed_at_any_file_the_same_command_leaves_the_same(
     settings: dict[str, Any], tmp_path: Path, recipe: Any, words: list[str], file: str, moments: str

@@ -6,7 +6,7 @@ arXiv:2410.16454). It means little alone: a model that never saw S shows what th
 
 import copy
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -87,37 +87,34 @@ def available() -> tuple[tuple[Form, ...], dict[str, str]]:
     return tuple(form for form, bits in FORMS.items() if bits.package not in missing), left_out
 
 
+def only_judged(evidence: EvidenceSets) -> EvidenceSets:
+    """S and H, in their own words."""
+    sets = {name: part for name, part in evidence.sets.items() if name in JUDGED}
+    return replace(evidence, sets=sets, forms={}, gradients=False)
+
+
 def in_few_bits(
-    model: Model, evidence: EvidenceSets, forms: Sequence[Form], original: pa.Table | None
-) -> tuple[tuple[QuantisedScore, ...], pa.Table]:
-    """Score S and H with the weights of copies of a model in few bits.
+    model: Model, evidence: EvidenceSets, form: Form, whole: pa.Table, original: pa.Table | None
+) -> QuantisedScore:
+    """Score S and H with the weights of a copy of a model in few bits.
 
     Args:
         model: the model; it stays as it is.
         evidence: S, and H where there is one, encoded.
-        forms: the formats.
-        original: the scores of S under the original; None for the original itself, or where there is none.
-
-    Returns:
-        The scores, and the table of S under the model as it is.
+        form: the format.
+        whole: the scores of S under the model as it is.
+        original: those under the original; None for the original itself, or where there is none.
 
     Raises:
         InputError: the weights have few bits already.
     """
-    sets = {name: part for name, part in evidence.sets.items() if name in JUDGED}
-    evidence = replace(evidence, sets=sets, forms={}, gradients=False)
-    whole = evidence.score(model)["forget"]
-    units = units_in(whole)
-    found = []
-    for form in forms:
-        rounded, share = quantised_copy(model, form)
-        tables = evidence.score(rounded)
-        back = None
-        if original is not None:
-            before, after, known = (table["nll"].to_numpy() for table in (whole, tables["forget"], original))
-            back = recovery(before, after, known, units)
-        found.append(QuantisedScore(form, FORMS[form].bits, share, *loss_and_auc(tables), back))
-    return tuple(found), whole
+    rounded, share = quantised_copy(model, form)
+    tables = only_judged(evidence).score(rounded)
+    back = None
+    if original is not None:
+        before, after, known = (table["nll"].to_numpy() for table in (whole, tables["forget"], original))
+        back = recovery(before, after, known, units_in(whole))
+    return QuantisedScore(form, FORMS[form].bits, share, *loss_and_auc(tables), back)
 
 
 def recovery(

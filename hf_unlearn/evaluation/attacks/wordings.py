@@ -22,6 +22,7 @@ from ..statistics import Estimate, clustered_mean, membership_auc, share, units_
 Wording = Callable[[str, str], tuple[str, str]]
 
 AS_TRAINED = "as trained"
+TRANSLATED = "in another language"
 
 
 def _around(before: str, after: str = "") -> Wording:
@@ -70,16 +71,20 @@ class WordingScore:
     """What a model makes of S when the prompts are worded in some way.
 
     Attributes:
-        wording: a name of :data:`WORDINGS` or the column of the prompts; ``as trained`` for the prompts as they are.
+        wording: a name of :data:`WORDINGS` or the column of the prompts; ``as trained`` for the prompts as they are,
+            and ``in another language`` for translated ones.
         forget_loss: mean loss of the completions of S, in nats per token.
         membership_auc: by that loss, None without H.
         told: share of the records of S that greedy decoding writes, token for token.
+        translation_tokens: read and written to translate the prompts, half of them as each passes half of the model;
+            None where they are not translated.
     """
 
     wording: str
     forget_loss: Estimate
     membership_auc: Estimate | None
     told: Estimate
+    translation_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -19,7 +20,16 @@ from transformers import (
 )
 
 from hf_unlearn.evaluation.attacks import low_bits
-from hf_unlearn.evaluation.attacks.low_bits import FORMS, in_few_bits, quantised_copy, recovery, round_to_nearest
+from hf_unlearn.evaluation.attacks.low_bits import (
+    FORMS,
+    Form,
+    QuantisedScore,
+    in_few_bits,
+    only_judged,
+    quantised_copy,
+    recovery,
+    round_to_nearest,
+)
 from hf_unlearn.evaluation.measured_sets import EvidenceSets
 
 from ...conftest import secrets_rows
@@ -28,7 +38,7 @@ from .test_prompting import sets_of
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes; pip install 'hf_unlearn[quantized]'"
 )
-OURS_AND_GGUF = ("rounded_8", "rounded_4", "q8_0", "q4_0")
+OURS_AND_GGUF: tuple[Form, ...] = ("rounded_8", "rounded_4", "q8_0", "q4_0")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +55,13 @@ def never(lm_base: Path) -> Any:
 def evidence(lm_by_heart: Path) -> EvidenceSets:
     rows = secrets_rows(20)
     return sets_of(AutoTokenizer.from_pretrained(lm_by_heart), rows[:10], rows[10:], group_column="group")
+
+
+def few_bits(
+    model: Any, evidence: EvidenceSets, forms: tuple[Form, ...], original: pa.Table | None
+) -> tuple[list[QuantisedScore], pa.Table]:
+    whole = only_judged(evidence).score(model)["forget"]
+    return [in_few_bits(model, evidence, form, whole, original) for form in forms], whole
 
 
 def llama(tied: bool = False) -> LlamaForCausalLM:
@@ -213,11 +230,11 @@ def test_small_steps_are_rounded_away_and_large_ones_stay(known: Any, never: Any
                 largest = grid.abs() > 6.5 * scale
                 step.copy_(torch.where(largest, weight, grid + 0.4 * scale * torch.sign(torch.randn_like(weight))))
     state = {name: tensor.clone() for name, tensor in hidden.state_dict().items()}
-    (mine,), whole = in_few_bits(known, evidence, ("rounded_4",), None)
+    (mine,), whole = few_bits(known, evidence, ("rounded_4",), None)
     assert mine.recovery is None
     assert mine.membership_auc is not None
-    (back,), _ = in_few_bits(hidden, evidence, ("rounded_4",), whole)
-    (other,), _ = in_few_bits(never, evidence, ("rounded_4",), whole)
+    (back,), _ = few_bits(hidden, evidence, ("rounded_4",), whole)
+    (other,), _ = few_bits(never, evidence, ("rounded_4",), whole)
     assert back.forget_loss.value == pytest.approx(mine.forget_loss.value, rel=1e-3)
     assert back.recovery is not None
     assert other.recovery is not None
@@ -231,7 +248,7 @@ def test_small_steps_are_rounded_away_and_large_ones_stay(known: Any, never: Any
 
 
 def test_eight_bits_keep_what_four_lose(known: Any, evidence: EvidenceSets) -> None:
-    found, table = in_few_bits(known, evidence, OURS_AND_GGUF, None)
+    found, table = few_bits(known, evidence, OURS_AND_GGUF, None)
     whole = table["nll"].to_numpy().sum() / table["tokens"].to_numpy().sum()
     off = {score.form: abs(score.forget_loss.value - whole) for score in found}
     assert off["rounded_8"] < off["rounded_4"]
@@ -248,4 +265,4 @@ def test_what_is_rounded_is_what_an_adapter_makes_of_the_weights(known: Any, evi
                 weight.normal_(0, 0.05)
     merged = copy.deepcopy(adapter).merge_and_unload()
     for form in ("rounded_4", "q4_0"):
-        assert in_few_bits(adapter, evidence, (form,), None)[0] == in_few_bits(merged, evidence, (form,), None)[0]
+        assert few_bits(adapter, evidence, (form,), None)[0] == few_bits(merged, evidence, (form,), None)[0]

@@ -20,6 +20,7 @@ from hf_unlearn import InputError
 from hf_unlearn.cli import main
 from hf_unlearn.data.encoding import PaddingCollator, RecordEncoder, encode
 from hf_unlearn.data.format import RecordFormat
+from hf_unlearn.evaluation.attacks.low_bits import QuantisedScore, available, in_few_bits
 from hf_unlearn.evaluation.attacks.relearning import (
     RelearningCurve,
     halfway,
@@ -27,9 +28,10 @@ from hf_unlearn.evaluation.attacks.relearning import (
     relearn_one_epoch,
     way_back,
 )
+from hf_unlearn.evaluation.attacks.translating import Translator
 from hf_unlearn.evaluation.measured_sets import EvidenceSets
 from hf_unlearn.evaluation.scoring import score
-from hf_unlearn.jobs import attacking
+from hf_unlearn.jobs.helping import one_model
 from hf_unlearn.jobs.preparation import prepare_run
 from hf_unlearn.models.loading import Model, load_any, load_tokenizer
 from hf_unlearn.models.location import locate
@@ -38,6 +40,8 @@ from hf_unlearn.training.trainer_data import measured_sets
 from ...conftest import note_rows, secrets_rows, write_rows
 from ...support.models import bert_config
 from ...training.test_processes import LAUNCH, launched
+
+CPU = torch.device("cpu")
 
 ATTACK: dict[str, Any] = {"steps": 12, "learning_rate": 2e-3, "batch_size": 5, "seed": 1}
 
@@ -326,12 +330,26 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert "Left out: depth, because it needs --original_model and --retrained_model." in said
 
 
+EPOCHS = ("one_epoch_forget", "one_epoch_retained")
+
+
+def interrupted(*args: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def made_anew(*args: Any, **settings: Any) -> Any:
+    raise AssertionError("it is there already")
+
+
 def test_prompts_in_the_words_of_a_column(
     lm_settings: dict[str, Any],
     lm_original: Path,
     original: Model,
+    seq2seq_base: Path,
     tmp_path: Path,
     recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Records without one are left out, H as a whole when it lacks the column; the completion stays."""
     rows = [
@@ -344,12 +362,26 @@ def test_prompts_in_the_words_of_a_column(
     settings |= {"dataset_name": str(data), "holdout_dataset": str(held_out), "use_cpu": True}
     templates = {"prompt_template": "{prompt}", "completion_template": "{completion}"}
     flags = ["--attack_steps", "1", "--attack_samples", "1", "--paraphrase_column", "asked"]
+    flags += ["--translation_model", str(seq2seq_base)]
+    reports, real = [], in_few_bits
     for name, extra in (("columns", {}), ("templates", templates)):
         out = tmp_path / name
         config = str(recipe(**settings, **extra, output_dir=str(out)))
-        assert main(["attack", "--config", config, *flags]) == 0
+        if name == "columns":
+            # Killed in the last attack and typed again, it ends as the other does.
+            with monkeypatch.context() as patched:
+                patched.setattr(one_model, "in_few_bits", interrupted)
+                assert main(["attack", "--config", config, *flags]) == 130
+                for attack in ("relearn", "relearn_one_epoch", "sample_leaks", "in_context", "other_words"):
+                    patched.setattr(one_model, attack, made_anew)
+                patched.setattr(Translator, "translate", made_anew)
+                patched.setattr(one_model, "in_few_bits", real)
+                assert main(["attack", "--config", config, *flags]) == 0
+        else:
+            assert main(["attack", "--config", config, *flags]) == 0
         report = json.loads((out / "attacks.json").read_text())
-        plain, *_, worded = report["models"]["unlearned"]["wordings"]
+        reports.append(report)
+        plain, *_, worded, translated = report["models"]["unlearned"]["wordings"]
         assert (plain["wording"], worded["wording"]) == ("as trained", "asked")
         assert worded["membership_auc"] is None
         encoder = RecordEncoder(load_tokenizer([locate(str(lm_original))]), RecordFormat("prompt_completion"), 128)
@@ -360,11 +392,27 @@ def test_prompts_in_the_words_of_a_column(
         total = table["nll"].to_numpy().sum() / table["tokens"].to_numpy().sum()
         assert worded["forget_loss"]["value"] == pytest.approx(total, rel=1e-4)
         assert worded["forget_loss"]["n"] == plain["forget_loss"]["n"] == 8
+        # The prompt in another language; the answer, which begins with a blank, stays.
+        own = [row for i, row in enumerate(rows[:10]) if i not in (3, 4)]
+        said, tokens = Translator.load(locate(str(seq2seq_base)), CPU).translate([row["prompt"] for row in own], 1)
+        translations = [row | {"prompt": text} for row, text in zip(own, said, strict=True)]
+        examples = encode(Dataset.from_list(translations), encoder, "test")
+        assert isinstance(examples, Dataset)
+        table = score(original, examples, PaddingCollator(0), task="text-generation", batch_size=4)
+        total = table["nll"].to_numpy().sum() / table["tokens"].to_numpy().sum()
+        assert (translated["wording"], translated["translation_tokens"]) == ("in another language", tokens)
+        assert translated["forget_loss"]["value"] == pytest.approx(total, rel=1e-4)
+        assert report["models"]["unlearned"]["worst_wording"]["wordings"] == 13
+        printed = capsys.readouterr().out
+        assert "Translation, once: 8 prompts of 256 tokens at most." in printed
+        assert f"Translating the prompts read and wrote {tokens:,} tokens." in printed
+    assert reports[0] == reports[1]
 
 
 def test_a_classifier_is_not_asked_to_write(
     classifier_settings: dict[str, Any],
     classifier_original: Path,
+    seq2seq_base: Path,
     tmp_path: Path,
     recipe: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
@@ -379,8 +427,9 @@ def test_a_classifier_is_not_asked_to_write(
     assert "Left out: sampling, because a model for text-classification writes no text." in capsys.readouterr().out
     assert main(["attack", "--config", config, "--public_dataset", classifier_settings["dataset_name"]]) == 2
     assert "is for models that go on writing" in capsys.readouterr().err
-    assert main(["attack", "--config", config, "--paraphrase_column", "text"]) == 2
-    assert "prompt of plain text" in capsys.readouterr().err
+    for flags in (["--paraphrase_column", "text"], ["--translation_model", str(seq2seq_base)]):
+        assert main(["attack", "--config", config, *flags]) == 2
+        assert "prompt of plain text" in capsys.readouterr().err
 
 
 def test_a_killed_command_goes_on_where_it_was(
@@ -397,7 +446,8 @@ def test_a_killed_command_goes_on_where_it_was(
     # The same model twice, which an attack does not know.
     flags += ["--retrained_model", str(shutil.copytree(classifier_original, tmp_path / "again"))]
     (tmp_path / "again" / "training_record.json").unlink()
-    taught, real = [], relearn
+    taught: list[str] = []
+    real, epoch, form = relearn, relearn_one_epoch, in_few_bits
 
     def counted(model: Model, *args: Any, **settings: Any) -> RelearningCurve:
         if len(taught) == 3:
@@ -405,20 +455,37 @@ def test_a_killed_command_goes_on_where_it_was(
         taught.append(settings["taught"])
         return real(model, *args, **settings)
 
-    monkeypatch.setattr(attacking, "relearn", counted)
+    def counted_epoch(model: Model, *args: Any, **settings: Any) -> RelearningCurve:
+        epochs.append(settings["taught"])
+        return epoch(model, *args, **settings)
+
+    def counted_form(model: Model, evidence: EvidenceSets, *args: Any) -> QuantisedScore:
+        forms.append(args[0])
+        return form(model, evidence, *args)
+
+    epochs: list[str] = []
+    forms: list[str] = []
+    monkeypatch.setattr(one_model, "relearn", counted)
+    monkeypatch.setattr(one_model, "relearn_one_epoch", counted_epoch)
+    monkeypatch.setattr(one_model, "in_few_bits", counted_form)
     assert main([*flags, "--attack_steps", "1"]) == 130
     kept = {path.name for path in (out / "finished").iterdir()}
-    assert kept == {"original_taught_forget.json", "original_taught_retained.json", "unlearned_taught_forget.json"}
+    of_original = {f"original_{name}" for name in ("taught_forget", "taught_retained", *EPOCHS, *available()[0])}
+    assert kept == {f"{name}.json" for name in {*of_original, "unlearned_taught_forget"}}
     said = capsys.readouterr().out
     assert "for each of 3 models: 2 training steps of 10 records, and 60 forward passes of a record." in said
     assert "Depth: 180 forward passes of a record, and 6 linear probes." in said
     assert "The pair: 60 forward passes of a record." in said
-    taught.clear()
+    for made in (taught, epochs, forms):
+        made.clear()
     assert main([*flags, "--attack_steps", "1"]) == 0
     assert taught == ["retained", "forget", "retained"], "three of six were there"
+    assert epochs == ["forget", "retained"] * 2, "those of the original were there"
+    assert forms == [*available()[0]] * 2
     assert not (out / "finished").exists()
     found = json.loads((out / "attacks.json").read_text())
-    monkeypatch.setattr(attacking, "relearn", real)
+    for name, whole in (("relearn", real), ("relearn_one_epoch", epoch), ("in_few_bits", form)):
+        monkeypatch.setattr(one_model, name, whole)
     assert main([*flags, "--attack_steps", "1"]) == 0
     assert json.loads((out / "attacks.json").read_text()) == found
     curves = [models["relearning"] for models in found["models"].values()]
@@ -463,6 +530,8 @@ def test_two_processes_attack_as_one_does(
         (["--attack_samples", "0"], "--attack_samples 0 is not possible"),
         (["--attack_temperature", "0"], "--attack_temperature 0.0 is not possible"),
         (["--entailment_model", "nowhere/at-all-"], "nowhere/at-all-"),
+        (["--translation_model", "nowhere/at-all-"], "nowhere/at-all-"),
+        (["--translation_model", "BASE"], "text2text-generation is not possible"),
         (["--paraphrase_column", "nowhere"], "nowhere"),
         (
             [
@@ -491,7 +560,8 @@ def test_what_the_attacks_refuse(
     message: str,
 ) -> None:
     config = str(recipe(**{**lm_settings, "output_dir": str(tmp_path / "out")}))
-    flags = [lm_settings["dataset_name"] if flag == "SECRETS" else flag for flag in flags]
+    named = {"SECRETS": lm_settings["dataset_name"], "BASE": str(lm_original)}
+    flags = [named.get(flag, flag) for flag in flags]
     assert main(["attack", "--config", config, *flags]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
