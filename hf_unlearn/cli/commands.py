@@ -324,7 +324,7 @@ what training them costs. Use it before `hf-unlearn references`. Nothing is trai
         "say what deletions will cost if the data are dealt into shards",
         """\
 Say what a year of deletion requests costs if `hf-unlearn train --shards` deals the owners of the records into shards,
-by the number of shards. The command simulates the year. Nothing is trained.
+by the number of shards and slices. The command simulates the year. Nothing is trained.
 
   hf-unlearn plan-shards --owners 10000 --rows_each 20 --requests_a_month 20 --adapter_mb 5""",
         (
@@ -333,6 +333,7 @@ by the number of shards. The command simulates the year. Nothing is trained.
             argument("--requests_a_month", type=float, required=True, help="Owners who ask, on average."),
             argument("--adapter_mb", type=float, metavar="MB", help="The size of one adapter, for the storage."),
             argument("--shards", type=int, nargs="+", metavar="N", help="Numbers of shards to try."),
+            argument("--slices", type=int, nargs="+", metavar="K", help="Numbers of slices to try with each."),
             argument(
                 "--model_name_or_path",
                 metavar="MODEL",

@@ -59,6 +59,7 @@ OPTIONS = {
     "train_on": Option("all|retained", "all records, or those that stay", "all"),
     "shards": Option("N", "deal the owners into N adapters", "none"),
     "shard_column": Option("COLUMN", "the column of the owners", "none"),
+    "slices": Option("K", "slices of a shard, each with a checkpoint", "1"),
     "shard_processes": Option("N", "processes that train shards", "1"),
     # The measuring
     "auc_margin": Option("N", "AUCs so near 0.5 are chance", "0.1"),
@@ -121,7 +122,7 @@ PAGES: dict[str, dict[str, str]] = {
         "model": f"{MODEL} use_peft",
         "data set": f"{DATA} dataset_test_split train_on",
         "records to leave out": f"forget_id_column forget_ids {HOLDOUT.split()[-1]}",
-        "shards": "shards shard_column shard_processes",
+        "shards": "shards slices shard_column shard_processes",
         "training": "num_train_epochs learning_rate per_device_train_batch_size max_length seed bf16",
         "result": "output_dir",
     },

@@ -378,7 +378,7 @@ class ShardsEntry:
         dropped: the numbers of those that are gone.
         kept: how many are byte for byte as before.
         unproven: how many of these were trained on other rows than the data set has for them now.
-        price: the rows that were trained again, as a share of all that stay.
+        price: record passes that were made again, as a share of those of a training of all that stay.
         copies_elsewhere: rows with a text of S in shards that it was not in; None where nobody looked.
         unknown: what answers to a deleted owner now, ``base`` or ``vote``.
     """

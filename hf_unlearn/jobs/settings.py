@@ -197,6 +197,13 @@ class TrainArguments:
             "forget an owner later is then to train one adapter again. Needs --shard_column."
         },
     )
+    slices: int = field(
+        default=1,
+        metadata={
+            "help": "Deal the owners of each shard into so many slices, with a checkpoint after each. A deletion then "
+            "trains the slices from the owner's on."
+        },
+    )
     shard_column: str | None = field(
         default=None, metadata={"help": "The column that says whose a record is (customer, author)."}
     )

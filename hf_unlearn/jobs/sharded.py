@@ -25,7 +25,16 @@ from ..publishing.ledger import LEDGER_FILE, Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of, with_note, write_line
 from ..sharding.card import write_sharded_card
 from ..sharding.deletion import plan_deletion
-from ..sharding.layout import MOST_SHARDS, SHARDING_FILE, Sharding, Unknown, deal, owner_key
+from ..sharding.layout import (
+    MOST_SHARDS,
+    MOST_SLICES,
+    SHARDING_FILE,
+    Sharding,
+    Unknown,
+    deal,
+    owner_key,
+    passes,
+)
 from ..sharding.planning import advice, shard_prices
 from ..sharding.report import deletion_report, measure
 from ..sharding.training import (
@@ -63,6 +72,10 @@ def check_shards(args: TrainArguments, data: DataArguments, config: UnlearningCo
         raise InputError("--shards needs --shard_column, the column that says whose a record is.")
     if args.shards is None or not 1 <= args.shards <= MOST_SHARDS:
         raise InputError(f"--shards {args.shards} is not possible; it must be between 1 and {MOST_SHARDS:,}.")
+    if not 1 <= args.slices <= MOST_SLICES:
+        raise InputError(f"--slices {args.slices} is not possible; it must be between 1 and {MOST_SLICES}.")
+    if args.slices > 1 and config.max_steps > 0:
+        raise InputError("--max_steps does not go together with --slices; name --num_train_epochs.")
     if data.dataset_streaming:
         raise InputError("--shards needs the whole data set to deal it; leave --dataset_streaming out.")
     _check_processes(args.shard_processes, config)
@@ -141,12 +154,13 @@ def train_sharded(
         seed=config.seed,
         key_check=key_check(key),
         settings=kept_settings(values),
+        slices=args.slices,
     )
-    dealt = deal(dataset, sharding.column, sharding.shards, key, task, labels, config.layout)
+    dealt = deal(dataset, sharding, key, config.layout)
     training = shard_training(sharding, base, source, values)
     start_folder(folder, settings)
     sharding = train_shards(training, dealt, folder, {}, args.shard_processes)
-    records = shard_records(folder, [part.number for part in sharding.parts])
+    records = [record for part in sharding.parts for record in shard_records(folder, part)]
     data = DataSource(source.name, source.config, source.split, source.revision, dataset._fingerprint, len(dataset))
     record = record_of_all(records, sharding, data, left_out)
     save_json(record, folder / RECORD_FILE)
@@ -156,14 +170,19 @@ def train_sharded(
     out.print(
         f"Trained {len(sizes):,} adapters of {plain(base.public_name)}, one for each shard with records: "
         f"{min(sizes):,} to {max(sizes):,} of {len(dataset):,} records each, {record.seconds:.0f} s in all. A "
-        f"deletion costs {_mean_price(sizes):.1%} of them on average. The adapters, {SHARDING_FILE} and the card are "
-        f"in {plain(config.output_dir)}."
+        f"deletion costs {_mean_price(sharding):.1%} of that on average. The adapters, {SHARDING_FILE} and the card "
+        f"are in {plain(config.output_dir)}."
     )
 
 
-def _mean_price(sizes: list[int]) -> float:
-    """The share of all rows that one owner's deletion trains again, if each row is as likely to be asked for."""
-    return sum(size * size for size in sizes) / sum(sizes) ** 2
+def _mean_price(sharding: Sharding) -> float:
+    """The share of a training that one owner's deletion takes, if each row is as likely to be asked for."""
+    total = rows = price = 0.0
+    for part in sharding.parts:
+        total, rows, before = total + passes(part.stages), rows + part.rows, 0
+        for slice_, until in enumerate(part.stages):
+            price, before = price + (until - before) * passes(part.stages, slice_), until
+    return price / (rows * total)
 
 
 # Deletion
@@ -226,7 +245,7 @@ def run_sharded(
     if data_args.dataset_test_split is not None:
         test = pick_split(data, data_args.dataset_test_split, "dataset_test_split")
     show_split(out, parts, request_args, words_in_reach(parts, config, sharding.task, halved=False, exact=False))
-    deletion = plan_deletion(sharding, parts, key, drop=run_args.drop)
+    deletion = plan_deletion(sharding, parts, key, source, drop=run_args.drop)
     if deletion.sharding.labels != sharding.labels and answers_alone(base, sharding.task, sharding.labels):
         raise InputError(
             "A class comes or goes with the request, and the head of the base has a place for each class; declare "
@@ -248,11 +267,11 @@ def run_sharded(
             start_folder(folder, settings)
             training = shard_training(deletion.sharding, base, data_source, values)
             kept = deletion.folders(source)
-            after = train_shards(training, deletion.retrained, folder, kept, run_args.shard_processes)
+            after = train_shards(training, deletion.retrained, folder, kept, run_args.shard_processes, deletion.begun)
             save_sharding(after, folder)
-            records = {part.number: shard_records(folder, [part.number]) for part in after.parts}
-            trained = [record for number in deletion.retrained for record in records[number]]
-            everything = [record for found in records.values() for record in found]
+            everything = [record for part in after.parts for record in shard_records(folder, part)]
+            again = [part for part in after.parts if part.number in deletion.retrained]
+            trained = [one for part in again for one in shard_records(folder, part, deletion.start(part.number))]
             whole = record_of_all(everything, after, replace(dataset, rows=len(parts.retained)), left_out_of(parts))
             save_json(whole, folder / RECORD_FILE)
             models = {"original": (source, sharding), "unlearned": (locate(str(folder)), after)}
@@ -279,27 +298,29 @@ def plan_shards(
     requests_a_month: float,
     adapter_mb: float | None,
     shards: list[int] | None,
+    slices: list[int] | None,
     model_name_or_path: str | None,
     model_revision: str | None,
 ) -> None:
-    """Show what a year of deletions costs by the number of shards, and whether dealing pays."""
+    """Show what a year of deletions costs by the number of shards and slices, and whether dealing pays."""
     given = {"owners": owners, "rows_each": rows_each, "requests_a_month": requests_a_month}
     for name, value in {**given, "adapter_mb": adapter_mb}.items():
         least = {"owners": 2, "rows_each": 1}.get(name, 0)
         if value is not None and not least <= value < math.inf:
             raise InputError(f"--{name} {value:g} is not possible; it must be {least} or more.")
-    for number in shards or ():
-        if not 1 <= number <= MOST_SHARDS:
-            raise InputError(f"--shards {number} is not possible; it must be between 1 and {MOST_SHARDS:,}.")
+    for name, numbers, most in (("shards", shards, MOST_SHARDS), ("slices", slices, MOST_SLICES)):
+        for number in numbers or ():
+            if not 1 <= number <= most:
+                raise InputError(f"--{name} {number} is not possible; it must be between 1 and {most:,}.")
     seconds = None
     if model_name_or_path is not None:
         record = load_record(locate(model_name_or_path, model_revision))
         if record is None:
             raise InputError(f"There is no {RECORD_FILE} beside {model_name_or_path!r} that tells what it cost.")
         seconds = record.seconds
-    prices = shard_prices(owners, rows_each, requests_a_month, shards or ())
+    prices = shard_prices(owners, rows_each, requests_a_month, shards or (), slices=slices or (1,))
     columns = [
-        "shards", "rows in each", "a request, % of training", "at most, %", "a year, in trainings",
+        "shards", "slices", "rows in each", "a request, % of training", "at most, %", "a year, in trainings",
         "in monthly runs",
     ]  # fmt: skip
     shown = table("What deletions cost", dict.fromkeys(columns, "number"))
@@ -309,8 +330,8 @@ def plan_shards(
         shown.add_column("a request takes", justify="right")
     for price in prices:
         cells = [
-            f"{price.shards:,}", f"{price.rows:,.0f}", f"{100 * price.request:.3g}", f"{100 * price.largest:.3g}",
-            f"{price.year:.3g}", f"{price.monthly:.3g}",
+            f"{price.shards:,}", f"{price.slices}", f"{price.rows:,.0f}", f"{100 * price.request:.3g}",
+            f"{100 * price.largest:.3g}", f"{price.year:.3g}", f"{price.monthly:.3g}",
         ]  # fmt: skip
         if adapter_mb is not None:
             cells.append(f"{price.adapters * adapter_mb / 1000:,.3g} GB")

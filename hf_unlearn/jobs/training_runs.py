@@ -101,6 +101,8 @@ def train(values: dict[str, Any]) -> None:
     if train_args.shards is not None:
         check_shards(train_args, data_args, config)
         model_args.use_peft = True
+    elif train_args.slices != 1:
+        raise InputError("--slices needs --shards, into how many adapters the owners are dealt.")
     elif train_args.shard_processes != 1:
         raise InputError("--shard_processes needs --shards, into how many adapters the owners are dealt.")
     out = console(config)

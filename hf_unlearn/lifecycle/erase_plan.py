@@ -306,12 +306,16 @@ class _Survey:
         ]
 
     def _adapters(self) -> dict[str, str]:
-        """The digests of a sharded model's adapters by path; those that a deletion did not touch are as before."""
+        """The digests of a sharded model's adapters and checkpoints by path; a deletion leaves most as they were."""
         if SHARDING_FILE not in self.files:
             return {}
         try:
             parts = json.loads(self.repo.read(self.head, SHARDING_FILE))["parts"]
-            return {f"shards/{part['number']:04d}/adapter_model.safetensors": part["weights"] for part in parts}
+            found = {f"shards/{part['number']:04d}": part["weights"] for part in parts}
+            for part in parts:
+                for number, one in enumerate(part.get("slices", ()), 1):
+                    found[f"shards/{part['number']:04d}/slices/{number:02d}"] = one["weights"]
+            return {f"{folder}/adapter_model.safetensors": weights for folder, weights in found.items()}
         except (ValueError, KeyError, TypeError):
             raise InputError(f"The {SHARDING_FILE} on the main branch of {self.repo.id} cannot be read.") from None
 

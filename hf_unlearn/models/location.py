@@ -56,6 +56,7 @@ WEIGHT_FILES = (
     "adapter_model.safetensors",
     # Of a model that is dealt into adapters.
     "shards/[0-9]*/adapter_model.safetensors",
+    "shards/[0-9]*/slices/[0-9]*/adapter_model.safetensors",
 )
 
 

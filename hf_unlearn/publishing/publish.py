@@ -56,6 +56,8 @@ PUBLISHED = (
     FILTER_FILE,
     "shards/[0-9]*/adapter_config.json",
     "shards/[0-9]*/training_record.json",
+    "shards/[0-9]*/slices/[0-9]*/adapter_config.json",
+    "shards/[0-9]*/slices/[0-9]*/training_record.json",
 )
 # What would be loaded in place of the new weights, or beside them, and what tells of the rows of the old ones.
 OLD_FILES = (

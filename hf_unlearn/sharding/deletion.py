@@ -14,7 +14,19 @@ from ..data.split import RetainedSplit
 from ..errors import InputError
 from ..models.location import ModelSource
 from ..models.tasks import TASKS
-from .layout import Shard, Sharding, ShardRows, adapter_folder, deal, number_of, owners_of
+from .layout import (
+    SHARDING_FILE,
+    Shard,
+    Sharding,
+    ShardRows,
+    adapter_folder,
+    deal,
+    number_of,
+    owners_of,
+    passes,
+    slice_folders,
+    slice_of,
+)
 
 
 @dataclass(frozen=True)
@@ -24,34 +36,45 @@ class Deletion:
     Attributes:
         sharding: the model from before, with the classes that stay.
         retrained: the rows of each shard that is trained again, by number.
+        begun: the checkpoints that these go on from, by number and slice; those of the slices before them stay, too.
         dropped: the numbers of those that end without an adapter.
         kept: the adapters that stay byte for byte, by number.
         unproven: how many of these were trained on other rows than the data set has for them now.
-        rows: in all shards, without S.
+        passes: record passes of a training of all shards without S.
         copies_elsewhere: rows with a text of S in shards that it was not in; None where nobody looked.
         why_all: why all adapters are trained again; empty where they are not.
     """
 
     sharding: Sharding
     retrained: dict[int, ShardRows]
+    begun: dict[int, dict[int, Path]]
     dropped: list[int]
     kept: dict[int, Shard]
     unproven: int
-    rows: int
+    passes: float
     copies_elsewhere: int | None
     why_all: str = ""
 
     @property
     def price(self) -> float:
-        """The rows that are trained again, as a share of all that stay."""
-        return sum(len(mine.rows) for mine in self.retrained.values()) / self.rows
+        """The record passes that are made again, as a share of those of a training of all that stay."""
+        again = (passes(mine.sizes, self.start(number)) for number, mine in self.retrained.items())
+        return sum(again) / self.passes
+
+    def start(self, number: int) -> int:
+        """The slice that a shard goes on after, 0 where it is trained again from the seed."""
+        return max(self.begun.get(number, {}), default=0)
 
     def folders(self, source: ModelSource) -> dict[int, Path]:
         """Where the adapters lie that stay; raises InputError where one is not the one that was trained."""
+        for part in self.kept.values():
+            slice_folders(source, part)
         return {number: adapter_folder(source, part) for number, part in self.kept.items()}
 
 
-def plan_deletion(sharding: Sharding, parts: RetainedSplit, key: bytes, *, drop: bool) -> Deletion:
+def plan_deletion(
+    sharding: Sharding, parts: RetainedSplit, key: bytes, source: ModelSource, *, drop: bool
+) -> Deletion:
     """Find the shards that a request touches, and say what becomes of each.
 
     A shard that has rows and no adapter, because it was dropped before or its owners are new, counts as touched.
@@ -60,16 +83,24 @@ def plan_deletion(sharding: Sharding, parts: RetainedSplit, key: bytes, *, drop:
         sharding: the model from before.
         parts: of the split of D.
         key: that the owners were dealt by.
+        source: where the model lies.
         drop: whether the shards touched are left without an adapter, and not trained again.
 
     Raises:
-        InputError: a row has no owner, the data set is a stream, or no row would be left to train on.
+        InputError: a row has no owner, the data set is a stream, no row would be left to train on, or a checkpoint is
+            not that of the record.
     """
     retained, forget = parts.retained, parts.forget
     if not isinstance(retained, Dataset) or not isinstance(forget, Dataset):
         raise InputError("A sharded model needs the whole data set to find shards; leave --dataset_streaming out.")
     layout = layout_of(sharding.settings)
-    touched = {number_of(owner, sharding.shards) for owner in owners_of(forget, sharding.column, key).tolist()}
+    if any(len(part.slices) != sharding.slices - 1 for part in sharding.parts):
+        raise InputError(
+            f"{SHARDING_FILE} tells of {sharding.slices} slices in each shard, and its shards have others; restore it "
+            "from its history."
+        )
+    gone = set(owners_of(forget, sharding.column, key).tolist())
+    touched = {number_of(owner, sharding.shards) for owner in gone}
     labels, why_all = sharding.labels, ""
     if labels is not None and TASKS[sharding.task].classes:
         labels = class_names(retained, record_format(column_names(retained), sharding.task, **layout).label)
@@ -81,23 +112,56 @@ def plan_deletion(sharding: Sharding, parts: RetainedSplit, key: bytes, *, drop:
                 "a ClassLabel stay."
             )
     sharding = replace(sharding, labels=labels)
-    dealt = deal(retained, sharding.column, sharding.shards, key, sharding.task, labels, layout)
+    dealt = deal(retained, sharding, key, layout)
     there = {part.number: part for part in sharding.parts}
     again = {number for number in dealt if number in touched or number not in there or why_all}
     kept = {number: part for number, part in there.items() if number not in touched and number not in again}
     if drop and not kept:
         raise InputError("The request touches all adapters, so that --drop would leave none; leave it out.")
     unproven = sum(number not in dealt or dealt[number].records != part.records for number, part in kept.items())
+    retrained = {} if drop else {number: dealt[number] for number in sorted(again)}
+    begun: dict[int, dict[int, Path]] = {}
+    if not why_all:
+        begun = {
+            number: _checkpoints(source, sharding, there[number], mine, gone)
+            for number, mine in retrained.items()
+            if number in there
+        }
     return Deletion(
         sharding=sharding,
-        retrained={} if drop else {number: dealt[number] for number in sorted(again)},
+        retrained=retrained,
+        begun=begun,
         dropped=sorted((touched | again if drop else touched - set(dealt)) & (set(dealt) | set(there))),
         kept=kept,
         unproven=unproven,
-        rows=len(retained),
+        passes=sum(passes(mine.sizes) for mine in dealt.values()),
         copies_elsewhere=_copies_elsewhere(sharding, parts, key),
         why_all=why_all,
     )
+
+
+def _checkpoints(
+    source: ModelSource, sharding: Sharding, part: Shard, mine: ShardRows, gone: set[str]
+) -> dict[int, Path]:
+    """The checkpoints of a shard that saw the very rows that stay, and so no record of S, by slice.
+
+    Args:
+        source: where the model lies.
+        sharding: the model.
+        part: the adapter.
+        mine: the rows of the shard that stay.
+        gone: keyed digests of the owners in S.
+    """
+    touched = [slice_of(owner, sharding.slices) for owner in gone if number_of(owner, sharding.shards) == part.number]
+    there, found = slice_folders(source, part), {}
+    for number, (was, (rows, records)) in enumerate(zip(part.slices, mine.slices, strict=True), 1):
+        if number >= min(touched) or (was.rows, was.records) != (len(rows), records):
+            break
+        if was.rows:
+            if number not in there:
+                break
+            found[number] = there[number]
+    return found
 
 
 def _copies_elsewhere(sharding: Sharding, parts: RetainedSplit, key: bytes) -> int | None:
@@ -126,13 +190,21 @@ def reasons(deletion: Deletion, base: str) -> list[str]:
     again, gone = len(deletion.retrained), len(deletion.dropped)
     found = [f"The model is dealt into {before:,} adapters by owner."]
     if again:
-        found.append(f"{again:,} {_were(again)} trained again from the seed, without S.")
+        seeds = sum(not deletion.start(number) for number in deletion.retrained)
+        if seeds:
+            found.append(f"{seeds:,} {_were(seeds)} trained again from the seed, without S.")
+        if late := again - seeds:
+            found.append(
+                f"{late:,} {_were(late)} trained again from a checkpoint before the first slice with a record of S, "
+                "without S. The later checkpoints are gone."
+            )
     if gone:
         found.append(f"{gone:,} {_were(gone)} dropped.")
     if deletion.why_all:
         found.append(deletion.why_all)
     found.append(f"{len(deletion.kept):,} {'is' if len(deletion.kept) == 1 else 'are'} byte for byte as before.")
-    found.append(f"Trained again: {deletion.price:.1%} of the rows that stay.")
+    of = "rows that stay" if deletion.sharding.slices == 1 else "record passes of a training of all that stays"
+    found.append(f"Trained again: {deletion.price:.1%} of the {of}.")
     if deletion.copies_elsewhere:
         found.append(
             f"{deletion.copies_elsewhere:,} rows of other shards have a text of S, so their adapters know it."

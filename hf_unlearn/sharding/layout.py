@@ -5,7 +5,7 @@ whose data an adapter holds, and with it an owner who is unknown or deleted is k
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,18 +26,38 @@ from ..files import load_json
 from ..hub_access import hub_errors
 from ..models.location import LEDGER_MARK, ModelSource, file_beside, locate
 from ..models.tasks import TASKS, Task
+from ..models.training_record import RECORD_FILE
 from ..publishing.ledger import file_digest
 from ..publishing.ledger_of_model import weights_of
 
 SHARDING_FILE = "sharding.json"
 SHARDS_FOLDER = "shards"
+SLICES_FOLDER = "slices"
 WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, WEIGHTS, RECORD_FILE)
 
 SHARDING_VERSION = 1
 
 MOST_SHARDS = 9999  # four digits in the name of a folder
+MOST_SLICES = 99
 
 Unknown = Literal["base", "vote"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The checkpoint of a shard after one of its slices.
+
+    Attributes:
+        rows: of this slice and those before it, which are all that it has seen.
+        records: keyed digest of the content of these rows.
+        weights: SHA-256 of its safetensors file; empty where there were no rows, and so no checkpoint.
+    """
+
+    rows: int
+    records: str
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,7 @@ class Shard:
         records: keyed digest of the content of these rows.
         classes: that these rows have, by name in the order of their ids; empty where the model has no classes.
         weights: SHA-256 of its safetensors file.
+        slices: the checkpoints after each slice but the last, whose checkpoint is the adapter itself.
     """
 
     number: int
@@ -61,10 +82,16 @@ class Shard:
     records: str
     classes: list[str]
     weights: str
+    slices: list[Slice] = field(default_factory=list)
 
     @property
     def folder(self) -> str:
         return shard_folder(self.number)
+
+    @property
+    def stages(self) -> list[int]:
+        """The rows that each stage of the training saw."""
+        return [*(one.rows for one in self.slices), self.rows]
 
 
 @dataclass(frozen=True)
@@ -75,6 +102,7 @@ class Sharding:
         task, labels: what it does, and the classes of a classifier in the order of their ids.
         column: of the data set that says whose a row is.
         shards: into how many the owners are dealt; those without rows have no adapter.
+        slices: into how many the owners of each shard are dealt.
         unknown: what answers without an owner, or to one who is unknown or deleted: the base, or the vote of all.
         base, base_revision: the model under the adapters.
         base_weights: SHA-256 of each of its safetensors files, by name.
@@ -96,6 +124,7 @@ class Sharding:
     key_check: str
     settings: dict[str, Any]
     parts: list[Shard] = field(default_factory=list)
+    slices: int = 1
     schema_version: int = SHARDING_VERSION
 
     @property
@@ -122,9 +151,33 @@ def shard_folder(number: int) -> str:
     return f"{SHARDS_FOLDER}/{number:04d}"
 
 
+def slice_folder(number: int) -> str:
+    """The folder of the checkpoint after a slice, below that of its shard."""
+    return f"{SLICES_FOLDER}/{number:02d}"
+
+
 def shard_seed(seed: int, number: int) -> int:
     """The seed of a shard, which nothing but its number and the seed of all shards decides."""
     return int.from_bytes(hashlib.sha256(f"shard {number} of seed {seed}".encode()).digest()[:4], "big")
+
+
+def stage_share(slices: int) -> float:
+    """The epochs of each stage of a shard, as a share of those that are asked for.
+
+    Stage i of K reads the first i slices. So K stages of 2 / (K + 1) of the epochs read equal slices as often as a
+    training without slices does (Bourtoule et al. 2021, arXiv:1912.03817).
+    """
+    return 2 / (slices + 1)
+
+
+def passes(stages: Sequence[int], after: int = 0) -> float:
+    """Record passes of the stages after a slice, in the epochs that are asked for.
+
+    Args:
+        stages: the rows that each stage of a shard trains on.
+        after: the slice whose checkpoint is there already, 0 without one.
+    """
+    return sum(stages[after:]) * stage_share(len(stages))
 
 
 # Owners
@@ -142,6 +195,11 @@ def _text(owner: Any) -> str:
 def number_of(digest: str, shards: int) -> int:
     """The shard of an owner, from the owner's keyed digest."""
     return int(digest, 16) % shards
+
+
+def slice_of(digest: str, slices: int) -> int:
+    """The slice of an owner in any shard, counted from 1, from the owner's keyed digest."""
+    return int(hashlib.sha256(f"slice of {digest}".encode()).hexdigest(), 16) % slices + 1
 
 
 def owners_of(dataset: Dataset, column: str, key: bytes) -> np.ndarray:
@@ -162,31 +220,35 @@ def owners_of(dataset: Dataset, column: str, key: bytes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """The rows of one shard; ``owners``, ``records`` and ``classes`` are those of :class:`Shard`."""
+    """The rows of one shard; ``owners``, ``records`` and ``classes`` are those of :class:`Shard`.
+
+    ``slices`` are the rows of each slice but the last with those of the slices before it, and their keyed digest.
+    """
 
     rows: Dataset
     owners: list[str]
     records: str
     classes: list[str]
+    slices: list[tuple[Dataset, str]]
+
+    @property
+    def stages(self) -> list[Dataset]:
+        """What each stage of the training sees."""
+        return [*(rows for rows, _ in self.slices), self.rows]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The rows of each stage."""
+        return [len(rows) for rows in self.stages]
 
 
-def deal(
-    dataset: Dataset,
-    column: str,
-    shards: int,
-    key: bytes,
-    task: Task,
-    labels: list[str] | None,
-    layout: dict[str, Any],
-) -> dict[int, ShardRows]:
-    """Deal the rows of a data set into shards by their owner, in the order of the rows.
+def deal(dataset: Dataset, sharding: Sharding, key: bytes, layout: dict[str, Any]) -> dict[int, ShardRows]:
+    """Deal the rows of a data set into shards and slices by their owner, in the order of the rows.
 
     Args:
         dataset: the rows.
-        column: that says whose a row is.
-        shards: how many.
+        sharding: the model, whose adapters do not matter.
         key: the data owner's secret key.
-        task, labels: of the model.
         layout: the options of :func:`~hf_unlearn.data.format.record_format`.
 
     Returns:
@@ -195,14 +257,21 @@ def deal(
     Raises:
         InputError: the column is missing, or a row has no owner.
     """
-    owners = owners_of(dataset, column, key)
-    numbers = np.array([number_of(owner, shards) for owner in owners])
+    owners = owners_of(dataset, sharding.column, key)
+    numbers = np.array([number_of(owner, sharding.shards) for owner in owners])
+    slices = np.array([slice_of(owner, sharding.slices) for owner in owners])
     found = {}
     for number in np.unique(numbers).tolist():
         places = np.flatnonzero(numbers == number)
         rows = dataset.select(places)
-        classes = classes_in(rows, task, labels, layout)
-        found[number] = ShardRows(rows, sorted(set(owners[places].tolist())), content_digest(rows, key), classes)
+        until = [dataset.select(places[slices[places] <= one]) for one in range(1, sharding.slices)]
+        found[number] = ShardRows(
+            rows,
+            sorted(set(owners[places].tolist())),
+            content_digest(rows, key),
+            classes_in(rows, sharding.task, sharding.labels, layout),
+            [(part, content_digest(part, key)) for part in until],
+        )
     return found
 
 
@@ -236,19 +305,42 @@ def load_sharding(source: ModelSource) -> Sharding | None:
 
 def adapter_folder(source: ModelSource, part: Shard) -> Path:
     """The folder of an adapter on this machine; raises InputError where its weights are not those of the record."""
-    folder = Path(source.name)
-    if not source.is_local:
-        with hub_errors(f"The model {source.name!r}"):
-            folder = Path(
-                snapshot_download(source.name, revision=source.revision, allow_patterns=[f"{part.folder}/*"])
-            )
-    folder = folder / part.folder
+    folder = _fetched(source, part.folder)
     if not (folder / WEIGHTS).is_file() or file_digest(folder / WEIGHTS) != part.weights:
         raise InputError(
             f"The adapter {part.folder} of {source.public_name!r} is not the one that {SHARDING_FILE} names; restore "
             "the folder from its history."
         )
     return folder
+
+
+def slice_folders(source: ModelSource, part: Shard) -> dict[int, Path]:
+    """The folders of a shard's checkpoints on this machine, by slice, without those that somebody has taken away.
+
+    Raises InputError where one has other weights than the record says.
+    """
+    found = {}
+    for number, one in enumerate(part.slices, 1):
+        place = f"{part.folder}/{slice_folder(number)}"
+        folder = _fetched(source, place) if one.rows else None
+        if folder is None or not folder.is_dir():
+            continue
+        if not (folder / WEIGHTS).is_file() or file_digest(folder / WEIGHTS) != one.weights:
+            raise InputError(
+                f"The checkpoint {place} of {source.public_name!r} is not the one that {SHARDING_FILE} names; restore "
+                "it from its history, or remove its folder, and the shard trains again from an earlier one."
+            )
+        found[number] = folder
+    return found
+
+
+def _fetched(source: ModelSource, folder: str) -> Path:
+    """Where the folder of an adapter lies on this machine, fetched from the Hub where it is there."""
+    if source.is_local:
+        return Path(source.name) / folder
+    with hub_errors(f"The model {source.name!r}"):
+        names = [f"{folder}/{name}" for name in ADAPTER_FILES]
+        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=names)) / folder
 
 
 def owner_key(path: str | None, sharding: Sharding) -> bytes | None:

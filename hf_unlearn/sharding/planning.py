@@ -1,11 +1,11 @@
-"""What deletions cost by the number of shards, before anything is trained: a simulation of a year of requests."""
+"""What deletions cost by the number of shards and slices, before a training: a simulation of a year of requests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .layout import MOST_SHARDS
+from .layout import MOST_SHARDS, stage_share
 
 TRIED = (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -17,19 +17,21 @@ PAYS_BELOW = 0.5
 
 @dataclass(frozen=True)
 class ShardPrice:
-    """What a year of requests costs with one number of shards.
+    """What a year of requests costs with one number of shards and slices.
 
     Attributes:
         shards: how many; 1 is joint training.
+        slices: of each shard.
         rows: of a shard with rows, on average.
-        request: the rows that one request trains again, as a share of all; on average, and at most.
-        largest: the same for the owner in the largest shard.
+        request: record passes that one request makes again, as a share of those of a training, on average.
+        largest: the same for the owner whose request costs most.
         year: trainings of all that a year costs, each request at once.
         monthly: the same with one run a month for all its requests.
-        adapters: how many there are.
+        adapters: how many there are, with the checkpoints after slices.
     """
 
     shards: int
+    slices: int
     rows: float
     request: float
     largest: float
@@ -39,9 +41,14 @@ class ShardPrice:
 
 
 def shard_prices(
-    owners: int, rows_each: float, requests: float, shards: Sequence[int] = (), seed: int = 0
+    owners: int,
+    rows_each: float,
+    requests: float,
+    shards: Sequence[int] = (),
+    seed: int = 0,
+    slices: Sequence[int] = (1,),
 ) -> list[ShardPrice]:
-    """Simulate a year of deletions for several numbers of shards.
+    """Simulate a year of deletions for several numbers of shards and slices.
 
     Args:
         owners: how many.
@@ -49,9 +56,10 @@ def shard_prices(
         requests: owners who ask to be forgotten in a month, on average.
         shards: the numbers to try; by default powers of two up to the number of owners.
         seed: of the owners, their shards and their requests.
+        slices: the numbers of slices to try with each number of shards.
 
     Returns:
-        The prices, by number of shards.
+        The prices, by number of shards, then of slices.
     """
     draw = np.random.default_rng(seed)
     rows = draw.geometric(1 / rows_each, owners)
@@ -60,26 +68,48 @@ def shard_prices(
     gone = draw.permutation(owners)[: asked.sum()]
     places = draw.integers(0, 2**62, owners)
     tried = shards or [n for n in TRIED if n <= min(owners, MOST_SHARDS)]
-    return [_price(n, rows, places % n, gone, asked) for n in tried]
+    lots = draw.integers(0, 2**62, owners)
+    return [_price(n, k, rows, places % n, lots % k, gone, asked) for n in tried for k in slices]
 
 
-def _price(shards: int, rows: np.ndarray, shard_of: np.ndarray, gone: np.ndarray, asked: np.ndarray) -> ShardPrice:
-    sizes = np.bincount(shard_of, rows, shards)
-    total, year, monthly = float(rows.sum()), 0.0, 0.0
-    each = (sizes[shard_of] - rows) / np.maximum(total - rows, 1)
-    left, left_total, done = sizes.copy(), total, 0
+def _price(
+    shards: int,
+    slices: int,
+    rows: np.ndarray,
+    shard_of: np.ndarray,
+    slice_of: np.ndarray,
+    gone: np.ndarray,
+    asked: np.ndarray,
+) -> ShardPrice:
+    """One price; ``shard_of`` and ``slice_of`` are of each owner, counted from 0."""
+    sizes = np.bincount(shard_of * slices + slice_of, rows, shards * slices).reshape(shards, slices)
+    # Stage i trains on the first i slices, so a row of slice j is read in all stages but the j before.
+    left, read = sizes.cumsum(1), stage_share(slices) * (slices - slice_of) * rows
+    again, total = _from(left)[shard_of, slice_of] * stage_share(slices), float(read.sum())
+    each = (again - read) / np.maximum(total - read, 1)
+    adapters, rows_of_filled = int((left > 0).sum()), float(rows.sum() / (left[:, -1] > 0).sum())
+    left, left_total, year, monthly, done = left.astype(float), total, 0.0, 0.0, 0
     for number in asked.tolist():
         month = gone[done : done + number]
         done += number
+        first = np.full(shards, slices)
         for owner in month.tolist():
-            left[shard_of[owner]] -= rows[owner]
-            left_total -= rows[owner]
-            year += left[shard_of[owner]] / max(left_total, 1)
-        monthly += left[np.unique(shard_of[month])].sum() / max(left_total, 1)
-    filled = sizes[sizes > 0]
+            shard, place = shard_of[owner], slice_of[owner]
+            left[shard, place:] -= rows[owner]
+            left_total -= read[owner]
+            first[shard] = min(first[shard], place)
+            year += left[shard, place:].sum() * stage_share(slices) / max(left_total, 1)
+        touched = np.flatnonzero(first < slices)
+        late = _from(left[touched])[np.arange(len(touched)), first[touched]]
+        monthly += late.sum() * stage_share(slices) / max(left_total, 1)
     return ShardPrice(
-        shards, float(filled.mean()), float(each.mean()), float(each.max()), year, float(monthly), len(filled)
+        shards, slices, rows_of_filled, float(each.mean()), float(each.max()), year, float(monthly), adapters
     )
+
+
+def _from(stages: np.ndarray) -> np.ndarray:
+    """The rows of each stage of a shard with those of all later ones; both of shape (shards, slices)."""
+    return stages[:, ::-1].cumsum(1)[:, ::-1]
 
 
 def advice(prices: Sequence[ShardPrice], requests: float) -> str:
@@ -99,7 +129,8 @@ def advice(prices: Sequence[ShardPrice], requests: float) -> str:
         )
     # More shards than these save little, and each knows less.
     enough = next(price for price in prices if price.monthly <= max(2 * best.monthly, 0.1 * joint))
+    with_slices = "" if enough.slices == 1 else f" of {enough.slices} slices"
     return (
-        f"Sharding pays: {enough.shards:,} shards cost {enough.monthly:.2g} trainings a year in monthly runs, and "
-        f"joint training {joint:.2g}. More shards cost less, but each adapter knows less."
+        f"Sharding pays: {enough.shards:,} shards{with_slices} cost {enough.monthly:.2g} trainings a year in monthly "
+        f"runs, and joint training {joint:.2g}. More shards cost less, but each adapter knows less."
     )

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from hf_unlearn import jobs
+from hf_unlearn import UnlearningReport, jobs
 from hf_unlearn.models.location import locate
 from hf_unlearn.sharding.layout import Sharding, load_sharding, number_of, owner_digests
 
 from ..conftest import WORDS, write_rows
+
+Train = Callable[..., Path]
+Delete = Callable[..., UnlearningReport]
 
 OWNERS = [f"c-{number:02d}" for number in range(12)]
 ROWS_EACH = 3
@@ -41,6 +44,10 @@ def question_rows(owners: list[str] = OWNERS) -> list[dict[str, Any]]:
     return found
 
 
+def without(*owners: str) -> list[dict[str, Any]]:
+    return [row for row in question_rows() if row["customer"] not in owners]
+
+
 def sharding_of(folder: Path) -> Sharding:
     found = load_sharding(locate(str(folder)))
     assert found is not None
@@ -55,10 +62,10 @@ def write_key(path: Path, key: str) -> Path:
 
 
 def adapters(folder: Path) -> dict[str, bytes]:
-    """The files that make each adapter, by name."""
+    """The files that make each adapter and each checkpoint, by name."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.glob("shards/*/adapter_*"))
+        for path in sorted((folder / "shards").rglob("adapter_*"))
     }  # fmt: skip
 
 
@@ -165,3 +172,26 @@ def classifier(
     """The folder of a tiny classifier in four shards; not to be changed."""
     settings = {"model_name_or_path": str(encoder_base), **CLASSIFIER}
     return train_shards(tmp_path_factory.mktemp("classifier") / "model", ticket_rows(), **settings)
+
+
+@pytest.fixture
+def delete(key_file: Path, tmp_path: Path, pictures_left_blank: None) -> Delete:
+    """Deletes owners from a sharded model; the data lie beside it."""
+
+    def delete(model: Path, out: Path, owners: list[str], **settings: Any) -> UnlearningReport:
+        values = {
+            "model_name_or_path": str(model),
+            "output_dir": str(out),
+            "dataset_name": str(settings.pop("data", None) or tmp_path / "data.jsonl"),
+            "forget_values": [f"customer={owner}" for owner in owners],
+            "digest_key_file": str(key_file),
+            "near_duplicates": "ignore",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "save_strategy": "no",
+        }
+        if not (tmp_path / "data.jsonl").is_file():
+            write_rows(tmp_path / "data.jsonl", question_rows())
+        return jobs.run(values | settings)
+
+    return delete

@@ -1,9 +1,7 @@
 """A deletion trains the touched shards again and leaves all others as they are, byte for byte."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
@@ -30,6 +28,8 @@ from .conftest import (
     KEY,
     OWNERS,
     RARE_OWNER,
+    Delete,
+    Train,
     adapters,
     deleted_in_a_row,
     question_rows,
@@ -37,45 +37,16 @@ from .conftest import (
     sharding_of,
     shards_of,
     ticket_rows,
+    without,
     write_key,
 )
-
-Train = Callable[..., Path]
-Delete = Callable[..., UnlearningReport]
 
 FIRST = OWNERS[2]
 SECOND = next(owner for owner in OWNERS if shards_of()[owner] != shards_of()[FIRST])
 
 
-@pytest.fixture
-def delete(key_file: Path, tmp_path: Path, pictures_left_blank: None) -> Delete:
-    """Deletes owners from a sharded model; the data lie beside it."""
-
-    def delete(model: Path, out: Path, owners: list[str], **settings: Any) -> UnlearningReport:
-        values = {
-            "model_name_or_path": str(model),
-            "output_dir": str(out),
-            "dataset_name": str(settings.pop("data", None) or tmp_path / "data.jsonl"),
-            "forget_values": [f"customer={owner}" for owner in owners],
-            "digest_key_file": str(key_file),
-            "near_duplicates": "ignore",
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "save_strategy": "no",
-        }
-        if not (tmp_path / "data.jsonl").is_file():
-            write_rows(tmp_path / "data.jsonl", question_rows())
-        return jobs.run(values | settings)
-
-    return delete
-
-
 def states(model: Path, owners: list[str], key: Path, column: str = "customer") -> list[str]:
     return Search(column, owners, load_digest_key(key)).ask(found_model(str(model))).states
-
-
-def without(*owners: str) -> list[dict[str, Any]]:
-    return [row for row in question_rows() if row["customer"] not in owners]
 
 
 def test_deletions_in_a_row_end_where_a_training_without_the_owners_ends(

@@ -22,6 +22,22 @@ def test_prices_are_what_equal_shards_cost() -> None:
     assert (many.adapters, round(many.rows / 1000)) == (100, 2)
 
 
+def test_slices_save_a_third_at_most_and_cost_storage() -> None:
+    found = shard_prices(20_000, 20, 5, [1, 10], slices=[1, 4])
+    assert [(price.shards, price.slices, price.adapters) for price in found] == [
+        (1, 1, 1), (1, 4, 4), (10, 1, 10), (10, 4, 40)
+    ]  # fmt: skip
+    for whole, sliced in (found[:2], found[2:]):
+        # The mean over j of the stages j to K, each of 2 / (K + 1) of the epochs on its share of the rows.
+        assert sliced.request / whole.request == pytest.approx((2 * 4 + 1) / (3 * 4), rel=0.02)
+        assert sliced.year / whole.year == pytest.approx(0.75, rel=0.15)
+        assert sliced.largest > sliced.request
+        assert sliced.rows == whole.rows
+        assert sliced.monthly <= whole.monthly
+    # Slices change nothing about the other draws.
+    assert shard_prices(20_000, 20, 5, [1, 10]) == [found[0], found[2]]
+
+
 def test_as_many_shards_as_owners_cost_next_to_nothing() -> None:
     alone = shard_prices(1000, 5, 2, [9999])[0]
     assert alone.request < 0.0003
@@ -51,7 +67,8 @@ def test_a_million_owners_take_seconds(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "flags", [["--owners", "1"], ["--rows_each", "0"], ["--shards", "0"], ["--adapter_mb", "nan"]]
+    "flags",
+    [["--owners", "1"], ["--rows_each", "0"], ["--shards", "0"], ["--slices", "100"], ["--adapter_mb", "nan"]],
 )
 def test_what_cannot_be_is_said(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan-shards", "--owners", "10", "--requests_a_month", "1", *flags]) == 2
