@@ -3,15 +3,17 @@
     python recipes/benchmarks/shards/tofu.py --source tofu --base tinystories-260k      (folders; see recipes/tofu)
 
 For each seed models are trained on authors of TOFU: all weights, one adapter for all, and adapters that are dealt by
-author. Then `hf-unlearn run` deletes the last author. `merged` is the mean of all adapters, as a model that nobody has
-to route. `never saw S` deals a training without that author, and is compared with the deletion bit by bit. Losses are
-in nats per token: on every fourth question of the authors that stay (L), and on the deleted author (S).
+author, without slices and with --slices. Then `hf-unlearn run` deletes the last author. `merged` is the mean of all
+adapters, as a model that nobody has to route. `never saw S` deals a training without that author, and is compared with
+the deletion bit by bit. Losses are in nats per token: on every fourth question of the authors that stay (L), and on
+the deleted author (S).
 
 Each model is a cell of OUTPUT/tofu.json and is not made again, so that the command can be interrupted and repeated.
 """
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from matplotlib.figure import Figure
 from hf_unlearn import UnlearningReport, load_sharded
 from hf_unlearn.models.location import locate
 from hf_unlearn.models.training_record import load_record
-from hf_unlearn.sharding.layout import Sharding, load_sharding
+from hf_unlearn.sharding.layout import Sharding, load_sharding, passes, slice_of
 from hf_unlearn.sharding.serving import ShardedModel
 
 ROWS_EACH = 20  # of an author; row i of `full` belongs to author i // 20
@@ -42,8 +44,8 @@ class Seed:
             "--per_device_train_batch_size", 4, "--seed", seed, *self.around,
         ]  # fmt: skip
 
-    def sharded(self, number: int) -> Path:
-        return self.folder / f"sharded_{number}"
+    def sharded(self, number: int, slices: int = 1) -> Path:
+        return self.folder / f"sharded_{number}{of_slices(slices)}"
 
     def adapter(self, rank: int) -> list[Any]:
         """Flags of an adapter."""
@@ -75,10 +77,10 @@ class Seed:
         model = as_one(folder, self.sharded(self.args.shards[0]))
         return {"flops": record.flops, **self.losses(model, routed=False)}
 
-    def dealt(self, number: int) -> dict[str, Any]:
+    def dealt(self, number: int, slices: int) -> dict[str, Any]:
         """Adapters by author, before and after the deletion."""
-        folder, after = self.sharded(number), self.folder / f"deleted_{number}"
-        shards = ["--shards", number, "--shard_column", "author"]
+        folder, after = self.sharded(number, slices), self.folder / f"deleted_{number}{of_slices(slices)}"
+        shards = ["--shards", number, "--slices", slices, "--shard_column", "author"]
         run("train", *self.training, *self.adapter(16), *shards, "--output_dir", folder)
         run("run", "--model_name_or_path", folder, *self.around, *self.forget, "--output_dir", after)
         report = UnlearningReport.load(after / "unlearning_report.json")
@@ -100,14 +102,18 @@ class Seed:
         }
 
     def prices(self, folder: Path, measuring: float) -> dict[str, float]:
-        """What the deletion of each author costs by rows, with the measuring of the one that was done."""
+        """What the deletion of each author costs by record passes, with the measuring of the one that was done."""
         sharding = self.sharding(folder)
-        rest = sum(part.rows for part in sharding.parts) - ROWS_EACH
-        each = [((part.rows - ROWS_EACH) / rest, len(part.owners)) for part in sharding.parts]
-        mean = sum(price * owners for price, owners in each) / sum(owners for _, owners in each)
+        total = sum(passes(part.stages) for part in sharding.parts)
+        each = []
+        for part in sharding.parts:
+            for before in (slice_of(owner, sharding.slices) - 1 for owner in part.owners):
+                left = [rows - ROWS_EACH * (stage >= before) for stage, rows in enumerate(part.stages)]
+                each.append(passes(left, before) / (total - passes(part.stages) + passes(left)))
         return {
-            "mean price with measuring": mean + measuring,
-            "price of the largest shard with measuring": max(price for price, _ in each) + measuring,
+            "mean price": sum(each) / len(each),
+            "mean price with measuring": sum(each) / len(each) + measuring,
+            "price of the largest shard with measuring": max(each) + measuring,
         }
 
     def merged(self, number: int) -> dict[str, Any]:
@@ -144,6 +150,11 @@ class Seed:
         return {part.number: part.weights for part in self.sharding(folder).parts}
 
 
+def of_slices(slices: int) -> str:
+    """What the name of a model says of its slices."""
+    return "" if slices == 1 else f" of {slices} slices"
+
+
 def picture(found: dict[str, Any], path: Path) -> None:
     """What a deletion costs against what is known of the authors that stay; a bar goes from seed to seed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -172,6 +183,7 @@ def main() -> None:
     flags.add_argument("--base", type=Path, required=True, help="the folder of the base model")
     flags.add_argument("--authors", type=int, default=200)
     flags.add_argument("--shards", type=int, nargs="+", default=[20])
+    flags.add_argument("--slices", type=int, nargs="+", default=[], help="also deal each shard into so many")
     flags.add_argument("--epochs", type=float, default=8)
     flags.add_argument("--learning_rate", type=float, default=5e-3, help="of adapters")
     flags.add_argument("--full_learning_rate", type=float, default=3e-3, help="of all weights")
@@ -187,8 +199,10 @@ def main() -> None:
     cells = Cells(args.output / "tofu.json", {name: vars(args)[name] for name in shared})
     for seed in args.seeds:
         models = Seed(args, seed, rows, data)
+        for number, slices in product(args.shards, [1, *args.slices]):
+            name = f"{number} shards{of_slices(slices)}"
+            cells.make(seed, name, lambda models=models, number=number, slices=slices: models.dealt(number, slices))
         for number in args.shards:
-            cells.make(seed, f"{number} shards", lambda models=models, number=number: models.dealt(number))
             cells.make(seed, f"{number} shards, merged", lambda models=models, number=number: models.merged(number))
         cells.make(seed, "base", models.base)
         for name, extra in {
