@@ -41,10 +41,18 @@ class Cells:
         if name not in cells:
             started = time.perf_counter()
             cells[name] = {**cell(), "seconds": round(time.perf_counter() - started)}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.found, indent=2) + "\n", encoding="utf-8")
+            self._write()
             print(f"seed {seed}, {name}: {json.dumps(cells[name])}", flush=True)
         return cells[name]
+
+    def add(self, name: str, found: dict[str, Any]) -> None:
+        """Write what was found over the seeds, in the place of what is there."""
+        self.found[name] = found
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.found, indent=2) + "\n", encoding="utf-8")
 
 
 def parser(description: str | None, output: str) -> argparse.ArgumentParser:
