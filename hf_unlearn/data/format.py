@@ -46,6 +46,13 @@ class RecordFormat:
         return list(dict.fromkeys(template_fields(self.prompt) + template_fields(self.completion)))
 
     @property
+    def asked_columns(self) -> list[str]:
+        """The columns that are read before an answer; of a conversation, and of a text to go on with, all of it."""
+        if self.kind not in ("prompt_completion", "text_pairs"):
+            return self.text_columns
+        return ["prompt"] if self.prompt is None else template_fields(self.prompt)
+
+    @property
     def label_columns(self) -> list[str]:
         """The column of the classes, if there are classes."""
         return [self.label] if self.kind in ("classification", "tagged_words") else []

@@ -17,19 +17,17 @@ from ..models.tasks import Task
 from ..models.training_record import DataSource
 from .harness import HarnessScore
 from .membership import AttackResult
+from .router_rates import RouterEntry
 from .statistics import Estimate
 from .utility.comparison import LossOf, Utility
 from .verdict import BaseIsClean, Verdict
 from .wording import ARM_NAMES, VERDICTS, beside_verdict, show
 
 REPORT_FILE = "unlearning_report.json"
-
 REPORT_VERSION = 1
-
 DROPPED = {"plateau"}  # what reports held before
 
 SetName = Literal["forget", "holdout", "retained", "test"]
-
 LETTERS = {"forget": "S", "holdout": "H", "retained": "L", "test": "the test split"}
 
 
@@ -427,6 +425,7 @@ class UnlearningReport(Shown):
         attempts: which attempt on the same records this is; None where nobody counted.
         measured: the weights that the report is about; None in older reports and for a model that another tool made.
         shards: what was done to each adapter of a sharded model; None for other models.
+        router: how often a router of a sharded model errs; None where no sentence encoder was named.
         given: the settings that `hf-unlearn run` was given, by name, in which nothing names a record or a folder of
             the machine; empty for other reports.
     """
@@ -458,6 +457,7 @@ class UnlearningReport(Shown):
     attempts: AttemptCount | None = None
     measured: MeasuredWeights | None = None
     shards: ShardsEntry | None = None
+    router: RouterEntry | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -227,6 +227,8 @@ def print_report(console: Console, report: UnlearningReport) -> None:
         console.print(f"Chosen: {report.road.taken}")
         for line in report.road.reasons:
             console.print(f"  {plain(line)}")
+    if report.router:
+        console.print(plain(report.router.sentence))
     if report.cost:
         console.print(report.cost.sentence)
     if report.harness:

@@ -38,7 +38,7 @@ from .console import console, plain, print_report, show_split
 from .preparation import loading_options, located, without_method, words_in_reach
 from .reference_models import named_references
 from .settings import DataArguments, EvaluateArguments, HarnessArguments, ModelArguments, RequestArguments, build
-from .sharded import key_of_owners, recorded_settings
+from .sharded import key_of_owners, recorded_settings, router_of
 from .splitting import count_attempt, named_data, split_data
 
 UNKNOWN_METHOD = MethodEntry(
@@ -177,6 +177,7 @@ def _evaluate_sharded(values: dict[str, Any], source: ModelSource, sharding: Sha
     test_rows = None if test is None else pick_split(data, test, "dataset_test_split")
     asked = Retraining.on(parts, data_source, models["original"][0] if "original" in models else None)
     unrecorded = "retrained" in models and asked.check(models["retrained"][0]) is None
+    router = router_of(sharding, sharding.shard_of, parts, key, request_args, config)
     looked = [weights_of(source), config.seed, config.auc_margin]
     attempts = count_attempt(parts, request_args, config, digest_of(json.dumps(looked)), UNKNOWN_METHOD.name)
     measured = measure(models, base, parts, test_rows, config, key)
@@ -195,7 +196,7 @@ def _evaluate_sharded(values: dict[str, Any], source: ModelSource, sharding: Sha
         weights_moved=weights["original"] != weights["unlearned"] if "original" in weights else None,
     )
     places = {arm: place for arm, (place, _) in models.items()}
-    return _told(replace(report, attempts=attempts), measured.tables, places, config)
+    return _told(replace(report, attempts=attempts, router=router), measured.tables, places, config)
 
 
 def _sharded_alike(name: str, arm: str, other: Sharding) -> tuple[ModelSource, Sharding]:

@@ -118,7 +118,11 @@ class RequestArguments:
         default=None, metadata={"help": "Write the near copies with their texts to this file (.jsonl). It is private."}
     )
     near_duplicates_encoder: str | None = field(
-        default=None, metadata={"help": "A sentence encoder that also finds paraphrases: a folder or Hub id."}
+        default=None,
+        metadata={
+            "help": "A sentence encoder that also finds paraphrases: a folder or Hub id. Of a model that is dealt "
+            "into shards it also measures a router."
+        },
     )
     holdout_split: str | None = field(
         default=None, metadata={"help": "The held-out records: this split of the data set."}

@@ -7,12 +7,14 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..data.copies.paraphrases import SentenceEncoder
 from ..data.loading import pick_split
 from ..data.request.digests import key_check, key_path, load_digest_key
 from ..data.split import RetainedSplit
 from ..errors import InputError
 from ..evaluation.assemble import save_evidence
 from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..evaluation.router_rates import RouterEntry
 from ..evaluation.wording import duration
 from ..files import save_json
 from ..models.location import ModelSource, locate
@@ -37,6 +39,7 @@ from ..sharding.layout import (
 )
 from ..sharding.planning import advice, shard_prices
 from ..sharding.report import deletion_report, measure
+from ..sharding.router import measured_router
 from ..sharding.training import (
     ShardTraining,
     answers_alone,
@@ -224,6 +227,24 @@ def recorded_settings(sharding: Sharding) -> dict[str, Any]:
     return {name: value for name, value in sharding.settings.items() if name in OF_TRAINING}
 
 
+def router_of(
+    sharding: Sharding,
+    shard_of: Mapping[str, int],
+    parts: RetainedSplit,
+    key: bytes,
+    args: RequestArguments,
+    config: UnlearningConfig,
+) -> RouterEntry | None:
+    """How often a router by the encoder of ``--near_duplicates_encoder`` errs; None where none is named."""
+    if args.near_duplicates_encoder is None:
+        return None
+    encoder = SentenceEncoder(args.near_duplicates_encoder, config.device)
+    found = measured_router(sharding, shard_of, parts, key, encoder)
+    if found is None:
+        console(config).print("No router was measured, because the adapters know fewer than two owners in L.")
+    return found
+
+
 def run_sharded(
     values: dict[str, Any], source: ModelSource, sharding: Sharding
 ) -> tuple[UnlearningReport, RetainedSplit]:
@@ -264,6 +285,7 @@ def run_sharded(
                 f"The request touches {len(deletion.retrained) + len(deletion.dropped):,} of {len(sharding.parts):,} "
                 f"adapters. Price: {deletion.price:.1%} of training all of them again."
             )
+            router = router_of(sharding, deletion.shard_of, parts, key, request_args, config)
             start_folder(folder, settings)
             training = shard_training(deletion.sharding, base, data_source, values)
             kept = deletion.folders(source)
@@ -278,7 +300,7 @@ def run_sharded(
             measured = measure(models, base, parts, test, config, key)
             report = deletion_report(deletion, measured, trained, whole, parts, dataset, source, base, config)
             attempts = count_attempt(parts, request_args, config, run_identity(folder), report.method.name)
-            report = replace(report, attempts=attempts, given=given_settings(values))
+            report = replace(report, attempts=attempts, router=router, given=given_settings(values))
             report = with_note(report, ledger, forgotten, source)
             save_evidence(report, measured.tables, folder)
             write_card(folder, report)

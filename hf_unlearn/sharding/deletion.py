@@ -65,6 +65,12 @@ class Deletion:
         """The slice that a shard goes on after, 0 where it is trained again from the seed."""
         return max(self.begun.get(number, {}), default=0)
 
+    @property
+    def shard_of(self) -> dict[str, int]:
+        """The shard of each owner whom an adapter knows afterwards, by keyed digest."""
+        there = {**self.kept, **self.retrained}
+        return {owner: number for number, of in there.items() for owner in of.owners}
+
     def folders(self, source: ModelSource) -> dict[int, Path]:
         """Where the adapters lie that stay; raises InputError where one is not the one that was trained."""
         for part in self.kept.values():

@@ -4,17 +4,28 @@ The guess is the shard of the owner whose texts are nearest in the mean. After a
 owner's questions to a neighbour. So a text that is no nearer than a stranger's goes to nobody.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
+from ..data.arrow_tables import AnyDataset, column_names
+from ..data.copies.exact import texts_of
 from ..data.copies.paraphrases import SentenceEncoder
+from ..data.format import layout_of, record_format
+from ..data.split import RetainedSplit
 from ..errors import InputError
+from ..evaluation.router_rates import RouterEntry, RouterRates
+from ..evaluation.statistics import share
+from .layout import Sharding, owners_of
 
 # Texts compared with all owners at once, which bounds the memory.
 BLOCK = 1024
+
+# The share of texts of unknown owners that may go to a neighbour's adapter.
+STRANGERS = 0.05
 
 
 @dataclass(frozen=True)
@@ -22,23 +33,6 @@ class Guess:
     """In place of an owner, the shard of one."""
 
     shard: int
-
-
-@dataclass(frozen=True)
-class RouterRates:
-    """How often a router is right, as shares of texts that it was asked without having seen them.
-
-    Attributes:
-        own: of texts of a known owner, those that go to the owner's shard.
-        wrong: those that go to another shard.
-        nobody: those that go to none, so that what answers to the unknown answers.
-        strangers: of texts of an owner whom no shard knows, those that go to a shard all the same.
-    """
-
-    own: float
-    wrong: float
-    nobody: float
-    strangers: float
 
 
 class Router:
@@ -95,10 +89,10 @@ class Router:
         self.threshold = float(np.quantile(unknown, 1 - strangers, method="higher"))
         near = asked > self.threshold
         self.rates = RouterRates(
-            own=float((near & (found == place)).mean()),
-            wrong=float((near & (found != place)).mean()),
-            nobody=float((~near).mean()),
-            strangers=float((unknown > self.threshold).mean()),
+            own=share(near & (found == place), mine),
+            wrong=share(near & (found != place), mine),
+            nobody=share(~near, mine),
+            strangers=share(unknown > self.threshold, mine),
         )
 
     def __call__(self, texts: Sequence[str]) -> list[Guess | None]:
@@ -110,6 +104,47 @@ class Router:
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # The mean over the tokens of a text without any is no number.
         return np.nan_to_num(self._encoder.encode(texts))
+
+
+def measured_router(
+    sharding: Sharding, shard_of: Mapping[str, int], parts: RetainedSplit, key: bytes, encoder: SentenceEncoder
+) -> RouterEntry | None:
+    """How often a router errs that is made from the texts of L, and where it sends those of S.
+
+    The texts are those that the model reads before it answers, as the search for copies reads them: of a conversation
+    all turns.
+
+    Args:
+        sharding: the model.
+        shard_of: the shard of each owner whom its adapters know, or will know, by keyed digest.
+        parts: of the split of D.
+        key: that the owners were dealt by.
+        encoder: of the router.
+
+    Returns:
+        The rates; None where the adapters know fewer than two owners in L.
+
+    Raises:
+        InputError: a row has no owner, or nothing to read.
+    """
+    (texts, owners), (asked, of_asked) = (_asked(rows, sharding, key) for rows in (parts.retained, parts.forget))
+    if len({owner for owner in owners if owner in shard_of}) < 2:
+        return None
+    router = Router(encoder, texts, owners, [shard_of.get(owner) for owner in owners], STRANGERS)
+    gone = [i for i, owner in enumerate(of_asked) if owner not in shard_of]
+    forgotten = None
+    if gone:
+        to_neighbour = np.array([guess is not None for guess in router([asked[i] for i in gone])])
+        forgotten = share(to_neighbour, np.array([of_asked[i] for i in gone]))
+    return RouterEntry(encoder.public_name, router.rates, forgotten, sharding.unknown)
+
+
+def _asked(rows: AnyDataset, sharding: Sharding, key: bytes) -> tuple[list[str], list[str]]:
+    """What is asked in each row, and the keyed digest of its owner."""
+    assert isinstance(rows, Dataset)
+    form = record_format(column_names(rows), sharding.task, **layout_of(sharding.settings))
+    texts = [text or "" for text in texts_of(rows, form.asked_columns).to_pylist()]
+    return texts, owners_of(rows, sharding.column, key).tolist()
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

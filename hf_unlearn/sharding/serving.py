@@ -39,7 +39,7 @@ from ..models.loading import Model, load_tokenizer, plain_model, to_device
 from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS
 from .layout import Shard, Sharding, adapter_folder, load_sharding, owner_digests, owner_key
-from .router import Guess, Router
+from .router import STRANGERS, Guess, Router
 from .training import base_model
 
 BASE = "__base__"  # PEFT's name for rows without an adapter
@@ -234,7 +234,7 @@ class ShardedModel:
         owner: Sequence[Any],
         *,
         revision: str | None = None,
-        strangers: float = 0.05,
+        strangers: float = STRANGERS,
     ) -> Router:
         """Make a guess at the shard of texts possible whose owner nobody names.
 

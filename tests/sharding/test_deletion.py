@@ -67,6 +67,7 @@ def test_deletions_in_a_row_end_where_a_training_without_the_owners_ends(
         assert report.cost.training_ratio is not None
         assert 0 < report.cost.training_ratio < 0.6
         assert 0 < report.shards.price < 0.6
+        assert report.router is None
     ledger = ledger_of(locate(str(tmp_path / "two")))
     assert ledger is not None
     assert [run.verdict for run in ledger.runs] == ["exact", "exact"]
@@ -326,6 +327,65 @@ def test_a_sharded_model_is_evaluated_by_owner_and_against_others_like_it(
         with pytest.raises(InputError, match=words):
             jobs.evaluate(values | settings | {"output_dir": str(tmp_path / "none")})
         assert not (tmp_path / "none").exists()
+
+
+def asked(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """What is asked in records, in small letters as the search for copies reads it, and the owner of each."""
+    return [row["prompt"].casefold() for row in rows], [row["customer"] for row in rows]
+
+
+def test_a_router_of_what_stays_is_measured_with_the_named_encoder(
+    sharded: Path, delete: Delete, encoder_base: Path, key_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    encoder = {"near_duplicates": "report", "near_duplicates_encoder": str(encoder_base)}
+    report = delete(sharded, tmp_path / "one", [FIRST, SECOND], **encoder)
+    shown = " ".join(capsys.readouterr().out.split())
+    # The router that a user makes from the records that stay.
+    model = load_sharded(str(tmp_path / "one"), digest_key_file=str(key_file))
+    router = model.router(str(encoder_base), *asked(without(FIRST, SECOND)))
+    found = report.router
+    assert found is not None
+    assert found.rates == router.rates
+    gone, _ = asked([row for row in question_rows() if row["customer"] in (FIRST, SECOND)])
+    guesses = router(gone)
+    assert found.forgotten is not None
+    assert found.forgotten.value == sum(guess is not None for guess in guesses) / len(gone)
+    assert (found.forgotten.n, found.rates.own.n) == (2, len(OWNERS) - 2)
+    assert found.unknown == "base"
+    percent = f"{100 * found.rates.own.value:.1f} % [{100 * found.rates.own.low:.1f}"
+    assert f"sends {percent}" in shown
+    assert "and the base model answers the others." in shown
+    card = (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
+    assert f"sends {percent}".replace("[", r"\[") in card
+    values = {
+        "model_name_or_path": str(tmp_path / "one"),
+        "dataset_name": str(tmp_path / "data.jsonl"),
+        "forget_values": [f"customer={FIRST}", f"customer={SECOND}"],
+        "digest_key_file": str(key_file),
+        "use_cpu": True,
+    }
+    assert jobs.evaluate(values | encoder | {"output_dir": str(tmp_path / "evaluation")}).router == found
+    # The model from before knows both.
+    values |= {"model_name_or_path": str(sharded), "output_dir": str(tmp_path / "before")}
+    before = jobs.evaluate(values | encoder).router
+    assert before is not None
+    assert before.forgotten is None
+    assert before.sentence.endswith("The adapters know every owner in S.")
+    values |= {"forget_values": [f"customer={owner}" for owner in OWNERS[1:]]}
+    assert jobs.evaluate(values | encoder).router is None
+    assert "know fewer than two owners" in " ".join(capsys.readouterr().out.split())
+
+
+def test_owners_of_a_dropped_adapter_are_strangers_to_a_router(
+    sharded: Path, delete: Delete, encoder_base: Path, key_file: Path, tmp_path: Path
+) -> None:
+    encoder = {"near_duplicates": "report", "near_duplicates_encoder": str(encoder_base)}
+    report = delete(sharded, tmp_path / "one", [FIRST], drop=True, **encoder)
+    model = load_sharded(str(tmp_path / "one"), digest_key_file=str(key_file))
+    known = [row for row in question_rows() if shards_of()[row["customer"]] != shards_of()[FIRST]]
+    assert report.router is not None
+    assert report.router.rates == model.router(str(encoder_base), *asked(known)).rates
+    assert report.router.forgotten is not None
 
 
 def test_one_model_alone_is_attacked_and_a_sharded_one_is_refused(

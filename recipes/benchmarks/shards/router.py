@@ -8,7 +8,6 @@ Each question is asked without itself in the means, and for strangers without it
 import argparse
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from hf_unlearn.data.copies.paraphrases import SentenceEncoder
@@ -45,7 +44,8 @@ def main() -> None:
             ]
             for strangers in args.strangers:
                 router = Router(encoder, texts, owners, dealt, strangers)
-                found.append({"shards": shards, "seed": seed, "allowed": strangers, **asdict(router.rates)})
+                rates = {name: rate.value for name, rate in vars(router.rates).items()}
+                found.append({"shards": shards, "seed": seed, "allowed": strangers, **rates})
                 print(found[-1])
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
