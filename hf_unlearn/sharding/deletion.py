@@ -68,8 +68,8 @@ class Deletion:
     @property
     def shard_of(self) -> dict[str, int]:
         """The shard of each owner whom an adapter knows afterwards, by keyed digest."""
-        there = {**self.kept, **self.retrained}
-        return {owner: number for number, of in there.items() for owner in of.owners}
+        kept = {owner: number for number, part in self.kept.items() for owner in part.owners}
+        return kept | {owner: number for number, mine in self.retrained.items() for owner in mine.owners}
 
     def folders(self, source: ModelSource) -> dict[int, Path]:
         """Where the adapters lie that stay; raises InputError where one is not the one that was trained."""

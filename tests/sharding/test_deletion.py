@@ -335,7 +335,12 @@ def asked(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
 
 
 def test_a_router_of_what_stays_is_measured_with_the_named_encoder(
-    sharded: Path, delete: Delete, encoder_base: Path, key_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    sharded: Path,
+    delete: Delete,
+    encoder_base: Path,
+    key_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     encoder = {"near_duplicates": "report", "near_duplicates_encoder": str(encoder_base)}
     report = delete(sharded, tmp_path / "one", [FIRST, SECOND], **encoder)
