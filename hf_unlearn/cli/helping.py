@@ -47,6 +47,13 @@ them, and for copies and near copies of these. The exit code is 1 where there ar
                 help="Pass over records that cannot be recognised because a column is missing.",
             ),
             argument("--drop_to", type=Path, metavar="FOLDER", help="Write the data without these rows here."),
+            argument(
+                "--processes",
+                type=int,
+                default=0,
+                metavar="N",
+                help="Processes that look for ids; 0 is one a core, where there are rows enough.",
+            ),
         ),
     ),
     "init": Command(

@@ -4,11 +4,11 @@ The ledger has keyed digests of ids and of whole rows, and no texts. So copies a
 that the new data has itself, or that the data set has which they were forgotten from.
 """
 
-import hmac
-import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,23 +16,20 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 
 from ..data.arrow_tables import listed, read_tables
-from ..data.canonical import NUMBER, is_number, number_text
-from ..data.canonical import texts_of as texts_of_values
 from ..data.copies.exact import normalised_text, text_columns, texts_of
-from ..data.copies.near import find_near_copies
-from ..data.request.digest_selector import Digested, DigestMatcher
-from ..data.request.digests import ForgottenDigests, plain_kinds
-from ..data.request.records import value_text
+from ..data.copies.near import MOST_THREADS, find_near_copies
+from ..data.processes import in_order, worker_processes
+from ..data.request.digest_selector import Digested
+from ..data.request.guard_matcher import Batch, Seen, begin, seen_in
 from ..errors import InputError
 from .ledger import Ledger
 from .ledger_of_model import forgotten_before
 
-MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d(?:\.\d+)?)?))?(Z|\+00:?00)?")
-PLAIN = re.compile(r"[1-9][0-9]*")
-UNITS = ("s", "ms", "us", "ns")
-# Whole numbers below 2**53, as people write them.
-EXACT = r"^\s*[+-]?0*[0-9]{1,15}(\.0*)?\s*$"
-LONGEST_PADDED = 20
+# Rows that are worth the start of one more process, and batches of rows that each process has before it.
+ROWS_OF_A_PROCESS = 1_000_000
+BATCHES_OF_A_PROCESS = 2
+
+Look: TypeAlias = Callable[[Iterator[Batch]], Iterator[Seen]]
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,17 @@ class Guard:
     renamed: Mapping[str, str] = field(default_factory=dict)
     skip_missing: bool = False
 
-    def find(self, data: Mapping[str, Dataset], forgotten: Dataset | None = None) -> dict[str, Returned]:
+    def find(
+        self, data: Mapping[str, Dataset], forgotten: Dataset | None = None, processes: int = 1
+    ) -> dict[str, Returned]:
         """Look through new data.
 
         Args:
             data: its splits by name.
             forgotten: the data set that the records were forgotten from, or these records; copies of all of them are
                 looked for then, and not only of those that ``data`` has.
+            processes: how many look for ids; 0: one a core, where there are rows enough. The result is the same. A
+                script that names more than one needs ``if __name__ == "__main__":`` around the call.
 
         Returns:
             What was found in each split.
@@ -85,7 +86,9 @@ class Guard:
         Raises:
             InputError: a column is missing or of a type that tells nothing, or ``forgotten`` has no such record.
         """
-        named = {name: self.named(part) for name, part in data.items()}
+        parts = self._parts()
+        with _looking(parts, processes, sum(map(len, data.values()))) as look:
+            named = {name: self._named(part, parts, look) for name, part in data.items()}
         sources = [(part, named[name]) for name, part in data.items()]
         if forgotten is not None:
             sources.append((forgotten, mask := self.named(forgotten)))
@@ -95,14 +98,23 @@ class Guard:
 
     def named(self, dataset: Dataset) -> np.ndarray:
         """Which rows the ledger names by an id or by their content, bool of shape (rows,)."""
-        mask = np.zeros(len(dataset), bool)
+        parts = self._parts()
+        with _looking(parts, 1, len(dataset)) as look:
+            return self._named(dataset, parts, look)
+
+    def _parts(self) -> list[Digested]:
         request = forgotten_before(self.ledger, self.key)
+        parts = [part for part in (request.parts if request is not None else ()) if isinstance(part, Digested)]
+        assert request is None or len(parts) == len(request.parts)
+        return parts
+
+    def _named(self, dataset: Dataset, parts: list[Digested], look: Look) -> np.ndarray:
+        mask = np.zeros(len(dataset), bool)
         there = {new: old for old, new in self.renamed.items()}
         if unknown := sorted(set(there) - set(dataset.column_names)):
             raise InputError(f"There is no column {listed(unknown)} to take the place of another one; correct it.")
         dataset = dataset.rename_columns(there) if there else dataset
-        for part in request.parts if request is not None else ():
-            assert isinstance(part, Digested)
+        for place, part in enumerate(parts):
             missing = [name for name in part.names if name not in dataset.column_names]
             if missing and self.skip_missing:
                 continue
@@ -111,16 +123,13 @@ class Guard:
                     f"The ledger names records by {listed(part.names)}, and the data has no {listed(missing)}; say "
                     "what it is called now (--rename OLD=NEW), or pass over these records (--skip_missing)."
                 )
-            matcher: GuardMatcher | None = None
-            for table, start in read_tables(dataset, part.names):
-                kinds = [table.schema.field(name).type for name in part.names]
-                matcher = matcher or GuardMatcher(part, kinds, dataset.features)
-                found = matcher.mask(table, start)
-                matcher.count(table, found, start)
-                # What the type of then would have made one of the ids may be one.
-                mask[start : start + table.num_rows] |= found | matcher.alike[-1]
-            if matcher is not None:
-                matcher.require_sure()
+            start, all_seen = 0, None
+            for seen in look(_batches(dataset, place, part)):
+                mask[start : start + len(seen.mask)] |= seen.mask
+                start += len(seen.mask)
+                all_seen = seen if all_seen is None else all_seen.counted_with(seen)
+            if all_seen is not None:
+                all_seen.require_sure(part)
         return mask
 
     def _columns(self) -> set[str]:
@@ -129,92 +138,21 @@ class Guard:
         return {self.renamed.get(name, name) for name in ids}
 
 
-class GuardMatcher(DigestMatcher):
-    """Finds rows by digests, also where an id is written in another form."""
-
-    def __init__(self, wanted: Digested, types: list[pa.DataType], features: Features):
-        super().__init__(wanted, types, features)
-        # By column, whether it holds nothing but whole numbers that all types of numbers tell apart.
-        self.exact = dict.fromkeys(wanted.names, True)
-
-    def count(self, table: pa.Table, mask: np.ndarray, start: int) -> None:
-        super().count(table, mask, start)
-        for name, kind in zip(self.wanted.names, self.kinds, strict=True):
-            texts = texts_of_values(table.column(name), self.features.get(name)) if _may_be_whole(kind) else None
-            self.exact[name] &= texts is not None and bool(
-                pc.all(pc.match_substring_regex(texts, EXACT), min_count=0).as_py()
-            )
-
-    def require_sure(self) -> None:
-        """Raise InputError where a forgotten record may be there in a form that it cannot have been recognised in."""
-        for part in self.wanted.parts:
-            found = sum(bool(self.hits[self.positions[digest]]) for digest in part.digests)
-            for name, then, now in zip(self.wanted.names, plain_kinds(part.types or []), self.kinds, strict=False):
-                if found < len(part.digests) and not _same_texts(part, then, now, exact=self.exact[name]):
-                    raise InputError(
-                        f"The column {listed([name])} held {then} when {len(part.digests):,} records were forgotten, "
-                        f"and holds {now} now. {found:,} of them were recognised, and others may be there in another "
-                        "form; give the column the type that it had."
-                    )
-
-    def known(self, texts: Sequence[str]) -> dict[str, list[str]]:
-        if self.wanted.whole_rows:
-            return super().known(texts)
-        wanted = {bytes.fromhex(digest): digest for digest in self.wanted.digests}
-        held = {kind for part in self.wanted.parts for kind in part.types or []}
-        padded = "string" in held and is_number(self.kinds[0])
-        found: dict[str, list[str]] = {}
-        start = value_text(self.wanted.names[0], "")
-        for text in texts:
-            forms = [start + form for form in forms_of(text[len(start) :], padded)]
-            for form in dict.fromkeys([*self._forms(text), *forms]) if self.wanted.old else forms:
-                digest = hmac.digest(self.wanted.key, form.encode(), "sha256")
-                if digest in wanted:
-                    found.setdefault(text, []).append(wanted[digest])
-        return found
+def _batches(dataset: Dataset, place: int, part: Digested) -> Iterator[Batch]:
+    features = Features({name: dataset.features[name] for name in part.names})
+    for table, _ in read_tables(dataset, part.names):
+        yield Batch.of(place, table, features)
 
 
-def forms_of(value: str, padded: bool = False) -> list[str]:
-    """The forms in which another type, or another hand, may have written an id; ``padded``: with zeros before it."""
-    forms = [value]
-    if PLAIN.fullmatch(value):
-        return forms + ([value.zfill(size) for size in range(len(value) + 1, LONGEST_PADDED + 1)] if padded else [])
-    bare = value.strip() if value.isascii() else unicodedata.normalize("NFKC", value).strip()
-    forms += [bare, bare.lower(), bare.upper(), bare.capitalize()]
-    if bare[:1] not in "+-.0123456789":
-        return list(dict.fromkeys(forms))
-    for number in (bare, bare.lstrip("0+") or "0"):
-        if NUMBER.fullmatch(number):
-            # A number of single or half precision that was widened since.
-            widened = (
-                [str(precision(float(number))) for precision in (np.float32, np.float16)] if "." in number else []
-            )
-            forms += map(number_text, [number, *widened])
-    if moment := MOMENT.fullmatch(bare):
-        day, time = moment[1], (moment[2] or "00:00:00")
-        time = time if time.count(":") == 2 else f"{time}:00"
-        time = time.rstrip("0").rstrip(".") if "." in time else time
-        forms += [f"{day} {time}", f"{day} {time}Z", *([day] if time == "00:00:00" else [])]
-    return list(dict.fromkeys(forms))
-
-
-def _may_be_whole(kind: str) -> bool:
-    return is_number(kind) or kind == "string"
-
-
-def _same_texts(part: ForgottenDigests, then: str, now: str, *, exact: bool) -> bool:
-    """Whether what a column of one kind held has texts in another kind that are recognised, whatever it is.
-
-    ``exact``: whether all that the column holds now are whole numbers that are told apart.
-    """
-    if now in (then, "null") or {then, now} <= {"string", "label"}:
-        return True
-    (family, before), (of_now, after) = (kind.rstrip("]").partition("[")[::2] for kind in (then, now))
-    if family == of_now and before in UNITS and after in UNITS:
-        return UNITS.index(before) <= UNITS.index(after)
-    if part.whole_rows:
-        return exact and then == "integer" and is_number(now)
-    return exact and part.form == "integer" and _may_be_whole(then) and _may_be_whole(now)
+@contextmanager
+def _looking(parts: list[Digested], processes: int, rows: int) -> Iterator[Look]:
+    """What looks at batches of rows, in this process or in several."""
+    count = processes or min(pa.cpu_count(), rows // ROWS_OF_A_PROCESS)
+    if count < 2:
+        yield lambda batches: (batch.seen(parts) for batch in batches)
+        return
+    with worker_processes(count, begin, (parts,)) as pool:
+        yield lambda batches: in_order(pool, seen_in, batches, BATCHES_OF_A_PROCESS * count)
 
 
 def _with_copies(
@@ -237,11 +175,16 @@ def _with_copies(
     if not len(keys):
         return Returned(named, nothing, nothing)
     copies = nothing.copy()
-    for table, start in read_tables(dataset, columns):
-        copies[start : start + table.num_rows] = np.asarray(pc.is_in(normalised_text(table, columns), value_set=keys))
+
+    def is_copy(part: tuple[pa.Table, int]) -> tuple[int, np.ndarray]:
+        return part[1], np.asarray(pc.is_in(normalised_text(part[0], columns), value_set=keys))
+
+    count = min(MOST_THREADS, pa.cpu_count())
+    with ThreadPoolExecutor(count) as threads:
+        for start, found in in_order(threads, is_copy, read_tables(dataset, columns), count):
+            copies[start : start + len(found)] = found
     copies &= ~named
     near = nothing.copy()
-    _, found = find_near_copies(dataset, columns, keys, ~(named | copies))
-    for part in found:
+    for part in find_near_copies(dataset, columns, keys, ~(named | copies))[1]:
         near[part["row"].to_numpy()] = True
     return Returned(named, copies, near)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers.utils.logging import tqdm
 
+from ..data.processes import end_with_parent
 from ..errors import InputError
 from ..machine_faults import explain
 from ..training.callbacks import silent
@@ -102,7 +103,7 @@ def _worker(
     if sys.platform != "win32":
         # Ctrl-C goes to all processes of a terminal, and a second signal would end a training without a checkpoint.
         os.setsid()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
@@ -120,10 +121,3 @@ def _worker(
         told = explain(error)
         # Its own words may be those of a record, so that they are not for the terminal.
         pipe.send(("error", traceback.format_exc()) if told is None else ("input", told))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

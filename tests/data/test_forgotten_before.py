@@ -34,8 +34,10 @@ def after(request: Records, dataset: Any = None, **options: Any) -> RetainedSpli
     return split_retained(data() if dataset is None else dataset, request, digest_key=KEY, **options)
 
 
-def test_a_digest_is_that_of_the_set_of_one() -> None:
-    assert digest_each(KEY, ["a", "b\nc", "ü"]) == [keyed_digest(KEY, [text]) for text in ("a", "b\nc", "ü")]
+@pytest.mark.parametrize("size", [16, 32, 63, 64, 65, 200])
+def test_a_digest_is_that_of_the_set_of_one(size: int) -> None:
+    key, texts = bytes(range(size)), ["", "a", "b\nc", "ü", "long " * 50]
+    assert digest_each(key, texts) == [keyed_digest(key, [text]) for text in texts]
     assert key_check(KEY) != key_check(b"another key 0123")
 
 

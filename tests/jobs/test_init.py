@@ -93,6 +93,9 @@ def test_three_commands_from_nothing_to_a_verdict_and_a_guard(
     assert load_dataset(str(here / "kept"))["train"]["writer"][:] == ["x"]
     assert main(["guard", "kept", "--ledger", str(folder)]) == 0
     assert main([*guarded, "--drop_to", "kept"]) == 2
+    assert main([*guarded, "--drop_to", "also", "--processes", "2"]) == 1
+    assert load_dataset(str(here / "also"))["train"][:] == load_dataset(str(here / "kept"))["train"][:]
+    assert main([*guarded, "--processes", "-1"]) == 2
     assert main([*guarded, "--rename", "writer"]) == 2
     assert main([*guarded, "--forgotten", str(notes / "train.jsonl")]) == 1
 

@@ -11,7 +11,8 @@ from datasets import Dataset
 
 from hf_unlearn import InputError, Records, split_retained
 from hf_unlearn.data.loading import load_data
-from hf_unlearn.publishing.guard import Guard, forms_of
+from hf_unlearn.data.request.guard_matcher import forms_of
+from hf_unlearn.publishing.guard import Guard
 from hf_unlearn.publishing.ledger import Ledger
 
 from ..data import test_canonical as canonical

@@ -31,6 +31,7 @@ import pyarrow as pa
 from scipy.sparse import csr_array
 
 from ..arrow_tables import AnyDataset
+from ..processes import in_order
 from .quotes import MOST_WORDS, CommonTexts, ShortTexts
 from .shingles import Shingles, ShingleVocabulary, Words, distinct, incidence
 from .text_slices import TextSlice, cuts, ranges, text_slices
@@ -76,14 +77,14 @@ def find_near_copies(
         ``passage`` (words of the longest passage shared, 0 where it was not looked for). No row is in two tables.
     """
     index = _Index(forgotten.cast(pa.large_string()))
-    for part in text_slices(dataset, columns, look, "Counting shingles"):
-        index.count(part)
+    for part, shingles in index.shingled(text_slices(dataset, columns, look, "Counting shingles")):
+        index.count(part, shingles)
     return index.arrange(held_out), _tables(index, text_slices(dataset, columns, look, "Near copies of S"))
 
 
 def _tables(index: "_Index", parts: Iterator[TextSlice]) -> Iterator[pa.Table]:
-    for part in parts:
-        for found in index.matches(part):
+    for part, shingles in index.shingled(parts):
+        for found in index.matches(shingles):
             pair, row = part.rows_of(found["row"].to_numpy())
             yield found.take(pair).set_column(0, "row", pa.array(row))
 
@@ -154,9 +155,13 @@ class _Index:
         small = incidence(np.tile(text, 2), shingles.small.ravel(), (texts, self.vocabulary.small))
         return small, incidence(text, shingles.four, (texts, self.vocabulary.four))
 
-    def count(self, part: TextSlice) -> None:
+    def shingled(self, parts: Iterator[TextSlice]) -> Iterator[tuple[TextSlice, Shingles]]:
+        """Texts with their shingles; a thread makes those of the next ones meanwhile."""
+        with ThreadPoolExecutor(1) as thread:
+            yield from in_order(thread, lambda one: (one, self.vocabulary.shingles(Words.of(one.texts))), parts, 2)
+
+    def count(self, part: TextSlice, shingles: Shingles) -> None:
         """Count how common the shingles are."""
-        shingles = self.vocabulary.shingles(Words.of(part.texts))
         small = shingles.small[shingles.small >= 0]
         self.places_of_small += np.bincount(small, minlength=self.vocabulary.small)
         known = shingles.four >= 0
@@ -197,9 +202,8 @@ class _Index:
         self.quoted = _Postings.of(particular, needed, self.rows_of_four)
         return self.short.arrange(held_out)
 
-    def matches(self, part: TextSlice) -> Iterator[pa.Table]:
-        """The near copies among some texts, whose places are in the column ``row``."""
-        shingles = self.vocabulary.shingles(Words.of(part.texts))
+    def matches(self, shingles: Shingles) -> Iterator[pa.Table]:
+        """The near copies among texts with these shingles; the column ``row`` has their places."""
         small, four = self._matrices(shingles)
         look_ups = np.cumsum(self.similar.look_ups(small) + self.quoted.look_ups(four))
         whole = np.stack(self.short.quoted(shingles))

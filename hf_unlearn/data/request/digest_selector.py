@@ -31,6 +31,16 @@ class Digested(Selector):
     def digests(self) -> frozenset[str]:
         return frozenset(digest for part in self.parts for digest in part.digests)
 
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """The place of each digest in their sorted order."""
+        return {digest: i for i, digest in enumerate(sorted(self.digests))}
+
+    @cached_property
+    def by_bytes(self) -> dict[bytes, str]:
+        """Each digest by its bytes."""
+        return {bytes.fromhex(digest): digest for digest in self.digests}
+
     @property
     def names(self) -> list[str]:
         return self.parts[0].columns
@@ -66,7 +76,7 @@ class DigestMatcher(Matcher):
         self.whole = True
         self.fractions: set[str] = set()
         self.alike: list[np.ndarray] = []
-        self.positions = {digest: i for i, digest in enumerate(sorted(wanted.digests))}
+        self.positions = wanted.positions
 
     def mask(self, table: pa.Table, start: int) -> np.ndarray:
         texts = self._texts(table)

@@ -25,6 +25,7 @@ def guard(
     rename: list[str] | None = None,
     skip_missing: bool = False,
     drop_to: Path | None = None,
+    processes: int = 1,
 ) -> int:
     """Look through new data, show what was found in each split, and write the data without it where that is asked for.
 
@@ -37,6 +38,8 @@ def guard(
         rename: the columns that have another name now, each as OLD=NEW.
         skip_missing: pass over what cannot be recognised because a column is missing.
         drop_to: a new folder for the data without what was found.
+        processes: how many look for ids; 0: one a core, where there are rows enough. A script that names more than
+            one needs ``if __name__ == "__main__":`` around the call.
 
     Returns:
         1 where something was found, else 0.
@@ -45,6 +48,8 @@ def guard(
         InputError: something cannot be read, or what was forgotten could pass unrecognised.
     """
     renamed = dict(_pair(one) for one in rename or [])
+    if processes < 0:
+        raise InputError(f"--processes {processes} is below 0; name how many, or 0 for one a core.")
     if drop_to is not None and drop_to.exists():
         raise InputError(f"--drop_to {drop_to} exists already; name a new folder.")
     found_ledger = ledger_of(locate(ledger, None))
@@ -57,7 +62,7 @@ def guard(
     if forgotten is not None:
         original = next(iter(load_data(forgotten)[0].values()))
         assert isinstance(original, Dataset)
-    returned = Guard(found_ledger, key, renamed, skip_missing).find(dict(data), original)
+    returned = Guard(found_ledger, key, renamed, skip_missing).find(dict(data), original, processes)
     _show(dataset, returned, whole=original is not None)
     if drop_to is not None:
         _write(data, returned, drop_to)
