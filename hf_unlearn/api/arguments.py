@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,6 +20,7 @@ from ..data.request.records import Records
 from ..errors import InputError
 from ..hub_access import hub_errors
 from ..jobs.console import silence
+from ..jobs.helping.live import live
 from ..jobs.settings import SETTINGS, settings_of
 from ..models.loading import Model, load_any, load_tokenizer, plain_model, quantised_bits
 from ..models.location import ModelSource, locate
@@ -55,7 +56,7 @@ def job_values(
 
     A model in memory lies where the job finds it until then.
     """
-    with told_in_python(), nullcontext() if show else silence():
+    with told_in_python(), live() if show else silence():
         values = {**_checked(command, given), **_request(given), "output_dir": _name("output_dir", output_dir)}
         values["dataset_name"] = _data(dataset)
         require_folder(Path(values["output_dir"]))

@@ -174,12 +174,13 @@ def _dispatch(command: str, flags: list[str]) -> int:
         raise SystemExit(0)
     with _loading(command):
         from ..hub_access import hub_errors
+        from ..jobs.helping.live import live
         from . import recipes
 
         values = recipes.parse(command, flags)
         do = job(COMMANDS[command].job)
     # Streamed records come while they are used, so the Hub can fail anywhere.
-    with hub_errors(f"The data set {values.get('dataset_name')!r}"):
+    with hub_errors(f"The data set {values.get('dataset_name')!r}"), live():
         do(values)
     return 0
 

@@ -83,7 +83,7 @@ def score(
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     found: list[dict[str, np.ndarray]] = []
     with evaluating(model), context():
-        for batch, counts in shared_batches(batches, "Scoring"):
+        for batch, counts in shared_batches(batches, "Measuring"):
             picked = examples.select(batch)
             logits, labels = forward(model, collator(list(picked.select_columns(INPUTS))), task)
             if counts:

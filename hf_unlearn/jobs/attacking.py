@@ -35,6 +35,7 @@ from ..training.retrained_model import Retraining
 from .console import console, plain, print_attacks
 from .helping.attack_material import Material, Plan, encode_material, plan_attacks
 from .helping.kept_parts import FOLDER, KeptParts
+from .helping.live import stage
 from .helping.one_model import AttackedModel, attack_model, price_of_one
 from .helping.two_models import compare_models, price_of_two
 from .preparation import Preparation, prepare_run, without_method
@@ -118,7 +119,8 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: Pla
             out.print(f"What is finished is kept in {kept}; the same command goes on from there.")
         digests[arm] = model_digest(model)
         attacked = AttackedModel(model, arm, digests[arm], original, digests.get("original"))
-        models[arm], whole = attack_model(attacked, run, plan, material, parts)
+        with stage(f"Attack on the {arm} model"):
+            models[arm], whole = attack_model(attacked, run, plan, material, parts)
         if arm == "original":
             original = whole
     # Two more will be loaded together.
@@ -138,7 +140,8 @@ def _attack_all(run: Preparation, places: dict[Attacked, ModelSource], plan: Pla
             back = {curve.taught: way_back(curve, known) for curve in found.one_epoch}
         models[arm] = replace(found, steps_until_halfway=steps, way_back=back)
     assert material is not None
-    compared = compare_models(run, places, material.evidence, material.tokenizer, parts.of(*digests.values()))
+    with stage("Attack on two models"):
+        compared = compare_models(run, places, material.evidence, material.tokenizer, parts.of(*digests.values()))
     skipped = plan.skipped | compared.skipped
     if models["unlearned"].sampling is None:
         skipped.setdefault("sampling", "the texts of S are too short")

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,6 @@ from ..evaluation.wording import (
 )
 from ..publishing.card import new_version
 from ..publishing.sections import before_and_after, generation_rows
-from ..training.callbacks import silent
 from ..training.config import UnlearningConfig
 from .prices import Price, Prices
 from .settings import RequestArguments
@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from ..evaluation.attacks.report import AttackReport
     from ..evaluation.references import ReferencesReport
 
+# Whether jobs show nothing.
+silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+# What prints above the live line, while there is one: nothing else may write beside it.
+above_live_line: ContextVar[Console | None] = ContextVar("above_live_line", default=None)
 
 COLOURS = {
     "exact": "green",
@@ -109,6 +114,8 @@ def silence() -> Iterator[None]:
 def terminal(*, quiet: bool = False) -> Console:
     """Where results are shown: as wide as the terminal, and not squeezed when they go to a file."""
     quiet = quiet or silent.get()
+    if not quiet and (above := above_live_line.get()) is not None:
+        return above
     shown = Terminal(quiet=quiet, soft_wrap=True)
     return shown if shown.is_terminal else Terminal(quiet=quiet, soft_wrap=True, highlight=False, width=160)
 

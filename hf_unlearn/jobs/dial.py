@@ -21,6 +21,7 @@ from ..models.location import locate
 from ..output_folder import start_folder
 from ..training.fitted import APPROXIMATE, EXACT
 from ..training.trainer import UnlearningTrainer
+from .helping.live import stage
 from .preparation import Preparation, precision
 from .training_runs import unlearn
 from .trials import (
@@ -112,15 +113,18 @@ def dial(choice: Choice) -> tuple[UnlearningTrainer, UnlearningReport]:
     search = _search(choice, {"forget": forget[0], "holdout": holdout[0]})
     begin = choice.begin(*([EXACT] if run.lineage.base is not None else []), method)
     # Where they cannot be distinguished under the original itself, nothing has to be moved.
-    entries = [search.entry(plan_trial(run, ORIGINAL, method, 0.0), begin)]
+    with stage(f"Trial 1 of {PROBES + 1}"):
+        entries = [search.entry(plan_trial(run, ORIGINAL, method, 0.0), begin)]
     if entries[0].told:
         for number in range(1, PROBES + 1):
             trial = plan_trial(run, f"probe-{number}", method, next_alpha(entries), PROBE_SHARE)
-            entries.append(search.entry(trial, None))
+            with stage(f"Trial {number + 1} of {PROBES + 1}", [entry.cost for entry in entries]):
+                entries.append(search.entry(trial, None))
     alpha = chosen_alpha(entries)
     share = 1 - PROBE_SHARE * (len(entries) - 1)
     final = with_method(run, method, alpha, share=share)
-    trainer = unlearn(final, choice.settings, forget=forget[1], holdout=holdout[1])
+    with stage("The result", [entry.cost for entry in entries]):
+        trainer = unlearn(final, choice.settings, forget=forget[1], holdout=holdout[1])
     trainer.chosen_by_forget = True
     verdict, _ = search.measure(trainer)
     report = trainer.report(

@@ -43,7 +43,6 @@ from ..output_folder import run_identity
 from ..publishing.ledger import Ledger
 from ..publishing.ledger_of_model import ledger_of, weights_of
 from ..sharding.layout import load_sharding
-from ..training.callbacks import show_in_one_line
 from ..training.config import UnlearningConfig
 from ..training.fitted import fitted_reason, inherited_settings
 from ..training.lineage import Lineage, find_lineage, fit_to_lineage
@@ -53,6 +52,7 @@ from ..training.trained_weights import check_adapter, fit_rate
 from ..training.trainer import UnlearningTrainer
 from ..training.trainer_data import check_tokens_of, measured_sets
 from .console import console, plain, show_split
+from .helping.live import show_training
 from .settings import DataArguments, ModelArguments, RequestArguments, build
 from .splitting import count_attempt, named_data, split_data
 
@@ -164,7 +164,7 @@ class Preparation:
             task=self.task,
             lineage=self.lineage,
         )
-        show_in_one_line(trainer)
+        show_training(trainer, priced=True)
         return trainer
 
 

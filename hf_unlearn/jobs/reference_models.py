@@ -34,6 +34,7 @@ from ..training.fitted import inherited_settings
 from ..training.lineage import find_lineage
 from ..training.retrained_model import Retraining
 from .console import console, plain, print_references
+from .helping.live import stage
 from .preparation import METHOD_SETTINGS, Preparation, precision, prepare_run
 from .settings import ComparisonArguments, ReferencesArguments, RunArguments, build
 from .splitting import left_out_of
@@ -144,6 +145,7 @@ def recorded_base(run: Preparation) -> tuple[TrainingRecord, ModelSource]:
     return record, base
 
 
+@stage("Reference")
 def train_reference(run: Preparation, reference: Reference) -> Path:
     """The folder of a reference, which is trained here, from its last checkpoint on, unless it is there already."""
     if reference.finished:

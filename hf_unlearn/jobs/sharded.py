@@ -50,6 +50,7 @@ from ..sharding.training import (
 )
 from ..training.config import UnlearningConfig
 from .console import console, plain, print_report, show_split, table, terminal
+from .helping.live import show_training
 from .preparation import lora_config, words_in_reach
 from .settings import DataArguments, ModelArguments, RequestArguments, RunArguments, TrainArguments, build
 from .splitting import count_attempt, left_out_of, named_data, split_data
@@ -162,7 +163,7 @@ def train_sharded(
     dealt = deal(dataset, sharding, key, config.layout)
     training = shard_training(sharding, base, source, values)
     start_folder(folder, settings)
-    sharding = train_shards(training, dealt, folder, {}, args.shard_processes)
+    sharding = train_shards(training, dealt, folder, {}, args.shard_processes, show=show_training)
     records = [record for part in sharding.parts for record in shard_records(folder, part)]
     data = DataSource(source.name, source.config, source.split, source.revision, dataset._fingerprint, len(dataset))
     record = record_of_all(records, sharding, data, left_out)
@@ -289,7 +290,8 @@ def run_sharded(
             start_folder(folder, settings)
             training = shard_training(deletion.sharding, base, data_source, values)
             kept = deletion.folders(source)
-            after = train_shards(training, deletion.retrained, folder, kept, run_args.shard_processes, deletion.begun)
+            processes, begun = run_args.shard_processes, deletion.begun
+            after = train_shards(training, deletion.retrained, folder, kept, processes, begun, show_training)
             save_sharding(after, folder)
             everything = [record for part in after.parts for record in shard_records(folder, part)]
             again = [part for part in after.parts if part.number in deletion.retrained]

@@ -27,12 +27,12 @@ from ..models.tasks import TASKS, Task
 from ..models.training_record import RECORD_FILE, DataSource, LeftOut, TrainingRecord
 from ..output_folder import own_folder, run_settings, start_folder
 from ..sharding.layout import SHARDING_FILE
-from ..training.callbacks import show_in_one_line
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
 from ..training.trainer_data import check_tokens_of, measured_sets
 from .console import console, plain
+from .helping.live import show_training
 from .preparation import Preparation, loading_options, located, lora_config
 from .settings import DataArguments, ModelArguments, RequestArguments, TrainArguments, build
 from .sharded import check_shards, train_sharded
@@ -62,7 +62,7 @@ def train_plainly(
     id2label = dict(enumerate(labels)) if labels else None
     model = load_model(base, task, id2label=id2label, new_head=True, **loading)
     trainer = UnlearningTrainer(model, config, dataset, eval_dataset=test, peft_config=lora, source=base, task=task)
-    show_in_one_line(trainer)
+    show_training(trainer)
     start_folder(config.folder, settings)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.folder) or False)
     record = trainer.training_record(replace(source, fingerprint=trainer.data_fingerprint, rows=trainer.retained_rows))

@@ -31,6 +31,7 @@ from .auto import auto, check_auto
 from .console import console, plain, print_published, print_report
 from .dial import check_dial, dial
 from .evaluating import harness_of, harness_tasks_of
+from .helping.live import stage
 from .preparation import Preparation, check_needs, located, prepare_run
 from .reference_models import (
     Reference,
@@ -199,6 +200,7 @@ def _same_place(folder: Path, name: str | None) -> bool:
     return name is not None and folder.resolve() == Path(name).resolve()
 
 
+@stage("Publishing")
 def _publish(folder: Path, config: UnlearningConfig, run_args: RunArguments, out: Console) -> None:
     assert config.hub_model_id is not None
     commit = publish(

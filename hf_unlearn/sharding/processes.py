@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import datasets
 import torch
-from transformers.utils.logging import tqdm
+from transformers.utils.logging import disable_progress_bar, tqdm
 
 from ..data.processes import end_with_parent
 from ..errors import InputError
 from ..machine_faults import explain
-from ..training.callbacks import silent
 
 # What a worker sends after each call, and once it has done all that it was given.
 ONE, DONE = ("one", ""), ("done", "")
@@ -52,8 +52,7 @@ def run_apart(work: Callable[..., None], calls: Sequence[tuple[Any, ...]], proce
             theirs.close()
             workers[ours] = process
         running = dict(workers)
-        hidden = True if silent.get() else None
-        with tqdm(total=len(calls), desc="shards", leave=False, disable=hidden) as bar:
+        with tqdm(total=len(calls), desc="Shards", leave=False, disable=None) as bar:
             while running:
                 for pipe in wait(list(running)):
                     assert isinstance(pipe, Connection)
@@ -107,7 +106,8 @@ def _worker(
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
-    silent.set(True)
+    disable_progress_bar()
+    datasets.disable_progress_bars()
     try:
         for call in calls:
             work(*call)

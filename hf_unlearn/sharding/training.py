@@ -9,7 +9,7 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from filelock import FileLock
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, set_seed
+from transformers.utils.logging import tqdm
 
 from ..evaluation.scoring import preserved_rng
 from ..files import save_json, write_text
@@ -28,7 +29,7 @@ from ..models.location import ModelSource, locate
 from ..models.tasks import TASKS, Task
 from ..models.training_record import DataSource, LeftOut, TrainingRecord, load_record
 from ..publishing.ledger import file_digest
-from ..training.callbacks import show_in_one_line
+from ..training.callbacks import show_nothing
 from ..training.config import UnlearningConfig
 from ..training.saving import last_checkpoint
 from ..training.trainer import UnlearningTrainer
@@ -51,6 +52,10 @@ from .processes import run_apart
 
 # Where the checkpoints of the adapter in training lie.
 WORK_FOLDER = "training"
+
+
+# Lets a trainer show how far it is.
+Show = Callable[[UnlearningTrainer], None]
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ def train_shards(
     kept: Mapping[int, Path],
     processes: int = 1,
     begun: Mapping[int, Mapping[int, Path]] | None = None,
+    show: Show = show_nothing,
 ) -> Sharding:
     """Train the adapters of some shards, and put those that stay beside them.
 
@@ -107,6 +113,7 @@ def train_shards(
         kept: where the adapters lie that are copied byte for byte, by number.
         processes: that train at once, each its own shards; the bits are the same for any number.
         begun: where the checkpoints lie that a shard goes on from, by number and slice; by default none.
+        show: lets a trainer of this process show how far it is.
 
     Returns:
         The model as it is now.
@@ -122,8 +129,8 @@ def train_shards(
     if processes > 1 and len(calls) > 1:
         run_apart(_finish, calls, processes)
     else:
-        for call in calls:
-            _finish(*call)
+        for call in tqdm(calls, desc="Shards", leave=False, disable=None):
+            _finish(*call, show)
     parts += [_trained(training.sharding, number, mine, folder) for number, mine in dealt.items()]
     load_tokenizer([training.base]).save_pretrained(folder)
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
@@ -141,18 +148,25 @@ def _trained(sharding: Sharding, number: int, mine: ShardRows, folder: Path) -> 
     return Shard(number, seed, len(mine.rows), mine.owners, mine.records, mine.classes, weights, slices)
 
 
-def _finish(training: ShardTraining, number: int, mine: ShardRows, folder: Path, begun: Mapping[int, Path]) -> None:
+def _finish(
+    training: ShardTraining,
+    number: int,
+    mine: ShardRows,
+    folder: Path,
+    begun: Mapping[int, Path],
+    show: Show = show_nothing,
+) -> None:
     """Train one adapter unless it is there."""
     locks = folder / WORK_FOLDER
     locks.mkdir(exist_ok=True)
     # The process of a command that was killed may still be about to end.
     with FileLock(locks / f"{number:04d}.lock"):
         if not (folder / shard_folder(number) / WEIGHTS).is_file():
-            _train_slices(training, number, mine, folder, begun)
+            _train_slices(training, number, mine, folder, begun, show)
 
 
 def _train_slices(
-    training: ShardTraining, number: int, mine: ShardRows, folder: Path, begun: Mapping[int, Path]
+    training: ShardTraining, number: int, mine: ShardRows, folder: Path, begun: Mapping[int, Path], show: Show
 ) -> None:
     """Train one adapter slice by slice, from the last checkpoint that has begun it."""
     work = folder / WORK_FOLDER / f"{number:04d}"
@@ -164,7 +178,7 @@ def _train_slices(
             if stage in begun:
                 put_at_once(begun[stage], place)
             elif stage >= first and len(rows):
-                _train(training, number, stage, rows, work, there.get(stage - 1))
+                _train(training, number, stage, rows, work, there.get(stage - 1), show)
         if place.is_dir():
             there[stage] = place
     put_at_once(there.pop(len(mine.stages)), folder / shard_folder(number), there)
@@ -177,7 +191,9 @@ def _seed(sharding: Sharding, number: int, stage: int) -> int:
     return seed if sharding.slices == 1 else shard_seed(seed, stage)
 
 
-def _train(training: ShardTraining, number: int, stage: int, rows: Dataset, folder: Path, start: Path | None) -> None:
+def _train(
+    training: ShardTraining, number: int, stage: int, rows: Dataset, folder: Path, start: Path | None, show: Show
+) -> None:
     """Train one stage from its own seed on its own rows; goes on from its last checkpoint.
 
     ``folder`` is for what is unfinished of the shard, and ``start`` that of the stage before, None for the first.
@@ -197,7 +213,7 @@ def _train(training: ShardTraining, number: int, stage: int, rows: Dataset, fold
     )
     if start is not None:
         _begin_at(trainer.model, start)
-    show_in_one_line(trainer)
+    show(trainer)
     work.mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(work) or False)
     # The fingerprint of some rows tells of the data set that they were taken from.

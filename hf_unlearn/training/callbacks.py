@@ -3,7 +3,6 @@
 import signal
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
@@ -15,40 +14,11 @@ from ..evaluation.blind_baseline import BlindBaseline
 from ..evaluation.statistics import CONFIDENCE
 from ..evaluation.verdict import Provenance, Scores, decide
 
-# Whether trainings tell nothing of their progress.
-silent: ContextVar[bool] = ContextVar("silent", default=False)
 
-
-class LossInBar(ProgressCallback):
-    """Shows the loss beside the progress bar, in place of a dictionary on a line of its own; trackers get it all."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description("Training")
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self.training_bar is not None and logs is not None and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3g}")
-
-
-def show_in_one_line(trainer: Trainer) -> None:
-    """Let a trainer tell its progress in one live line; ``disable_tqdm`` means lines, and ``silent`` nothing."""
-    if silent.get():
-        for shown in (ProgressCallback, DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
-            trainer.remove_callback(shown)
-    elif not trainer.args.disable_tqdm:
-        trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
-        trainer.add_callback(LossInBar)
+def show_nothing(trainer: Trainer) -> None:
+    """Let a trainer tell nothing of its progress; trackers get it all."""
+    for shown in (ProgressCallback, DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+        trainer.remove_callback(shown)
 
 
 def planned_looks(every: float, max_steps: int) -> int:

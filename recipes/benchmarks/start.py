@@ -21,7 +21,7 @@ from statistics import median
 from load import settings
 
 IMPORTS = "from transformers import Trainer; import datasets, peft; print(Trainer.__name__)"
-TRAINING = b"loss="  # a progress bar has it after the first step
+TRAINING = b"loss "  # the live line has it after the first step
 
 
 def seconds_until(command: list[str], *marks: bytes) -> list[float]:

@@ -546,16 +546,3 @@ def test_the_readme_example_in_python(
     trainer.save_model()
     assert report.verdict.word == "exact"
     assert (tmp_path / "out" / "README.md").is_file()
-
-
-def test_losses_stand_beside_the_progress_bar_and_in_the_state(
-    classifier_settings: dict[str, Any], classifier_original: Path, recipe: Any, tmp_path: Path, capfd: Any
-) -> None:
-    out = tmp_path / "out"
-    more = {"max_steps": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2, "output_dir": str(out)}
-    assert main(["run", "--config", str(recipe(**{**classifier_settings, **more}))]) == 0
-    told = capfd.readouterr()
-    assert "{'loss'" not in told.out + told.err
-    assert "loss=" in told.err
-    state = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())
-    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2]

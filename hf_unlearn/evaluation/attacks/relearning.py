@@ -10,9 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from transformers.utils.logging import tqdm
 
 from ...errors import InputError
 from ...models.loading import Model
@@ -128,7 +130,8 @@ def relearn(
     with preserved_rng():
         torch.manual_seed(seed)
         pupil.train()
-        for step in range(1, steps + 1):
+        hidden = None if PartialState().is_main_process else True
+        for step in tqdm(range(1, steps + 1), desc="Relearning", leave=False, disable=hidden):
             picked = lesson.select(order[(step - 1) * batch_size : step * batch_size])
             batch = evidence.collator(list(picked.remove_columns("row")))
             pupil(**{name: tensor.to(device) for name, tensor in batch.items()}).loss.backward()
