@@ -130,7 +130,7 @@ def train_shards(
         run_apart(_finish, calls, processes)
     else:
         for call in tqdm(calls, desc="Shards", leave=False, disable=None):
-            _finish(*call, show)
+            _finish(*call, show=show)
     parts += [_trained(training.sharding, number, mine, folder) for number, mine in dealt.items()]
     load_tokenizer([training.base]).save_pretrained(folder)
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
