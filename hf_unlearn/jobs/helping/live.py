@@ -138,8 +138,13 @@ def live() -> Iterator[None]:
     if os.environ.get("RANK", "0") != "0":
         errors.quiet = True
     elif shown is not None:
-        redirected = {"redirect_stdout": sys.stdout.isatty(), "redirect_stderr": sys.stderr.isatty()}
-        line = Live(console=shown, auto_refresh=False, transient=True, **redirected)
+        line = Live(
+            console=shown,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+        )
     display, stream = Display(errors, line), sys.stderr
 
     def hook(factory: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> EmptyTqdm:
