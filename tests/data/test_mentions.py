@@ -118,6 +118,48 @@ def test_addresses_are_found_on_one_line_or_several(tmp_path: Path) -> None:
     assert len(look([{"text": text} for text in texts], ADDRESSES, tmp_path).confirmed) == 4
 
 
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ("O'Donnell", "the books of Patrick O’Donnell’s youth"),
+        ("12 King's Road, Oxbridge", "at 12 King’s Road (Oxbridge)"),
+        ("Smith & Sons, 5 High Street", "from SMITH & SONS, 5 High Street"),
+        ("Alex Fuentes", "Alejandro (Alex) Fuentes's books"),
+        ("Alejandro Fuentes", "Alejandro (Alex) Fuentes's books"),
+        ("Alejandro Fuentes", "Alejandro “Alex” Fuentes writes"),
+        ("Fuentes, Alejandro Luis", 'Alejandro Luis "Alex" Fuentes'),
+        ("T. Rice Holmes", "a book by T. Rice Holmes"),
+        ("Thomas Rice Holmes", "a book by T. Rice Holmes"),
+        ("Thomas Rice Holmes", "a book by T.R. Holmes, e.g. this one"),
+        ("Jane Doe", "somebody, e.g. J. Doe"),
+        ("Jane Doe", "Doe J. wrote to us"),
+    ],
+)
+def test_signs_nicknames_and_initials_in_a_name_do_not_hide_it(entry: str, text: str, tmp_path: Path) -> None:
+    others = [
+        "James' brown dog",
+        "Alejandro (who knows) writes to Fuentes",
+        "O Don",
+        "Smith, 5 High Street",
+        "Kings Road",
+    ]
+    assert look([{"text": text} for text in [text, *others]], [entry, "James Brown"], tmp_path).confirmed == (0,)
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ("Steven Smith", "a house of the Smiths. It is old"),
+        ("Lyndon Johnson", "Gilbert M. L. Johnson (M.L. Johnson)"),
+        ("Ronald Tolkien", "J.R.R. Tolkien"),
+        ("Kaytee Boyd", "Boyd K. Packer"),
+    ],
+)
+def test_an_initial_of_another_name_is_no_mention(entry: str, text: str, tmp_path: Path) -> None:
+    found = look([{"text": text}, {"text": f"it is {entry}"}], [entry], tmp_path)
+    assert found.confirmed == (1,)
+
+
 def test_all_columns_are_looked_at_and_so_are_conversations(tmp_path: Path) -> None:
     empty = {"text": "-", "messages": [{"role": "user", "content": "-"}], "number": 1, "more": {"a": ["-"]}}
     rows: list[dict[str, Any]] = [

@@ -30,8 +30,13 @@ OTHER_COUNTRY = re.compile(r"(\+|\b00)\d{1,3}[ (\-]*$")
 EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 # Before and after a name: no letter, nor a dash or an apostrophe that joins one.
 BEFORE = r"(?<!\w)(?<!\w['\-])"
+# Before an initial: no other one, as its name would begin there.
+BEFORE_INITIAL = rf"{BEFORE}(?<![^\w.]\w\.\s)(?<![^\w.]\w\.)(?<!^\w\.\s)(?<!^\w\.)(?<!\.\w\.)"
 AFTER = r"(?!\w|-\w|'(?!s\b)\w)"
 SPACE = r"\s+"
+# Within a name: a nickname in brackets or quotation marks, or one of them around a part of the name.
+OPENING, CLOSING = r"[(\[\"“„«]", r"[)\]\"”“»]"
+INNER = rf"{CLOSING}?\s+(?:{OPENING}\w+{CLOSING}\s+)?"
 
 
 class Folding(dict[int, str]):
@@ -78,16 +83,20 @@ class Form(NamedTuple):
     Attributes:
         pattern: what finds it in folded text.
         check: ``capital`` where its first group, initials without dots, has to be capital letters; ``national`` where
-            no other country's code may stand before it; else empty.
+            no other country's code may stand before it; ``alone`` where no word with a capital may follow; else empty.
+        word: is in all that it finds, and quickly looked for; empty where there is none.
     """
 
     pattern: re.Pattern[str]
     check: str
+    word: str
 
     def find(self, text: str, folded: str) -> tuple[int, int] | None:
         """Where a text, given with its folded form, first has it: begin and end, None where it does not."""
-        for match in self.pattern.finditer(folded):
+        for match in self.pattern.finditer(folded) if self.word in folded else ():
             if self.check == "capital" and not text[place_of(text, match.start(1))].isupper():
+                continue
+            if self.check == "alone" and text[place_of(text, match.end()) :].lstrip()[:1].isupper():
                 continue
             if self.check == "national" and OTHER_COUNTRY.search(folded[: match.start()]):
                 continue
@@ -100,24 +109,24 @@ def forms_of(entry: str) -> list[Form]:
     found: dict[Form, None] = {}
     for written in (entry, entry.translate(GERMAN)):
         text = " ".join(fold(written).split())
-        found |= dict.fromkeys(Form(re.compile(pattern), check) for pattern, check in _forms(text, written))
+        found |= dict.fromkeys(Form(re.compile(pattern), *rest) for pattern, *rest in _forms(text, written))
     return list(found)
 
 
-def _forms(text: str, entry: str) -> Iterator[tuple[str, str]]:
+def _forms(text: str, entry: str) -> Iterator[tuple[str, str, str]]:
     digits = re.sub(r"\D", "", text)
     if EMAIL.fullmatch(text):
-        yield rf"(?<![\w.+%\-]){re.escape(text)}(?![\w@\-]|\.\w)", ""
+        yield rf"(?<![\w.+%\-]){re.escape(text)}(?![\w@\-]|\.\w)", "", text
     elif NUMBER.fullmatch(text):
         if len(digits) < FEWEST_DIGITS:
             raise InputError(f"an entry has fewer than {FEWEST_DIGITS} digits, which many rows may have by chance")
         yield from _numbers(text, digits)
     elif CODE.fullmatch(text) and len(digits) >= max(4, len(re.sub(r"[^a-z0-9]", "", text)) / 2):
-        yield rf"(?<!\w){_spaced(re.sub('[^a-z0-9]', '', text))}(?!\w)", ""
+        yield rf"(?<!\w){_spaced(re.sub('[^a-z0-9]', '', text))}(?!\w)", "", ""
     elif sum(map(str.isalnum, text)) < 3:
         raise InputError("an entry has fewer than three letters, which many rows may have by chance")
     elif digits or not 2 <= len(text.split()) <= 5:
-        yield _words(text), ""
+        yield _words(text), "", max(re.findall(r"\w+", text), key=len)
     else:
         yield from _names(text, entry)
 
@@ -126,7 +135,7 @@ def _spaced(symbols: str) -> str:
     return GAP.join(symbols)
 
 
-def _numbers(text: str, digits: str) -> Iterator[tuple[str, str]]:
+def _numbers(text: str, digits: str) -> Iterator[tuple[str, str, str]]:
     """A number with any spacing; a telephone number with its country code, or with a 0 in its place."""
     before, after = r"(?<!\w)(?<!\d[.\-/])(?<!\+)", r"(?!\w|[.\-/]\d)"
     code = rf"(?<![\w+])(?:\+|00){GAP}"
@@ -134,24 +143,24 @@ def _numbers(text: str, digits: str) -> Iterator[tuple[str, str]]:
         whole = digits if text.startswith("+") else digits.removeprefix("00")
         size = 1 if whole[:1] in ONE_DIGIT else 2 if TWO_DIGITS.match(whole) else 3
         country, local = whole[:size], whole[size:].removeprefix("0")
-        yield rf"{code}{_spaced(country)}{GAP}(?:\(?0\)?{GAP})?{_spaced(local)}{after}", ""
-        yield rf"{before}{_spaced(('' if country == '1' else '0') + local)}{after}", "national"
+        yield rf"{code}{_spaced(country)}{GAP}(?:\(?0\)?{GAP})?{_spaced(local)}{after}", "", ""
+        yield rf"{before}{_spaced(('' if country == '1' else '0') + local)}{after}", "national", ""
         return
-    yield rf"{before}{_spaced(digits)}{after}", "national"
+    yield rf"{before}{_spaced(digits)}{after}", "national", ""
     if len(digits) >= FEWEST_OF_TELEPHONE and digits.startswith("0"):
-        yield rf"{code}\d{{1,3}}{GAP}(?:\(0\){GAP})?{_spaced(digits[1:])}{after}", ""
+        yield rf"{code}\d{{1,3}}{GAP}(?:\(0\){GAP})?{_spaced(digits[1:])}{after}", "", ""
     elif len(digits) == len("5551234567"):
-        yield rf"{code}1{GAP}{_spaced(digits)}{after}", ""
+        yield rf"{code}1{GAP}{_spaced(digits)}{after}", "", ""
 
 
 def _words(text: str) -> str:
-    """Words in their order, whatever stands between them."""
-    words = re.findall(r"\w+", text)
-    between = r"[\s,;.\-/#]+"
+    """Words in their order, with the signs of the entry or usual ones between them."""
+    words, own = re.findall(r"\w+", text), re.escape("".join(sorted(set(re.findall(r"[^\w\s]", text)))))
+    between = rf"[\s,;.\-/#()'\"{own}]+"
     return rf"(?<!\w){between.join(words)}(?!\w)"
 
 
-def _names(text: str, entry: str) -> Iterator[tuple[str, str]]:
+def _names(text: str, entry: str) -> Iterator[tuple[str, str, str]]:
     """A name: first names in full or as initials, those in the middle left out or not, or the last name first."""
     words = text.replace(",", " ").split()
     if "," in text:
@@ -163,16 +172,19 @@ def _names(text: str, entry: str) -> Iterator[tuple[str, str]]:
     small = {fold(word) for word in entry.replace(",", " ").split() if word[:1].islower() and not entry.islower()}
     while middle and middle[-1] in small:
         last = f"{middle.pop()} {last}"
+    longest = max(last.split(), key=len, default="")
     last = SPACE.join(map(re.escape, last.split()))
-    full = re.escape(first)
+    full = re.escape(first) + (r"\.?" if len(first) == 1 else "")
     optional = "".join(rf"(?:{SPACE}(?:{re.escape(word)}|{re.escape(word[0])}\.?))?" for word in middle)
-    letters = "".join(rf"(?:[\s\-]*{re.escape(word[0])}\.)?" for word in [*first.split("-")[1:], *middle])
+    letters = "".join(rf"(?:[\s\-]*{re.escape(word[0])}\.)?" for word in first.split("-")[1:])
+    letters += "".join(rf"(?:\s*(?:{re.escape(word)}|{re.escape(word[0])}\.))?" for word in middle)
     # Nobody may have written down a name in the middle.
     optional, letters = optional or rf"(?:{SPACE}[a-z]\.)?", letters or r"(?:\s*[a-z]\.)?"
     capitals = "".join(rf"(?:[\s\-]*{re.escape(word[0])})?" for word in [*first.split("-")[1:], *middle])
     initial = re.escape(first[0])
-    yield rf"{BEFORE}{full}{optional}{SPACE}{last}{AFTER}", ""
-    yield rf"{BEFORE}{initial}\.{letters}\s*{last}{AFTER}", ""
-    yield rf"{BEFORE}({initial}{capitals}){SPACE}{last}{AFTER}", "capital"
-    yield rf"{BEFORE}{last}(?:\s*,\s*|{SPACE}){full}{optional}{AFTER}", ""
-    yield rf"{BEFORE}{last}\s*,?\s*{initial}\.{letters}", ""
+    yield rf"{BEFORE}{full}{optional}{INNER}{last}{AFTER}", "", longest
+    yield rf"{BEFORE_INITIAL}{initial}\.{letters}\s*{last}{AFTER}", "", longest
+    yield rf"{BEFORE}({initial}{capitals}){SPACE}{last}{AFTER}", "capital", longest
+    yield rf"{BEFORE}{last}(?:\s*,\s*|{SPACE}){full}{optional}{AFTER}", "", longest
+    yield rf"{BEFORE}{last}\s*,\s*{initial}\.{letters}", "", longest
+    yield rf"{BEFORE}{last}{SPACE}{initial}\.{letters}", "alone", longest
