@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from contextvars import ContextVar
 from typing import Any
@@ -33,9 +33,8 @@ class Bar(EmptyTqdm):
         self, display: "Display", *args: Any, desc: str | None = None, total: int | None = None, **kwargs: Any
     ):
         super().__init__(*args)
-        sized = args and args[0] is not None and hasattr(args[0], "__len__")
         self.display, self.desc = display, desc or "Working"
-        self.total = len(args[0]) if total is None and sized else total
+        self.total = len(args[0]) if total is None and args and isinstance(args[0], Sized) else total
         self.done, self.note, self.spent, self.tenths = 0, "", 0.0, 0
         self.begun: tuple[float, int] | None = None
         display.bars.append(self)
