@@ -125,7 +125,7 @@ def _forms(text: str, entry: str) -> Iterator[tuple[str, str, str]]:
         yield rf"(?<!\w){_spaced(re.sub('[^a-z0-9]', '', text))}(?!\w)", "", ""
     elif sum(map(str.isalnum, text)) < 3:
         raise InputError("an entry has fewer than three letters, which many rows may have by chance")
-    elif digits or not 2 <= len(text.split()) <= 5:
+    elif digits or not 2 <= len(text.split()) <= 5 or text.startswith("the "):
         yield _words(text), "", max(re.findall(r"\w+", text), key=len)
     else:
         yield from _names(text, entry)
@@ -167,6 +167,8 @@ def _names(text: str, entry: str) -> Iterator[tuple[str, str, str]]:
         # Doe, Jane
         last, _, first = text.partition(",")
         words = [*first.split(), *last.split()]
+    # St. and the like: the dot may be there or not.
+    dotted = {word.strip(".") for word in words if word.endswith(".")}
     first, *middle, last = (word.strip(".") for word in words)
     # van, de, al: they belong to the last name.
     small = {fold(word) for word in entry.replace(",", " ").split() if word[:1].islower() and not entry.islower()}
@@ -174,10 +176,11 @@ def _names(text: str, entry: str) -> Iterator[tuple[str, str, str]]:
         last = f"{middle.pop()} {last}"
     longest = max(last.split(), key=len, default="")
     last = SPACE.join(map(re.escape, last.split()))
-    full = re.escape(first) + (r"\.?" if len(first) == 1 else "")
-    optional = "".join(rf"(?:{SPACE}(?:{re.escape(word)}|{re.escape(word[0])}\.?))?" for word in middle)
+    in_full = {word: re.escape(word) + (r"\.?" if word in dotted else "") for word in (first, *middle)}
+    full = in_full[first]
+    optional = "".join(rf"(?:{SPACE}(?:{in_full[word]}|{re.escape(word[0])}\.?))?" for word in middle)
     letters = "".join(rf"(?:[\s\-]*{re.escape(word[0])}\.)?" for word in first.split("-")[1:])
-    letters += "".join(rf"(?:\s*(?:{re.escape(word)}|{re.escape(word[0])}\.))?" for word in middle)
+    letters += "".join(rf"(?:\s*(?:{in_full[word]}|{re.escape(word[0])}\.))?" for word in middle)
     # Nobody may have written down a name in the middle.
     optional, letters = optional or rf"(?:{SPACE}[a-z]\.)?", letters or r"(?:\s*[a-z]\.)?"
     capitals = "".join(rf"(?:[\s\-]*{re.escape(word[0])})?" for word in [*first.split("-")[1:], *middle])
