@@ -129,8 +129,8 @@ def train_shards(
     if processes > 1 and len(calls) > 1:
         run_apart(_finish, calls, processes)
     else:
-        for call in tqdm(calls, desc="Shards", leave=False, disable=None):
-            _finish(*call, show=show)
+        for _, number, mine, _, there in tqdm(calls, desc="Shards", leave=False, disable=None):
+            _finish(training, number, mine, folder, there, show)
     parts += [_trained(training.sharding, number, mine, folder) for number, mine in dealt.items()]
     load_tokenizer([training.base]).save_pretrained(folder)
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
