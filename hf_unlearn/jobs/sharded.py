@@ -163,7 +163,7 @@ def train_sharded(
     dealt = deal(dataset, sharding, key, config.layout)
     training = shard_training(sharding, base, source, values)
     start_folder(folder, settings)
-    sharding = train_shards(training, dealt, folder, {}, args.shard_processes, show=show_training)
+    sharding = train_shards(training, dealt, folder, {}, key, args.shard_processes, show=show_training)
     records = [record for part in sharding.parts for record in shard_records(folder, part)]
     data = DataSource(source.name, source.config, source.split, source.revision, dataset._fingerprint, len(dataset))
     record = record_of_all(records, sharding, data, left_out)
@@ -291,7 +291,7 @@ def run_sharded(
             training = shard_training(deletion.sharding, base, data_source, values)
             kept = deletion.folders(source)
             processes, begun = run_args.shard_processes, deletion.begun
-            after = train_shards(training, deletion.retrained, folder, kept, processes, begun, show_training)
+            after = train_shards(training, deletion.retrained, folder, kept, key, processes, begun, show_training)
             save_sharding(after, folder)
             everything = [record for part in after.parts for record in shard_records(folder, part)]
             again = [part for part in after.parts if part.number in deletion.retrained]

@@ -24,6 +24,7 @@ from .layout import (
     number_of,
     owners_of,
     passes,
+    seal,
     slice_folders,
     slice_of,
 )
@@ -129,7 +130,7 @@ def plan_deletion(
     begun: dict[int, dict[int, Path]] = {}
     if not why_all:
         begun = {
-            number: _checkpoints(source, sharding, there[number], mine, gone)
+            number: _checkpoints(source, sharding, there[number], mine, gone, key)
             for number, mine in retrained.items()
             if number in there
         }
@@ -147,7 +148,7 @@ def plan_deletion(
 
 
 def _checkpoints(
-    source: ModelSource, sharding: Sharding, part: Shard, mine: ShardRows, gone: set[str]
+    source: ModelSource, sharding: Sharding, part: Shard, mine: ShardRows, gone: set[str], key: bytes
 ) -> dict[int, Path]:
     """The checkpoints of a shard that saw the very rows that stay, and so no record of S, by slice.
 
@@ -157,11 +158,13 @@ def _checkpoints(
         part: the adapter.
         mine: the rows of the shard that stay.
         gone: keyed digests of the owners in S.
+        key: that the owners were dealt by.
     """
     touched = [slice_of(owner, sharding.slices) for owner in gone if number_of(owner, sharding.shards) == part.number]
     there, found = slice_folders(source, part), {}
     for number, (was, (rows, records)) in enumerate(zip(part.slices, mine.slices, strict=True), 1):
-        if number >= min(touched) or (was.rows, was.records) != (len(rows), records):
+        shown = (was.rows, was.seal) == (len(rows), seal(key, records, was.weights))
+        if number >= min(touched) or not shown:
             break
         if was.rows:
             if number not in there:

@@ -51,12 +51,12 @@ class Slice:
 
     Attributes:
         rows: of this slice and those before it, which are all that it has seen.
-        records: keyed digest of the content of these rows.
+        seal: keyed digest of the content of these rows and of the weights, which nobody makes without the key.
         weights: SHA-256 of its safetensors file; empty where there were no rows, and so no checkpoint.
     """
 
     rows: int
-    records: str
+    seal: str
     weights: str
 
 
@@ -280,6 +280,11 @@ def content_digest(rows: Dataset, key: bytes) -> str:
     columns = column_names(rows)
     tables = (table for table, _ in read_tables(rows, columns))
     return keyed_digest(key, [text for table in tables for text in content_texts(table, columns, rows.features)])
+
+
+def seal(key: bytes, records: str, weights: str) -> str:
+    """A keyed digest that ties the weights of a checkpoint to the digest of the rows that it saw."""
+    return keyed_digest(key, [f"{records} {weights}"])
 
 
 def classes_in(rows: Dataset, task: Task, labels: list[str] | None, layout: dict[str, Any]) -> list[str]:

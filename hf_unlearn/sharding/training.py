@@ -42,6 +42,7 @@ from .layout import (
     Sharding,
     ShardRows,
     Slice,
+    seal,
     shard_folder,
     shard_seed,
     slice_folder,
@@ -98,6 +99,7 @@ def train_shards(
     dealt: Mapping[int, ShardRows],
     folder: Path,
     kept: Mapping[int, Path],
+    key: bytes,
     processes: int = 1,
     begun: Mapping[int, Mapping[int, Path]] | None = None,
     show: Show = show_nothing,
@@ -111,6 +113,7 @@ def train_shards(
         dealt: the rows of each shard that is trained, by number.
         folder: where to.
         kept: where the adapters lie that are copied byte for byte, by number.
+        key: that the owners were dealt by.
         processes: that train at once, each its own shards; the bits are the same for any number.
         begun: where the checkpoints lie that a shard goes on from, by number and slice; by default none.
         show: lets a trainer of this process show how far it is.
@@ -131,19 +134,19 @@ def train_shards(
     else:
         for _, number, mine, _, there in tqdm(calls, desc="Shards", leave=False, disable=None):
             _finish(training, number, mine, folder, there, show)
-    parts += [_trained(training.sharding, number, mine, folder) for number, mine in dealt.items()]
+    parts += [_trained(training.sharding, number, mine, folder, key) for number, mine in dealt.items()]
     load_tokenizer([training.base]).save_pretrained(folder)
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return with_parts(training.sharding, parts)
 
 
-def _trained(sharding: Sharding, number: int, mine: ShardRows, folder: Path) -> Shard:
+def _trained(sharding: Sharding, number: int, mine: ShardRows, folder: Path, key: bytes) -> Shard:
     """What is to be noted of an adapter that is there."""
     place = folder / shard_folder(number)
-    slices = [
-        Slice(len(rows), records, file_digest(place / slice_folder(one) / WEIGHTS) if len(rows) else "")
-        for one, (rows, records) in enumerate(mine.slices, 1)
-    ]
+    slices = []
+    for one, (rows, records) in enumerate(mine.slices, 1):
+        weights = file_digest(place / slice_folder(one) / WEIGHTS) if len(rows) else ""
+        slices.append(Slice(len(rows), seal(key, records, weights), weights))
     seed, weights = shard_seed(sharding.seed, number), file_digest(place / WEIGHTS)
     return Shard(number, seed, len(mine.rows), mine.owners, mine.records, mine.classes, weights, slices)
 

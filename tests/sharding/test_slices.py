@@ -211,12 +211,21 @@ def test_checkpoints_that_are_exchanged_or_gone_are_noticed(sliced: Path, tmp_pa
         with pytest.raises(InputError, match="The checkpoint shards/0000/slices"):
             planned(model, rows, owner_in(1, 2)).folders(locate(str(model)))
         (path / WEIGHTS).write_bytes(kept)
+    # Whoever writes the digest of other weights into the record, too, has no key to seal it.
+    text = (model / SHARDING_FILE).read_text()
+    named, other = (json.loads(text)["parts"][0]["slices"][one]["weights"] for one in (1, 0))
+    (model / SHARDING_FILE).write_text(text.replace(named, other))
+    kept = (ours / WEIGHTS).read_bytes()
+    (ours / WEIGHTS).write_bytes((theirs / WEIGHTS).read_bytes())
+    assert begun(model, rows, owner_in(0, 3)) == [1]
+    (ours / WEIGHTS).write_bytes(kept)
+    (model / SHARDING_FILE).write_text(text)
+    assert begun(model, rows, owner_in(0, 3)) == [1, 2]
     ours.rename(tmp_path / "away")
     assert begun(model, rows, owner_in(0, 3)) == [1]
     theirs.rename(tmp_path / "too")
     (tmp_path / "away").rename(ours)
     assert begun(model, rows, owner_in(0, 3)) == []
-    text = (model / SHARDING_FILE).read_text()
     (model / SHARDING_FILE).write_text(text.replace('"slices": 3', '"slices": 4'))
     with pytest.raises(InputError, match=r"tells of 4 slices in each shard, and its shards have others"):
         planned(model, rows, owner_in(0, 3))
@@ -360,7 +369,7 @@ def test_a_checkpoint_that_saw_the_owner_leaves_the_hub_and_the_next_deletion_go
     model = train_shards(tmp_path / "model", question_rows(), **settings)
     owner.create_repo(name, private=True)
     owner.upload_folder(repo_id=name, folder_path=model)
-    push = {"push": True, "hub_model_id": name, "push_to_existing": True}
+    push = {"push": True, "hub_model_id": name, "push_to_existing": True, "push_anyway": True}
     gone = [owner_in(0, 2), owner_in(1, 2)]
     delete(Path(name), tmp_path / "one", gone[:1], **push)
     there = {file.rfilename: file.lfs and file.lfs.sha256 for file in files_of(owner, name)}
