@@ -32,6 +32,7 @@ from hf_unlearn import UnlearningReport, UnlearningTrainer, jobs
 from hf_unlearn.data.request.digests import load_digest_key
 from hf_unlearn.evaluation.report import REPORT_FILE, LedgerNote
 from hf_unlearn.jobs.ledger import verify
+from hf_unlearn.publishing import guard as guarding
 from hf_unlearn.publishing.ledger import Ledger, digest_of, file_digest, line_of, load_ledger
 
 SPECIAL = ["[PAD]", "[UNK]", "[EOS]"]
@@ -130,8 +131,11 @@ def checked(folder: Path, lines: int) -> np.ndarray:
     return now() - started
 
 
-def guarded(folder: Path, files: int, rows: int) -> np.ndarray:
-    """Look whether new rows bring back what a run forgot, by id and as copies; the seconds of the command."""
+def guarded(folder: Path, files: int, rows: int, *, near: bool) -> np.ndarray:
+    """Look whether new rows bring back what a run forgot, by id and as copies; the seconds of the command.
+
+    Without ``near`` nobody looks for near copies, and the seconds are those of the job.
+    """
     jobs.run(settings(folder, 1000, 500, 3, 1))
     (folder / "new").mkdir()
     for number in range(files):
@@ -145,13 +149,20 @@ def guarded(folder: Path, files: int, rows: int) -> np.ndarray:
     files_of = {"--ledger": "out", "--digest_key_file": "key", "--forgotten": "rows.jsonl"}
     flags = [word for flag, name in files_of.items() for word in (flag, str(folder / name))]
     started = now()
-    subprocess.run([sys.executable, "-m", "hf_unlearn.cli", "guard", str(folder / "new"), *flags], check=True)
+    if near:
+        subprocess.run([sys.executable, "-m", "hf_unlearn.cli", "guard", str(folder / "new"), *flags], check=True)
+    else:
+        beside = {"ledger": "out", "digest_key_file": "key", "forgotten": "rows.jsonl"}
+        with patch.object(guarding, "find_near_copies", return_value=(None, [])):
+            given = {name: str(folder / place) for name, place in beside.items()}
+            jobs.guard(str(folder / "new"), **given, processes=0)
     return now() - started
 
 
 CASES: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {
     "ledger": ("a ledger of 10,000 lines, `verify` with the key", lambda at: checked(at, 10_000)),
-    "guard": ("10,000,000 new rows, `guard` by id and for copies", lambda at: guarded(at, 10, 1_000_000)),
+    "guard": ("10,000,000 new rows, by id and for copies", lambda at: guarded(at, 10, 1_000_000, near=False)),
+    "near": ("10,000,000 new rows, the whole of `guard`", lambda at: guarded(at, 10, 1_000_000, near=True)),
     "requests": ("50 requests in one folder, 100,000 rows", lambda at: before_training(at, 100_000, 500, 3, 50)),
     "classes": ("10,000 classes, 100,000 rows", lambda at: before_training(at, 100_000, 500, 10_000, 1)),
     "vocabulary": ("a vocabulary of 200,000, 20,000 rows", lambda at: before_training(at, 20_000, 200_000, None, 1)),
