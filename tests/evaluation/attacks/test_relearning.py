@@ -323,7 +323,7 @@ def test_the_attacks_on_an_unlearned_model_and_on_its_reference(
     assert all(point["entailed"]["n"] == 10 for point in written["forget"])
     assert {score["recovery"] for score in alone["models"]["unlearned"]["quantised"]} == {None}
     said = capsys.readouterr().out
-    assert "Sampling, for each of them: 40 texts of 64 tokens at most." in said
+    assert "Sampling, for each of them: 40 texts of 64 tokens at most, and 40 pairs of texts at most" in said
     assert f"Sampling at temperature 0.5 read and wrote {written['tokens']:,} tokens a model." in said
     assert "goes from a loss of" in said
     assert "Left out: public, because no --public_dataset was named." in said
