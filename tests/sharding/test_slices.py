@@ -336,7 +336,8 @@ def test_a_training_in_slices_that_is_killed_ends_in_the_same_bits(
         "per_device_train_batch_size": 4, **SLICED, **settings,
     }  # fmt: skip
     folders = killed(tmp_path / "out", moments, "train", flags)
-    assert len(folders) > 2
+    # At random moments one folder may take all kills.
+    assert len(folders) > (2 if moments.startswith("files") else 0)
     for folder in folders:
         same_files(folder, tmp_path / "out" / "whole")
         assert not (folder / "training").exists()
