@@ -29,8 +29,8 @@ LABELS = {
     "toward_base 0.6": "toward_base",
     "base": "the base, same budget",
     "retrain": "from scratch, same budget",
-    "base fitted": "the same, fitted",
-    "retrain fitted": "the same, fitted",
+    "base fitted": "fitted",
+    "retrain fitted": "fitted",
 }
 # shrink_reheat by its parts: toward a fresh initialisation, or the base.
 REHEAT = {"secrets": "shrink_perturb 0.6 hot", "sms": "toward_base 0.6 hot", "tofu": "toward_base 0.6 hot"}
