@@ -291,7 +291,7 @@ def fuzz(
 
 
 QUICK = [
-    ("run", 12), ("split", 80), ("evaluate", 10), ("train", 10), ("references", 8), ("attack", 10),
+    ("run", 8), ("split", 60), ("evaluate", 6), ("train", 6), ("references", 5), ("attack", 5),
     ("alternates", 30),
 ]  # fmt: skip
 LONG = [

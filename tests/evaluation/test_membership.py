@@ -18,7 +18,9 @@ from hf_unlearn.evaluation.membership import (
 )
 from hf_unlearn.evaluation.statistics import folds, rate
 
-SEEDS = range(100)
+from ..support.draws import seeds
+
+SEEDS = seeds()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -21,7 +21,9 @@ from hf_unlearn.evaluation.statistics import (
     smallest_margin,
 )
 
-SEEDS = range(100)
+from ..support.draws import seeds
+
+SEEDS = seeds()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -224,6 +226,7 @@ def test_groups_of_one_record_give_delongs_error() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_intervals_of_groups_cover_and_those_of_their_records_do_not() -> None:
     rng = np.random.default_rng(0)
     truth = stats.norm.cdf(0.5 / math.sqrt(2.5))

@@ -28,6 +28,8 @@ from hf_unlearn.evaluation.benchmarks.tofu import (
 from hf_unlearn.evaluation.benchmarks.tofu_suite import TofuScores, TofuSuite, tofu_metrics
 from hf_unlearn.evaluation.measured_sets import EvidenceSets
 
+from ..support.draws import seeds
+
 LOGS = {
     "forget": "eval_log_forget.json",
     "retain": "eval_log.json",
@@ -190,7 +192,7 @@ def test_privleak_against_the_formula() -> None:
     assert math.isnan(privleak(forget, holdout, (np.zeros(3), np.ones(3))))
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", seeds())
 def test_forget_quality_against_the_count_of_paths(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(3, 15))

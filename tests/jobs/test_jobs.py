@@ -23,6 +23,7 @@ from hf_unlearn.models.training_record import RECORD_FILE, load_record
 from hf_unlearn.publishing.card import rendered_card
 
 from ..conftest import secrets_rows, tickets_rows, write_rows
+from ..support.draws import few_of
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def leaks(text: str, rows: list[dict[str, Any]], columns: list[str], length: int
 
 @pytest.mark.parametrize(
     "method",
-    ["fine_tune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("toward_base", "shrink_perturb")), "base"],
+    few_of(["fine_tune", "toward_base", "shrink_perturb", "base"], {"base"}),
 )
 def test_the_whole_road_for_a_language_model(
     command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path, method: str

@@ -43,6 +43,7 @@ from hf_unlearn.models.training_record import load_record
 
 from ..conftest import TOKEN, note_rows, secrets_rows, tagged_rows, write_rows
 from ..jobs.test_jobs import leaks, texts_in
+from ..support.draws import few_of
 from ..support.models import corpus
 
 TAGS = ["B-NAME", "B-PLACE", "O"]
@@ -308,7 +309,7 @@ def test_batches_are_masked_in_training_only(wordpiece_base: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "method",
-    ["base", "toward_base", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fine_tune", "shrink_perturb"))],
+    few_of(["base", "toward_base", "fine_tune", "shrink_perturb"], {"base"}),
 )
 def test_the_whole_road(
     task: str,

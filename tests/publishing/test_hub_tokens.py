@@ -65,7 +65,7 @@ def chained(error: BaseException) -> Iterator[BaseException]:
             pending += [link.__cause__, link.__context__]
 
 
-@pytest.mark.parametrize("given", ["environment", "flag"])
+@pytest.mark.parametrize("given", ["environment", pytest.param("flag", marks=pytest.mark.slow)])
 def test_run_push_and_evaluate(
     hub: HubServer,
     hub_settings: dict[str, Any],

@@ -140,6 +140,7 @@ def test_exposure_is_that_of_an_untrained_model_before_any_training(short: Any) 
     assert abs(task.memorised(task.new_model(0)) - 1.44) < 4 * 1.3 / math.sqrt(16)
 
 
+@pytest.mark.slow
 def test_the_classifier_of_subjects_is_scored_for_epsilon(short: Any) -> None:
     import closeness
     import tasks

@@ -158,7 +158,7 @@ def rewound(
     return run.report(audit=split.audit, forget_rows=split.forget_rows).verdict
 
 
-@pytest.mark.parametrize("sampling", ["sequential", "random"])
+@pytest.mark.parametrize("sampling", [pytest.param("sequential", marks=pytest.mark.slow), "random"])
 def test_a_checkpoint_is_exact_up_to_the_step_that_used_a_row_of_s(
     lm_base: Path, tmp_path: Path, sampling: str
 ) -> None:

@@ -154,7 +154,7 @@ def test_watching_does_not_change_the_training(lm_original: Path, tmp_path: Path
     assert same(weights(silent.model), weights(watched.model))
 
 
-@pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
+@pytest.mark.parametrize("save_strategy", ["steps", pytest.param("epoch", marks=pytest.mark.slow)])
 def test_a_run_that_has_stopped_goes_on_where_it_stopped(
     lm_original: Path, tmp_path: Path, save_strategy: str
 ) -> None:
