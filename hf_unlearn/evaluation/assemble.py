@@ -20,7 +20,6 @@ from ..models.training_record import DataSource, software_versions
 from .attacks.pair import changed_losses
 from .measured_sets import TABLES_FOLDER, EvidenceSets, attack_scores, save_tables
 from .membership import attack_result
-from .plots import draw_pictures
 from .report import (
     REPORT_FILE,
     ArmEntry,
@@ -274,6 +273,9 @@ def _exp(value: float) -> float:
 
 def save_evidence(report: UnlearningReport, tables: dict[str, dict[SetName, pa.Table]], folder: Path) -> None:
     """Write the report, its pictures, and what each model makes of each record, by model and set."""
+    # matplotlib takes a second to import, which nobody should wait for before the training begins.
+    from .plots import draw_pictures
+
     save_tables(tables, folder / TABLES_FOLDER)
     draw_pictures(report, tables, folder)
     report.save(folder / REPORT_FILE)

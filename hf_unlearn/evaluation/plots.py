@@ -15,18 +15,7 @@ from .measured_sets import attack_scores
 from .report import CurvePoint, SetName, UnlearningReport
 from .statistics import Estimate, clustered_mean
 from .verdict import ATTACKS
-from .wording import ARM_NAMES, ARM_STYLES
-
-PLOT_FILE = "loss_histograms.png"
-FORGETTING_FILE = "forgetting_curve.png"
-ROC_FILE = "roc.png"
-
-# In the order of the card, each with what stands in its place where it cannot be seen.
-PICTURES = {
-    PLOT_FILE: "Losses of forgotten and held-out records",
-    FORGETTING_FILE: "Losses and membership AUC during the training",
-    ROC_FILE: "ROC curves of the attacks",
-}
+from .wording import ARM_NAMES, ARM_STYLES, FORGETTING_FILE, PLOT_FILE, ROC_FILE
 
 STYLES: dict[SetName, dict[str, Any]] = {
     "forget": {"label": "records to forget (S)", "histtype": "stepfilled", "color": "#d95f02", "alpha": 0.55},

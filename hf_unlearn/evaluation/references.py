@@ -16,7 +16,7 @@ from ..models.location import locate
 from ..models.tasks import Task
 from ..models.training_record import RECORD_FILE
 from ..output_folder import is_finished
-from .closeness.compare import FEWEST_MODELS, HISTOGRAM_FILE, Closeness, Tables, closeness, plot_closeness
+from .closeness.compare import FEWEST_MODELS, HISTOGRAM_FILE, Closeness, Tables, closeness
 from .measured_sets import TABLES_FOLDER, EvidenceSets, attack_scores, save_tables
 from .membership import AttackResult, attack_result, lira_scores, logit_confidence, rmia_scores
 from .report import ReferenceEntry, SetName, Spread, UnlearningReport
@@ -196,6 +196,9 @@ def save_references(report: ReferencesReport, scored: Mapping[Arm, ScoredArm], f
         for model, tables in zip(found.models, found.tables, strict=True):
             save_tables({arm: tables}, model.folder / TABLES_FOLDER)
     if report.closeness:
+        # matplotlib takes a second to import, and a run that draws nothing imports this file, too.
+        from .closeness.picture import plot_closeness
+
         drawn = {str(arm): (scored[arm].tables, found) for arm, found in report.closeness.items()}
         plot_closeness(scored["unlearned"].tables, drawn, folder / HISTOGRAM_FILE, seed=seed)
     save_json(report, folder / REFERENCES_FILE)

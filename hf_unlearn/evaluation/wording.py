@@ -43,6 +43,15 @@ ARM_STYLES: dict[str, dict[str, Any]] = {
     "unlearned": {"color": "#d95f02", "linestyle": "-", "marker": "o"},
     "retrained": {"color": "black", "linestyle": "--", "marker": "^"},
 }
+PLOT_FILE = "loss_histograms.png"
+FORGETTING_FILE = "forgetting_curve.png"
+ROC_FILE = "roc.png"
+# In the order of the card, each with what stands in its place where it cannot be seen.
+PICTURES = {
+    PLOT_FILE: "Losses of forgotten and held-out records",
+    FORGETTING_FILE: "Losses and membership AUC during the training",
+    ROC_FILE: "ROC curves of the attacks",
+}
 REFERENCE_NAMES = {
     "retrained": "retrained on L",
     "retrained_unlearned": "retrained on L, then put through the same unlearning",

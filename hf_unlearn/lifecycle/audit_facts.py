@@ -13,8 +13,8 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import InputError
-from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
+from ..evaluation.wording import PICTURES
 from ..hub_access import hub_errors
 from ..models.location import ModelSource
 from ..output_folder import known_settings

@@ -5,12 +5,11 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
 from ..evaluation.statistics import Estimate
 from ..evaluation.verdict import ATTACKS
 from ..evaluation.verdict.sentences import WHOLE
-from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, attempt_words, beside_word
+from ..evaluation.wording import ARM_NAMES, OUTSIDE_ATTACKS, PICTURES, attempt_words, beside_word
 from ..models.training_record import software_versions
 from ..publishing.ledger import Erased
 from ..publishing.sections import Rows, method_of, shared_values

@@ -9,10 +9,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers.utils import CHAT_TEMPLATE_FILE
 
 from ..errors import in_one_line
-from ..evaluation.plots import PICTURES
 from ..evaluation.report import ModelEntry, UnlearningReport
 from ..evaluation.statistics import Estimate
-from ..evaluation.wording import SET_NAMES
+from ..evaluation.wording import PICTURES, SET_NAMES
 from ..files import write_text
 from ..models.loading import AUTO_CLASSES
 from ..models.tasks import TASKS

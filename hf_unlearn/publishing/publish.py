@@ -26,9 +26,8 @@ from yaml import YAMLError
 
 from ..data.request.row_filter import FILTER_FILE
 from ..errors import InputError
-from ..evaluation.plots import PICTURES
 from ..evaluation.report import REPORT_FILE, UnlearningReport
-from ..evaluation.wording import beside_verdict
+from ..evaluation.wording import PICTURES, beside_verdict
 from ..files import write_text
 from ..hub_access import UNREACHABLE, Patience, is_repository_name, publishing_errors
 from ..models.location import (

@@ -46,8 +46,8 @@ from hf_unlearn.data.alternates_file import read_alternates
 from hf_unlearn.data.arrow_tables import row_keys
 from hf_unlearn.data.copies.exact import normalised_text
 from hf_unlearn.data.format import template_fields
-from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import ModelEntry
+from hf_unlearn.evaluation.wording import PICTURES
 from hf_unlearn.files import save_json
 from hf_unlearn.models.training_record import RECORD_FILE, TRAINING_SETTINGS, DataSource, TrainingRecord
 from hf_unlearn.publishing.card import render_card

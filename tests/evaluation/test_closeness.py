@@ -11,8 +11,9 @@ from PIL import Image
 
 from hf_unlearn import InputError
 from hf_unlearn.evaluation.closeness.challenge import challenge_epsilons, dealt_epsilons, qualities
-from hf_unlearn.evaluation.closeness.compare import closeness, plot_closeness
+from hf_unlearn.evaluation.closeness.compare import closeness
 from hf_unlearn.evaluation.closeness.epsilon import ceiling, example_bounds, pooled_bound
+from hf_unlearn.evaluation.closeness.picture import plot_closeness
 from hf_unlearn.evaluation.closeness.ulira import unlearning_lira
 
 RECORDS = {"forget": 40, "holdout": 30}

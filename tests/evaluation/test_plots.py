@@ -13,10 +13,6 @@ from sklearn.metrics import roc_curve
 from hf_unlearn.evaluation.assemble import summarise_arm
 from hf_unlearn.evaluation.measured_sets import attack_scores
 from hf_unlearn.evaluation.plots import (
-    FORGETTING_FILE,
-    PICTURES,
-    PLOT_FILE,
-    ROC_FILE,
     _roc,
     draw_pictures,
     plot_forgetting,
@@ -24,6 +20,7 @@ from hf_unlearn.evaluation.plots import (
     plot_roc,
 )
 from hf_unlearn.evaluation.report import CurvePoint, UnlearningReport
+from hf_unlearn.evaluation.wording import FORGETTING_FILE, PICTURES, PLOT_FILE, ROC_FILE
 
 from ..publishing.test_card import example_report
 from ..support.draws import seeds

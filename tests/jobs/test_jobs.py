@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
-from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import REPORT_FILE
+from hf_unlearn.evaluation.wording import PICTURES
 from hf_unlearn.jobs.preparation import prepare_run
 from hf_unlearn.jobs.trials import with_method
 from hf_unlearn.models.location import locate

@@ -16,8 +16,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from hf_unlearn.cli import main
-from hf_unlearn.evaluation.plots import PICTURES
 from hf_unlearn.evaluation.report import REPORT_FILE, LedgerNote, ModelEntry, UnlearningReport
+from hf_unlearn.evaluation.wording import PICTURES
 from hf_unlearn.jobs.finished_run import audit
 from hf_unlearn.lifecycle.audit_facts import Audited, DerivedCheck, Erasure, LedgerCheck, OldWeights
 from hf_unlearn.lifecycle.audit_page import render_page
