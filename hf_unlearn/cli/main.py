@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -30,8 +31,8 @@ NEWCOMER = """\
     --forget_id_column customer_id --forget_ids ids.txt --output_dir unlearned
 
 A recipe is a YAML file with the same names as the flags; flags win over it. `hf-unlearn COMMAND --help` explains a
-command. With --debug an error comes with its details, which may show records. --print-completion bash (or zsh) prints
-a script for your shell, which completes commands and flags."""
+command. With --debug an error comes with its details, which may show records. With --verbose the libraries may log and
+warn, too. --print-completion bash (or zsh) prints a script for your shell, which completes commands and flags."""
 
 COMPLETION = "--print-completion"
 
@@ -77,7 +78,9 @@ def _run(argv: list[str] | None) -> int:
     if argv is None:
         # What trackers record of a process is its words, and ids may be among them.
         argv, sys.argv = sys.argv[1:], sys.argv[:2]
-    argv, debug = _without_debug(argv)
+        if "--verbose" not in argv:
+            _quieten_libraries()
+    argv, debug = _without_debug([word for word in argv if word != "--verbose"])
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -130,6 +133,14 @@ def _run(argv: list[str] | None) -> int:
 def _shown(text: object) -> str:
     """A sentence on one line, in which no value from outside is so long that it hides the rest."""
     return LONG_WORD.sub(lambda word: f"{word[0][:SHOWN_OF_LONG]}…", in_one_line(text))
+
+
+def _quieten_libraries() -> None:
+    """Show of what libraries say errors alone, also in child processes, unless the environment asks for more."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def _without_debug(argv: list[str]) -> tuple[list[str], bool]:
