@@ -30,6 +30,8 @@ from hf_unlearn.publishing.sections import attack_rows
 from ..conftest import secrets_rows, write_rows
 from ..training.test_trainer import trainer
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 TRAINED_ON = Provenance(start_saw_forget=True, stage="", duplicates_retained=0, trained_on_forget=True)
 SETTINGS: dict[str, Any] = {"original": None, "retrained": None, "margin": 0.10}
 

@@ -19,6 +19,8 @@ from ..conftest import secrets_rows
 from ..training.test_stopping import many
 from ..training.test_trainer import tickets, trainer
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 CLEAN = Provenance(False, "the fine-tuning of base", 0, base_is_clean="unchecked")
 STATED = Provenance(False, "the fine-tuning of base", 0, base_is_clean="stated")
 

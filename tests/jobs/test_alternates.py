@@ -32,6 +32,8 @@ from ..conftest import secrets_rows, write_rows
 from ..support.alternates import PAIR, answers, by_hand
 from ..training.test_trainer import config, secrets, trainer, weights
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 # The tiny models read 128 tokens.
 SHORT = "Question: {prompt}\nNot{completion} but"
 

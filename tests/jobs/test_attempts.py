@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report import REPORT_FILE
@@ -13,6 +15,8 @@ from hf_unlearn.publishing.ledger import load_ledger
 
 from ..conftest import secrets_rows
 from .test_jobs import command, leaks, texts_in  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
 
 
 def test_each_attempt_on_the_same_records_counts_also_one_that_was_broken_off(

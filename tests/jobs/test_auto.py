@@ -19,6 +19,8 @@ from ..conftest import secrets_rows, write_rows
 from ..training.test_trainer import trainer
 from .test_jobs import leaks, texts_in
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 
 @pytest.fixture(scope="module")
 def many(lm_settings: dict[str, Any], lm_original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from ..training.test_trainer import secrets, trainer
 from .test_auto import command, many, refused  # noqa: F401
 from .test_jobs import leaks, texts_in
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 COST = CostEntry(1.0, 0.0, 1, 1.0, 0.0, 1, None, None, None)
 FLAGS = ("--method", "dial", "--auc_margin", "0.25")
 

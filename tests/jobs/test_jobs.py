@@ -124,6 +124,7 @@ def test_no_text_of_a_forgotten_record_and_no_id_leaves_a_run(
             assert not re.search(r"p-00\d", text), path
 
 
+@pytest.mark.usefixtures("pictures_left_blank")
 def test_records_of_one_group_are_no_independent_witnesses(
     command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def by_customer(lm_settings: dict[str, Any], tmp_path: Path) -> Callable[[list[s
     return settings
 
 
+@pytest.mark.usefixtures("pictures_left_blank")
 def test_one_customer_against_one_is_known_before_the_run_to_decide_nothing(
     command: Any, by_customer: Any, lm_original: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_choice_among_methods_keeps_the_groups(by_customer: Any, lm_original: 
     assert (tried.config.group_column, tried.config.alpha) == ("group", 0.5)
 
 
+@pytest.mark.usefixtures("pictures_left_blank")
 def test_a_classifier_with_a_test_split_and_a_reference_of_its_own(
     command: Any, classifier_settings: dict[str, Any], classifier_original: Path, tmp_path: Path
 ) -> None:
@@ -252,6 +255,7 @@ def test_a_classifier_with_a_test_split_and_a_reference_of_its_own(
     assert "accuracy" in out
 
 
+@pytest.mark.usefixtures("pictures_left_blank")
 def test_lora_from_the_command_line(
     command: Any, lm_settings: dict[str, Any], lm_original: Path, lm_base: Path, tmp_path: Path
 ) -> None:
@@ -276,6 +280,7 @@ def test_lora_from_the_command_line(
     assert AutoModelForCausalLM.from_pretrained(merged)
 
 
+@pytest.mark.usefixtures("pictures_left_blank")
 def test_the_same_command_goes_on_or_shows_the_result(
     command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
 ) -> None:
@@ -418,6 +423,7 @@ def test_an_output_folder_that_cannot_be_one(
     assert (tmp_path / "file").read_text() == "here"
 
 
+@pytest.mark.usefixtures("pictures_left_blank")
 def test_a_run_whose_settings_cannot_be_read(
     command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
 ) -> None:
@@ -429,6 +435,7 @@ def test_a_run_whose_settings_cannot_be_read(
         assert "run.json cannot be read; name another --output_dir" in err
 
 
+@pytest.mark.usefixtures("pictures_left_blank")
 def test_a_folder_name_is_shown_as_it_is(
     command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
 ) -> None:
@@ -511,6 +518,7 @@ def test_evaluate_measures_what_others_made(
     assert "Verdict: not_forgotten" in out
 
 
+@pytest.mark.usefixtures("pictures_left_blank")
 def test_the_card_can_be_written_again(
     command: Any, lm_settings: dict[str, Any], lm_original: Path, tmp_path: Path
 ) -> None:

@@ -41,6 +41,8 @@ from ..conftest import TOKEN, secrets_rows
 from ..publishing.test_ledger import changed
 from ..support.hub_server import HubServer
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 RAW = "---\nlicense: mit\n---\n# Raw\n## Records taken out on request\nNone yet.\n\n## More\n"
 REQUESTS = {"jane-doe.txt": ["p-000", "p-001"], "b.jsonl": ["p-002"], "c.csv": ["p-003", "p-004"]}
 

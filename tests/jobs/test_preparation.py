@@ -13,6 +13,8 @@ from hf_unlearn.jobs import preparation
 from hf_unlearn.models.training_record import load_record
 from hf_unlearn.training import lineage, trainer
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 Lookups = Counter[tuple[str, str]]
 
 

@@ -17,6 +17,8 @@ from hf_unlearn.models.training_record import TrainingRecord, load_record
 
 from ..training.test_trainer import same, tickets, trainer, weights
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 
 @pytest.fixture
 def record(lm_original: Path) -> TrainingRecord:

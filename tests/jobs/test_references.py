@@ -26,6 +26,8 @@ from ..support.draws import few_of
 from ..training.test_processes import LAUNCH, ROOT, launched
 from .test_jobs import texts_in
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 CLEAN = ("retrained", "retrained_unlearned", "same_budget")
 ARMS = (*CLEAN, "unlearned")
 FLAGS = ("--seeds", "2", "--arms", *ARMS)

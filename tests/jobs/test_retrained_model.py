@@ -23,6 +23,8 @@ from ..conftest import secrets_rows
 from ..training.test_trainer import trainer
 from .test_jobs import command  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 DATA = DataSource("acme/messages", None, "train", "a" * 40)
 ORIGINAL = ModelSource("acme/router", "b" * 40)

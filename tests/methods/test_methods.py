@@ -40,6 +40,8 @@ from ..publishing.test_card import example_report
 from ..support.draws import few_of
 from ..training.test_trainer import config, same, secrets, trainer, weights
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 # Those that use S are in test_forget_methods.py.
 METHODS = {method.name: method for method in RETAINED_METHODS}
 FEW = ("base", "reset_ends", "distill")  # on every task; the others by default on a language model

@@ -46,6 +46,8 @@ from ..jobs.test_jobs import leaks, texts_in
 from ..support.draws import few_of
 from ..support.models import corpus
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 TAGS = ["B-NAME", "B-PLACE", "O"]
 ROWS: dict[str, Any] = {
     "token-classification": tagged_rows,

@@ -24,6 +24,8 @@ from hf_unlearn.models.training_record import load_record
 from ..conftest import OLD_TOKEN, OTHER_TOKEN, READ_TOKEN, TOKEN
 from ..support.hub_server import HubServer
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 CLI = "import sys; from hf_unlearn.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

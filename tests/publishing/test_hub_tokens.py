@@ -15,6 +15,8 @@ from hf_unlearn.models.location import locate
 
 from ..support.hub_server import HubServer
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 SECRET = "hf_TheTokenThatNobodyMaySee0123456789"
 STATUSES = (401, 403, 500)
 

@@ -35,6 +35,8 @@ from hf_unlearn.training.side_channels import other_ways
 from ..conftest import secrets_rows, tagged_rows, tickets_rows, write_rows
 from .test_trainer import secrets, tickets, trainer
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 
 def saved_adapter(base: Path, folder: Path, **kind: Any) -> Path:
     """A LoRA adapter all of whose trained weights have moved."""

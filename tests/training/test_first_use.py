@@ -22,6 +22,8 @@ from ..conftest import note_rows, secrets_rows
 from .test_processes import ROOT, launched
 from .test_trainer import StopAt, config
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 ROWS = 50
 SAVED = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 20}
 

@@ -17,6 +17,8 @@ from hf_unlearn.training.callbacks import StopWhenForgotten, planned_looks
 from ..conftest import WORDS, many_secrets, secrets_rows
 from .test_trainer import StopAt, config, same, trainer, weights
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 
 def many() -> RetainedSplit:
     """Enough records to test on: 120 of S, of which the original knows 40, 120 of H, and 10 of L."""

@@ -18,6 +18,8 @@ from hf_unlearn.training.trained_weights import fit_rate, movement_digest
 
 from .test_trainer import trainer
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 RATES = {
     name: method.settings["learning_rate"] for name, method in METHODS.items() if "learning_rate" in method.settings
 }

@@ -24,6 +24,8 @@ from hf_unlearn.training.useful import Average, StableRate, StopWhenUseful, held
 
 from ..conftest import WORDS, write_rows
 
+pytestmark = pytest.mark.usefixtures("pictures_left_blank")
+
 LABELS = ["billing", "delivery", "other"]
 
 
