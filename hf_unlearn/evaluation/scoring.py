@@ -27,7 +27,7 @@ Context = Callable[[], AbstractContextManager]
 MIN_K = 0.4  # the share of a record's tokens that Min-K% reads, as in MUSE
 
 # In tokens: what is known by heart may be a name, a number or a sentence.
-WINDOWS = (5, 10, 20)
+WINDOWS = (5, 20)
 
 # At most so many logits are held in float32 at a time, or one part in PART of a batch where that is more.
 CHUNK = 2**18

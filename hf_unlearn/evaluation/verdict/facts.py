@@ -37,7 +37,6 @@ ATTACKS = {
     "exact": "exact memorization",
     "extraction": "extraction strength",
     "window_5": "the best known 5 tokens in a row",
-    "window_10": "the best known 10 tokens in a row",
     "window_20": "the best known 20 tokens in a row",
     "reference": "the loss less that of the base model",
     "entropy": "the entropy of the classes",
