@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from transformers.utils import logging
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main as hf_unlearn
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variants", nargs="+", default=["auto", "fine_tune", "shrink_reheat"])
     args, flags = parser.parse_known_args()
+    logging.set_verbosity_error()
     cells = {
         variant: [run_cell(args.config, args.output, seed, variant, flags) for seed in args.seeds]
         for variant in args.variants
