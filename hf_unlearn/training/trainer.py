@@ -22,7 +22,7 @@ from ..evaluation.report import Road, SetName, UnlearningReport
 from ..evaluation.score_cache import score_once
 from ..evaluation.scoring import preserved_rng
 from ..files import save_json
-from ..methods.table import CHOICES, find_method, trains_on_forget
+from ..methods.table import CHOICES, METHODS, find_method, trains_on_forget
 from ..models.classes import class_names_of
 from ..models.loading import (
     Model,
@@ -70,6 +70,11 @@ def _check_settings(
         raise InputError(
             f"{args.method!r} trains several times, and this trains once; name a method, or let "
             "hf_unlearn.jobs.run (`hf-unlearn run`) choose."
+        )
+    if args.method in METHODS and METHODS[args.method].chooses and (forget is None or holdout is None):
+        raise InputError(
+            f"The method {args.method!r} chooses by records to forget and held-out records; name both (--holdout_ids, "
+            "--holdout_split or the like)."
         )
     if args.paraphrase_column is not None and trains_on_forget(args.method):
         for part in (forget, holdout):

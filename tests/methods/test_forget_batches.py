@@ -206,6 +206,16 @@ def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], mes
         config(tmp_path, **settings)
 
 
+@pytest.mark.parametrize("given", [("forget",), ("holdout",), ()])
+def test_a_method_that_chooses_by_s_and_h_needs_both_before_a_model_is_loaded(
+    tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    split = secrets()
+    sets = {f"{name}_dataset": vars(split)[name] for name in given}
+    with pytest.raises(InputError, match="'scrub_rewind' chooses by records to forget and held-out records"):
+        UnlearningTrainer("nowhere", config(tmp_path, method="scrub_rewind"), split.retained, **sets)
+
+
 def test_published_settings_and_the_users_last_word(tmp_path: Path) -> None:
     npo = config(tmp_path, method="npo", learning_rate=None)
     assert (npo.learning_rate, npo.num_train_epochs, npo.warmup_steps, npo.weight_decay) == (1e-5, 10, 0.1, 0.01)
