@@ -153,6 +153,7 @@ class Benchmark:
             UnlearningConfig(str(folder), method=name, **settings, **quiet),
             world.records["retained"],
             world.records["forget"] if method.uses_forget else None,
+            world.records["holdout"] if method.chooses else None,
             processing_class=world.tokenizer,
         )
         trainer.remove_callback(PrinterCallback)

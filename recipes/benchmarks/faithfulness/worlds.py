@@ -51,7 +51,7 @@ class World:
         tokenizer: the base model's.
         base: reads the base model; the seed is that of new weights.
         rate, epochs: of the ordinary training.
-        records: of L and S, for methods of unlearning.
+        records: of L, S and H, for methods of unlearning.
         settings: what UnlearningConfig has to know of the records.
         retained: examples of L.
         evidence: S, H and records of L, to measure.
@@ -171,8 +171,8 @@ def tofu(source: Path, base: Path, authors: int, forgotten: int, epochs: float) 
     answers |= {f"false {i}": false(i) for i in range(5)}
     return World(
         tokenizer, lambda seed: AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), 3e-3, epochs,
-        {"retained": plain(retained), "forget": own}, {**TEMPLATES, "base_model_name_or_path": str(base)},
-        examples(plain(retained)), evidence, ways, answers,
+        {"retained": plain(retained), "forget": own, "holdout": sets["holdout"]},
+        {**TEMPLATES, "base_model_name_or_path": str(base)}, examples(plain(retained)), evidence, ways, answers,
     )  # fmt: skip
 
 
@@ -232,5 +232,5 @@ def quickstart(folder: Path, epochs: float) -> World:
             folder / "minilm", id2label=dict(enumerate(classes)), label2id={name: i for i, name in enumerate(classes)}
         )
 
-    records = {"retained": plain(retained), "forget": plain(forget)}
+    records = {"retained": plain(retained), "forget": plain(forget), "holdout": plain(holdout)}
     return World(tokenizer, base, 1e-4, epochs, records, {}, examples(retained), evidence, ways, {})
