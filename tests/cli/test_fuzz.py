@@ -291,7 +291,7 @@ def fuzz(
 
 
 QUICK = [
-    ("run", 8), ("split", 60), ("evaluate", 6), ("train", 6), ("references", 5), ("attack", 5),
+    ("run", 6), ("split", 40), ("evaluate", 6), ("train", 6), ("references", 5), ("attack", 5),
     ("alternates", 30),
 ]  # fmt: skip
 LONG = [

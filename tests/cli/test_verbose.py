@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("verbose", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_libraries_are_heard_only_when_asked(
     verbose: bool, wordpiece_base: Path, tickets_file: Path, tmp_path: Path
 ) -> None:

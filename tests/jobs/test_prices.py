@@ -95,7 +95,7 @@ def test_without_a_record_a_few_steps_are_timed_and_leave_no_trace(
     assert "no record says how many passes the original's training made" in console.export_text()
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["gradient_ascent", "npo", "kl_ascent", "undial", "rmu", "idk", "dpo", "scrub"])
 def test_a_method_that_uses_s_costs_what_it_says(method: str, lora: bool, lm_original: Path, tmp_path: Path) -> None:
     """Its passes over S, L and refusals, its teachers and references; of RMU the blocks that it runs."""

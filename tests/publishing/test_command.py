@@ -113,7 +113,7 @@ KINDS = {
 }
 
 
-QUICK = ("classifier with ids", "values")
+QUICK = ("values",)
 
 
 @pytest.mark.parametrize(
