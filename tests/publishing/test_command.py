@@ -16,6 +16,7 @@ from hf_unlearn.publishing.card import rendered_card
 from hf_unlearn.publishing.command import given_settings, repeating_command
 
 from ..conftest import secrets_rows, tickets_rows, write_rows
+from ..support.draws import few_of
 from .test_card import example_report
 
 pytestmark = pytest.mark.usefixtures("pictures_left_blank", "hub")
@@ -113,12 +114,7 @@ KINDS = {
 }
 
 
-QUICK = ("values",)
-
-
-@pytest.mark.parametrize(
-    "kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in QUICK)]
-)
+@pytest.mark.parametrize("kind", few_of(KINDS, ["values"]))
 def test_the_printed_command_repeats_the_run(
     kind: str,
     lm_original: Path,
