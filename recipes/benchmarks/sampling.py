@@ -28,8 +28,9 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=40)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights")
     args = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     layout = RecordFormat("prompt_completion", prompt="Question: {question}\nAnswer:", completion=" {answer}")
     encoder = RecordEncoder(tokenizer, layout, 256)
@@ -41,8 +42,8 @@ def main() -> None:
     seconds, spent = time.perf_counter() - started, time.process_time() - spent
     assert curve is not None
     print(
-        f"{args.records} records, {args.samples} samples each, {torch.get_num_threads()} threads: {seconds:,.0f} s, "
-        f"{spent:,.0f} s of CPU, {curve.tokens:,} tokens read and written"
+        f"{args.records} records, {args.samples} samples each, {args.dtype}, {torch.get_num_threads()} threads: "
+        f"{seconds:,.0f} s, {spent:,.0f} s of CPU, {curve.tokens:,} tokens read and written"
     )
 
 

@@ -15,14 +15,16 @@ import pyarrow as pa
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from ...errors import InputError
 from ...models.loading import Model, plain_model, quantised_bits
 from ..measured_sets import JUDGED, EvidenceSets, loss_and_auc
 from ..statistics import Estimate, mean_loss, units_in
+from . import llama_cpp
 
-Form = Literal["rounded_8", "rounded_4", "int8", "nf4", "q8_0", "q4_0"]
+Form = Literal["rounded_8", "rounded_4", "int8", "nf4", "q8_0", "q4_0", "q4_k_m"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class LowBits:
     Attributes:
         shown: how the weights are held, for people.
         bits: of a weight.
-        package: which holds the format; None for ours. Both come with the extra ``quantized``.
+        package: which holds the format; None for ours.
     """
 
     shown: str
@@ -47,7 +49,11 @@ FORMS: dict[Form, LowBits] = {
     "nf4": LowBits("in NF4 of bitsandbytes", 4, "bitsandbytes"),
     "q8_0": LowBits("in Q8_0 of GGUF", 8, "gguf"),
     "q4_0": LowBits("in Q4_0 of GGUF", 4, "gguf"),
+    "q4_k_m": LowBits("in Q4_K_M of llama.cpp", 4, "llama.cpp"),
 }
+
+# The packages of Python that hold formats; both come with an extra.
+PACKAGES = ("bitsandbytes", "gguf")
 
 BLOCK = 32  # weights of a row that share a scale in GGUF's formats
 
@@ -76,13 +82,19 @@ class QuantisedScore:
 
 def available() -> tuple[tuple[Form, ...], dict[str, str]]:
     """The formats whose package is installed, and the others with the reason."""
-    packages = {bits.package for bits in FORMS.values() if bits.package is not None}
-    missing = {package for package in packages if importlib.util.find_spec(package) is None}
+    missing = {
+        package: f"the package {package} is not installed; pip install 'hf_unlearn[quantized]'"
+        for package in PACKAGES
+        if importlib.util.find_spec(package) is None
+    }
+    if not llama_cpp.installed():
+        programs = f"{llama_cpp.CONVERTS} and {llama_cpp.ROUNDS}"
+        missing["llama.cpp"] = f"llama.cpp is not installed; put its programs {programs} on the PATH"
+    elif "gguf" in missing:
+        missing["llama.cpp"] = missing["gguf"]
     left_out = {
-        " and ".join(form.upper() for form, bits in FORMS.items() if bits.package == package): (
-            f"the package {package} is not installed; pip install 'hf_unlearn[quantized]'"
-        )
-        for package in sorted(missing)
+        " and ".join(form.upper() for form, bits in FORMS.items() if bits.package == package): why
+        for package, why in missing.items()
     }
     return tuple(form for form, bits in FORMS.items() if bits.package not in missing), left_out
 
@@ -94,7 +106,12 @@ def only_judged(evidence: EvidenceSets) -> EvidenceSets:
 
 
 def in_few_bits(
-    model: Model, evidence: EvidenceSets, form: Form, whole: pa.Table, original: pa.Table | None
+    model: Model,
+    evidence: EvidenceSets,
+    form: Form,
+    whole: pa.Table,
+    original: pa.Table | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> QuantisedScore:
     """Score S and H with the weights of a copy of a model in few bits.
 
@@ -104,11 +121,12 @@ def in_few_bits(
         form: the format.
         whole: the scores of S under the model as it is.
         original: those under the original; None for the original itself, or where there is none.
+        tokenizer: of the model, for ``q4_k_m`` alone.
 
     Raises:
-        InputError: the weights have few bits already.
+        InputError: the weights have few bits already, or llama.cpp fails.
     """
-    rounded, share = quantised_copy(model, form)
+    rounded, share = quantised_copy(model, form, tokenizer)
     tables = only_judged(evidence).score(rounded)
     back = None
     if original is not None:
@@ -137,23 +155,27 @@ def recovery(
 
 
 @torch.no_grad()
-def quantised_copy(model: Model, form: Form) -> tuple[Model, float]:
+def quantised_copy(model: Model, form: Form, tokenizer: PreTrainedTokenizerBase | None = None) -> tuple[Model, float]:
     """A copy of a model with weights as a format holds them, and the share of its weights that are.
 
     These are the linear layers, but neither embeddings nor the layer that names tokens. GGUF's formats hold those too
     where their rows are multiples of :data:`BLOCK`: Q4_0 but for the layer that names tokens, which llama.cpp keeps in
     6 bits and this copy whole. bitsandbytes' own layers take the place of the others; of GGUF the weights are rounded
     and read back by its package, so that the arithmetic is that of the model. An adapter is merged into the copy
-    first. Matrices of many experts in one are left whole.
+    first. Matrices of many experts in one are left whole. For Q4_K_M see
+    :func:`~hf_unlearn.evaluation.attacks.llama_cpp.as_q4_k_m`, which alone needs the tokenizer.
 
     Raises:
-        InputError: the weights have few bits already.
+        InputError: the weights have few bits already, or llama.cpp fails.
     """
     if quantised_bits(plain_model(model).config) is not None:
         raise InputError("The model's weights have few bits already; load them whole to see what rounding does.")
     rounded = copy.deepcopy(model)
     if isinstance(rounded, PeftModel):
         rounded = rounded.merge_and_unload()
+    if form == "q4_k_m":
+        assert tokenizer is not None
+        return rounded, llama_cpp.as_q4_k_m(rounded, tokenizer)
     total = sum(weight.numel() for weight in rounded.parameters())
     held = 0
     for name, layer in list(_layers(rounded, form)):

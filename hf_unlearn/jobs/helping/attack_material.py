@@ -15,6 +15,7 @@ from ...data.format import RecordFormat, record_format
 from ...data.forms import paraphrased, plain_prompts
 from ...data.loading import load_data
 from ...errors import InputError
+from ...evaluation.attacks.llama_cpp import refusal
 from ...evaluation.attacks.low_bits import Form, available
 from ...evaluation.attacks.sampling import Judge, entailment_class
 from ...evaluation.attacks.translating import TRANSLATES, Translator
@@ -22,7 +23,7 @@ from ...evaluation.attacks.wordings import AS_TRAINED, WORDINGS, Wording
 from ...evaluation.measured_sets import SAMPLE_ROWS, EvidenceSets, evidence_sets
 from ...evaluation.report import SetName
 from ...evaluation.score_cache import data_digest
-from ...models.loading import load_tokenizer, source_task
+from ...models.loading import load_config, load_tokenizer, source_task
 from ...models.location import ModelSource, locate
 from ...models.tasks import TASKS
 from ...training.trainer_data import measured_sets
@@ -107,6 +108,8 @@ def plan_attacks(run: Preparation, asked: AttackArguments, model_args: ModelArgu
         translation = locate(asked.translation_model)
         source_task(translation, TRANSLATES)
     forms, missing = available()
+    if "q4_k_m" in forms and (why := _no_q4_k_m(run)) is not None:
+        forms, missing = tuple(form for form in forms if form != "q4_k_m"), missing | {"Q4_K_M": why}
     return Plan(
         own=own,
         paraphrased=paraphrases,
@@ -120,6 +123,13 @@ def plan_attacks(run: Preparation, asked: AttackArguments, model_args: ModelArgu
         translation=translation,
         skipped=skipped | missing,
     )
+
+
+def _no_q4_k_m(run: Preparation) -> str | None:
+    """Why llama.cpp does not hold the model that is attacked; None where it does."""
+    if run.task != "text-generation":
+        return f"llama.cpp holds no model for {run.task}"
+    return refusal(load_config(run.source), load_tokenizer([run.source]))
 
 
 def _readings(run: Preparation, paraphrases: str | None) -> tuple[RecordFormat | None, RecordFormat | None]:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pyarrow as pa
 
-from ...evaluation.attacks.low_bits import FORMS, Form, QuantisedScore, in_few_bits, only_judged
+from ...evaluation.attacks.low_bits import FORMS, PACKAGES, Form, QuantisedScore, in_few_bits, only_judged
 from ...evaluation.attacks.prompting import CONTEXT_TOKENS, ContextScore, in_context
 from ...evaluation.attacks.relearning import RelearningCurve, Taught, relearn, relearn_one_epoch, steps_of_one_epoch
 from ...evaluation.attacks.report import Attacked, ModelAttacks
@@ -204,10 +204,10 @@ def _in_form(
     original, package = attacked.original, FORMS[form].package
     if original is not None:
         parts = parts.of("from the original", attacked.original_digest)
-    if package is not None:
+    if package in PACKAGES:
         parts = parts.of(version(package))
     return parts.get(
         f"{attacked.arm}_{form}",
         QuantisedScore,
-        lambda: in_few_bits(attacked.model, material.evidence, form, whole, original),
+        lambda: in_few_bits(attacked.model, material.evidence, form, whole, original, material.tokenizer),
     )

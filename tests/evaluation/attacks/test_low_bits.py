@@ -1,5 +1,6 @@
 """Weights in few bits: against the formats worked out by hand, and against what they bring back."""
 
+import contextlib
 import copy
 import importlib.util
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPT2Config,
@@ -19,7 +21,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from hf_unlearn.evaluation.attacks import low_bits
+from hf_unlearn.errors import InputError
+from hf_unlearn.evaluation.attacks import llama_cpp, low_bits
 from hf_unlearn.evaluation.attacks.low_bits import (
     FORMS,
     Form,
@@ -37,6 +40,9 @@ from .test_prompting import sets_of
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes; pip install 'hf_unlearn[quantized]'"
+)
+needs_llama_cpp = pytest.mark.skipif(
+    not llama_cpp.installed(), reason="needs llama.cpp; put convert_hf_to_gguf.py and llama-quantize on the PATH"
 )
 OURS_AND_GGUF: tuple[Form, ...] = ("rounded_8", "rounded_4", "q8_0", "q4_0")
 
@@ -190,17 +196,89 @@ def test_gpt2_keeps_its_linear_weights_the_other_way_round(form: Any) -> None:
     assert not torch.equal(weight, before)
 
 
-def test_a_format_without_its_package_is_named_with_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_without_its_package_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
         low_bits.importlib.util, "find_spec", lambda name: None if name in ("gguf", "bitsandbytes") else found(name)
     )
+    monkeypatch.setenv("PATH", str(tmp_path))
     forms, left_out = low_bits.available()
     assert forms == ("rounded_8", "rounded_4")
+    pip = "the package {} is not installed; pip install 'hf_unlearn[quantized]'"
     assert left_out == {
-        "INT8 and NF4": "the package bitsandbytes is not installed; pip install 'hf_unlearn[quantized]'",
-        "Q8_0 and Q4_0": "the package gguf is not installed; pip install 'hf_unlearn[quantized]'",
+        "INT8 and NF4": pip.format("bitsandbytes"),
+        "Q8_0 and Q4_0": pip.format("gguf"),
+        "Q4_K_M": (
+            "llama.cpp is not installed; put its programs convert_hf_to_gguf.py and llama-quantize on the PATH"
+        ),
     }
+    for program in (llama_cpp.CONVERTS, llama_cpp.ROUNDS):
+        (tmp_path / program).touch(0o755)
+    assert low_bits.available()[1]["Q4_K_M"] == pip.format("gguf"), "transformers reads the file with it"
+
+
+# llama.cpp
+
+
+def test_a_program_that_fails_is_named() -> None:
+    with pytest.raises(InputError, match=r"^false of llama.cpp failed: 1\.$"):
+        llama_cpp._call("false")
+    with pytest.raises(InputError, match=r"^ls of llama.cpp failed: .*no-such-folder.*\.$"):
+        llama_cpp._call("ls", "/no-such-folder")
+
+
+def test_the_converter_finds_no_code_of_a_repository(lm_base: Path, tmp_path: Path) -> None:
+    """It trusts what a folder names; neither the configuration nor the tokenizer names any, even where they did."""
+    model, tokenizer = (kind.from_pretrained(lm_base) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    marker, code = tmp_path / "it-ran", tmp_path / "code"
+    code.mkdir()
+    (code / "own.py").write_text(f"open({str(marker)!r}, 'w')\nclass Own: pass\n")
+    model.config.auto_map = {"AutoConfig": f"{code}--own.Own"}
+    tokenizer.init_kwargs["auto_map"] = {"AutoTokenizer": [f"{code}--own.Own", None]}
+    places = [tmp_path / name for name in ("as_it_is", "saved")]
+    for place, save in zip(places, (_saved_as_it_is, llama_cpp._save), strict=True):
+        save(str(place), model, tokenizer)
+        marker.unlink(missing_ok=True)
+        for kind in (AutoConfig, AutoTokenizer):
+            with contextlib.suppress(AttributeError):
+                kind.from_pretrained(place, trust_remote_code=True)
+        assert marker.exists() == (place is places[0])
+
+
+def _saved_as_it_is(folder: str, *parts: Any) -> None:
+    for part in parts:
+        part.save_pretrained(folder)
+
+
+@needs_llama_cpp
+def test_q4_k_m_is_what_llama_cpp_makes_of_a_model(shared: Path) -> None:
+    """Each matrix of the copy lies near its own, in the order of transformers, and the losses do."""
+    base = shared / "models" / "tinystories-260k"
+    model, tokenizer = (kind.from_pretrained(base) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rounded, share = quantised_copy(model, "q4_k_m", tokenizer)
+    assert llama_cpp.refusal(model.config, tokenizer) is None
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    weights = dict(model.named_parameters())
+    # Blocks are of 32 weights at least.
+    fit = sum(weight.numel() for weight in weights.values() if weight.dim() == 2 and weight.shape[1] % 32 == 0)
+    assert share == pytest.approx(fit / sum(weight.numel() for weight in weights.values()))
+    off = {
+        name: float((tensor - before[name]).norm() / before[name].norm())
+        for name, tensor in rounded.state_dict().items()
+    }
+    assert max(off.values()) < 0.12
+    assert {name for name, one in off.items() if one == 0} == {name for name in before if "norm" in name}
+    assert rounded.config.to_dict() == model.config.to_dict()
+    ids = tokenizer("Once upon a time there was a little girl", return_tensors="pt")["input_ids"]
+    losses = [one(input_ids=ids, labels=ids).loss.item() for one in (model, rounded)]
+    assert losses[1] == pytest.approx(losses[0], abs=0.1)
+
+
+@needs_llama_cpp
+def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_training(lm_base: Path) -> None:
+    model, tokenizer = (kind.from_pretrained(lm_base) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert "convert_hf_to_gguf.py of llama.cpp failed: " in str(llama_cpp.refusal(model.config, tokenizer))
 
 
 # What comes back
