@@ -131,30 +131,18 @@ def test_a_smallest_run_measures_each_model_once(shared: Path, tmp_path: Path) -
     command = [sys.executable, str(FAITHFULNESS / "faithfulness.py"), "--output", str(tmp_path), "--world", "tofu"]
     command += ["--source", str(shared / "data" / "tofu"), "--base", str(shared / "models" / "tinystories-260k")]
     command += ["--authors", "3", "--forgotten", "1", "--epochs", "1", "--models", "2", "--references", "1"]
-    command += [
-        "--methods",
-        "fine_tune",
-        "npo",
-        "rewind",
-        "--measures",
-        "loss",
-        "answers",
-        "attacks",
-        "depth",
-        "verdict",
-    ]
+    methods = ["fine_tune", "npo", "rewind", "altpo", "salun"]
+    command += ["--methods", *methods, "--measures", "loss", "answers", "attacks", "depth", "verdict"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     cells = tmp_path / "tofu" / "cells"
     names = {"known-000", "known-001", "unknown-000", "unknown-001"}
-    assert {file.stem for file in cells.iterdir()} == names | {
-        f"robust-{name}" for name in ("retrained", "fine_tune", "npo", "rewind")
-    }
+    assert {file.stem for file in cells.iterdir()} == names | {f"robust-{name}" for name in ("retrained", *methods)}
     found = json.loads((tmp_path / "faithfulness.json").read_text())["tofu"]
     for name, row in found["pools"]["measures"].items():
         assert all(0 <= value <= 1 for value in row["known"] + row["unknown"]), name
     assert len(found["pools"]["measures"]) >= 15
-    assert "rewind" in found["robustness"]["left out"]
+    assert set(found["robustness"]["left out"]) == {"salun"}, "it is for classifiers"
     assert (tmp_path / "faithfulness.png").stat().st_size > 5000
     written = {file: file.stat().st_mtime_ns for file in cells.iterdir()}
     again = subprocess.run(command, capture_output=True, text=True)

@@ -16,6 +16,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from hf_unlearn.evaluation.attacks.low_bits import FORMS, available, quantised_c
 from hf_unlearn.evaluation.attacks.relearning import FIELD_RATE
 from hf_unlearn.evaluation.measured_sets import first_half
 from hf_unlearn.files import write_text
+from hf_unlearn.jobs.alternates import alternates
+from hf_unlearn.methods.starts import checkpoint
 from hf_unlearn.methods.table import METHODS
 
 FIRST_SEED = 1_000_000  # of the models that others are compared with, which are in no pool
@@ -42,6 +45,7 @@ BUDGET = 0.25  # of a method, as a part of the ordinary training
 # OpenUnlearning relearns at 2e-5 what it had taught at 1e-5; here twice the rate of the ordinary training, too.
 TAUGHT_AT = 1e-5
 RELEARNING_BATCH = 4
+PLAIN_PROMPT = "Question: {prompt}\nAnswer:"  # examples would not fit into the smallest models
 EPOCHS = {"tofu": 8.0, "quickstart": 4.0}
 
 
@@ -144,6 +148,7 @@ class Benchmark:
             "per_device_train_batch_size": 16,
             **method.settings,
         }
+        settings |= self._files(name)
         quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "measure_steps": 0}
         quiet |= {"save_strategy": "no", "logging_strategy": "no", "seed": SEED}
         folder = self.folder / "models" / ".unlearned"
@@ -160,6 +165,30 @@ class Benchmark:
         trainer.train()
         shutil.rmtree(folder, ignore_errors=True)
         return trainer.model.eval()
+
+    def _files(self, name: str) -> dict[str, str]:
+        """What a method needs besides the records: a model of half the training, or answers that the base invents."""
+        world, models = self.world, self.folder / "models"
+        if METHODS[name].start is checkpoint:
+            self._kept("checkpoint", replace(next(iter(world.ways["known"].values())), epochs=0.5), FIRST_SEED)
+            return {"rewind_checkpoint": str(models / "checkpoint")}
+        if METHODS[name].data.instead == "alternates" and world.evidence.task == "text-generation":
+            rows = [{**row, "part": part} for part in ("forget", "retained") for row in world.records[part]]
+            write_text(models / "records.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            alternates({
+                **{name: world.settings[name] for name in ("prompt_template", "completion_template")},
+                "model_name_or_path": str(models / "original"),
+                "generator": world.settings["base_model_name_or_path"],
+                "alternates_prompt": PLAIN_PROMPT,
+                "alternates_file": str(models / "alternates.jsonl"),
+                "dataset_name": str(models / "records.jsonl"),
+                "forget_values": ["part=forget"],
+                "output_dir": str(models / ".alternates"),
+                "use_cpu": True,
+                "seed": SEED,
+            })  # fmt: skip
+            return {"alternates_file": str(models / "alternates.jsonl")}
+        return {}
 
 
 def find_world(args: argparse.Namespace) -> World:
