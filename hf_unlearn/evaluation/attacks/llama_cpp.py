@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...errors import InputError
 
@@ -20,12 +20,13 @@ def installed() -> bool:
 
 
 def refusal(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Why llama.cpp takes no model of this kind, found out without weights; None where it takes it."""
+    """Why no model of this kind gets into such a file and back, found out without weights; None where it does."""
     with TemporaryDirectory() as folder:
         _save(folder, config, tokenizer)
         try:
             _call(CONVERTS, folder, "--vocab-only", "--outfile", f"{folder}/vocabulary.gguf")
-        except InputError as error:
+            AutoConfig.from_pretrained(folder, gguf_file="vocabulary.gguf")
+        except (InputError, ValueError) as error:
             return str(error).removesuffix(".")
     return None
 
@@ -44,7 +45,7 @@ def as_q4_k_m(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> flo
         and those that are no multiples of 32 have 16.
 
     Raises:
-        InputError: a program of llama.cpp fails.
+        InputError: a program of llama.cpp fails, or its weights are not those of the model.
     """
     from gguf import GGMLQuantizationType, GGUFReader
 
@@ -59,7 +60,12 @@ def as_q4_k_m(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> flo
         few = sum(int(tensor.n_elements) for tensor in tensors if tensor.tensor_type not in whole)
         share = few / sum(int(tensor.n_elements) for tensor in tensors)
         del tensors
-    model.load_state_dict(held.state_dict())
+    try:
+        model.load_state_dict(held.state_dict())
+    except RuntimeError:
+        raise InputError(
+            f"The file of llama.cpp has other weights than the model; take {ROUNDS} off the PATH to leave Q4_K_M out."
+        ) from None
     return share
 
 

@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -279,6 +280,15 @@ def test_q4_k_m_is_what_llama_cpp_makes_of_a_model(shared: Path) -> None:
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_training(lm_base: Path) -> None:
     model, tokenizer = (kind.from_pretrained(lm_base) for kind in (AutoModelForCausalLM, AutoTokenizer))
     assert "convert_hf_to_gguf.py of llama.cpp failed: " in str(llama_cpp.refusal(model.config, tokenizer))
+
+
+@needs_llama_cpp
+def test_a_model_that_transformers_does_not_read_back_is_refused_before_training(shared: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "tinystories-260k")
+    settings = GraniteConfig(
+        vocab_size=512, hidden_size=64, num_attention_heads=2, architectures=["GraniteForCausalLM"]
+    )
+    assert "architecture granite is not supported" in str(llama_cpp.refusal(settings, tokenizer))
 
 
 # What comes back
