@@ -233,4 +233,5 @@ def quickstart(folder: Path, epochs: float) -> World:
         )
 
     records = {"retained": plain(retained), "forget": plain(forget), "holdout": plain(holdout)}
-    return World(tokenizer, base, 1e-4, epochs, records, {}, examples(retained), evidence, ways, {})
+    settings = {"base_model_name_or_path": str(folder / "minilm")}
+    return World(tokenizer, base, 1e-4, epochs, records, settings, examples(retained), evidence, ways, {})
